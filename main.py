@@ -1,0 +1,17 @@
+"""The deployment's entry point: ``uvicorn main:app``, or ``python main.py``.
+
+A ``.env`` file beside this one is read; real environment variables win over it.
+"""
+
+from pathlib import Path
+
+from osamd.server.app import create_app
+from osamd.server.process import configure_log, serve
+from osamd.settings import load_settings
+
+settings = load_settings(env_file=Path(__file__).with_name(".env"))
+configure_log(settings.log_level)
+app = create_app(settings)
+
+if __name__ == "__main__":
+    serve(app, settings)

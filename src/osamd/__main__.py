@@ -1,0 +1,7 @@
+"""``python -m osamd``: the same as the command ``osamd``."""
+
+import sys
+
+from osamd.cli import main
+
+sys.exit(main())

@@ -1,0 +1,129 @@
+"""What is remembered between requests: a byte-budgeted store with owners and expiry, and single-flight.
+
+Both belong to one event loop and need no locks.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+Value = TypeVar("Value")
+
+
+@dataclass(slots=True)
+class _Entry(Generic[Value]):
+    value: Value
+    nbytes: int
+    owner: str
+    expires: float
+
+
+class OwnedCache(Generic[Value]):
+    """Least-recently-used values within a byte budget. A value is only ever given to the owner who put it.
+
+    Args:
+        capacity_bytes: the oldest values go when more would be held; a value larger than this is not kept.
+        ttl_s: a value not used for so long is forgotten.
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(self, *, capacity_bytes: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._capacity_bytes = capacity_bytes
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._entries: OrderedDict[str, _Entry[Value]] = OrderedDict()
+        self._nbytes = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held now."""
+        return self._nbytes
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: str, *, owner: str) -> Value | None:
+        """The value, made the most recent one again; None when it is unknown, expired, or another owner's."""
+        entry = self._entries.get(key)
+        if entry is None or entry.owner != owner:
+            return None
+        now = self._clock()
+        if entry.expires <= now:
+            self._drop(key)
+            return None
+        entry.expires = now + self._ttl_s
+        self._entries.move_to_end(key)
+        return entry.value
+
+    def put(self, key: str, value: Value, *, nbytes: int, owner: str) -> None:
+        """Remember a value, dropping expired and then the least recently used ones until it fits."""
+        self._drop(key)
+        now = self._clock()
+        for stale in [name for name, entry in self._entries.items() if entry.expires <= now]:
+            self._drop(stale)
+        if nbytes > self._capacity_bytes:
+            return
+        while self._nbytes + nbytes > self._capacity_bytes:
+            self._drop(next(iter(self._entries)))
+        self._entries[key] = _Entry(value, nbytes, owner, now + self._ttl_s)
+        self._nbytes += nbytes
+
+    def delete(self, key: str, *, owner: str) -> bool:
+        """Forget a value; False when there was none of this owner's."""
+        if self.get(key, owner=owner) is None:
+            return False
+        self._drop(key)
+        return True
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._nbytes = 0
+
+    def _drop(self, key: str) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._nbytes -= entry.nbytes
+
+
+@dataclass(slots=True)
+class _Flight(Generic[Value]):
+    task: "asyncio.Task[Value]"
+    waiters: int
+
+
+class SingleFlight(Generic[Value]):
+    """Work that many callers want at once is done once; all of them get its result or its error.
+
+    The work is cancelled only when every caller has gone.
+    """
+
+    def __init__(self) -> None:
+        self._flights: dict[str, _Flight[Value]] = {}
+
+    async def do(self, key: str, work: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
+        """Join the work under way for ``key``, or start it."""
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = _Flight(asyncio.ensure_future(work()), 0)
+            self._flights[key] = flight
+            flight.task.add_done_callback(lambda task: self._land(key, task))
+        flight.waiters += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiters -= 1
+            if not flight.waiters and not flight.task.done():
+                self._flights.pop(key, None)
+                flight.task.cancel()
+
+    def _land(self, key: str, task: "asyncio.Task[Value]") -> None:
+        flight = self._flights.get(key)
+        if flight is not None and flight.task is task:
+            del self._flights[key]
+        if not task.cancelled():
+            # Marks the error as seen when the last caller left in the same moment.
+            task.exception()

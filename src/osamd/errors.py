@@ -1,0 +1,224 @@
+"""Every error osamd raises on purpose, each with its HTTP status and a stable code.
+
+::
+
+    OsamdError                     status, code, exit_code, retry_after_s
+    |- RequestError                the caller can mend it; the message is safe to show
+    |  |- InvalidRequestError      422 invalid_request    the body or a field has the wrong form
+    |  |- InvalidPromptError       422 invalid_prompt     points, labels, boxes or texts do not make sense
+    |  |- InvalidImageError        422 invalid_image      the bytes are no image, or a broken one
+    |  |- BodyTooLargeError        413 body_too_large     more bytes than the server takes
+    |  |- ImageTooLargeError       413 image_too_large    more pixels than the server takes
+    |  |- NotFoundError            404 not_found          no such path
+    |  |- MethodNotAllowedError    405 method_not_allowed
+    |  |- UnknownModelError        404 unknown_model      no such row in the catalogue
+    |  `- EmbeddingExpiredError    410 embedding_expired  the handle is unknown or was dropped: send the image again
+    |- AccessError                 403 access_denied      the key is missing or wrong
+    |- CapacityError               sends Retry-After
+    |  |- RateLimitedError         429 rate_limited       this key's own limit
+    |  |- OverloadedError          503 overloaded         a queue is full
+    |  |- ShuttingDownError        503 shutting_down      the server is draining
+    |  `- DeadlineExceededError    504 deadline_exceeded  accepted, but not done in time
+    |- ModelError                  logged in full; the caller sees a fixed sentence and the request id
+    |  |- ModelUnavailableError    503 model_unavailable  a blob is missing
+    |  |- ModelLoadError           503 model_load_failed  a blob is there but does not load
+    |  `- InferenceError           500 inference_failed   the model failed on this input
+    |- ServerConfigurationError    500 not_configured     production without API_KEY
+    |- SettingsError               exit code only         a setting has a value it cannot have
+    `- UnreachableError            client side only       no answer, or one that is not from osamd
+
+Mistakes of a programmer stay ``TypeError`` and ``RuntimeError``: they are bugs, not answers.
+"""
+
+from typing import ClassVar
+
+
+class OsamdError(Exception):
+    """The root of the tree.
+
+    Attributes:
+        status: HTTP status of the answer.
+        code: stable identifier, part of the API.
+        exit_code: what the command line exits with.
+        field: the field of the request at fault, as a path such as ``prompt.points[0]``, or None.
+        retry_after_s: seconds after which another try may succeed, or None.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    exit_code: ClassVar[int] = 1
+    default_retry_after_s: ClassVar[float | None] = None
+
+    def __init__(self, message: str, *, field: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+        self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
+
+    @property
+    def public_message(self) -> str:
+        """The text a caller may read."""
+        return str(self)
+
+
+class RequestError(OsamdError):
+    """The caller's mistake; the message says how to mend it."""
+
+    status = 422
+    code = "invalid_request"
+    exit_code = 2
+
+
+class InvalidRequestError(RequestError):
+    """The body or one of its fields has the wrong form."""
+
+
+class InvalidPromptError(RequestError):
+    """The prompt contradicts itself, the image, or what the model can take."""
+
+    code = "invalid_prompt"
+
+
+class InvalidImageError(RequestError):
+    """The bytes are not an image that can be read."""
+
+    code = "invalid_image"
+
+
+class BodyTooLargeError(RequestError):
+    """The body has more bytes than the server takes."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class ImageTooLargeError(RequestError):
+    """The image has more pixels than the server takes; found before decoding."""
+
+    status = 413
+    code = "image_too_large"
+
+
+class NotFoundError(RequestError):
+    """No such path."""
+
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowedError(RequestError):
+    """The path exists, the method does not."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class UnknownModelError(RequestError):
+    """The catalogue has no such model."""
+
+    status = 404
+    code = "unknown_model"
+
+
+class EmbeddingExpiredError(RequestError):
+    """The handle is unknown, expired, evicted, or somebody else's."""
+
+    status = 410
+    code = "embedding_expired"
+
+
+class AccessError(OsamdError):
+    """The key is missing or wrong."""
+
+    status = 403
+    code = "access_denied"
+    exit_code = 3
+
+
+class CapacityError(OsamdError):
+    """The server has too much to do; another try later may succeed."""
+
+    status = 503
+    code = "overloaded"
+    exit_code = 4
+    default_retry_after_s = 1.0
+
+
+class RateLimitedError(CapacityError):
+    """This key asks too often."""
+
+    status = 429
+    code = "rate_limited"
+
+
+class OverloadedError(CapacityError):
+    """A queue is full."""
+
+
+class ShuttingDownError(CapacityError):
+    """The server is draining."""
+
+    code = "shutting_down"
+
+
+class DeadlineExceededError(CapacityError):
+    """The request was accepted but not finished in time."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+class ModelError(OsamdError):
+    """Something is wrong with a model. The full text goes to the log, never to the caller."""
+
+    status = 503
+    code = "model_load_failed"
+    exit_code = 5
+
+    @property
+    def public_message(self) -> str:
+        """A fixed sentence: paths and engine messages stay in the log."""
+        return f"{type(self).__doc__} The server's log has the details under this request id."
+
+
+class ModelUnavailableError(ModelError):
+    """The model's files are not on this server."""
+
+    code = "model_unavailable"
+    default_retry_after_s = 60.0
+
+    @property
+    def public_message(self) -> str:
+        """The message names the blob by its digest, never by a path."""
+        return str(self)
+
+
+class ModelLoadError(ModelError):
+    """The model could not be loaded."""
+
+
+class InferenceError(ModelError):
+    """The model failed on this input."""
+
+    status = 500
+    code = "inference_failed"
+
+
+class ServerConfigurationError(OsamdError):
+    """The server cannot work as it is configured."""
+
+    code = "not_configured"
+    exit_code = 6
+
+
+class SettingsError(OsamdError):
+    """A setting has a value it cannot have."""
+
+    code = "invalid_setting"
+    exit_code = 6
+
+
+class UnreachableError(OsamdError):
+    """The client got no answer, or one that osamd does not give."""
+
+    code = "unreachable"
+    exit_code = 7

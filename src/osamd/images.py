@@ -1,0 +1,93 @@
+"""Bytes to pixels: JPEG, PNG, WebP, GIF, TIFF and BMP into upright RGB. Pure, and safe on hostile input.
+
+Pillow does the decoding: it is the only common library that reads all six with EXIF orientation, palettes, CMYK and
+alpha, and that tells the size before it decodes.
+"""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from osamd.errors import ImageTooLargeError, InvalidImageError
+from osamd.types import ByteArray
+
+# MPO is the JPEG with a second picture behind it that many phones write; the first frame is taken.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+FORMAT_NAMES = "JPEG, PNG, WebP, GIF, TIFF and BMP"
+ORIENTATION_TAG = 0x0112
+WHITE = (255, 255, 255, 255)
+SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+
+
+def decode_image(data: bytes, *, max_pixels: int) -> ByteArray:
+    """Decode an image to RGB, upright.
+
+    EXIF orientation is applied; of an animation the first frame is taken; transparency is laid over white; 16-bit
+    samples are reduced to 8.
+
+    Args:
+        data: the encoded image.
+        max_pixels: refused above this many, before any pixel is decoded.
+
+    Returns:
+        (H, W, 3) uint8, RGB, C-contiguous.
+
+    Raises:
+        InvalidImageError: not an image, a broken one, one of an unsupported kind, or one without pixels.
+        ImageTooLargeError: more than ``max_pixels`` pixels.
+    """
+    # Pillow reports many defects with warnings; what it can still read is read.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                check_size(image.width, image.height, max_pixels)
+                return np.ascontiguousarray(to_rgb(image))
+        except (ImageTooLargeError, InvalidImageError):
+            raise
+        except Image.DecompressionBombError:
+            raise ImageTooLargeError(
+                f"the image has more pixels than the {max_pixels:,} that are allowed", field="image"
+            ) from None
+        except Image.UnidentifiedImageError:
+            raise InvalidImageError(f"not an image: {FORMAT_NAMES} are read", field="image") from None
+        # Decoders fail on broken input with almost any exception; none of them may take the server down.
+        except Exception as error:
+            raise InvalidImageError(
+                "the image is broken: it is truncated or its data is corrupt", field="image"
+            ) from error
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Refuse images without pixels and with too many."""
+    if width < 1 or height < 1:
+        raise InvalidImageError(f"the image has no pixels: it is {width} x {height}", field="image")
+    if width * height > max_pixels:
+        raise ImageTooLargeError(
+            f"the image has {width} x {height} = {width * height:,} pixels; at most {max_pixels:,} are allowed",
+            field="image",
+        )
+
+
+def to_rgb(image: Image.Image) -> ByteArray:
+    """The pixels of an opened Pillow image as (H, W, 3) uint8 RGB, upright, over white."""
+    image.load()
+    orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    if image.mode in SIXTEEN_BIT_MODES:
+        samples = np.asarray(image).astype(np.int64)
+        grey = (np.clip(samples, 0, 65535) // 257).astype(np.uint8)
+        plain = Image.fromarray(grey).convert("RGB")
+    elif image.mode == "F":
+        raise InvalidImageError("images of floating-point samples have no defined range and are not read", field="image")
+    elif image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        plain = Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer).convert("RGB")
+    else:
+        plain = image.convert("RGB")
+    if orientation != 1:
+        # The conversions above may drop the tag, so it is put back before Pillow turns the picture.
+        plain.getexif()[ORIENTATION_TAG] = orientation
+        plain = ImageOps.exif_transpose(plain)
+    return np.asarray(plain)

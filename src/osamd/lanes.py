@@ -1,0 +1,126 @@
+"""Bounded queues with worker threads behind them. Knows no model.
+
+Every accepted piece of work is answered exactly once: with its result, with its own exception, or with a refusal when
+the lane closes. A waiter that is cancelled gives its place in the queue back at once.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from osamd.errors import OverloadedError, ShuttingDownError
+from osamd.events import Timings
+
+Result = TypeVar("Result")
+
+
+class _Job:
+    __slots__ = ("future", "started", "submitted", "work")
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.work = work
+        self.future: Future[Any] = Future()
+        self.submitted = time.perf_counter()
+        self.started = self.submitted
+
+
+class Lane:
+    """A named queue of at most ``capacity`` waiting jobs and ``workers`` threads that run them in order.
+
+    Idle workers block on a condition and use no CPU. Threads start with the first job.
+    """
+
+    def __init__(self, name: str, *, workers: int, capacity: int) -> None:
+        self._name = name
+        self._capacity = capacity
+        self._worker_count = workers
+        self._jobs: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a worker."""
+        with self._changed:
+            return len(self._jobs)
+
+    async def run(self, work: Callable[[], Result], timings: Timings) -> Result:
+        """Run ``work`` on a worker thread; time spent waiting is added to the stage ``queue``.
+
+        Raises:
+            OverloadedError: the queue is full.
+            ShuttingDownError: the lane is closed, or was closed before the work began.
+        """
+        job = self._submit(work)
+        try:
+            result: Result = await asyncio.wrap_future(job.future)
+        finally:
+            self._forget(job)
+        timings.add("queue", job.started - job.submitted)
+        return result
+
+    def close(self) -> None:
+        """Refuse what waits and what comes; what runs is finished. Returns when the workers are gone."""
+        with self._changed:
+            self._closed = True
+            refused = list(self._jobs)
+            self._jobs.clear()
+            self._changed.notify_all()
+        for job in refused:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(ShuttingDownError("the server is shutting down"))
+        for thread in self._threads:
+            thread.join()
+
+    def _submit(self, work: Callable[[], Any]) -> _Job:
+        with self._changed:
+            if self._closed:
+                raise ShuttingDownError("the server is shutting down")
+            if len(self._jobs) >= self._capacity + self._idle:
+                raise OverloadedError(f"the {self._name} queue is full: {self._capacity} requests wait already")
+            job = _Job(work)
+            self._jobs.append(job)
+            if len(self._jobs) > self._idle and len(self._threads) < self._worker_count:
+                thread = threading.Thread(
+                    target=self._work, name=f"osamd-{self._name}-{len(self._threads)}", daemon=True
+                )
+                self._threads.append(thread)
+                thread.start()
+            else:
+                self._changed.notify()
+            return job
+
+    def _forget(self, job: _Job) -> None:
+        if job.future.cancelled():
+            with self._changed:
+                if job in self._jobs:
+                    self._jobs.remove(job)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+                while not self._jobs and not self._closed:
+                    self._changed.wait()
+                self._idle -= 1
+                if not self._jobs:
+                    return
+                job = self._jobs.popleft()
+            if not job.future.set_running_or_notify_cancel():
+                continue
+            job.started = time.perf_counter()
+            try:
+                result = job.work()
+            # The waiter gets whatever went wrong; a worker must survive every job.
+            except BaseException as error:  # noqa: BLE001
+                job.future.set_exception(error)
+            else:
+                job.future.set_result(result)
+            # Nothing of a finished job may stay alive in a waiting worker's frame.
+            del job

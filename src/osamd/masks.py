@@ -1,0 +1,198 @@
+"""Mask logits to masks, and masks to boxes, PNG, COCO run lengths and polygons. Pure functions.
+
+OpenCV does resizing, connected components, contours and PNG; pycocotools writes the run lengths, so that they are
+COCO's to the byte.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco
+
+from osamd.types import Box, ByteArray, FloatArray, Mask, MaskLogits
+
+PNG_LEVEL = 1
+
+
+def mask_from_logits(logits: MaskLogits, *, height: int, width: int, keep_points: FloatArray) -> Mask | None:
+    """Upsample logits bilinearly to the image, threshold them, and cut out the object.
+
+    Only the region that can hold the object is upsampled: the box of the low-resolution pixels above the threshold,
+    and one pixel more on each side, since bilinear interpolation reaches no further.
+
+    Args:
+        logits: a candidate.
+        height: rows of the image.
+        width: columns of the image.
+        keep_points: (P, 2) image pixels; when any of them lies on the mask, only the 4-connected parts under such
+            points stay.
+
+    Returns:
+        The mask, or None when nothing is above the threshold.
+    """
+    rows = max(1, min(logits.values.shape[0], math.ceil(logits.valid_height)))
+    columns = max(1, min(logits.values.shape[1], math.ceil(logits.valid_width)))
+    values = logits.values[:rows, :columns]
+    above = values > logits.threshold
+    if not above.any():
+        return None
+    scale_y, scale_x = logits.valid_height / height, logits.valid_width / width
+    y0, y1 = _reach(above.any(axis=1), scale_y, height)
+    x0, x1 = _reach(above.any(axis=0), scale_x, width)
+    # Destination pixel centre (x + 0.5) maps to source (x + 0.5) * scale - 0.5: half-pixel centres, as in SAM's own
+    # post-processing (align_corners=False).
+    to_source = np.array(
+        [
+            [scale_x, 0.0, (x0 + 0.5) * scale_x - 0.5],
+            [0.0, scale_y, (y0 + 0.5) * scale_y - 0.5],
+        ],
+        np.float64,
+    )
+    upsampled = cv2.warpAffine(
+        np.ascontiguousarray(values, np.float32),
+        to_source,
+        (x1 - x0, y1 - y0),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    inside = upsampled > logits.threshold
+    if len(keep_points):
+        inside = keep_parts(inside, keep_points - np.array([x0, y0], np.float32))
+    return mask_from_array(inside, offset=(x0, y0), height=height, width=width)
+
+
+def _reach(above: npt.NDArray[np.bool_], scale: float, length: int) -> tuple[int, int]:
+    """The range of image rows or columns that True entries of a low-resolution profile can influence."""
+    hits = np.flatnonzero(above)
+    first = math.floor((hits[0] - 0.5) / scale - 1)
+    last = math.ceil((hits[-1] + 1.5) / scale + 1)
+    return max(0, first), min(length, last)
+
+
+def keep_parts(mask: npt.NDArray[np.bool_], points: FloatArray) -> npt.NDArray[np.bool_]:
+    """Keep the 4-connected parts that lie under a point; the mask as it is when no point lies on it.
+
+    Args:
+        mask: (h, w) bool.
+        points: (P, 2) x, y in the mask's own pixels.
+    """
+    height, width = mask.shape
+    x = np.rint(points[:, 0]).astype(np.int64)
+    y = np.rint(points[:, 1]).astype(np.int64)
+    within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    _, parts = cv2.connectedComponents(mask.view(np.uint8), connectivity=4)
+    hit = np.unique(parts[y[within], x[within]])
+    hit = hit[hit > 0]
+    return np.isin(parts, hit) if len(hit) else mask
+
+
+def mask_from_array(inside: npt.NDArray[np.bool_], *, offset: tuple[int, int], height: int, width: int) -> Mask | None:
+    """Shrink a piece of a mask to its bounding box.
+
+    Args:
+        inside: (h, w) bool.
+        offset: x and y of its top-left pixel in the image.
+        height: rows of the image.
+        width: columns of the image.
+    """
+    rows = np.flatnonzero(inside.any(axis=1))
+    if not len(rows):
+        return None
+    columns = np.flatnonzero(inside.any(axis=0))
+    top, bottom, left, right = int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
+    x, y = offset
+    return Mask(
+        inside=np.ascontiguousarray(inside[top : bottom + 1, left : right + 1]),
+        box=Box(x + left, y + top, x + right, y + bottom),
+        height=height,
+        width=width,
+    )
+
+
+def full_array(mask: Mask) -> ByteArray:
+    """The mask at image size: (height, width) uint8, 0 or 255."""
+    full = np.zeros((mask.height, mask.width), np.uint8)
+    paint(full, mask)
+    return full
+
+
+def paint(canvas: ByteArray, mask: Mask) -> None:
+    """Set the mask's pixels of a (height, width) uint8 canvas to 255."""
+    box = mask.box
+    window = canvas[box.ymin : box.ymax + 1, box.xmin : box.xmax + 1]
+    np.maximum(window, cropped_array(mask), out=window)
+
+
+def cropped_array(mask: Mask) -> ByteArray:
+    """The mask inside its box: uint8, 0 or 255."""
+    return mask.inside.view(np.uint8) * np.uint8(255)
+
+
+def encode_png(pixels: ByteArray) -> bytes:
+    """An 8-bit grey PNG of (h, w) uint8 pixels.
+
+    Eight bits although one would do: clients read masks with ``> 127``, and some decoders give 0 and 1 for one-bit PNG.
+    """
+    flags = [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    done, data = cv2.imencode(".png", pixels, flags)
+    if not done:
+        raise RuntimeError("OpenCV wrote no PNG")
+    return data.tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class RunLengths:
+    """COCO's compressed run-length encoding.
+
+    Attributes:
+        size: rows and columns.
+        counts: the compressed string; columns first, as COCO has it.
+    """
+
+    size: tuple[int, int]
+    counts: str
+
+
+def encode_rle(pixels: ByteArray) -> RunLengths:
+    """COCO run lengths of (h, w) uint8 pixels, where non-zero means object; what pycocotools' ``decode`` reads."""
+    encoded = cast("dict[str, Any]", coco.encode(np.asfortranarray(pixels > 0, np.uint8)))
+    return RunLengths(size=(pixels.shape[0], pixels.shape[1]), counts=encoded["counts"].decode("ascii"))
+
+
+Ring = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Polygon:
+    """One 8-connected part of a mask, in image pixels.
+
+    The vertices are centres of mask pixels, of the hole's rim too. A pixel belongs to the part exactly when its centre
+    is inside or on ``exterior`` and not strictly inside any of ``holes`` (what GEOS and shapely call ``covers``). An
+    island in a hole is a part of its own.
+    """
+
+    exterior: Ring
+    holes: tuple[Ring, ...]
+
+
+def polygons(mask: Mask) -> tuple[Polygon, ...]:
+    """The mask as polygons with holes, the largest first; exact, no vertex is simplified away.
+
+    Contours are followed by OpenCV (Suzuki and Abe, 1985).
+    """
+    # One pixel of margin: without it OpenCV cannot tell a part at the border from the frame.
+    padded = np.pad(mask.inside.view(np.uint8), 1)
+    shift = np.array([mask.box.xmin - 1, mask.box.ymin - 1])
+    contours, hierarchy = cv2.findContours(padded, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    rings: list[Ring] = [tuple((int(x), int(y)) for x, y in contour[:, 0] + shift) for contour in contours]
+    holes: dict[int, list[Ring]] = {}
+    for ring, (_, _, _, parent) in zip(rings, hierarchy[0].tolist(), strict=True):
+        if parent >= 0:
+            holes.setdefault(parent, []).append(ring)
+    parts = [index for index, (_, _, _, parent) in enumerate(hierarchy[0].tolist()) if parent < 0]
+    parts.sort(key=lambda index: -cv2.contourArea(contours[index]))
+    return tuple(Polygon(rings[index], tuple(holes.get(index, ()))) for index in parts)

@@ -1,0 +1,30 @@
+"""Adapters: one module a family, loaded when first asked for."""
+
+from importlib import import_module
+from pathlib import Path
+
+from osamd.catalog import Model
+from osamd.errors import ModelUnavailableError
+from osamd.models.base import Adapter
+from osamd.sessions import Placement
+
+FAMILIES = {"builtin": ("osamd.models.builtin", "Builtin")}
+
+
+def build_model(model: Model, paths: dict[str, Path], placement: Placement) -> Adapter:
+    """Load a model: its family's adapter over its blobs.
+
+    Args:
+        model: the row of the catalogue.
+        paths: its files by role.
+        placement: where its sessions run.
+
+    Raises:
+        ModelLoadError: a file does not load.
+        ModelUnavailableError: no adapter for this family.
+    """
+    if model.family not in FAMILIES:
+        raise ModelUnavailableError(f"{model.name} cannot run here: no adapter for the family {model.family!r}")
+    module, name = FAMILIES[model.family]
+    adapter: Adapter = getattr(import_module(module), name)(paths, placement)
+    return adapter

@@ -1,0 +1,48 @@
+"""What a model family must do. An adapter holds loaded sessions and nothing that changes: it is safe for all threads."""
+
+from typing import Protocol
+
+from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prompt
+
+
+class Adapter(Protocol):
+    """A model that can answer. A checkpoint is a row of the catalogue, a family is a class."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it takes and gives."""
+
+    @property
+    def device(self) -> str:
+        """Where it really runs, such as ``cpu``."""
+
+    def default_prompt(self, *, height: int, width: int) -> Prompt:
+        """What is segmented when a request says nothing."""
+
+    def encode(self, image: ByteArray) -> Embedding:
+        """Do the part of the work that depends on the image alone.
+
+        Args:
+            image: (H, W, 3) uint8, RGB, upright.
+
+        Raises:
+            InferenceError: the model failed.
+        """
+
+    def decode(
+        self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
+    ) -> list[Candidate]:
+        """Answer one prompt.
+
+        Args:
+            embedding: from this model's ``encode``.
+            prompt: checked against ``capabilities`` and the image's size.
+            mask_input: an earlier answer of this model on this image, to be refined, or None.
+            multimask: whether several candidates are wanted, where the model has them.
+
+        Returns:
+            Candidates, best first; without ``multimask`` one for a prompt of points or boxes.
+
+        Raises:
+            InferenceError: the model failed.
+        """

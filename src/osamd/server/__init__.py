@@ -1,0 +1,1 @@
+"""The HTTP edge: keys, limits, wire format, routes."""

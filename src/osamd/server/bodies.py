@@ -1,0 +1,263 @@
+"""Request bodies: JSON, multipart and bare images into one schema and the image's bytes.
+
+Bytes are collected on the event loop; everything that takes time is done on a thread.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import parse_qsl
+
+import python_multipart
+from pydantic import ValidationError
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field, File
+from starlette.requests import ClientDisconnect, Request
+
+from osamd.errors import InvalidImageError, InvalidRequestError
+from osamd.events import Timings
+from osamd.server.schemas import ImageFields, decode_base64
+from osamd.settings import Settings
+from osamd.types import ImageSource
+
+Body = TypeVar("Body", bound=ImageFields)
+
+LOOPBACK = frozenset({"127.0.0.1", "::1"})
+JSON_TYPES = frozenset({"application/json", "text/json"})
+MULTIPART_TYPE = "multipart/form-data"
+WHOLE_BODY_IN_MEMORY = 1 << 40
+REPEATABLE = frozenset({"point", "background", "text", "include"})
+SWITCHES = {"true": True, "1": True, "false": False, "0": False}
+XY = 2
+XYXY = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedBody(Generic[Body]):
+    """A request's fields and where its pixels are."""
+
+    fields: Body
+    image: ImageSource
+
+
+async def read_body(request: Request, schema: type[Body], settings: Settings, timings: Timings) -> ParsedBody[Body]:
+    """Read and parse a body of any of the accepted kinds.
+
+    Raises:
+        InvalidRequestError: it has the wrong form; the message names the field.
+        BodyTooLargeError: it is too large.
+    """
+    chunks = []
+    with timings.stage("receive"):
+        try:
+            async for chunk in request.stream():
+                chunks.append(chunk)
+        except ClientDisconnect:
+            raise InvalidRequestError("the client went away before the body was complete") from None
+    local_files = _image_root(request, settings)
+    content_type = request.headers.get("content-type", "")
+    query = request.url.query
+
+    def parse() -> ParsedBody[Body]:
+        with timings.stage("parse"):
+            return _parse(b"".join(chunks), content_type, query, schema, local_files)
+
+    return await asyncio.to_thread(parse)
+
+
+def _parse(raw: bytes, content_type: str, query: str, schema: type[Body], image_root: Path | None) -> ParsedBody[Body]:
+    media_type = content_type.partition(";")[0].strip().lower()
+    data: bytes | None = None
+    # Clients that forget the header, or leave curl's default, are understood by the first byte.
+    if media_type in JSON_TYPES or media_type.endswith("+json") or raw[:64].lstrip()[:1] == b"{":
+        fields = _from_json(raw, schema)
+    elif media_type == MULTIPART_TYPE:
+        fields, data = _from_multipart(raw, content_type, schema)
+    else:
+        fields = _from_pairs(_pairs(query), schema)
+        data = raw or None
+        if data is None and fields.image_id is None:
+            raise InvalidRequestError("the body is empty: JSON, multipart/form-data or an encoded image is wanted")
+    return ParsedBody(fields, _image_source(fields, data, image_root))
+
+
+def _from_json(raw: bytes, schema: type[Body]) -> Body:
+    if not raw.strip():
+        raise InvalidRequestError("the body is empty: JSON, multipart/form-data or an encoded image is wanted")
+    try:
+        return schema.model_validate_json(raw)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def _from_multipart(raw: bytes, content_type: str, schema: type[Body]) -> tuple[Body, bytes | None]:
+    pairs: list[tuple[str, str]] = []
+    files: dict[str, bytes] = {}
+
+    def on_field(field: Field) -> None:
+        name = (field.field_name or b"").decode("utf-8", "replace")
+        pairs.append((name, (field.value or b"").decode("utf-8", "replace")))
+
+    def on_file(file: File) -> None:
+        name = (file.field_name or b"").decode("utf-8", "replace")
+        if name in files:
+            raise InvalidRequestError("more than one file", field=name)
+        file.file_object.seek(0)
+        files[name] = file.file_object.read()
+
+    headers = {"Content-Type": content_type.encode("latin-1")}
+    config: dict[str, Any] = {"MAX_MEMORY_FILE_SIZE": WHOLE_BODY_IN_MEMORY}
+    try:
+        parser = python_multipart.create_form_parser(headers, on_field, on_file, config=config)
+        parser.write(raw)
+        parser.finalize()
+        parser.close()
+    except (FormParserError, ValueError):
+        raise InvalidRequestError("the multipart body is broken") from None
+    document = files.pop("request", None)
+    data = files.pop("image", None)
+    if files:
+        raise InvalidRequestError("no such file field; image and request are known", field=next(iter(files)))
+    if data == b"":
+        raise InvalidRequestError("the image is empty", field="image")
+    texts = [value for name, value in pairs if name == "request"]
+    if document is None and texts:
+        document = texts[0].encode()
+    if document is None:
+        return _from_pairs(pairs, schema), data
+    if len(pairs) > len(texts) or len(texts) > 1:
+        raise InvalidRequestError("give either request or plain fields, not both", field="request")
+    return _from_json(document, schema), data
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=2048)
+    except ValueError:
+        raise InvalidRequestError("the query string is broken or too long") from None
+
+
+def _from_pairs(pairs: Iterable[tuple[str, str]], schema: type[Body]) -> Body:
+    """Fields given as plain text, such as ``point=10,20&point=30,40&background=5,5``."""
+    values: dict[str, Any] = {}
+    prompt: dict[str, Any] = {}
+    for name, text in pairs:
+        if name in values and name not in REPEATABLE:
+            raise InvalidRequestError("given more than once", field=name)
+        match name:
+            case "point" | "background":
+                prompt.setdefault("points", []).append(_numbers(text, XY, name))
+                prompt.setdefault("point_labels", []).append(1 if name == "point" else 0)
+            case "box":
+                if "box" in prompt:
+                    raise InvalidRequestError("given more than once", field=name)
+                prompt["box"] = _numbers(text, XYXY, name)
+            case "text":
+                prompt.setdefault("texts", []).append(text)
+            case "mask_input" | "prompt" | "prompts":
+                _set_json_or_text(values, prompt, name, text)
+            case "multimask":
+                if text.lower() not in SWITCHES:
+                    raise InvalidRequestError("true or false is wanted", field=name)
+                values[name] = SWITCHES[text.lower()]
+            case "include":
+                values.setdefault(name, []).extend(part.strip() for part in text.split(",") if part.strip())
+            case _:
+                values[name] = text
+    if prompt:
+        if "prompt" in values:
+            raise InvalidRequestError("give either prompt or point, background, box and text", field="prompt")
+        values["prompt"] = prompt
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def _set_json_or_text(values: dict[str, Any], prompt: dict[str, Any], name: str, text: str) -> None:
+    if name == "mask_input":
+        prompt[name] = text
+        return
+    try:
+        values[name] = json.loads(text)
+    except ValueError:
+        raise InvalidRequestError("not JSON", field=name) from None
+
+
+def _numbers(text: str, count: int, field: str) -> list[float]:
+    parts = text.split(",")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        raise InvalidRequestError(f"{count} numbers separated by commas are wanted", field=field)
+    return numbers
+
+
+def _image_source(fields: ImageFields, data: bytes | None, image_root: Path | None) -> ImageSource:
+    given = [
+        name
+        for name, value in (
+            ("image", fields.image if data is None else data),
+            ("image_id", fields.image_id),
+            ("image_path", fields.image_path),
+        )
+        if value is not None
+    ]
+    if data is not None and fields.image is not None:
+        raise InvalidRequestError("the image is given twice", field="image")
+    if not given:
+        raise InvalidRequestError("no image: give image, image_id or image_path", field="image")
+    if len(given) > 1:
+        raise InvalidRequestError(f"give one image, not {' and '.join(given)}", field=given[-1])
+    if fields.image_id is not None:
+        return ImageSource(image_id=fields.image_id)
+    if fields.image_path is not None:
+        return ImageSource(data=_read_file(fields.image_path, image_root))
+    return ImageSource(data=data if data is not None else decode_base64(fields.image or ""))
+
+
+def _image_root(request: Request, settings: Settings) -> Path | None:
+    if settings.image_root is not None:
+        return settings.image_root
+    client = request.client.host if request.client is not None else ""
+    is_local = settings.app_env == "development" and settings.host in LOOPBACK and client in LOOPBACK
+    return Path.cwd() if is_local else None
+
+
+def _read_file(name: str, root: Path | None) -> bytes:
+    """A file below the root, symbolic links resolved; nothing is told about files outside it."""
+    if root is None:
+        raise InvalidRequestError(
+            "files on the server are not read: send the image, or let the operator set OSAMD_IMAGE_ROOT",
+            field="image_path",
+        )
+    try:
+        folder = root.resolve()
+        path = (folder / name).resolve()
+        data = path.read_bytes() if path.is_relative_to(folder) and path.is_file() else None
+    except (OSError, ValueError):
+        data = None
+    if data is None:
+        raise InvalidRequestError("no such file in the server's image folder", field="image_path")
+    if not data:
+        raise InvalidImageError("the file is empty", field="image_path")
+    return data
+
+
+def _invalid(error: ValidationError) -> InvalidRequestError:
+    """The first of pydantic's complaints, with the field as a path such as ``prompt.points[0][1]``."""
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    path = ""
+    for step in problem["loc"]:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message = "no such field"
+    elif problem["type"] == "json_invalid":
+        message = f"the body is not JSON: {message.removeprefix('Invalid JSON: ')}"
+    return InvalidRequestError(f"{path}: {message}" if path else message, field=path or None)

@@ -1,0 +1,31 @@
+"""What every route needs of the app and of the request, typed."""
+
+from starlette.requests import Request
+
+from osamd.engine import Engine
+from osamd.events import Timings
+from osamd.settings import Settings
+
+
+def engine_of(request: Request) -> Engine:
+    """The app's engine."""
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+def settings_of(request: Request) -> Settings:
+    """The app's settings."""
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def owner_of(request: Request) -> str:
+    """The name of the key this request came with: embeddings and handles belong to it."""
+    owner: str = request.state.key_name
+    return owner
+
+
+def timings_of(request: Request) -> Timings:
+    """This request's stopwatch."""
+    timings: Timings = request.state.timings
+    return timings

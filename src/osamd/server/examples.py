@@ -1,0 +1,60 @@
+"""Examples for the interactive API docs; they run as they are, with the built-in model."""
+
+import base64
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from pydantic import BaseModel
+
+from osamd.server.schemas import GenerateBody
+
+JSON = "application/json"
+
+
+@cache
+def example_image() -> str:
+    """A photo of a coffee cup, 150 x 100 pixels, JPEG in base64.
+
+    By Rachel Michetti, CC0, from the samples of scikit-image.
+    """
+    photo = resources.files("osamd.server").joinpath("docs", "coffee-small.jpg").read_bytes()
+    return base64.b64encode(photo).decode("ascii")
+
+
+def body_documentation(schema: type[BaseModel]) -> dict[str, Any]:
+    """The ``requestBody`` of a route that takes JSON, multipart and bare images."""
+    image = {"image": example_image()}
+    examples: dict[str, Any] = {"a photo": {"value": image}}
+    fields: dict[str, Any] = {"image": {"type": "string", "format": "binary"}, "model": {"type": "string"}}
+    if schema is GenerateBody:
+        examples = {
+            "a click": {"value": {**image, "prompt": {"points": [[75, 45]], "point_labels": [1]}}},
+            "a box": {"value": {**image, "prompt": {"box": [30, 10, 125, 85]}, "mask_format": "polygon"}},
+            "the seed document's spelling": {
+                "value": {
+                    "model_id": "builtin",
+                    "image_base64": example_image(),
+                    "prompt": {"points": [[75, 45]], "labels": [1]},
+                }
+            },
+        }
+        texts = {"type": "array", "items": {"type": "string"}}
+        fields |= {
+            "request": {"type": "string", "description": "The JSON body, instead of the plain fields below."},
+            "point": texts | {"description": "x,y"},
+            "background": texts | {"description": "x,y"},
+            "box": {"type": "string", "description": "x1,y1,x2,y2"},
+            "text": texts,
+        }
+    reference = f"#/components/schemas/{schema.__name__}"
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                JSON: {"schema": {"$ref": reference}, "examples": examples},
+                "multipart/form-data": {"schema": {"type": "object", "properties": fields}},
+                "image/*": {"schema": {"type": "string", "format": "binary"}},
+            },
+        }
+    }

@@ -1,0 +1,88 @@
+"""Errors as ``application/problem+json`` (RFC 9457), each with ``detail``, ``code`` and ``request_id``."""
+
+import json
+import logging
+import math
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from osamd.errors import CapacityError, ModelError, OsamdError
+
+logger = logging.getLogger("osamd")
+
+MEDIA_TYPE = "application/problem+json"
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+INTERNAL_DETAIL = "Something went wrong on the server. Its log has the details under this request id."
+
+
+class Problem(BaseModel):
+    """The shape of every error."""
+
+    type: str = Field(default="about:blank", description="Always `about:blank`; read `code`.")
+    title: str = Field(description="The same as `code`.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What is wrong and how to mend it, for people.")
+    code: str = Field(description="Which error it is, for programs; stable.")
+    request_id: str | None = Field(default=None, description="Names this request in the server's log.")
+    field: str | None = Field(default=None, description="The field of the request at fault.")
+
+
+def problem_response(request: Request, problem: Problem, headers: dict[str, str] | None = None) -> Response:
+    """The answer for a problem, completed with the request's id."""
+    problem.request_id = getattr(request.state, "request_id", None)
+    content = json.dumps(problem.model_dump(exclude_none=True))
+    return Response(content, status_code=problem.status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def answer_error(request: Request, error: Exception) -> Response:
+    """An error of our tree, as its status and code."""
+    if not isinstance(error, OsamdError):
+        raise TypeError("registered for OsamdError only") from error
+    if isinstance(error, ModelError):
+        logger.error("%s: %s", error.code, error, exc_info=error if error.status == 500 else None)  # noqa: PLR2004
+    headers = {}
+    if isinstance(error, CapacityError | ModelError) and error.retry_after_s is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    problem = Problem(
+        title=error.code, status=error.status, detail=error.public_message, code=error.code, field=error.field
+    )
+    return problem_response(request, problem, headers)
+
+
+def answer_http_exception(request: Request, error: Exception) -> Response:
+    """A refusal of the framework itself: no such path, wrong method, broken multipart."""
+    if not isinstance(error, HTTPException):
+        raise TypeError("registered for HTTPException only") from error
+    code = HTTP_CODES.get(error.status_code, "invalid_request")
+    problem = Problem(title=code, status=error.status_code, detail=str(error.detail), code=code)
+    return problem_response(request, problem, dict(error.headers or {}))
+
+
+def answer_unexpected(request: Request, error: Exception) -> Response:
+    """A bug: the log gets everything, the caller a fixed sentence."""
+    logger.error("unexpected error", exc_info=error)
+    problem = Problem(title="internal_error", status=500, detail=INTERNAL_DETAIL, code="internal_error")
+    return problem_response(request, problem)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error in one shape."""
+    app.add_exception_handler(OsamdError, answer_error)
+    app.add_exception_handler(HTTPException, answer_http_exception)
+    app.add_exception_handler(Exception, answer_unexpected)
+
+
+def documented(*errors: type[OsamdError]) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route: one entry a status, naming its codes."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        entry = responses.setdefault(
+            error.status, {"description": "", "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+        )
+        entry["description"] = ", ".join(filter(None, [entry["description"], f"`{error.code}`"]))
+    return responses

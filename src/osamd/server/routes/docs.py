@@ -1,0 +1,83 @@
+"""Interactive API docs, with every asset served by us: no page of ours asks another host for anything.
+
+Swagger UI's files come with the package ``fastapi-offline``; only its files are used, its code is not imported.
+"""
+
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+
+from osamd.errors import NotFoundError
+
+router = APIRouter(include_in_schema=False)
+
+ASSETS = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+}
+OWN_FILES = {"start.js": "text/javascript"}
+
+
+def _swagger_folder() -> Path:
+    spec = find_spec("fastapi_offline")
+    if spec is None or spec.origin is None:
+        raise NotFoundError("the API docs are not installed: fastapi-offline is missing")
+    return Path(spec.origin).parent / "static"
+
+
+@router.get("/docs")
+async def page() -> HTMLResponse:
+    """The page itself."""
+    return HTMLResponse(resources.files("osamd.server").joinpath("docs", "index.html").read_text("utf-8"))
+
+
+@router.get("/docs/{name}")
+async def asset(name: str) -> FileResponse:
+    """A file of the page."""
+    if name in ASSETS:
+        return FileResponse(_swagger_folder() / name, media_type=ASSETS[name])
+    if name in OWN_FILES:
+        return FileResponse(str(resources.files("osamd.server").joinpath("docs", name)), media_type=OWN_FILES[name])
+    raise NotFoundError("no such file")
+
+
+@router.get("/openapi.json")
+async def openapi(request: Request) -> JSONResponse:
+    """The description of the API, with the prefix a proxy put in front of us."""
+    document = dict(openapi_document(request.app))
+    prefix = request.scope.get("root_path", "").rstrip("/")
+    if prefix:
+        document["servers"] = [{"url": prefix}]
+    return JSONResponse(document)
+
+
+def openapi_document(app: FastAPI) -> dict[str, object]:
+    """OpenAPI 3.1 of the app, made once."""
+    if app.openapi_schema is None:
+        app.openapi_schema = _build(app)
+    return app.openapi_schema
+
+
+def _build(app: FastAPI) -> dict[str, object]:
+    from osamd.server.problems import Problem  # noqa: PLC0415
+    from osamd.server.schemas import EmbedBody, GenerateBody  # noqa: PLC0415
+
+    document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for model in (GenerateBody, EmbedBody, Problem):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(schema.pop("$defs", {}))
+        schemas[model.__name__] = schema
+    components["securitySchemes"] = {
+        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "bearer": {"type": "http", "scheme": "bearer"},
+    }
+    document["security"] = [{"key": []}, {"bearer": []}]
+    for path in ("/health", "/ready"):
+        document["paths"][path]["get"]["security"] = []
+    return document

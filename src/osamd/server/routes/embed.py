@@ -1,0 +1,73 @@
+"""Handles: embed an image now, click on it by ``image_id`` later, or have it forgotten."""
+
+from fastapi import APIRouter, Request, Response
+
+from osamd.errors import (
+    AccessError,
+    BodyTooLargeError,
+    DeadlineExceededError,
+    EmbeddingExpiredError,
+    ImageTooLargeError,
+    InferenceError,
+    InvalidImageError,
+    InvalidRequestError,
+    ModelLoadError,
+    ModelUnavailableError,
+    OverloadedError,
+    ServerConfigurationError,
+    ShuttingDownError,
+    UnknownModelError,
+)
+from osamd.server.bodies import read_body
+from osamd.server.context import engine_of, owner_of, settings_of, timings_of
+from osamd.server.examples import body_documentation
+from osamd.server.problems import documented
+from osamd.server.schemas import EmbedBody, HandleSchema, handle_schema
+
+router = APIRouter(tags=["handles"])
+
+ERRORS = (
+    AccessError,
+    UnknownModelError,
+    EmbeddingExpiredError,
+    BodyTooLargeError,
+    ImageTooLargeError,
+    InvalidRequestError,
+    InvalidImageError,
+    OverloadedError,
+    ShuttingDownError,
+    ModelUnavailableError,
+    ModelLoadError,
+    DeadlineExceededError,
+    InferenceError,
+    ServerConfigurationError,
+)
+
+
+@router.post(
+    "/api/embed",
+    summary="Embed",
+    response_model=HandleSchema,
+    responses=documented(*ERRORS),
+    openapi_extra=body_documentation(EmbedBody),
+)
+async def embed(request: Request) -> HandleSchema:
+    """Encode an image ahead of the first click. The handle belongs to this key and this model."""
+    settings, timings = settings_of(request), timings_of(request)
+    parsed = await read_body(request, EmbedBody, settings, timings)
+    handle = await engine_of(request).embed(
+        parsed.image, model=parsed.fields.model, owner=owner_of(request), timings=timings
+    )
+    return handle_schema(handle)
+
+
+@router.delete(
+    "/api/images/{image_id}",
+    summary="Forget",
+    status_code=204,
+    response_class=Response,
+    responses=documented(AccessError, EmbeddingExpiredError, ServerConfigurationError),
+)
+async def forget(request: Request, image_id: str) -> None:
+    """Forget an image of this key at once."""
+    engine_of(request).forget(image_id, owner=owner_of(request))

@@ -1,0 +1,116 @@
+"""ONNX Runtime, and nobody else's business: providers, threads, loading and running graphs."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from osamd.errors import InferenceError, ModelLoadError, SettingsError
+from osamd.settings import Device
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+PROVIDERS_VARIABLE = "OSAM_ONNX_PROVIDERS"
+WARNINGS_OFF = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where sessions run.
+
+    Attributes:
+        providers: ONNX Runtime providers in the order they are tried.
+        threads: threads of one inference.
+    """
+
+    providers: tuple[str, ...]
+    threads: int
+
+    @property
+    def device(self) -> str:
+        """``cuda`` or ``cpu``, after the first provider."""
+        return device_of(self.providers)
+
+
+def choose_placement(*, device: Device, onnx_providers: Sequence[str], threads: int) -> Placement:
+    """Decide where models run.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+        onnx_providers: explicit providers, which win over ``device``.
+        threads: threads of one inference; 0 means one for each core this process may use.
+
+    Raises:
+        SettingsError: a provider was asked for that this build of ONNX Runtime does not have.
+    """
+    available = ort.get_available_providers()
+    count = threads or len(os.sched_getaffinity(0))
+    if onnx_providers:
+        missing = [name for name in onnx_providers if name not in available]
+        if missing:
+            raise SettingsError(
+                f"{PROVIDERS_VARIABLE}: this ONNX Runtime has no {', '.join(missing)}; it has {', '.join(available)}"
+            )
+        return Placement(tuple(onnx_providers), count)
+    if device == "cuda" and CUDA not in available:
+        raise SettingsError("OSAMD_DEVICE: cuda was asked for, but this ONNX Runtime is built without it")
+    if device != "cpu" and CUDA in available:
+        return Placement((CUDA, CPU), count)
+    return Placement((CPU,), count)
+
+
+def device_of(providers: Sequence[str]) -> str:
+    """The short name of the first provider: ``CUDAExecutionProvider`` is ``cuda``."""
+    return providers[0].removesuffix("ExecutionProvider").lower()
+
+
+class Session:
+    """A loaded graph. Safe to run from several threads at once.
+
+    Args:
+        path: an ONNX file.
+        placement: where it runs.
+
+    Raises:
+        ModelLoadError: the file is not a graph that loads, or it did not load on the device asked for.
+    """
+
+    def __init__(self, path: Path, placement: Placement) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = placement.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = WARNINGS_OFF
+        # Threads that spin between inferences would burn an idle server's CPU.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(path, options, providers=list(placement.providers))
+        except Exception as error:
+            raise ModelLoadError(f"{path} does not load: {error}") from error
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        if self.providers[0] != placement.providers[0]:
+            # ONNX Runtime falls back to the CPU with a log line only; a GPU that is billed must be used.
+            raise ModelLoadError(f"{path} was to run on {placement.providers[0]}, but only got {self.providers[0]}")
+        self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
+
+    def run(
+        self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str] | None = None
+    ) -> list[npt.NDArray[np.float32]]:
+        """Run the graph.
+
+        Args:
+            feeds: every input by name.
+            outputs: names of the outputs wanted; None means all, in the graph's order.
+
+        Raises:
+            InferenceError: ONNX Runtime refused the input or failed.
+        """
+        try:
+            results: list[npt.NDArray[np.float32]] = self._session.run(outputs, dict(feeds))
+        except Exception as error:
+            raise InferenceError(f"inference failed: {error}") from error
+        return results

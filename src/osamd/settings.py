@@ -1,0 +1,152 @@
+"""One Settings object. A flag beats the environment, the environment beats a .env file, that beats the default.
+
+Variables are ``OSAMD_<FIELD>``, except the four that hosts and the seed document fix: ``API_KEY``, ``APP_ENV``,
+``PORT`` and osam's ``OSAM_ONNX_PROVIDERS``.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from osamd.errors import SettingsError
+
+MaskLayout = Literal["full", "crop"]
+Include = Literal["image_embedding"]
+Device = Literal["auto", "cpu", "cuda"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+MEBIBYTE = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Every setting of osamd, documented once, here."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="OSAMD_",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+    api_key: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("api_key", "API_KEY"),
+        description="The secret every request must carry in X-API-Key. Unset in production, every request gets 500.",
+    )
+    app_env: Literal["production", "development"] = Field(
+        default="production",
+        validation_alias=AliasChoices("app_env", "APP_ENV"),
+        description="In `development` a missing API_KEY turns the check off, with a warning.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on. Nothing beyond loopback unless asked.")
+    port: int = Field(
+        default=11368,
+        ge=0,
+        le=65535,
+        validation_alias=AliasChoices("port", "PORT"),
+        description="Port to listen on; 0 picks a free one.",
+    )
+    cache: Path = Field(
+        default_factory=lambda: Path.home() / ".cache" / "osam",
+        description="Where model blobs live, in osam's own layout; our own files go into its `osamd` folder.",
+    )
+    preload: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("builtin",),
+        description="Models loaded at start, separated by commas; /ready waits for them. `none` loads nothing.",
+    )
+    device: Device = Field(default="auto", description="Where models run: `auto` takes CUDA when it is there.")
+    onnx_providers: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        validation_alias=AliasChoices("onnx_providers", "OSAM_ONNX_PROVIDERS"),
+        description="ONNX Runtime providers by name, separated by commas, as in osam; overrides OSAMD_DEVICE.",
+    )
+    threads: int = Field(default=0, ge=0, le=256, description="Threads of one inference; 0 means one per core.")
+    encode_queue: int = Field(default=16, ge=1, description="Images that may wait to be encoded.")
+    decode_queue: int = Field(default=256, ge=1, description="Prompts' requests that may wait to be decoded.")
+    deadline_s: float = Field(default=120.0, gt=0, description="Seconds a request may take before it gets 504.")
+    embedding_cache_bytes: int = Field(
+        default=512 * MEBIBYTE, ge=0, description="Memory for embeddings of recent images, in bytes."
+    )
+    embedding_ttl_s: float = Field(
+        default=3600.0, gt=0, description="Seconds an unused embedding, and so its image_id, is remembered."
+    )
+    max_body_bytes: int = Field(default=64 * MEBIBYTE, ge=1024, description="Largest request body, in bytes.")
+    max_image_pixels: int = Field(
+        default=50_000_000,
+        ge=1,
+        le=170_000_000,
+        description="Largest image, in pixels; checked before decoding.",
+    )
+    max_prompts: int = Field(default=64, ge=1, le=1024, description="Prompts in one request.")
+    max_points: int = Field(default=256, ge=1, description="Points in one prompt.")
+    max_boxes: int = Field(default=64, ge=1, description="Boxes in one prompt.")
+    max_texts: int = Field(default=64, ge=1, description="Texts in one prompt.")
+    max_text_chars: int = Field(default=256, ge=1, description="Characters in one text.")
+    image_root: Path | None = Field(
+        default=None,
+        description="Folder below which `image_path` may name files. Unset: refused, except in development on"
+        " loopback, where it is the working directory.",
+    )
+    mask_layout: MaskLayout = Field(
+        default="full", description="Default `mask_layout`: `full` covers the image, `crop` its box (osam >= 0.4)."
+    )
+    include: Annotated[tuple[Include, ...], NoDecode] = Field(
+        default=(), description="Default `include`: `image_embedding` for osam clients that expect it in each reply."
+    )
+    docs: Literal["on", "off"] = Field(default="on", description="Whether /docs and /openapi.json are served.")
+    log_level: LogLevel = Field(default="info", description="What is written to the log.")
+
+    @field_validator("preload", "onnx_providers", "include", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            names = [name.strip() for name in value.split(",") if name.strip()]
+            return () if names == ["none"] else tuple(names)
+        return value
+
+    @field_validator("app_env", mode="before")
+    @classmethod
+    def _fold_case(cls, value: Any) -> Any:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("cache", "image_root")
+    @classmethod
+    def _expand_home(cls, value: Path | None) -> Path | None:
+        return value.expanduser() if value is not None else None
+
+    @field_validator("api_key")
+    @classmethod
+    def _blank_is_unset(cls, value: SecretStr | None) -> SecretStr | None:
+        return value if value is not None and value.get_secret_value().strip() else None
+
+
+def variable_of(field: str) -> str:
+    """The environment variable of a field, such as ``OSAMD_DEVICE`` or ``API_KEY``."""
+    alias = Settings.model_fields[field].validation_alias
+    return str(alias.choices[1]) if isinstance(alias, AliasChoices) else f"OSAMD_{field.upper()}"
+
+
+def load_settings(*, env_file: Path | None = None, **flags: object) -> Settings:
+    """Read the settings.
+
+    Args:
+        env_file: a .env file to read below the real environment, or None.
+        flags: fields set on the command line; None means not given.
+
+    Raises:
+        SettingsError: names each variable that has a value it cannot have, never the value.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(_env_file=env_file, **cast("dict[str, Any]", given))
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors(include_input=False, include_url=False, include_context=False):
+            name = str(problem["loc"][0]) if problem["loc"] else ""
+            variable = variable_of(name) if name in Settings.model_fields else name
+            problems.append(f"{variable}: {problem['msg']}")
+        raise SettingsError("; ".join(problems)) from None

@@ -1,0 +1,259 @@
+"""The values that travel through osamd. Frozen dataclasses; no behaviour beyond what follows from the data.
+
+Coordinates: unless a name says otherwise, x and y are pixels of the upright image (EXIF orientation applied), x to the
+right and y down; the centre of the top-left pixel is (0, 0). Boxes are (x1, y1, x2, y2).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+ByteArray = npt.NDArray[np.uint8]
+
+
+def _no_points() -> FloatArray:
+    return np.zeros((0, 2), np.float32)
+
+
+def _no_labels() -> IntArray:
+    return np.zeros(0, np.int64)
+
+
+def _no_boxes() -> FloatArray:
+    return np.zeros((0, 4), np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """What to segment.
+
+    Attributes:
+        points: (N, 2) float32, x and y in image pixels.
+        point_labels: (N,) int64, 1 foreground and 0 background.
+        boxes: (K, 4) float32, x1, y1, x2, y2 in image pixels, the corners included.
+        texts: words, for models that take them.
+        mask_id: a mask of an earlier answer to refine, or None.
+        iou_threshold: overlap above which non-maximum suppression drops the weaker box, 0..1 (detectors).
+        score_threshold: objects below it are left out, 0..1 (detectors).
+        max_annotations: at most so many objects, best first (detectors).
+    """
+
+    points: FloatArray = field(default_factory=_no_points)
+    point_labels: IntArray = field(default_factory=_no_labels)
+    boxes: FloatArray = field(default_factory=_no_boxes)
+    texts: tuple[str, ...] = ()
+    mask_id: str | None = None
+    iou_threshold: float = 0.5
+    score_threshold: float = 0.1
+    max_annotations: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a model family takes and gives; everything else is refused with a message made from this."""
+
+    points: bool = False
+    boxes: int = 0
+    texts: int = 0
+    mask_input: bool = False
+    multimask: bool = False
+    masks: bool = True
+
+    def sentence(self) -> str:
+        """The capabilities in words, for error messages and listings."""
+        parts = []
+        if self.points:
+            parts.append("points")
+        if self.boxes:
+            parts.append("one box" if self.boxes == 1 else f"up to {self.boxes} boxes")
+        if self.texts:
+            parts.append("one text" if self.texts == 1 else f"up to {self.texts} texts")
+        if self.mask_input:
+            parts.append("a mask to refine")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedding:
+    """An encoded image: what the decoder needs, and the size of the image it came from.
+
+    Attributes:
+        height: rows of the upright image.
+        width: columns of the upright image.
+        features: the decoder's image inputs by name, each float (1, C, H, W).
+    """
+
+    height: int
+    width: int
+    features: Mapping[str, npt.NDArray[np.floating]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory the features take."""
+        return sum(feature.nbytes for feature in self.features.values())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskLogits:
+    """One candidate mask at the model's low resolution.
+
+    Attributes:
+        values: (h, w) float32; above ``threshold`` means object.
+        valid_height: how many rows of ``values``, counted from the top and not necessarily whole, show the image; the
+            rest is padding.
+        valid_width: the same for columns, from the left.
+        threshold: where object begins.
+    """
+
+    values: FloatArray
+    valid_height: float
+    valid_width: float
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """One answer of a model to one prompt: a mask, a box, or both.
+
+    Attributes:
+        logits: the mask, or None for models that only find boxes.
+        box: x1, y1, x2, y2 in image pixels as the model gave it, or None where it follows from the mask.
+        score: the model's own confidence, 0..1, or None where it has none.
+        text: the words this object answers, or None.
+        keep_points: (P, 2) float32 image pixels; when not empty, only the connected parts of the mask that hold one of
+            them are kept.
+    """
+
+    logits: MaskLogits | None = None
+    box: tuple[float, float, float, float] | None = None
+    score: float | None = None
+    text: str | None = None
+    keep_points: FloatArray = field(default_factory=_no_points)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A bounding box in whole image pixels, both corners included."""
+
+    xmin: int
+    ymin: int
+    xmax: int
+    ymax: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mask:
+    """A mask kept as its bounding box and what is inside.
+
+    Attributes:
+        inside: (box height, box width) bool; every border row and column has at least one True.
+        box: where ``inside`` lies in the image.
+        height: rows of the image.
+        width: columns of the image.
+    """
+
+    inside: BoolArray
+    box: Box
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Annotation:
+    """One object found.
+
+    Attributes:
+        box: bounding box.
+        mask: the mask, or None for models that only find boxes.
+        score: the model's confidence, 0..1, or None.
+        text: the words it answers, or None.
+        prompt_index: which prompt of the request it answers, from 0.
+        mask_index: which candidate of that prompt it is, best first, from 0.
+        mask_id: handle for refining this mask, or None where the model cannot.
+    """
+
+    box: Box
+    mask: Mask | None
+    score: float | None
+    text: str | None
+    prompt_index: int
+    mask_index: int
+    mask_id: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageSource:
+    """Where the pixels come from: exactly one of the two is set.
+
+    Attributes:
+        data: an encoded image.
+        image_id: a handle from an earlier answer.
+    """
+
+    data: bytes | None = None
+    image_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentRequest:
+    """One call of the engine.
+
+    Attributes:
+        image: the image or its handle.
+        model: a name or alias of the catalogue; None means the handle's model, or the built-in one.
+        prompts: what to segment; None lets the model's default prompt decide.
+        multimask: whether to return up to three candidates for each prompt.
+        owner: whose embeddings and handles these are (the key's name).
+    """
+
+    image: ImageSource
+    model: str | None = None
+    prompts: tuple[Prompt, ...] | None = None
+    multimask: bool = False
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHandle:
+    """A server-made name of an embedded image.
+
+    Attributes:
+        image_id: the handle.
+        model: full name of the model it belongs to.
+        width: columns of the upright image.
+        height: rows of the upright image.
+        expires_at: when it is forgotten at the latest, if not used before; UTC.
+    """
+
+    image_id: str
+    model: str
+    width: int
+    height: int
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentResult:
+    """What the engine found.
+
+    Attributes:
+        image: the handle of the image.
+        annotations: objects in the order of the prompts, best first within one.
+        embedding: the embedding the masks were decoded from.
+        cache_hit: whether the embedding was known before this request.
+        device: where inference ran, such as ``cpu``.
+        license: SPDX expression of the model's licence.
+    """
+
+    image: ImageHandle
+    annotations: tuple[Annotation, ...]
+    embedding: Embedding
+    cache_hit: bool
+    device: str
+    license: str
