@@ -1,5 +1,3 @@
 """osamd: clicks, boxes and words into masks over HTTP. Import from the noun's module, e.g. ``osamd.client``."""
 
-from typing import Final
-
-__version__: Final = "0.1.0"
+__version__ = "0.1.0"

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Literal, Self, TypedDict, Unpack, cast
 
 import httpx2
 
@@ -117,34 +117,60 @@ class _Call:
     body: Mapping[str, Any] | None = None
 
 
-def _generate_call(
-    image: Image | None,
-    *,
-    image_id: str | None,
-    model: str | None,
-    points: Sequence[XY],
-    labels: Sequence[int] | None,
-    box: XYXY | None,
-    texts: Sequence[str],
-    mask_input: str | None,
-    prompts: Sequence[Mapping[str, Any]] | None,
-    options: Mapping[str, Any],
-) -> _Call:
+class SegmentArguments(TypedDict, total=False):
+    """What ``segment`` takes beside the image.
+
+    Attributes:
+        image_id: a handle from an earlier answer, instead of an image.
+        model: a model's name; the server's built-in one by default.
+        points: x, y in pixels of the upright image.
+        labels: one a point, 1 foreground and 0 background; all foreground when left out.
+        box: x1, y1, x2, y2 in pixels.
+        texts: words, for models that take them.
+        mask_input: a ``mask_id`` to refine.
+        prompts: several prompts as on the wire, instead of the five above.
+        multimask: up to three candidates a prompt, where the model has them.
+        mask_layout: ``full`` or ``crop``.
+        mask_format: ``png``, ``rle``, ``polygon`` or ``none``.
+        include: ``image_embedding``.
+    """
+
+    image_id: str | None
+    model: str | None
+    points: Sequence[XY]
+    labels: Sequence[int] | None
+    box: XYXY | None
+    texts: Sequence[str]
+    mask_input: str | None
+    prompts: Sequence[Mapping[str, Any]] | None
+    multimask: bool
+    mask_layout: Literal["full", "crop"]
+    mask_format: Literal["png", "rle", "polygon", "none"]
+    include: Sequence[str]
+
+
+OPTIONS: Final = ("prompts", "multimask", "mask_layout", "mask_format", "include")
+
+
+def _generate_call(image: Image | None, arguments: SegmentArguments) -> _Call:
+    unknown = set(arguments) - set(SegmentArguments.__annotations__)
+    if unknown:
+        raise TypeError(f"segment() got unexpected arguments: {', '.join(sorted(unknown))}")
     prompt: dict[str, Any] = {}
+    points, labels = arguments.get("points") or (), arguments.get("labels")
     if points:
         prompt["points"] = [list(point) for point in points]
         prompt["point_labels"] = list(labels) if labels is not None else [1] * len(points)
-    if box is not None:
-        prompt["box"] = list(box)
-    if texts:
-        prompt["texts"] = list(texts)
-    if mask_input is not None:
-        prompt["mask_input"] = mask_input
-    body = {**_image_fields(image, image_id, model), **{name: value for name, value in options.items() if value}}
+    for name in ("box", "texts"):
+        value = arguments.get(name)
+        if value:
+            prompt[name] = list(cast("Sequence[Any]", value))
+    if arguments.get("mask_input") is not None:
+        prompt["mask_input"] = arguments["mask_input"]
+    body = _image_fields(image, arguments.get("image_id"), arguments.get("model"))
     if prompt:
         body["prompt"] = prompt
-    if prompts is not None:
-        body["prompts"] = [dict(item) for item in prompts]
+    body |= {name: arguments.get(name) for name in OPTIONS if arguments.get(name)}
     return _Call("POST", "/api/generate", body)
 
 
@@ -256,7 +282,7 @@ class _Patience:
         Raises:
             OsamdError: the error itself, when another try is pointless or patience is at its end.
         """
-        is_waking = status is None or status in WAKING_STATUSES
+        is_waking = status in WAKING_STATUSES if status is not None else isinstance(error, UnreachableError)
         pause_s = max(self._pause_s, min(error.retry_after_s or 0.0, LONGEST_PAUSE_S))
         if not is_waking or error.code in HOPELESS_CODES or time.monotonic() + pause_s > self._until:
             raise error
@@ -331,33 +357,12 @@ class Client(_Base):
         """Close the connections."""
         self._http.close()
 
-    def segment(
-        self,
-        image: Image | None = None,
-        *,
-        image_id: str | None = None,
-        model: str | None = None,
-        points: Sequence[XY] = (),
-        labels: Sequence[int] | None = None,
-        box: XYXY | None = None,
-        texts: Sequence[str] = (),
-        mask_input: str | None = None,
-        prompts: Sequence[Mapping[str, Any]] | None = None,
-        **options: Any,
-    ) -> Segmentation:
+    def segment(self, image: Image | None = None, **arguments: Unpack[SegmentArguments]) -> Segmentation:
         """Segment an image.
 
         Args:
-            image: an encoded image or the path of one; or give ``image_id``.
-            image_id: a handle from an earlier answer.
-            model: a model's name; the server's built-in one by default.
-            points: x, y in pixels of the upright image.
-            labels: one a point, 1 foreground and 0 background; all foreground when None.
-            box: x1, y1, x2, y2 in pixels.
-            texts: words, for models that take them.
-            mask_input: a ``mask_id`` to refine.
-            prompts: several prompts as on the wire, instead of the above.
-            options: ``multimask``, ``mask_layout``, ``mask_format``, ``include``.
+            image: an encoded image or the path of one; None where ``image_id`` is given.
+            arguments: see ``SegmentArguments``.
 
         Raises:
             RequestError: the request cannot be answered as it is.
@@ -366,19 +371,7 @@ class Client(_Base):
             ModelError: the model is not there or failed.
             UnreachableError: no answer.
         """
-        call = _generate_call(
-            image,
-            image_id=image_id,
-            model=model,
-            points=points,
-            labels=labels,
-            box=box,
-            texts=texts,
-            mask_input=mask_input,
-            prompts=prompts,
-            options=options,
-        )
-        return _segmentation(self._send(call))
+        return _segmentation(self._send(_generate_call(image, arguments)))
 
     def embed(self, image: Image, *, model: str | None = None) -> Handle:
         """Embed an image ahead of the first click; raises as ``segment`` does."""
@@ -435,34 +428,9 @@ class AsyncClient(_Base):
         """Close the connections."""
         await self._http.aclose()
 
-    async def segment(
-        self,
-        image: Image | None = None,
-        *,
-        image_id: str | None = None,
-        model: str | None = None,
-        points: Sequence[XY] = (),
-        labels: Sequence[int] | None = None,
-        box: XYXY | None = None,
-        texts: Sequence[str] = (),
-        mask_input: str | None = None,
-        prompts: Sequence[Mapping[str, Any]] | None = None,
-        **options: Any,
-    ) -> Segmentation:
+    async def segment(self, image: Image | None = None, **arguments: Unpack[SegmentArguments]) -> Segmentation:
         """Segment an image; arguments and errors as in ``Client.segment``."""
-        call = _generate_call(
-            image,
-            image_id=image_id,
-            model=model,
-            points=points,
-            labels=labels,
-            box=box,
-            texts=texts,
-            mask_input=mask_input,
-            prompts=prompts,
-            options=options,
-        )
-        return _segmentation(await self._send(call))
+        return _segmentation(await self._send(_generate_call(image, arguments)))
 
     async def embed(self, image: Image, *, model: str | None = None) -> Handle:
         """Embed an image ahead of the first click; raises as ``segment`` does."""

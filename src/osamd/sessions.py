@@ -37,6 +37,11 @@ class Placement:
         return device_of(self.providers)
 
 
+def available_providers() -> tuple[str, ...]:
+    """The providers this build of ONNX Runtime has."""
+    return tuple(ort.get_available_providers())
+
+
 def choose_placement(*, device: Device, onnx_providers: Sequence[str], threads: int) -> Placement:
     """Decide where models run.
 
@@ -48,7 +53,7 @@ def choose_placement(*, device: Device, onnx_providers: Sequence[str], threads: 
     Raises:
         SettingsError: a provider was asked for that this build of ONNX Runtime does not have.
     """
-    available = ort.get_available_providers()
+    available = available_providers()
     count = threads or len(os.sched_getaffinity(0))
     if onnx_providers:
         missing = [name for name in onnx_providers if name not in available]

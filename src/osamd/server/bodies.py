@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from osamd.errors import InvalidImageError, InvalidRequestError
 from osamd.events import Timings
-from osamd.server.schemas import ImageFields, decode_base64
+from osamd.server.schemas import GenerateBody, ImageFields, decode_base64
 from osamd.settings import Settings
 from osamd.types import ImageSource
 
@@ -131,6 +131,15 @@ def _from_multipart(raw: bytes, content_type: str, schema: type[Body]) -> tuple[
     if len(pairs) > len(texts) or len(texts) > 1:
         raise InvalidRequestError("give either request or plain fields, not both", field="request")
     return _from_json(document, schema), data
+
+
+def body_from_pairs(pairs: Iterable[tuple[str, str]]) -> GenerateBody:
+    """The fields of ``/api/generate`` given as plain text; the command line uses the same spelling.
+
+    Raises:
+        InvalidRequestError: names the field that has the wrong form.
+    """
+    return _from_pairs(pairs, GenerateBody)
 
 
 def _pairs(query: str) -> list[tuple[str, str]]:

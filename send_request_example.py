@@ -1,0 +1,141 @@
+"""Send a photo and a prompt to an osamd server, and save what comes back.
+
+    python send_request_example.py --image photo.jpg --point 320,240
+
+Set the two constants below, or OSAMD_URL and API_KEY in the environment (which win over the constants), or give
+arguments (which win over both). Writes mask.png, overlay.png and reply.json.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from osamd.client import Client, Segmentation
+from osamd.errors import (
+    AccessError,
+    CapacityError,
+    ModelUnavailableError,
+    OsamdError,
+    RequestError,
+    UnreachableError,
+)
+
+# Update these: your server's address (https://<your-app-name>.fly.dev for Fly.io) and its key.
+API_ENDPOINT = "http://127.0.0.1:11368/api/generate"
+API_KEY = "YOUR_API_KEY"
+
+PLACEHOLDER_KEY = "YOUR_API_KEY"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Arguments over environment over constants."""
+    here = Path(__file__).resolve().parent
+    parser = argparse.ArgumentParser(description="Send a photo and a prompt to an osamd server.")
+    parser.add_argument("--url", default=os.environ.get("OSAMD_URL") or API_ENDPOINT, help="the server")
+    parser.add_argument("--api-key", default=os.environ.get("API_KEY") or API_KEY, help="better set in API_KEY")
+    parser.add_argument("--model", help="a model's name; the built-in one by default")
+    parser.add_argument("--image", type=Path, default=here / "examples" / "cat.jpg", help="the photo")
+    parser.add_argument("--point", action="append", default=[], metavar="X,Y", help="a click on the object")
+    parser.add_argument("--background", action="append", default=[], metavar="X,Y", help="a click beside it")
+    parser.add_argument("--box", metavar="X1,Y1,X2,Y2", help="a box around it")
+    parser.add_argument("--text", action="append", default=[], help="words, for models that take them")
+    parser.add_argument("--output", type=Path, default=Path(), metavar="DIR", help="where the files go (here)")
+    return parser.parse_args()
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """``"10,20"`` as (10.0, 20.0)."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise SystemExit(f"not numbers separated by commas: {text!r}") from None
+
+
+def ask(client: Client, arguments: argparse.Namespace) -> Segmentation:
+    """One request."""
+    clicks = [(numbers(point), 1) for point in arguments.point]
+    clicks += [(numbers(point), 0) for point in arguments.background]
+    return client.segment(
+        arguments.image,
+        model=arguments.model,
+        points=[point for point, _ in clicks],  # type: ignore[misc] - the server says what is wrong with them
+        labels=[label for _, label in clicks],
+        box=numbers(arguments.box) if arguments.box else None,  # type: ignore[typeddict-item] - as above
+        texts=arguments.text,
+    )
+
+
+def save(found: Segmentation, image: Path, folder: Path) -> list[Path]:
+    """Write the first mask, the overlay and the JSON; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / "reply.json"]
+    written[0].write_text(json.dumps(found.raw, indent=2) + "\n")
+    masks = [item.mask_png for item in found.annotations if item.mask is not None]
+    if masks:
+        mask_file, overlay_file = folder / "mask.png", folder / "overlay.png"
+        mask_file.write_bytes(masks[0])
+        overlay_file.write_bytes(draw_overlay(image, masks))
+        written += [mask_file, overlay_file]
+    return written
+
+
+def draw_overlay(image: Path, masks: list[bytes]) -> bytes:
+    """The photo with the masks over it, as PNG."""
+    import io  # noqa: PLC0415 - only here
+
+    from PIL import Image, ImageOps  # noqa: PLC0415 - only here
+
+    with Image.open(image) as opened:
+        # Masks lie on the upright picture, so the photo is turned upright too.
+        photo = ImageOps.exif_transpose(opened).convert("RGB")
+    tint = Image.new("RGB", photo.size, (0, 114, 178))
+    for data in masks:
+        mask = Image.open(io.BytesIO(data)).convert("L").resize(photo.size)
+        photo.paste(tint, mask=mask.point([value // 2 for value in range(256)]))
+    buffer = io.BytesIO()
+    photo.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def main() -> int:
+    """Ask, save, and say what to do when it went wrong."""
+    arguments = parse_arguments()
+    api_key = None if arguments.api_key == PLACEHOLDER_KEY else arguments.api_key
+    try:
+        with Client(arguments.url, api_key=api_key) as client:
+            found = ask(client, arguments)
+        written = save(found, arguments.image, arguments.output)
+    except AccessError as error:
+        print(f"403, the key is missing or wrong: {error}\nSet API_KEY to the server's key.", file=sys.stderr)
+        return error.exit_code
+    except RequestError as error:
+        print(f"{error.status}, the request needs mending: {error}", file=sys.stderr)
+        return error.exit_code
+    except ModelUnavailableError as error:
+        print(f"{error.status}, the server does not have this model: {error}", file=sys.stderr)
+        return error.exit_code
+    except CapacityError as error:
+        print(f"{error.status}, the server is busy or waking up, try again later: {error}", file=sys.stderr)
+        return error.exit_code
+    except UnreachableError as error:
+        print(f"No connection: {error}\nIs the server running, and is --url right?", file=sys.stderr)
+        return error.exit_code
+    except OsamdError as error:
+        print(f"{error.status}, the server has a problem: {error}\nIts log says more.", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+
+    print(f"Success: {found.model}, {len(found.annotations)} object(s) in {found.width} x {found.height} pixels")
+    for item in found.annotations:
+        print(f"  box {item.box}" + (f", score {item.score:.2f}" if item.score is not None else ""))
+    for path in written:
+        print(f"  wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

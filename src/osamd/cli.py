@@ -1,0 +1,205 @@
+"""The command line. Thin: each command imports what it needs when it runs, so that ``--help`` is instant.
+
+Data goes to stdout, messages to stderr, exit codes come from the error tree.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from osamd import __version__
+from osamd.errors import InvalidImageError, InvalidRequestError, OsamdError, SettingsError
+
+if TYPE_CHECKING:
+    from osamd.server.schemas import GenerateBody
+    from osamd.settings import Settings
+    from osamd.types import SegmentResult
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        code: int = arguments.command(arguments)
+    except OsamdError as error:
+        print(f"osamd: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone; that is its business.
+        sys.stderr.close()
+        return 0
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The commands and their flags."""
+    parser = argparse.ArgumentParser(prog="osamd", description="Clicks, boxes and words into masks.")
+    parser.add_argument("--version", action="version", version=f"osamd {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_serve(commands)
+    _add_run(commands)
+    _add_doctor(commands)
+    return parser
+
+
+Commands = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
+
+
+def _add_serve(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="serve the HTTP API",
+        description="Serve the HTTP API. Flags win over OSAMD_* environment variables; see docs/reference/settings.md.",
+    )
+    parser.add_argument("--host", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (11368)")
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="a .env file to read below the environment")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="where model blobs live (~/.cache/osam)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where models run (auto)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of one inference (0: one per core)")
+    parser.add_argument("--preload", metavar="MODEL,...", help="models to load at start (builtin)")
+    parser.add_argument("--image-root", type=Path, metavar="DIR", help="folder below which image_path may name files")
+    parser.add_argument("--mask-layout", choices=("full", "crop"), help="default mask_layout (full)")
+    parser.add_argument("--docs", choices=("on", "off"), help="serve /docs and /openapi.json (on)")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="what is logged (info)")
+    parser.set_defaults(command=_serve)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from osamd.settings import load_settings  # noqa: PLC0415
+
+    flags = {name: value for name, value in vars(arguments).items() if name not in {"command", "env_file"}}
+    if arguments.env_file is not None and not arguments.env_file.is_file():
+        raise SettingsError(f"--env-file: {arguments.env_file} is not a file")
+    settings = load_settings(env_file=arguments.env_file, **flags)
+
+    from osamd.server.app import create_app  # noqa: PLC0415
+    from osamd.server.process import configure_log, serve  # noqa: PLC0415
+
+    configure_log(settings.log_level)
+    serve(create_app(settings), settings)
+    return 0
+
+
+def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "run",
+        help="segment one photo, without a server",
+        description="Segment one photo. Without -o, PNG bytes go to stdout: the mask, or with --overlay (and, as in"
+        " osam, with --prompt) the photo with the mask over it.",
+    )
+    parser.add_argument("model", nargs="?", help="a model's name (builtin)")
+    parser.add_argument("--image", type=Path, required=True, metavar="FILE", help="the photo")
+    parser.add_argument("--point", action="append", default=[], metavar="X,Y", help="a click on the object; repeatable")
+    parser.add_argument(
+        "--background", action="append", default=[], metavar="X,Y", help="a click beside the object; repeatable"
+    )
+    parser.add_argument("--box", metavar="X1,Y1,X2,Y2", help="a box around the object")
+    parser.add_argument("--text", action="append", default=[], metavar="WORDS", help="words, for models that take them")
+    parser.add_argument("--prompt", metavar="JSON", help="a prompt as on the wire")
+    parser.add_argument("--multimask", action="store_true", help="up to three candidates")
+    parser.add_argument("--json", action="store_true", help="write the reply as JSON to stdout")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the PNG there")
+    parser.add_argument("--overlay", action="store_true", help="the photo with the mask over it instead of the mask")
+    parser.set_defaults(command=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from osamd.server.bodies import body_from_pairs  # noqa: PLC0415
+    from osamd.server.schemas import generate_reply, union_png  # noqa: PLC0415
+    from osamd.settings import load_settings  # noqa: PLC0415
+
+    settings = load_settings()
+    pairs = [("point", point) for point in arguments.point]
+    pairs += [("background", point) for point in arguments.background]
+    pairs += [("text", text) for text in arguments.text]
+    pairs += [(name, getattr(arguments, name)) for name in ("model", "box", "prompt") if getattr(arguments, name)]
+    body = body_from_pairs([*pairs, ("multimask", str(arguments.multimask))])
+    try:
+        data = arguments.image.read_bytes()
+    except OSError as error:
+        raise InvalidImageError(f"{arguments.image}: {error.strerror}") from None
+    if not arguments.json and arguments.output is None and sys.stdout.isatty():
+        raise InvalidRequestError("this would write a PNG to the terminal: redirect it, or give -o or --json")
+
+    result = _segment(data, body, settings)
+    if arguments.json:
+        print(generate_reply(result, body, settings).model_dump_json())
+    if arguments.output is not None or not arguments.json:
+        wants_overlay = arguments.overlay or (arguments.output is None and arguments.prompt is not None)
+        png = _overlay_png(data, result, settings) if wants_overlay else union_png(result)
+        _write(png, arguments.output)
+    if not result.annotations:
+        print("osamd: nothing was found", file=sys.stderr)
+    return 0
+
+
+def _segment(data: bytes, body: "GenerateBody", settings: "Settings") -> "SegmentResult":
+    import asyncio  # noqa: PLC0415
+
+    from osamd.catalog import load_catalog  # noqa: PLC0415
+    from osamd.engine import Engine  # noqa: PLC0415
+    from osamd.events import Timings  # noqa: PLC0415
+    from osamd.store import Store  # noqa: PLC0415
+    from osamd.types import ImageSource, SegmentRequest  # noqa: PLC0415
+
+    request = SegmentRequest(
+        image=ImageSource(data=data),
+        model=body.model,
+        prompts=body.to_prompts(settings),
+        multimask=body.multimask,
+        owner="cli",
+    )
+
+    async def segment() -> "SegmentResult":
+        engine = Engine(settings, catalog=load_catalog(), store=Store(settings.cache))
+        try:
+            return await engine.segment(request, Timings())
+        finally:
+            await engine.close()
+
+    return asyncio.run(segment())
+
+
+def _overlay_png(data: bytes, result: "SegmentResult", settings: "Settings") -> bytes:
+    from osamd.images import decode_image  # noqa: PLC0415
+    from osamd.masks import encode_color_png, overlay  # noqa: PLC0415
+
+    pixels = decode_image(data, max_pixels=settings.max_image_pixels)
+    return encode_color_png(overlay(pixels, [item.mask for item in result.annotations if item.mask is not None]))
+
+
+def _write(png: bytes, output: Path | None) -> None:
+    if output is None:
+        sys.stdout.buffer.write(png)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        output.write_bytes(png)
+    except OSError as error:
+        raise InvalidRequestError(f"{output}: {error.strerror}") from None
+    print(f"osamd: wrote {output}", file=sys.stderr)
+
+
+def _add_doctor(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="say what this installation has and where models would run",
+        description="Say what this installation has and where models would run; exits non-zero when something is wrong.",
+    )
+    parser.set_defaults(command=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    del arguments
+    from osamd.doctor import examine  # noqa: PLC0415
+
+    report = examine()
+    print(report.text())
+    return report.exit_code

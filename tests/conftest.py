@@ -1,0 +1,38 @@
+"""Fixtures for all tests: no network beyond the loopback, a real server process, photos, a fake model."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import KEY, RunningServer, run_server
+
+ROOT = Path(__file__).resolve().parents[1]
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections beyond the loopback are refused, so that no test can depend on one."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family in {socket.AF_INET, socket.AF_INET6} and address[0] not in LOOPBACK:
+            raise RuntimeError(f"a test tried to reach {address[0]}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def photo() -> bytes:
+    """The example photo: a cup of coffee, 600 x 400, JPEG."""
+    return (ROOT / "examples" / "coffee.jpg").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A real server in production mode with the key ``KEY``, shared by tests that do not change it."""
+    with run_server(cache=tmp_path_factory.mktemp("cache"), env={"API_KEY": KEY}) as running:
+        yield running

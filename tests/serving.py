@@ -1,0 +1,112 @@
+"""Start real osamd processes on free loopback ports, and always stop them."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+
+KEY = "test-key-5fPz"
+START_S = 60.0
+STOP_S = 40.0
+# A test's environment must not leak into the server, nor a developer's key into a test.
+PASSED_ON = ("PATH", "HOME", "LANG", "SYSTEMROOT", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server process that answers."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def client(self, *, timeout: float = 60.0, headers: Mapping[str, str] | None = None) -> httpx2.Client:
+        """An HTTP client with the key, unless ``headers`` are given."""
+        return httpx2.Client(
+            base_url=self.url, headers=dict(self.headers if headers is None else headers), timeout=timeout
+        )
+
+    def log_text(self) -> str:
+        """All it has written to stdout and stderr."""
+        return self.log.read_text("utf-8", "replace")
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Only what a process needs, and ``extra``."""
+    kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return kept | {"PYTHONUNBUFFERED": "1"} | dict(extra)
+
+
+@contextlib.contextmanager
+def run_server(
+    *,
+    cache: Path,
+    env: Mapping[str, str] | None = None,
+    command: Sequence[str] = (sys.executable, "-m", "osamd", "serve"),
+    cwd: Path | None = None,
+    wait_for: str = "/ready",
+) -> Iterator[RunningServer]:
+    """Run a server until the block ends.
+
+    Args:
+        cache: its OSAMD_CACHE and where its log is written.
+        env: its environment besides PATH and the like.
+        command: what to start; it must honour PORT.
+        cwd: its working directory.
+        wait_for: the path that must answer 200 before the block begins.
+    """
+    port = free_port()
+    env = {"OSAMD_CACHE": str(cache), "PORT": str(port)} | dict(env or {})
+    log = cache / f"server-{port}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            list(command), env=clean_environment(env), cwd=cwd, stdout=output, stderr=subprocess.STDOUT
+        )
+    headers = {"X-API-Key": env["API_KEY"]} if env.get("API_KEY") else {}
+    running = RunningServer(f"http://127.0.0.1:{port}", process, log, headers)
+    try:
+        wait_until_answering(running, wait_for)
+        yield running
+    finally:
+        stop(process)
+
+
+def wait_until_answering(running: RunningServer, path: str) -> None:
+    """Return when the path answers 200; fail with the log when the process ends or time is up."""
+    until = time.monotonic() + START_S
+    with httpx2.Client(base_url=running.url, timeout=5.0) as client:
+        while time.monotonic() < until:
+            if running.process.poll() is not None:
+                raise RuntimeError(f"the server ended with {running.process.returncode}:\n{running.log_text()}")
+            with contextlib.suppress(httpx2.TransportError):
+                if client.get(path).status_code == 200:
+                    return
+            time.sleep(0.05)
+    raise RuntimeError(f"{path} did not answer 200 within {START_S:g} s:\n{running.log_text()}")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, then SIGKILL if it does not go."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
