@@ -25,7 +25,7 @@ demo: $(VENV)/runtime ## Segment a photo with the built-in model, offline: demo/
 
 serve: $(VENV)/runtime ## Serve in development mode on 127.0.0.1:11368
 	@echo "osamd: http://127.0.0.1:11368   API docs: http://127.0.0.1:11368/docs"
-	@echo "try:   curl 'http://127.0.0.1:11368/api/generate?point=300,180' -H 'Accept: image/png' --data-binary @examples/coffee.jpg -o mask.png"
+	@echo "try:   curl 'http://127.0.0.1:11368/api/generate?point=300,180' -H 'Accept: image/png' --data-binary @examples/cat.jpg -o mask.png"
 	APP_ENV=development $(BIN)/osamd serve
 
 test: $(VENV)/dev ## Run the tests

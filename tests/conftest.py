@@ -27,8 +27,8 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def photo() -> bytes:
-    """The example photo: a cup of coffee, 600 x 400, JPEG."""
-    return (ROOT / "examples" / "coffee.jpg").read_bytes()
+    """The example photo: the head of a cat, 451 x 300, JPEG."""
+    return (ROOT / "examples" / "cat.jpg").read_bytes()
 
 
 @pytest.fixture(scope="session")
