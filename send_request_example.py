@@ -54,15 +54,15 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def ask(client: Client, arguments: argparse.Namespace) -> Segmentation:
-    """One request."""
+    """One request; what is wrong with its numbers is for the server to say."""
     clicks = [(numbers(point), 1) for point in arguments.point]
     clicks += [(numbers(point), 0) for point in arguments.background]
     return client.segment(
         arguments.image,
         model=arguments.model,
-        points=[point for point, _ in clicks],  # type: ignore[misc] - the server says what is wrong with them
+        points=[point for point, _ in clicks],
         labels=[label for _, label in clicks],
-        box=numbers(arguments.box) if arguments.box else None,  # type: ignore[typeddict-item] - as above
+        box=numbers(arguments.box) if arguments.box else None,
         texts=arguments.text,
     )
 
@@ -99,6 +99,21 @@ def draw_overlay(image: Path, masks: list[bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def explain(error: OsamdError) -> str:
+    """What went wrong, and what to do about it."""
+    if isinstance(error, AccessError):
+        return f"403, the key is missing or wrong: {error}\nSet API_KEY to the server's key."
+    if isinstance(error, UnreachableError):
+        return f"No connection: {error}\nIs the server running, and is --url right?"
+    if isinstance(error, RequestError):
+        return f"{error.status}, the request needs mending: {error}"
+    if isinstance(error, ModelUnavailableError):
+        return f"{error.status}, the server does not have this model: {error}"
+    if isinstance(error, CapacityError):
+        return f"{error.status}, the server is busy or waking up, try again later: {error}"
+    return f"{error.status}, the server has a problem: {error}\nIts log says more."
+
+
 def main() -> int:
     """Ask, save, and say what to do when it went wrong."""
     arguments = parse_arguments()
@@ -107,23 +122,8 @@ def main() -> int:
         with Client(arguments.url, api_key=api_key) as client:
             found = ask(client, arguments)
         written = save(found, arguments.image, arguments.output)
-    except AccessError as error:
-        print(f"403, the key is missing or wrong: {error}\nSet API_KEY to the server's key.", file=sys.stderr)
-        return error.exit_code
-    except RequestError as error:
-        print(f"{error.status}, the request needs mending: {error}", file=sys.stderr)
-        return error.exit_code
-    except ModelUnavailableError as error:
-        print(f"{error.status}, the server does not have this model: {error}", file=sys.stderr)
-        return error.exit_code
-    except CapacityError as error:
-        print(f"{error.status}, the server is busy or waking up, try again later: {error}", file=sys.stderr)
-        return error.exit_code
-    except UnreachableError as error:
-        print(f"No connection: {error}\nIs the server running, and is --url right?", file=sys.stderr)
-        return error.exit_code
     except OsamdError as error:
-        print(f"{error.status}, the server has a problem: {error}\nIts log says more.", file=sys.stderr)
+        print(explain(error), file=sys.stderr)
         return error.exit_code
     except OSError as error:
         print(f"{error.filename}: {error.strerror}", file=sys.stderr)

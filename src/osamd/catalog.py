@@ -12,6 +12,7 @@ from osamd.errors import UnknownModelError
 
 DEFAULT_TAG = "latest"
 DEFAULT_MODEL = "builtin:latest"
+LONGEST_SHOWN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Catalog:
         full = name if ":" in name else f"{name}:{DEFAULT_TAG}"
         model = self._aliases.get(name) or self._models.get(full)
         if model is None:
-            shown = name if len(name) <= 64 else f"{name[:64]}..."
+            shown = name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..."
             known = ", ".join(sorted(self._models))
             raise UnknownModelError(f"there is no model {shown!r}; there are: {known}", field="model")
         return model

@@ -191,7 +191,7 @@ def _add_doctor(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "doctor",
         help="say what this installation has and where models would run",
-        description="Say what this installation has and where models would run; exits non-zero when something is wrong.",
+        description="Say what this installation has and where models would run; exits 1 when something is wrong.",
     )
     parser.set_defaults(command=_doctor)
 

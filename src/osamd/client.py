@@ -37,8 +37,6 @@ WAKING_STATUSES: Final = frozenset({502, 503})
 # 503s that waiting a minute does not mend.
 HOPELESS_CODES: Final = frozenset({"model_unavailable", "model_load_failed"})
 
-XY = tuple[float, float]
-XYXY = tuple[float, float, float, float]
 Image = bytes | Path | str
 
 
@@ -137,9 +135,9 @@ class SegmentArguments(TypedDict, total=False):
 
     image_id: str | None
     model: str | None
-    points: Sequence[XY]
+    points: Sequence[Sequence[float]]
     labels: Sequence[int] | None
-    box: XYXY | None
+    box: Sequence[float] | None
     texts: Sequence[str]
     mask_input: str | None
     prompts: Sequence[Mapping[str, Any]] | None
@@ -293,7 +291,7 @@ class _Patience:
 def _unreachable(error: httpx2.TransportError, url: str) -> OsamdError:
     if isinstance(error, httpx2.ReadTimeout):
         return errors.DeadlineExceededError(f"no answer from {url} in time")
-    return UnreachableError(f"cannot reach {url}: {error or type(error).__name__}")
+    return UnreachableError(f"cannot reach {url}: {str(error) or type(error).__name__}")
 
 
 class _Base:

@@ -1,7 +1,7 @@
 """The one place where a request becomes masks: look up, encode once, decode, cut out.
 
-The engine belongs to one event loop. It never computes on it: images are decoded and encoded on the encode lane, prompts
-are decoded on the decode lane, so a click on a known image does not wait behind somebody's encode.
+The engine belongs to one event loop. It never computes on it: images are decoded and encoded on the encode lane,
+prompts are decoded on the decode lane, so a click on a known image does not wait behind somebody's encode.
 """
 
 import asyncio
@@ -61,6 +61,15 @@ class _EmbeddedImage:
 class _Refinement:
     logits: MaskLogits
     image_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    candidate: Candidate
+    box: Box
+    mask: Mask | None
+    prompt_index: int
+    mask_index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +159,7 @@ class Engine:
                 _decode_prompts, adapter, embedding, prompts, refined, multimask=request.multimask, timings=timings
             )
             found = await self._decode_lane.run(decode, timings)
-        annotations = tuple(
-            self._annotation(candidate, box, mask, place, lookup.image_id, request.owner, adapter)
-            for candidate, box, mask, place in found
-        )
+        annotations = tuple(self._annotation(item, adapter, lookup.image_id, request.owner) for item in found)
         return SegmentResult(
             image=self._handle(lookup),
             annotations=annotations,
@@ -268,31 +274,19 @@ class Engine:
             )
         return refinement.logits
 
-    def _annotation(
-        self,
-        candidate: Candidate,
-        box: Box,
-        mask: Mask | None,
-        place: tuple[int, int],
-        image_id: str,
-        owner: str,
-        adapter: Adapter,
-    ) -> Annotation:
+    def _annotation(self, found: _Found, adapter: Adapter, image_id: str, owner: str) -> Annotation:
         mask_id = None
-        if adapter.capabilities.mask_input and candidate.logits is not None:
+        logits = found.candidate.logits
+        if adapter.capabilities.mask_input and logits is not None:
             mask_id = f"mask_{uuid.uuid4().hex}"
-            logits = candidate.logits
-            self._refinements.put(
-                mask_id, _Refinement(logits, image_id), nbytes=logits.values.nbytes, owner=owner
-            )
-        prompt_index, mask_index = place
+            self._refinements.put(mask_id, _Refinement(logits, image_id), nbytes=logits.values.nbytes, owner=owner)
         return Annotation(
-            box=box,
-            mask=mask,
-            score=candidate.score,
-            text=candidate.text,
-            prompt_index=prompt_index,
-            mask_index=mask_index,
+            box=found.box,
+            mask=found.mask,
+            score=found.candidate.score,
+            text=found.candidate.text,
+            prompt_index=found.prompt_index,
+            mask_index=found.mask_index,
             mask_id=mask_id,
         )
 
@@ -356,9 +350,6 @@ def _encode_image(adapter: Adapter, data: bytes, max_pixels: int, timings: Timin
         return adapter.encode(pixels)
 
 
-_Found = tuple[Candidate, Box, Mask | None, tuple[int, int]]
-
-
 def _decode_prompts(
     adapter: Adapter,
     embedding: Embedding,
@@ -376,7 +367,7 @@ def _decode_prompts(
             for mask_index, candidate in enumerate(candidates):
                 placed = _place(candidate, embedding)
                 if placed is not None:
-                    found.append((candidate, *placed, (prompt_index, mask_index)))
+                    found.append(_Found(candidate, *placed, prompt_index, mask_index))
     return found
 
 

@@ -8,7 +8,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from osamd.errors import ImageTooLargeError, InvalidImageError
 from osamd.types import ByteArray
@@ -51,7 +51,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> ByteArray:
             raise ImageTooLargeError(
                 f"the image has more pixels than the {max_pixels:,} that are allowed", field="image"
             ) from None
-        except Image.UnidentifiedImageError:
+        except UnidentifiedImageError:
             raise InvalidImageError(f"not an image: {FORMAT_NAMES} are read", field="image") from None
         # Decoders fail on broken input with almost any exception; none of them may take the server down.
         except Exception as error:
@@ -80,7 +80,9 @@ def to_rgb(image: Image.Image) -> ByteArray:
         grey = (np.clip(samples, 0, 65535) // 257).astype(np.uint8)
         plain = Image.fromarray(grey).convert("RGB")
     elif image.mode == "F":
-        raise InvalidImageError("images of floating-point samples have no defined range and are not read", field="image")
+        raise InvalidImageError(
+            "images of floating-point samples have no defined range and are not read", field="image"
+        )
     elif image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
         layer = image.convert("RGBA")
         plain = Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer).convert("RGB")

@@ -66,8 +66,8 @@ def mask_from_logits(logits: MaskLogits, *, height: int, width: int, keep_points
     return mask_from_array(inside, offset=(x0, y0), height=height, width=width)
 
 
-def _reach(above: npt.NDArray[np.bool_], scale: float, length: int) -> tuple[int, int]:
-    """The range of image rows or columns that True entries of a low-resolution profile can influence."""
+def _reach(above: Any, scale: float, length: int) -> tuple[int, int]:
+    """The image rows or columns that the True entries of a low-resolution profile, (n,) bool, can influence."""
     hits = np.flatnonzero(above)
     first = math.floor((hits[0] - 0.5) / scale - 1)
     last = math.ceil((hits[-1] + 1.5) / scale + 1)

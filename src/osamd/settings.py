@@ -142,7 +142,7 @@ def load_settings(*, env_file: Path | None = None, **flags: object) -> Settings:
     """
     given = {name: value for name, value in flags.items() if value is not None}
     try:
-        return Settings(_env_file=env_file, **cast("dict[str, Any]", given))
+        return Settings(**cast("dict[str, Any]", given | {"_env_file": env_file}))
     except ValidationError as error:
         problems = []
         for problem in error.errors(include_input=False, include_url=False, include_context=False):

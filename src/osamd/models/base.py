@@ -1,4 +1,7 @@
-"""What a model family must do. An adapter holds loaded sessions and nothing that changes: it is safe for all threads."""
+"""What a model family must do.
+
+An adapter holds loaded sessions and nothing that changes, so all threads may use it at once.
+"""
 
 from typing import Protocol
 

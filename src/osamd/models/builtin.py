@@ -42,9 +42,7 @@ class Builtin:
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:
         """One foreground click in the middle, as osam has it for its SAM families."""
-        return Prompt(
-            points=np.array([[width // 2, height // 2]], np.float32), point_labels=np.array([1], np.int64)
-        )
+        return Prompt(points=np.array([[width // 2, height // 2]], np.float32), point_labels=np.array([1], np.int64))
 
     def encode(self, image: ByteArray) -> Embedding:
         """Four feature maps at a quarter to a sixteenth of the working resolution, about 1.2 MB.
@@ -98,4 +96,4 @@ def _fill_box(box_map: FloatArray, box: FloatArray, *, height: int, width: int) 
 
 
 def _probability(logits: FloatArray) -> FloatArray:
-    return 1.0 / (1.0 + np.exp(-logits))
+    return (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)

@@ -80,7 +80,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
             await engine.preload()
         except OsamdError as error:
-            logger.error("not ready: %s", error)
+            # The message says it all; a traceback would bury it.
+            logger.error("not ready: %s", error)  # noqa: TRY400
 
     task = asyncio.create_task(preload())
     try:

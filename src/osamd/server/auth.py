@@ -1,9 +1,11 @@
-"""The key in front of an ASGI app. Imports nothing else of osamd, so it can guard any ASGI app::
+"""The key in front of an ASGI app. Imports nothing else of osamd, so it can guard any ASGI app.
 
-    from osam._server import app as osam_app
-    from osamd.server.auth import ApiKeyMiddleware
+::
 
-    app = ApiKeyMiddleware(osam_app)
+from osam._server import app as osam_app
+from osamd.server.auth import ApiKeyMiddleware
+
+app = ApiKeyMiddleware(osam_app)
 """
 
 import hmac

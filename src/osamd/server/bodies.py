@@ -29,6 +29,7 @@ LOOPBACK = frozenset({"127.0.0.1", "::1"})
 JSON_TYPES = frozenset({"application/json", "text/json"})
 MULTIPART_TYPE = "multipart/form-data"
 WHOLE_BODY_IN_MEMORY = 1 << 40
+PROMPT_FIELDS = frozenset({"point", "background", "box", "text", "mask_input"})
 REPEATABLE = frozenset({"point", "background", "text", "include"})
 SWITCHES = {"true": True, "1": True, "false": False, "0": False}
 XY = 2
@@ -50,11 +51,9 @@ async def read_body(request: Request, schema: type[Body], settings: Settings, ti
         InvalidRequestError: it has the wrong form; the message names the field.
         BodyTooLargeError: it is too large.
     """
-    chunks = []
     with timings.stage("receive"):
         try:
-            async for chunk in request.stream():
-                chunks.append(chunk)
+            chunks = [chunk async for chunk in request.stream()]
         except ClientDisconnect:
             raise InvalidRequestError("the client went away before the body was complete") from None
     local_files = _image_root(request, settings)
@@ -153,29 +152,17 @@ def _from_pairs(pairs: Iterable[tuple[str, str]], schema: type[Body]) -> Body:
     """Fields given as plain text, such as ``point=10,20&point=30,40&background=5,5``."""
     values: dict[str, Any] = {}
     prompt: dict[str, Any] = {}
+    seen: set[str] = set()
     for name, text in pairs:
-        if name in values and name not in REPEATABLE:
+        if name in seen and name not in REPEATABLE:
             raise InvalidRequestError("given more than once", field=name)
-        match name:
-            case "point" | "background":
-                prompt.setdefault("points", []).append(_numbers(text, XY, name))
-                prompt.setdefault("point_labels", []).append(1 if name == "point" else 0)
-            case "box":
-                if "box" in prompt:
-                    raise InvalidRequestError("given more than once", field=name)
-                prompt["box"] = _numbers(text, XYXY, name)
-            case "text":
-                prompt.setdefault("texts", []).append(text)
-            case "mask_input" | "prompt" | "prompts":
-                _set_json_or_text(values, prompt, name, text)
-            case "multimask":
-                if text.lower() not in SWITCHES:
-                    raise InvalidRequestError("true or false is wanted", field=name)
-                values[name] = SWITCHES[text.lower()]
-            case "include":
-                values.setdefault(name, []).extend(part.strip() for part in text.split(",") if part.strip())
-            case _:
-                values[name] = text
+        seen.add(name)
+        if name in PROMPT_FIELDS:
+            _add_to_prompt(prompt, name, text)
+        elif name == "include":
+            values.setdefault(name, []).extend(part.strip() for part in text.split(",") if part.strip())
+        else:
+            values[name] = _plain_value(name, text)
     if prompt:
         if "prompt" in values:
             raise InvalidRequestError("give either prompt or point, background, box and text", field="prompt")
@@ -186,14 +173,30 @@ def _from_pairs(pairs: Iterable[tuple[str, str]], schema: type[Body]) -> Body:
         raise _invalid(error) from None
 
 
-def _set_json_or_text(values: dict[str, Any], prompt: dict[str, Any], name: str, text: str) -> None:
-    if name == "mask_input":
-        prompt[name] = text
-        return
-    try:
-        values[name] = json.loads(text)
-    except ValueError:
-        raise InvalidRequestError("not JSON", field=name) from None
+def _add_to_prompt(prompt: dict[str, Any], name: str, text: str) -> None:
+    match name:
+        case "text":
+            prompt.setdefault("texts", []).append(text)
+        case "box":
+            prompt["box"] = _numbers(text, XYXY, name)
+        case "mask_input":
+            prompt["mask_input"] = text
+        case _:
+            prompt.setdefault("points", []).append(_numbers(text, XY, name))
+            prompt.setdefault("point_labels", []).append(1 if name == "point" else 0)
+
+
+def _plain_value(name: str, text: str) -> Any:
+    if name == "multimask":
+        if text.lower() not in SWITCHES:
+            raise InvalidRequestError("true or false is wanted", field=name)
+        return SWITCHES[text.lower()]
+    if name in {"prompt", "prompts"}:
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise InvalidRequestError("not JSON", field=name) from None
+    return text
 
 
 def _numbers(text: str, count: int, field: str) -> list[float]:

@@ -14,11 +14,11 @@ JSON = "application/json"
 
 @cache
 def example_image() -> str:
-    """A photo of a coffee cup, 150 x 100 pixels, JPEG in base64.
+    """A photo of a cat, 150 x 100 pixels, JPEG in base64.
 
-    By Rachel Michetti, CC0, from the samples of scikit-image.
+    By Stefan van der Walt, CC0, from the samples of scikit-image.
     """
-    photo = resources.files("osamd.server").joinpath("docs", "coffee-small.jpg").read_bytes()
+    photo = resources.files("osamd.server").joinpath("docs", "cat-small.jpg").read_bytes()
     return base64.b64encode(photo).decode("ascii")
 
 
@@ -29,13 +29,13 @@ def body_documentation(schema: type[BaseModel]) -> dict[str, Any]:
     fields: dict[str, Any] = {"image": {"type": "string", "format": "binary"}, "model": {"type": "string"}}
     if schema is GenerateBody:
         examples = {
-            "a click": {"value": {**image, "prompt": {"points": [[75, 45]], "point_labels": [1]}}},
-            "a box": {"value": {**image, "prompt": {"box": [30, 10, 125, 85]}, "mask_format": "polygon"}},
+            "a click": {"value": {**image, "prompt": {"points": [[75, 50]], "point_labels": [1]}}},
+            "a box": {"value": {**image, "prompt": {"box": [1, 1, 130, 99]}, "mask_format": "polygon"}},
             "the seed document's spelling": {
                 "value": {
                     "model_id": "builtin",
                     "image_base64": example_image(),
-                    "prompt": {"points": [[75, 45]], "labels": [1]},
+                    "prompt": {"points": [[75, 50]], "labels": [1]},
                 }
             },
         }

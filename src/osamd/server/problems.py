@@ -11,12 +11,47 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from osamd.errors import CapacityError, ModelError, OsamdError
+from osamd.errors import (
+    AccessError,
+    BodyTooLargeError,
+    CapacityError,
+    DeadlineExceededError,
+    EmbeddingExpiredError,
+    ImageTooLargeError,
+    InferenceError,
+    InvalidImageError,
+    InvalidRequestError,
+    ModelError,
+    ModelLoadError,
+    ModelUnavailableError,
+    OsamdError,
+    OverloadedError,
+    ServerConfigurationError,
+    ShuttingDownError,
+    UnknownModelError,
+)
 
 logger = logging.getLogger("osamd")
 
 MEDIA_TYPE = "application/problem+json"
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+# What any route that takes an image may answer.
+IMAGE_ERRORS = (
+    AccessError,
+    UnknownModelError,
+    EmbeddingExpiredError,
+    BodyTooLargeError,
+    ImageTooLargeError,
+    InvalidRequestError,
+    InvalidImageError,
+    OverloadedError,
+    ShuttingDownError,
+    ModelUnavailableError,
+    ModelLoadError,
+    DeadlineExceededError,
+    InferenceError,
+    ServerConfigurationError,
+)
 INTERNAL_DETAIL = "Something went wrong on the server. Its log has the details under this request id."
 
 
@@ -82,7 +117,8 @@ def documented(*errors: type[OsamdError]) -> dict[int | str, dict[str, Any]]:
     responses: dict[int | str, dict[str, Any]] = {}
     for error in errors:
         entry = responses.setdefault(
-            error.status, {"description": "", "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+            error.status,
+            {"description": "", "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}},
         )
         entry["description"] = ", ".join(filter(None, [entry["description"], f"`{error.code}`"]))
     return responses

@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, StrictBool, StrictStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, model_validator
 
 from osamd.errors import InvalidPromptError, InvalidRequestError
 from osamd.settings import Include, MaskLayout, Settings
@@ -64,7 +64,9 @@ def _fold(values: Any, spellings: dict[str, str]) -> Any:
 class PromptSchema(WireModel):
     """What to segment: clicks, a box, words, or a mask to refine."""
 
-    points: list[Point] | None = Field(default=None, max_length=LONGEST_LIST, description="x, y in pixels of the upright image.")
+    points: list[Point] | None = Field(
+        default=None, max_length=LONGEST_LIST, description="x, y in pixels of the upright image."
+    )
     point_labels: list[Label] | None = Field(
         default=None,
         max_length=LONGEST_LIST,
@@ -158,7 +160,9 @@ class ImageFields(WireModel):
     image: StrictStr | None = Field(
         default=None, description="An encoded image in base64, data URIs too. Also spelt `image_base64`."
     )
-    image_id: StrictStr | None = Field(default=None, description="A handle from an earlier answer, instead of an image.")
+    image_id: StrictStr | None = Field(
+        default=None, description="A handle from an earlier answer, instead of an image."
+    )
     image_path: StrictStr | None = Field(
         default=None, description="A file on the server, where its operator allows that (`OSAMD_IMAGE_ROOT`)."
     )
@@ -180,7 +184,10 @@ class GenerateBody(ImageFields):
         default=None, description="What to segment; without it the model's default, such as a click in the middle."
     )
     prompts: list[PromptSchema] | None = Field(
-        default=None, min_length=1, max_length=LONGEST_LIST, description="Several prompts on one image; annotations carry `prompt_index`."
+        default=None,
+        min_length=1,
+        max_length=LONGEST_LIST,
+        description="Several prompts on one image; annotations carry `prompt_index`.",
     )
     multimask: StrictBool = Field(
         default=False, description="Up to three candidates a prompt, best first, where the model has them."
@@ -190,7 +197,8 @@ class GenerateBody(ImageFields):
     )
     mask_format: MaskFormat = Field(
         default="png",
-        description="`png`: base64. `rle`: COCO's compressed run lengths. `polygon`: rings in image pixels. `none`: null.",
+        description="`png`: base64. `rle`: COCO's compressed run lengths. `polygon`: rings in image pixels."
+        " `none`: null.",
     )
     include: list[Include] | None = Field(default=None, description="`image_embedding`: the embedding in the reply.")
     image_embedding: None = Field(default=None, description="Not taken yet; null for osam's clients.")

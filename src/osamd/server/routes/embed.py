@@ -2,53 +2,20 @@
 
 from fastapi import APIRouter, Request, Response
 
-from osamd.errors import (
-    AccessError,
-    BodyTooLargeError,
-    DeadlineExceededError,
-    EmbeddingExpiredError,
-    ImageTooLargeError,
-    InferenceError,
-    InvalidImageError,
-    InvalidRequestError,
-    ModelLoadError,
-    ModelUnavailableError,
-    OverloadedError,
-    ServerConfigurationError,
-    ShuttingDownError,
-    UnknownModelError,
-)
+from osamd.errors import AccessError, EmbeddingExpiredError, ServerConfigurationError
 from osamd.server.bodies import read_body
 from osamd.server.context import engine_of, owner_of, settings_of, timings_of
 from osamd.server.examples import body_documentation
-from osamd.server.problems import documented
+from osamd.server.problems import IMAGE_ERRORS, documented
 from osamd.server.schemas import EmbedBody, HandleSchema, handle_schema
 
 router = APIRouter(tags=["handles"])
-
-ERRORS = (
-    AccessError,
-    UnknownModelError,
-    EmbeddingExpiredError,
-    BodyTooLargeError,
-    ImageTooLargeError,
-    InvalidRequestError,
-    InvalidImageError,
-    OverloadedError,
-    ShuttingDownError,
-    ModelUnavailableError,
-    ModelLoadError,
-    DeadlineExceededError,
-    InferenceError,
-    ServerConfigurationError,
-)
 
 
 @router.post(
     "/api/embed",
     summary="Embed",
-    response_model=HandleSchema,
-    responses=documented(*ERRORS),
+    responses=documented(*IMAGE_ERRORS),
     openapi_extra=body_documentation(EmbedBody),
 )
 async def embed(request: Request) -> HandleSchema:

@@ -4,27 +4,11 @@ import asyncio
 
 from fastapi import APIRouter, Request, Response
 
-from osamd.errors import (
-    AccessError,
-    BodyTooLargeError,
-    DeadlineExceededError,
-    EmbeddingExpiredError,
-    ImageTooLargeError,
-    InferenceError,
-    InvalidImageError,
-    InvalidPromptError,
-    InvalidRequestError,
-    ModelLoadError,
-    ModelUnavailableError,
-    OverloadedError,
-    ServerConfigurationError,
-    ShuttingDownError,
-    UnknownModelError,
-)
+from osamd.errors import InvalidPromptError
 from osamd.server.bodies import read_body
 from osamd.server.context import engine_of, owner_of, settings_of, timings_of
 from osamd.server.examples import body_documentation
-from osamd.server.problems import documented
+from osamd.server.problems import IMAGE_ERRORS, documented
 from osamd.server.schemas import GenerateBody, GenerateReply, generate_reply, union_png
 from osamd.types import SegmentRequest
 
@@ -33,31 +17,13 @@ router = APIRouter(tags=["segmentation"])
 PNG = "image/png"
 JSON = "application/json"
 
-ERRORS = (
-    AccessError,
-    UnknownModelError,
-    EmbeddingExpiredError,
-    BodyTooLargeError,
-    ImageTooLargeError,
-    InvalidRequestError,
-    InvalidPromptError,
-    InvalidImageError,
-    OverloadedError,
-    ShuttingDownError,
-    ModelUnavailableError,
-    ModelLoadError,
-    DeadlineExceededError,
-    InferenceError,
-    ServerConfigurationError,
-)
-
 
 @router.post(
     "/api/generate",
     summary="Segment",
     response_model=GenerateReply,
     response_description="The masks; with `Accept: image/png` their union as one PNG.",
-    responses={**documented(*ERRORS), 200: {"content": {PNG: {}}}},
+    responses={**documented(*IMAGE_ERRORS, InvalidPromptError), 200: {"content": {PNG: {}}}},
     openapi_extra=body_documentation(GenerateBody),
 )
 async def generate(request: Request) -> Response:
