@@ -5,16 +5,25 @@ alpha, and that tells the size before it decodes.
 """
 
 import io
-import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (  # noqa: F401 - importing a plugin is what registers its format
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from osamd.errors import ImageTooLargeError, InvalidImageError
 from osamd.types import ByteArray
 
-# MPO is the JPEG with a second picture behind it that many phones write; the first frame is taken.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+# Pillow opens MPO, the JPEG with a second picture behind it that many phones write, as JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 FORMAT_NAMES = "JPEG, PNG, WebP, GIF, TIFF and BMP"
 ORIENTATION_TAG = 0x0112
 WHITE = (255, 255, 255, 255)
@@ -38,26 +47,21 @@ def decode_image(data: bytes, *, max_pixels: int) -> ByteArray:
         InvalidImageError: not an image, a broken one, one of an unsupported kind, or one without pixels.
         ImageTooLargeError: more than ``max_pixels`` pixels.
     """
-    # Pillow reports many defects with warnings; what it can still read is read.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                check_size(image.width, image.height, max_pixels)
-                return np.ascontiguousarray(to_rgb(image))
-        except (ImageTooLargeError, InvalidImageError):
-            raise
-        except Image.DecompressionBombError:
-            raise ImageTooLargeError(
-                f"the image has more pixels than the {max_pixels:,} that are allowed", field="image"
-            ) from None
-        except UnidentifiedImageError:
-            raise InvalidImageError(f"not an image: {FORMAT_NAMES} are read", field="image") from None
-        # Decoders fail on broken input with almost any exception; none of them may take the server down.
-        except Exception as error:
-            raise InvalidImageError(
-                "the image is broken: it is truncated or its data is corrupt", field="image"
-            ) from error
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            check_size(image.width, image.height, max_pixels)
+            return np.ascontiguousarray(to_rgb(image))
+    except (ImageTooLargeError, InvalidImageError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageTooLargeError(
+            f"the image has more pixels than the {max_pixels:,} that are allowed", field="image"
+        ) from None
+    except UnidentifiedImageError:
+        raise InvalidImageError(f"not an image: {FORMAT_NAMES} are read", field="image") from None
+    # Decoders fail on broken input with almost any exception; none of them may take the server down.
+    except Exception as error:
+        raise InvalidImageError("the image is broken: it is truncated or its data is corrupt", field="image") from error
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
