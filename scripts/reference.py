@@ -58,8 +58,8 @@ def errors_page() -> str:
         GENERATED + "# Errors\n",
         (
             "Every error is `application/problem+json`: `type`, `title`, `status`, `detail` (for people), `code` (for"
-            " programs, stable), `request_id` (names the request in the server's log), and `field` where one field is at"
-            " fault. `Retry-After` comes with 429, 503 and 504 where waiting helps.\n"
+            " programs, stable), `request_id` (names the request in the server's log), and `field` where one field is"
+            " at fault. `Retry-After` comes with 429, 503 and 504 where waiting helps.\n"
         ),
         "| status | code | when | exit code of the command line |",
         "|---|---|---|---|",
