@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from osamd import __version__
-from osamd.errors import InvalidImageError, InvalidRequestError, OsamdError, SettingsError
+from osamd.errors import InvalidImageError, InvalidRequestError, OsamdError, SettingsError, with_field
 
 if TYPE_CHECKING:
     from osamd.server.schemas import GenerateBody
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.command(arguments)
     except OsamdError as error:
-        print(f"osamd: {error}", file=sys.stderr)
+        print(f"osamd: {with_field(str(error), error.field)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -259,7 +259,7 @@ def _error_of(response: httpx2.Response) -> OsamdError:
     request_id = problem.get("request_id")
     if response.status_code >= 500 and request_id:  # noqa: PLR2004
         detail = f"{detail} (request {request_id})"
-    return kind(f"{field}: {detail}" if field else detail, field=field, retry_after_s=_retry_after(response))
+    return kind(errors.with_field(detail, field), field=field, retry_after_s=_retry_after(response))
 
 
 def _retry_after(response: httpx2.Response) -> float | None:

@@ -377,7 +377,7 @@ def _place(candidate: Candidate, embedding: Embedding) -> tuple[Box, Mask | None
 
     height, width = embedding.height, embedding.width
     if candidate.logits is not None:
-        mask = mask_from_logits(candidate.logits, height=height, width=width, keep_points=candidate.keep_points)
+        mask = mask_from_logits(candidate.logits, height=height, width=width)
         return None if mask is None else (mask.box, mask)
     if candidate.box is None:
         raise RuntimeError("a candidate needs logits or a box")

@@ -222,3 +222,8 @@ class UnreachableError(OsamdError):
 
     code = "unreachable"
     exit_code = 7
+
+
+def with_field(message: str, field: str | None) -> str:
+    """The message with the field at fault in front of it, unless it begins with it already."""
+    return message if field is None or message.startswith(field) else f"{field}: {message}"

@@ -78,7 +78,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 def to_rgb(image: Image.Image) -> ByteArray:
     """The pixels of an opened Pillow image as (H, W, 3) uint8 RGB, upright, over white."""
     image.load()
-    orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    orientation = _orientation(image)
     if image.mode in SIXTEEN_BIT_MODES:
         samples = np.asarray(image).astype(np.int64)
         grey = (np.clip(samples, 0, 65535) // 257).astype(np.uint8)
@@ -97,3 +97,12 @@ def to_rgb(image: Image.Image) -> ByteArray:
         plain.getexif()[ORIENTATION_TAG] = orientation
         plain = ImageOps.exif_transpose(plain)
     return np.asarray(plain)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; 1 means upright, which is also taken when the EXIF block cannot be read."""
+    try:
+        return int(image.getexif().get(ORIENTATION_TAG, 1))
+    # The pixels are fine: a broken block of remarks beside them is no reason to refuse the image.
+    except Exception:  # noqa: BLE001
+        return 1

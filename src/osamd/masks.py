@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco
 
-from osamd.types import Box, ByteArray, FloatArray, Mask, MaskLogits
+from osamd.types import Box, ByteArray, Mask, MaskLogits
 
 PNG_LEVEL = 1
 
 
-def mask_from_logits(logits: MaskLogits, *, height: int, width: int, keep_points: FloatArray) -> Mask | None:
+def mask_from_logits(logits: MaskLogits, *, height: int, width: int) -> Mask | None:
     """Upsample logits bilinearly to the image, threshold them, and cut out the object.
 
     Only the region that can hold the object is upsampled: the box of the low-resolution pixels above the threshold,
@@ -29,8 +29,6 @@ def mask_from_logits(logits: MaskLogits, *, height: int, width: int, keep_points
         logits: a candidate.
         height: rows of the image.
         width: columns of the image.
-        keep_points: (P, 2) image pixels; when any of them lies on the mask, only the 4-connected parts under such
-            points stay.
 
     Returns:
         The mask, or None when nothing is above the threshold.
@@ -61,8 +59,6 @@ def mask_from_logits(logits: MaskLogits, *, height: int, width: int, keep_points
         borderMode=cv2.BORDER_REPLICATE,
     )
     inside = upsampled > logits.threshold
-    if len(keep_points):
-        inside = keep_parts(inside, keep_points - np.array([x0, y0], np.float32))
     return mask_from_array(inside, offset=(x0, y0), height=height, width=width)
 
 
@@ -72,23 +68,6 @@ def _reach(above: Any, scale: float, length: int) -> tuple[int, int]:
     first = math.floor((hits[0] - 0.5) / scale - 1)
     last = math.ceil((hits[-1] + 1.5) / scale + 1)
     return max(0, first), min(length, last)
-
-
-def keep_parts(mask: npt.NDArray[np.bool_], points: FloatArray) -> npt.NDArray[np.bool_]:
-    """Keep the 4-connected parts that lie under a point; the mask as it is when no point lies on it.
-
-    Args:
-        mask: (h, w) bool.
-        points: (P, 2) x, y in the mask's own pixels.
-    """
-    height, width = mask.shape
-    x = np.rint(points[:, 0]).astype(np.int64)
-    y = np.rint(points[:, 1]).astype(np.int64)
-    within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    _, parts = cv2.connectedComponents(mask.view(np.uint8), connectivity=4)
-    hit = np.unique(parts[y[within], x[within]])
-    hit = hit[hit > 0]
-    return np.isin(parts, hit) if len(hit) else mask
 
 
 def mask_from_array(inside: npt.NDArray[np.bool_], *, offset: tuple[int, int], height: int, width: int) -> Mask | None:

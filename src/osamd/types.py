@@ -126,15 +126,12 @@ class Candidate:
         box: x1, y1, x2, y2 in image pixels as the model gave it, or None where it follows from the mask.
         score: the model's own confidence, 0..1, or None where it has none.
         text: the words this object answers, or None.
-        keep_points: (P, 2) float32 image pixels; when not empty, only the connected parts of the mask that hold one of
-            them are kept.
     """
 
     logits: MaskLogits | None = None
     box: tuple[float, float, float, float] | None = None
     score: float | None = None
     text: str | None = None
-    keep_points: FloatArray = field(default_factory=_no_points)
 
 
 @dataclass(frozen=True, slots=True)

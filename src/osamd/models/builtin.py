@@ -1,7 +1,9 @@
 """The built-in network: small enough for the wheel, no download, no GPU.
 
 A frozen EfficientNet-Lite0 with a feature pyramid encodes the image; a small U-Net decodes clicks, a box and the
-previous mask into logits at a quarter of the working resolution. Its weights and what they were trained on:
+previous mask into logits at a quarter of the working resolution. It was trained to see its own previous mask from the
+second click on. A request has none, so a first pass at a small working size answers the first click (or the box), and a
+second pass at a larger size answers the whole prompt with that mask in view. Its weights and what they were trained on:
 ``builtin_net/README.md``.
 """
 
@@ -16,12 +18,13 @@ from osamd.geometry import to_fractions, working_size
 from osamd.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Capabilities, Embedding, FloatArray, MaskLogits, Prompt
 
-AREA: Final = 320 * 320
+# Working areas in pixels: the size the network was trained at, and a larger one that later clicks gain from.
+AREAS: Final = {"small": 320 * 320, "large": 448 * 448}
 MULTIPLE: Final = 32
-LOGIT_STRIDE: Final = 4
 MEAN: Final = 127.0
 SCALE: Final = 128.0
 FEATURES: Final = ("p4", "p8", "p16", "e")
+FOREGROUND: Final = 1
 PADDING_LABEL: Final = -1.0
 
 
@@ -42,38 +45,94 @@ class Builtin:
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:
         """One foreground click in the middle, as osam has it for its SAM families."""
-        return Prompt(points=np.array([[width // 2, height // 2]], np.float32), point_labels=np.array([1], np.int64))
+        return Prompt(
+            points=np.array([[width // 2, height // 2]], np.float32), point_labels=np.array([FOREGROUND], np.int64)
+        )
 
     def encode(self, image: ByteArray) -> Embedding:
-        """Four feature maps at a quarter to a sixteenth of the working resolution, about 1.2 MB.
+        """Four feature maps at each of the two working sizes, ``small.p4`` to ``large.e``, about 3.5 MB.
 
-        The image is resized to about 320 x 320 pixels' area at its own aspect ratio, without padding.
+        The image is resized to about each area at its own aspect ratio, without padding.
         """
         height, width = image.shape[:2]
-        rows, columns = working_size(height, width, area=AREA, multiple=MULTIPLE)
-        shrinks = rows < height and columns < width
-        small = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        pixels = (small.astype(np.float32) - MEAN) / SCALE
-        features = self._encoder.run({"x": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])}, FEATURES)
-        return Embedding(height=height, width=width, features=dict(zip(FEATURES, features, strict=True)))
+        rows, columns = working_size(height, width, area=AREAS["large"], multiple=MULTIPLE)
+        if height > 2 * rows and width > 2 * columns:
+            # One pass over a large photo instead of one for each working size.
+            image = _resize(image, 2 * rows, 2 * columns)
+        features: dict[str, FloatArray] = {}
+        for scale, area in AREAS.items():
+            small = _resize(image, *working_size(height, width, area=area, multiple=MULTIPLE))
+            pixels = ((small.astype(np.float32) - MEAN) / SCALE).transpose(2, 0, 1)[None]
+            maps = self._encoder.run({"x": np.ascontiguousarray(pixels)}, FEATURES)
+            features |= {f"{scale}.{name}": values for name, values in zip(FEATURES, maps, strict=True)}
+        return Embedding(height=height, width=width, features=features)
 
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
     ) -> list[Candidate]:
-        """One candidate; the network has neither alternatives nor a trained confidence, so there is no score."""
+        """One candidate; the network has neither alternatives nor a trained confidence, so there is no score.
+
+        Only the parts of the mask that hold a foreground click are kept.
+        """
         del multimask
-        rows, columns = embedding.features["p4"].shape[2:]
+        if mask_input is not None:
+            previous = _probability(mask_input.values)
+        else:
+            previous = _probability(self._run(embedding, "small", _first_answerable(prompt), None))
+        values = self._run(embedding, "large", prompt, previous)
+        clicked = prompt.points[prompt.point_labels == FOREGROUND]
+        if len(clicked):
+            places = to_fractions(clicked, height=embedding.height, width=embedding.width)
+            values = _keep_parts(values, places)
+        rows, columns = values.shape
+        return [Candidate(logits=MaskLogits(values=values, valid_height=float(rows), valid_width=float(columns)))]
+
+    def _run(self, embedding: Embedding, scale: str, prompt: Prompt, previous: FloatArray | None) -> FloatArray:
+        """One pass of the decoder; (h, w) float32 logits over the whole image."""
+        features = {name: embedding.features[f"{scale}.{name}"] for name in FEATURES}
+        rows, columns = features["p4"].shape[2:]
         maps = np.zeros((1, 2, rows, columns), np.float32)
         if len(prompt.boxes):
             _fill_box(maps[0, 0], prompt.boxes[0], height=embedding.height, width=embedding.width)
+        if previous is not None:
+            maps[0, 1] = cv2.resize(previous, (columns, rows), interpolation=cv2.INTER_LINEAR)
         points = _points_input(prompt, height=embedding.height, width=embedding.width)
-        if mask_input is not None:
-            maps[0, 1] = _probability(mask_input.values)
-        feeds = {**embedding.features, "pts": points, "maps": maps}
-        values = self._decoder.run(feeds, ["logits"])[0][0, 0]
-        positive = prompt.points[prompt.point_labels == 1]
-        logits = MaskLogits(values=values, valid_height=float(rows), valid_width=float(columns))
-        return [Candidate(logits=logits, keep_points=positive)]
+        logits: FloatArray = self._decoder.run({**features, "pts": points, "maps": maps}, ["logits"])[0][0, 0]
+        return logits
+
+
+def _resize(image: ByteArray, rows: int, columns: int) -> ByteArray:
+    is_shrinking = columns < image.shape[1]
+    resized = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA if is_shrinking else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
+
+
+def _first_answerable(prompt: Prompt) -> Prompt:
+    """What somebody would have asked first: the box, else the first foreground click, else the first click."""
+    if len(prompt.boxes):
+        return Prompt(boxes=prompt.boxes)
+    foreground = np.flatnonzero(prompt.point_labels == FOREGROUND)
+    first = slice(int(foreground[0]), int(foreground[0]) + 1) if len(foreground) else slice(0, 1)
+    return Prompt(points=prompt.points[first], point_labels=prompt.point_labels[first])
+
+
+def _keep_parts(values: FloatArray, places: FloatArray) -> FloatArray:
+    """Push the 8-connected parts of the mask that hold no click below the threshold.
+
+    Args:
+        values: (h, w) float32 logits.
+        places: (P, 2) float32, the clicks as fractions of width and height.
+
+    Returns:
+        (h, w) float32; as it came when no click lies on the mask.
+    """
+    rows, columns = values.shape
+    _, parts = cv2.connectedComponents((values > 0).astype(np.uint8), connectivity=8)
+    x = np.clip((places[:, 0] * columns).astype(np.int64), 0, columns - 1)
+    y = np.clip((places[:, 1] * rows).astype(np.int64), 0, rows - 1)
+    hit = parts[y, x]
+    hit = hit[hit > 0]
+    return np.where(np.isin(parts, [0, *hit]), values, -np.abs(values)) if len(hit) else values
 
 
 def _points_input(prompt: Prompt, *, height: int, width: int) -> FloatArray:

@@ -116,20 +116,19 @@ def _from_multipart(raw: bytes, content_type: str, schema: type[Body]) -> tuple[
         parser.close()
     except (FormParserError, ValueError):
         raise InvalidRequestError("the multipart body is broken") from None
-    document = files.pop("request", None)
+    documents = [files.pop("request")] if "request" in files else []
+    documents += [value.encode() for name, value in pairs if name == "request"]
+    plain = [(name, value) for name, value in pairs if name != "request"]
     data = files.pop("image", None)
     if files:
         raise InvalidRequestError("no such file field; image and request are known", field=next(iter(files)))
     if data == b"":
         raise InvalidRequestError("the image is empty", field="image")
-    texts = [value for name, value in pairs if name == "request"]
-    if document is None and texts:
-        document = texts[0].encode()
-    if document is None:
-        return _from_pairs(pairs, schema), data
-    if len(pairs) > len(texts) or len(texts) > 1:
-        raise InvalidRequestError("give either request or plain fields, not both", field="request")
-    return _from_json(document, schema), data
+    if not documents:
+        return _from_pairs(plain, schema), data
+    if plain or len(documents) > 1:
+        raise InvalidRequestError("give one request, or plain fields, not both", field="request")
+    return _from_json(documents[0], schema), data
 
 
 def body_from_pairs(pairs: Iterable[tuple[str, str]]) -> GenerateBody:
@@ -194,7 +193,7 @@ def _plain_value(name: str, text: str) -> Any:
     if name in {"prompt", "prompts"}:
         try:
             return json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InvalidRequestError("not JSON", field=name) from None
     return text
 

@@ -19,14 +19,20 @@ BACKGROUND, FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 0, 1, 2, 3
 LONGEST_LIST = 4096
 LABELS = frozenset({BACKGROUND, FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT})
 BOX_NUMBERS = 4
+LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("a number is wanted")  # noqa: TRY004 - pydantic reports ValueError only
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:  # JSON's integers have no end
+        number = math.inf
+    # Prompts are computed in float32.
+    if not abs(number) <= LARGEST_NUMBER:
         raise ValueError("a finite number is wanted")
-    return float(value)
+    return number
 
 
 def _label(value: Any) -> int:
