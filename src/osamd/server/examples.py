@@ -29,13 +29,13 @@ def body_documentation(schema: type[BaseModel]) -> dict[str, Any]:
     fields: dict[str, Any] = {"image": {"type": "string", "format": "binary"}, "model": {"type": "string"}}
     if schema is GenerateBody:
         examples = {
-            "a click": {"value": {**image, "prompt": {"points": [[75, 50]], "point_labels": [1]}}},
-            "a box": {"value": {**image, "prompt": {"box": [1, 1, 130, 99]}, "mask_format": "polygon"}},
+            "a click": {"value": {"prompt": {"points": [[75, 50]], "point_labels": [1]}, **image}},
+            "a box": {"value": {"prompt": {"box": [1, 1, 130, 99]}, "mask_format": "polygon", **image}},
             "the seed document's spelling": {
                 "value": {
                     "model_id": "builtin",
-                    "image_base64": example_image(),
                     "prompt": {"points": [[75, 50]], "labels": [1]},
+                    "image_base64": example_image(),
                 }
             },
         }
