@@ -108,7 +108,7 @@ def spelling(action: argparse.Action) -> str:
 
 
 def openapi_page() -> str:
-    """The OpenAPI document, without the example photo's bytes."""
+    """The OpenAPI document."""
     document = json.dumps(openapi_document(create_app(Settings())), indent=1, sort_keys=True)
     return document + "\n"
 

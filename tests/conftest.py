@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+from asking import CLICK, ask, click
 from serving import KEY, RunningServer, run_server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,3 +38,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A real server in production mode with the key ``KEY``, shared by tests that do not change it."""
     with run_server(cache=tmp_path_factory.mktemp("cache"), env={"API_KEY": KEY}) as running:
         yield running
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[httpx2.Client]:
+    """An HTTP client of the shared server that sends the key."""
+    with server.client() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def clicked(server: RunningServer, photo: bytes) -> dict[str, Any]:
+    """The shared server's reply to the plainest request: the photo and one click."""
+    with server.client() as opened:
+        return ask(opened, photo, prompt=click(CLICK))

@@ -91,6 +91,7 @@ class Lane:
                     target=self._work, name=f"osamd-{self._name}-{len(self._threads)}", daemon=True
                 )
                 self._threads.append(thread)
+                self._idle += 1
                 thread.start()
             else:
                 self._changed.notify()
@@ -105,22 +106,27 @@ class Lane:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._idle += 1
                 while not self._jobs and not self._closed:
                     self._changed.wait()
                 self._idle -= 1
                 if not self._jobs:
                     return
                 job = self._jobs.popleft()
-            if not job.future.set_running_or_notify_cancel():
-                continue
-            job.started = time.perf_counter()
-            try:
-                result = job.work()
-            # The waiter gets whatever went wrong; a worker must survive every job.
-            except BaseException as error:  # noqa: BLE001
-                job.future.set_exception(error)
-            else:
-                job.future.set_result(result)
+            if job.future.set_running_or_notify_cancel():
+                _do(job)
             # Nothing of a finished job may stay alive in a waiting worker's frame.
             del job
+            with self._changed:
+                self._idle += 1
+
+
+def _do(job: _Job) -> None:
+    job.started = time.perf_counter()
+    try:
+        job.future.set_result(job.work())
+    except StopIteration as error:
+        # asyncio cannot carry this one to the waiter (Python 3.11), who would wait for ever.
+        job.future.set_exception(RuntimeError("the work raised StopIteration").with_traceback(error.__traceback__))
+    # The waiter gets whatever went wrong; a worker must survive every job.
+    except BaseException as error:  # noqa: BLE001
+        job.future.set_exception(error)

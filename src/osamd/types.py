@@ -79,7 +79,7 @@ class Capabilities:
         return ", ".join(parts)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Embedding:
     """An encoded image: what the decoder needs, and the size of the image it came from.
 

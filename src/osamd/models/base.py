@@ -1,6 +1,6 @@
 """What a model family must do.
 
-An adapter holds loaded sessions and nothing that changes, so all threads may use it at once.
+An adapter holds loaded sessions and nothing that changes its answers, and all threads may use it at once.
 """
 
 from typing import Protocol

@@ -10,6 +10,7 @@ second pass at a larger size answers the whole prompt with that mask in view. It
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
@@ -42,6 +43,8 @@ class Builtin:
         self._encoder = Session(paths["encoder"], placement)
         self._decoder = Session(paths["decoder"], placement)
         self.device = device_of(self._encoder.providers)
+        # The last first pass of each embedding, as long as the embedding lives; 25 KB each.
+        self._first_answers: WeakKeyDictionary[Embedding, tuple[bytes, FloatArray]] = WeakKeyDictionary()
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:
         """One foreground click in the middle, as osam has it for its SAM families."""
@@ -78,7 +81,7 @@ class Builtin:
         if mask_input is not None:
             previous = _probability(mask_input.values)
         else:
-            previous = _probability(self._run(embedding, "small", _first_answerable(prompt), None))
+            previous = self._first_answer(embedding, _first_answerable(prompt))
         values = self._run(embedding, "large", prompt, previous)
         clicked = prompt.points[prompt.point_labels == FOREGROUND]
         if len(clicked):
@@ -86,6 +89,15 @@ class Builtin:
             values = _keep_parts(values, places)
         rows, columns = values.shape
         return [Candidate(logits=MaskLogits(values=values, valid_height=float(rows), valid_width=float(columns)))]
+
+    def _first_answer(self, embedding: Embedding, prompt: Prompt) -> FloatArray:
+        """The first pass; known already when somebody goes on clicking. What it gives does not depend on that."""
+        key = b"".join(array.tobytes() for array in (prompt.points, prompt.point_labels, prompt.boxes))
+        known = self._first_answers.get(embedding)
+        if known is None or known[0] != key:
+            known = (key, _probability(self._run(embedding, "small", prompt, None)))
+            self._first_answers[embedding] = known
+        return known[1]
 
     def _run(self, embedding: Embedding, scale: str, prompt: Prompt, previous: FloatArray | None) -> FloatArray:
         """One pass of the decoder; (h, w) float32 logits over the whole image."""
