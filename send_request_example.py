@@ -41,6 +41,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--background", action="append", default=[], metavar="X,Y", help="a click beside it")
     parser.add_argument("--box", metavar="X1,Y1,X2,Y2", help="a box around it")
     parser.add_argument("--text", action="append", default=[], help="words, for models that take them")
+    parser.add_argument(
+        "--patience", type=float, default=60.0, metavar="S", help="seconds to wait for a server that wakes up (60)"
+    )
     parser.add_argument("--output", type=Path, default=Path(), metavar="DIR", help="where the files go (here)")
     return parser.parse_args()
 
@@ -119,7 +122,7 @@ def main() -> int:
     arguments = parse_arguments()
     api_key = None if arguments.api_key == PLACEHOLDER_KEY else arguments.api_key
     try:
-        with Client(arguments.url, api_key=api_key) as client:
+        with Client(arguments.url, api_key=api_key, patience_s=max(0.0, arguments.patience)) as client:
             found = ask(client, arguments)
         written = save(found, arguments.image, arguments.output)
     except OsamdError as error:

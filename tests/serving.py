@@ -53,6 +53,11 @@ def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
     return kept | {"PYTHONUNBUFFERED": "1"} | dict(extra)
 
 
+def gated_command(stage: str, gate: Path) -> tuple[str, ...]:
+    """Starts a server in which ``load`` or ``encode`` waits until the file ``gate`` appears."""
+    return sys.executable, str(Path(__file__).with_name("gated_server.py")), stage, str(gate)
+
+
 @contextlib.contextmanager
 def run_server(
     *,
@@ -67,7 +72,7 @@ def run_server(
     Args:
         cache: its OSAMD_CACHE and where its log is written.
         env: its environment besides PATH and the like.
-        command: what to start; it must honour PORT.
+        command: what to start; it must honour PORT, or take the port where ``{port}`` stands.
         cwd: its working directory.
         wait_for: the path that must answer 200 before the block begins.
     """
@@ -76,9 +81,14 @@ def run_server(
     log = cache / f"server-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            list(command), env=clean_environment(env), cwd=cwd, stdout=output, stderr=subprocess.STDOUT
+            [part.replace("{port}", str(port)) for part in command],
+            env=clean_environment(env),
+            cwd=cwd,
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
-    headers = {"X-API-Key": env["API_KEY"]} if env.get("API_KEY") else {}
+    key = env.get("API_KEY", "").strip()
+    headers = {"X-API-Key": key} if key and key.isascii() else {}
     running = RunningServer(f"http://127.0.0.1:{port}", process, log, headers)
     try:
         wait_until_answering(running, wait_for)
@@ -90,7 +100,7 @@ def run_server(
 def wait_until_answering(running: RunningServer, path: str) -> None:
     """Return when the path answers 200; fail with the log when the process ends or time is up."""
     until = time.monotonic() + START_S
-    with httpx2.Client(base_url=running.url, timeout=5.0) as client:
+    with running.client(timeout=5.0) as client:
         while time.monotonic() < until:
             if running.process.poll() is not None:
                 raise RuntimeError(f"the server ended with {running.process.returncode}:\n{running.log_text()}")

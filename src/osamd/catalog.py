@@ -62,8 +62,11 @@ class Model:
 
     @cached_property
     def digest(self) -> str:
-        """Identifies the model's content: a hash over the digests of its blobs."""
-        parts = [f"{role}={blob.sha256}" for role, blob in sorted(self.blobs.items())]
+        """Identifies the model's content: a hash over the digests of its blobs and what is attached to them."""
+        parts = [
+            "=".join([role, blob.sha256, *(attachment.sha256 for attachment in blob.attachments)])
+            for role, blob in sorted(self.blobs.items())
+        ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

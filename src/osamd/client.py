@@ -311,7 +311,7 @@ class _Base:
         self._patience_s = patience_s
         self._options: dict[str, Any] = {
             "base_url": self.url,
-            "headers": {"X-API-Key": api_key} if api_key else {},
+            "headers": {b"X-API-Key": api_key.strip().encode()} if api_key else {},
             "timeout": httpx2.Timeout(timeout_s, connect=min(timeout_s, 15.0)),
         }
 

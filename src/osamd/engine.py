@@ -21,6 +21,7 @@ from osamd.errors import (
     InvalidPromptError,
     InvalidRequestError,
     OsamdError,
+    UnknownModelError,
 )
 from osamd.events import ModelLoaded, Sink, Timings
 from osamd.geometry import check_inside
@@ -119,7 +120,10 @@ class Engine:
     @property
     def ready(self) -> bool:
         """Whether every model of ``settings.preload`` is loaded."""
-        return all(self._catalog.resolve(name).name in self._adapters for name in self._settings.preload)
+        try:
+            return all(self._catalog.resolve(name).name in self._adapters for name in self._settings.preload)
+        except UnknownModelError:
+            return False
 
     @property
     def loaded(self) -> tuple[str, ...]:

@@ -226,4 +226,4 @@ class UnreachableError(OsamdError):
 
 def with_field(message: str, field: str | None) -> str:
     """The message with the field at fault in front of it, unless it begins with it already."""
-    return message if field is None or message.startswith(field) else f"{field}: {message}"
+    return message if field is None or message.startswith(f"{field}:") else f"{field}: {message}"

@@ -1,7 +1,8 @@
 """Blobs on disk, addressed by content, in the layout osam uses, so that a cache is shared with it."""
 
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from osamd.catalog import Blob, Model
 from osamd.errors import ModelUnavailableError
@@ -29,7 +30,8 @@ class Store:
 
     def _path(self, model: Model, role: str, blob: Blob) -> Path:
         path = self._place(blob)
-        if not path.is_file():
+        beside = [path.with_name(_file_name(attachment.url)) for attachment in blob.attachments]
+        if not all(file.is_file() for file in (path, *beside)):
             raise ModelUnavailableError(
                 f"{model.name} is not on this server: its {role} blob sha256-{blob.sha256} is missing", field="model"
             )
@@ -40,4 +42,8 @@ class Store:
             name = blob.url.removeprefix(PACKAGE_SCHEME)
             return Path(str(resources.files("osamd.models").joinpath("builtin_net", name)))
         place = self._blobs / f"sha256-{blob.sha256}"
-        return place / blob.url.rsplit("/", 1)[-1] if blob.attachments else place
+        return place / _file_name(blob.url) if blob.attachments else place
+
+
+def _file_name(url: str) -> str:
+    return PurePosixPath(urlsplit(url).path).name

@@ -2,16 +2,20 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from osamd.catalog import Model
 from osamd.errors import ModelUnavailableError
 from osamd.models.base import Adapter
-from osamd.sessions import Placement
+
+if TYPE_CHECKING:
+    # Only its type: the engine imports this package, and must not wait for ONNX Runtime before the first model.
+    from osamd.sessions import Placement
 
 FAMILIES = {"builtin": ("osamd.models.builtin", "Builtin")}
 
 
-def build_model(model: Model, paths: dict[str, Path], placement: Placement) -> Adapter:
+def build_model(model: Model, paths: dict[str, Path], placement: "Placement") -> Adapter:
     """Load a model: its family's adapter over its blobs.
 
     Args:

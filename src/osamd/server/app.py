@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -11,14 +11,14 @@ from starlette.middleware import Middleware
 from osamd import __version__
 from osamd.catalog import load_catalog
 from osamd.engine import Engine
-from osamd.errors import OsamdError
+from osamd.errors import OsamdError, SettingsError, UnknownModelError
 from osamd.events import Sink, log_event
-from osamd.server.auth import ApiKeyMiddleware
+from osamd.server.auth import ApiKeyMiddleware, ASGIApp
 from osamd.server.limits import BodyLimitMiddleware
 from osamd.server.observe import ObserveMiddleware
 from osamd.server.problems import add_error_handlers
 from osamd.server.routes import docs, embed, generate, health
-from osamd.settings import Settings, load_settings
+from osamd.settings import Settings, load_settings, variable_of
 from osamd.store import Store
 
 logger = logging.getLogger("osamd")
@@ -35,12 +35,14 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
         settings: read from the environment when None.
         engine: built from the settings when None.
         sinks: told about every event; the log when empty.
+
+    Raises:
+        SettingsError: a setting has a value it cannot have.
     """
     settings = load_settings() if settings is None else settings
     sinks = tuple(sinks) or (log_event,)
     if engine is None:
-        engine = Engine(settings, catalog=load_catalog(), store=Store(settings.cache), sinks=sinks)
-    has_docs = settings.docs == "on"
+        engine = _build_engine(settings, sinks)
     app = FastAPI(
         title="osamd",
         version=__version__,
@@ -51,13 +53,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
         lifespan=_lifespan,
         middleware=[
             Middleware(ObserveMiddleware, sinks=sinks),
-            Middleware(
-                ApiKeyMiddleware,
-                api_key=settings.api_key.get_secret_value() if settings.api_key else "",
-                app_env=settings.app_env,
-                public_paths=PUBLIC_PATHS | DOCS_PATHS if has_docs else PUBLIC_PATHS,
-                public_prefixes=(DOCS_PREFIX,) if has_docs else (),
-            ),
+            Middleware(_guard(settings)),
             Middleware(BodyLimitMiddleware, max_body_bytes=settings.max_body_bytes),
         ],
     )
@@ -65,10 +61,36 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
     app.state.engine = engine
     for routes in (health, generate, embed):
         app.include_router(routes.router)
-    if has_docs:
+    if settings.docs == "on":
         app.include_router(docs.router)
     add_error_handlers(app)
     return app
+
+
+def _build_engine(settings: Settings, sinks: Sequence[Sink]) -> Engine:
+    catalog = load_catalog()
+    for name in settings.preload:
+        try:
+            catalog.resolve(name)
+        except UnknownModelError as error:
+            raise SettingsError(f"{variable_of('preload')}: {error}") from None
+    return Engine(settings, catalog=catalog, store=Store(settings.cache), sinks=sinks)
+
+
+def _guard(settings: Settings) -> Callable[[ASGIApp], ApiKeyMiddleware]:
+    """The key's middleware, made in a closure: a ``Middleware`` would show the key in its repr."""
+
+    def make(app: ASGIApp) -> ApiKeyMiddleware:
+        has_docs = settings.docs == "on"
+        return ApiKeyMiddleware(
+            app,
+            api_key=settings.api_key.get_secret_value() if settings.api_key else "",
+            app_env=settings.app_env,
+            public_paths=PUBLIC_PATHS | DOCS_PATHS if has_docs else PUBLIC_PATHS,
+            public_prefixes=(DOCS_PREFIX,) if has_docs else (),
+        )
+
+    return make
 
 
 @asynccontextmanager

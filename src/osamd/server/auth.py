@@ -59,7 +59,8 @@ class ApiKeyMiddleware:
         key = os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key
         env = os.environ.get(ENVIRONMENT_VARIABLE, "") if app_env is None else app_env
         self._app = app
-        self._key = key.encode() if key.strip() else None
+        # A header's value has no white space around it, so a key with a line's end behind it could never be sent.
+        self._key = key.strip().encode() or None
         self._development = env.strip().lower() == DEVELOPMENT
         self._public_paths = frozenset(public_paths)
         self._public_prefixes = tuple(public_prefixes)

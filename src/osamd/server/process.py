@@ -1,6 +1,7 @@
 """A server process around the app: uvicorn, and where its log goes."""
 
 import logging
+import signal
 import sys
 
 import uvicorn
@@ -24,6 +25,8 @@ def configure_log(level: LogLevel) -> None:
 
 def serve(app: FastAPI, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs."""
+    # uvicorn raises the signal again once it has shut down; a stop that was asked for is a success all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         app,
         host=settings.host,

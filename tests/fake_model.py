@@ -1,0 +1,102 @@
+"""A model without weights that a test can watch, hold up and make fail."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prompt
+
+# How far a fake mask reaches from its click on each side, for the first, second and third candidate.
+REACHES = (2, 4, 6)
+SCORES = (0.9, 0.6, 0.3)
+WAIT_S = 20.0
+
+
+def nothing(_: object) -> None:
+    """The hook that does nothing."""
+
+
+@dataclass
+class FakeModel:
+    """An adapter whose masks are squares around the clicks, boxes as they are given, and a mask to refine beneath both.
+
+    Attributes:
+        capabilities: what it claims to take.
+        on_encode: called with each image on the worker thread, before anything else; may wait or raise.
+        on_decode: the same for each prompt.
+        candidates: answers every prompt with these when set.
+        encoded: sizes of the images encoded, as (height, width).
+        decoded: the prompts decoded, each with its mask to refine and whether several candidates were wanted.
+    """
+
+    capabilities: Capabilities = field(
+        default_factory=lambda: Capabilities(points=True, boxes=1, mask_input=True, multimask=True)
+    )
+    device: str = "fake"
+    on_encode: Callable[[ByteArray], None] = nothing
+    on_decode: Callable[[Prompt], None] = nothing
+    candidates: list[Candidate] | None = None
+    encoded: list[tuple[int, int]] = field(default_factory=list)
+    decoded: list[tuple[Prompt, MaskLogits | None, bool]] = field(default_factory=list)
+
+    def default_prompt(self, *, height: int, width: int) -> Prompt:
+        """One click in the middle."""
+        return click(width // 2, height // 2)
+
+    def encode(self, image: ByteArray) -> Embedding:
+        """The image itself as the one feature."""
+        self.on_encode(image)
+        height, width = image.shape[:2]
+        self.encoded.append((height, width))
+        return Embedding(
+            height=height, width=width, features={"image": image.astype(np.float32).transpose(2, 0, 1)[None]}
+        )
+
+    def decode(
+        self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
+    ) -> list[Candidate]:
+        """Squares around foreground clicks, without those around background clicks; three sizes of them on demand."""
+        self.on_decode(prompt)
+        self.decoded.append((prompt, mask_input, multimask))
+        if self.candidates is not None:
+            return self.candidates
+        count = 3 if multimask else 1
+        return [
+            Candidate(logits=_logits(embedding, prompt, mask_input, reach), score=score)
+            for reach, score in zip(REACHES[:count], SCORES, strict=False)
+        ]
+
+
+def _logits(embedding: Embedding, prompt: Prompt, mask_input: MaskLogits | None, reach: int) -> MaskLogits:
+    height, width = embedding.height, embedding.width
+    values = np.full((height, width), -1.0, np.float32) if mask_input is None else mask_input.values.copy()
+    for x1, y1, x2, y2 in prompt.boxes.astype(int).tolist():
+        values[y1 : y2 + 1, x1 : x2 + 1] = 1.0
+    for (x, y), label in zip(prompt.points.astype(int).tolist(), prompt.point_labels.tolist(), strict=True):
+        values[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1] = 1.0 if label else -1.0
+    return MaskLogits(values=values, valid_height=float(height), valid_width=float(width))
+
+
+def click(x: float, y: float, label: int = 1) -> Prompt:
+    """A prompt of one point."""
+    return Prompt(points=np.array([[x, y]], np.float32), point_labels=np.array([label], np.int64))
+
+
+class Gate:
+    """A hook that holds up a worker until the test opens it."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._opened = threading.Event()
+
+    def __call__(self, _: object) -> None:
+        """Tell the test that the worker is here, and wait."""
+        self.reached.set()
+        if not self._opened.wait(WAIT_S):
+            raise RuntimeError("nobody opened the gate")
+
+    def open(self) -> None:
+        """Let this worker, and everyone who comes later, go on."""
+        self._opened.set()

@@ -1,0 +1,59 @@
+"""A real server with the built-in model, in which loading or encoding waits until a file appears.
+
+python gated_server.py load|encode FILE
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from osamd.catalog import Model, load_catalog
+from osamd.engine import Engine
+from osamd.models import build_model
+from osamd.models.base import Adapter
+from osamd.models.builtin import Builtin
+from osamd.server.app import create_app
+from osamd.server.process import configure_log, serve
+from osamd.sessions import Placement
+from osamd.settings import load_settings
+from osamd.store import Store
+from osamd.types import ByteArray, Embedding
+
+PLACEMENT = Placement(("CPUExecutionProvider",), 1)
+
+
+def wait_for(gate: Path) -> None:
+    """Block this thread until the gate is there."""
+    while not gate.exists():
+        time.sleep(0.01)
+
+
+class GatedBuiltin(Builtin):
+    """The built-in model, whose encoder waits."""
+
+    gate = Path()
+
+    def encode(self, image: ByteArray) -> Embedding:
+        """Wait, then encode."""
+        wait_for(self.gate)
+        return super().encode(image)
+
+
+def main(stage: str, gate: Path) -> None:
+    """Serve until told to stop."""
+    settings = load_settings()
+    configure_log(settings.log_level)
+    store = Store(settings.cache)
+    GatedBuiltin.gate = gate
+
+    def load(model: Model) -> Adapter:
+        if stage == "encode":
+            return GatedBuiltin(store.paths(model), PLACEMENT)
+        wait_for(gate)
+        return build_model(model, store.paths(model), PLACEMENT)
+
+    serve(create_app(settings, Engine(settings, catalog=load_catalog(), store=store, load=load)), settings)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,249 @@
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pictures import iou
+
+from osamd.catalog import load_catalog
+from osamd.errors import InferenceError, ModelLoadError
+from osamd.masks import full_array, mask_from_logits
+from osamd.models import build_model
+from osamd.models.base import Adapter
+from osamd.models.builtin import AREAS, FEATURES
+from osamd.sessions import CPU, Placement
+from osamd.store import Store
+from osamd.types import Capabilities, Embedding, MaskLogits, Prompt
+
+Bools = npt.NDArray[np.bool_]
+Pixels = npt.NDArray[np.uint8]
+GROUND, BRIGHT, DULL = (60, 60, 60), (230, 210, 60), (150, 130, 60)
+MODEL = load_catalog().resolve("builtin")
+
+
+@pytest.fixture(scope="module")
+def adapter() -> Adapter:
+    """The packaged weights on the CPU."""
+    return build_model(MODEL, Store(Path("nowhere")).paths(MODEL), Placement((CPU,), 2))
+
+
+def disc(height: int, width: int, x: float, y: float, radius: float) -> Bools:
+    """Where a disc is."""
+    rows, columns = np.ogrid[:height, :width]
+    inside: Bools = (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
+    return inside
+
+
+def painted(*parts: tuple[Bools, tuple[int, int, int]]) -> Pixels:
+    """Shapes in their colours on grey ground."""
+    image = np.full((*parts[0][0].shape, 3), GROUND, np.uint8)
+    for inside, color in parts:
+        image[inside] = color
+    return image
+
+
+def clicks(*points: tuple[float, float, int]) -> Prompt:
+    """Points as x, y and label."""
+    values = np.array(points, np.float64).reshape(-1, 3)
+    return Prompt(points=values[:, :2].astype(np.float32), point_labels=values[:, 2].astype(np.int64))
+
+
+def box(x1: float, y1: float, x2: float, y2: float, *points: tuple[float, float, int]) -> Prompt:
+    """A box, and points beside it."""
+    return replace(clicks(*points), boxes=np.array([[x1, y1, x2, y2]], np.float32))
+
+
+def answer(
+    adapter: Adapter, embedding: Embedding, prompt: Prompt, mask_input: MaskLogits | None = None
+) -> tuple[Bools, MaskLogits]:
+    """The one mask of a prompt, at image size, and its logits."""
+    (candidate,) = adapter.decode(embedding, prompt, mask_input=mask_input, multimask=False)
+    assert candidate.logits is not None
+    mask = mask_from_logits(candidate.logits, height=embedding.height, width=embedding.width)
+    empty = np.zeros((embedding.height, embedding.width), np.bool_)
+    return empty if mask is None else full_array(mask) > 0, candidate.logits
+
+
+def test_capabilities(adapter: Adapter) -> None:
+    """Points, one box and a mask to refine; no words, no alternatives; on the device it was put on."""
+    assert Capabilities(points=True, boxes=1, mask_input=True) == adapter.capabilities
+    assert "points, one box, a mask to refine" == adapter.capabilities.sentence()
+    assert "cpu" == adapter.device
+
+
+@settings(deadline=None, max_examples=25)
+@given(data=st.data(), width=st.integers(100, 1000), ratio=st.floats(0.4, 2.5))
+def test_a_click_or_a_box_finds_the_disc_wherever_it_is(
+    adapter: Adapter, data: st.DataObject, width: int, ratio: float
+) -> None:
+    """At any place, size and aspect ratio the mask lies on the disc: coordinates are in the image's own frame."""
+    height = min(1400, max(100, round(width * ratio)))
+    shorter = min(height, width)
+    radius = data.draw(st.floats(0.13, 0.35)) * shorter
+    x, y = data.draw(st.floats(radius, width - radius)), data.draw(st.floats(radius, height - radius))
+    aside = data.draw(st.floats(-0.35, 0.35)) * radius
+    inside = disc(height, width, x, y, radius)
+    embedding = adapter.encode(painted((inside, BRIGHT)))
+
+    by_click, _ = answer(adapter, embedding, clicks((x + aside, y - aside, 1)))
+    by_box, _ = answer(adapter, embedding, box(x - radius, y - radius, x + radius, y + radius))
+
+    assert 0.9 < iou(inside, by_click)
+    assert 0.9 < iou(inside, by_box)
+
+
+def test_the_default_prompt_is_a_click_in_the_middle(adapter: Adapter) -> None:
+    """What is in the middle is found when nothing is said."""
+    inside = disc(120, 200, 100, 60, 30)
+    embedding = adapter.encode(painted((inside, BRIGHT)))
+
+    mask, _ = answer(adapter, embedding, adapter.default_prompt(height=120, width=200))
+
+    assert 0.9 < iou(inside, mask)
+
+
+LEFT, RIGHT = disc(240, 360, 110, 120, 50), disc(240, 360, 214, 120, 50)
+
+
+@pytest.fixture(scope="module")
+def two_discs(adapter: Adapter) -> Embedding:
+    """A bright disc on the left, a duller one on the right, a thin gap between them."""
+    return adapter.encode(painted((LEFT, BRIGHT), (RIGHT, DULL)))
+
+
+def test_more_clicks_add_objects(adapter: Adapter, two_discs: Embedding) -> None:
+    """One click finds one disc, a second click on the other finds both."""
+    one, _ = answer(adapter, two_discs, clicks((110, 120, 1)))
+    both, _ = answer(adapter, two_discs, clicks((110, 120, 1), (214, 120, 1)))
+
+    assert 0.9 < iou(LEFT, one)
+    assert 0.9 < iou(LEFT | RIGHT, both)
+
+
+def test_a_negative_click_removes(adapter: Adapter, two_discs: Embedding) -> None:
+    """A box around both discs and a background click on one leave the other."""
+    around = (60.0, 70.0, 264.0, 170.0)
+    both, _ = answer(adapter, two_discs, box(*around))
+    left, _ = answer(adapter, two_discs, box(*around, (214, 120, 0)))
+
+    assert 0.9 < iou(LEFT | RIGHT, both)
+    assert 0.85 < iou(LEFT, left)
+    assert not left[120, 214]
+
+
+def test_a_mask_to_refine_changes_the_answer(adapter: Adapter) -> None:
+    """The earlier mask counts: the same click with its own mask gives it again, with the opposite one it does not."""
+    inside = disc(240, 360, 110, 120, 50)
+    embedding = adapter.encode(painted((inside, BRIGHT)))
+    mask, logits = answer(adapter, embedding, clicks((110, 120, 1)))
+    again, _ = answer(adapter, embedding, clicks((110, 120, 1)), logits)
+    opposite, _ = answer(adapter, embedding, clicks((110, 120, 1)), replace(logits, values=-logits.values))
+
+    assert 0.95 < iou(mask, again)
+    assert iou(mask, opposite) < 0.7
+
+
+def test_only_the_clicked_part_stays(adapter: Adapter) -> None:
+    """Whatever else the network would take over from an earlier mask, parts without a click go; a box keeps them."""
+    left, right = disc(240, 360, 80, 120, 45), disc(240, 360, 270, 120, 45)
+    embedding = adapter.encode(painted((left, BRIGHT), (right, BRIGHT)))
+    _, both = answer(adapter, embedding, clicks((80, 120, 1), (270, 120, 1)))
+
+    clicked, _ = answer(adapter, embedding, clicks((270, 120, 1)), both)
+    boxed, _ = answer(adapter, embedding, box(35, 75, 315, 165), both)
+
+    assert 0.9 < iou(right, clicked)
+    assert 0.9 < iou(left | right, boxed)
+
+
+def test_the_answer_does_not_depend_on_what_was_asked_before(adapter: Adapter, two_discs: Embedding) -> None:
+    """What is remembered between clicks makes them quicker, not different."""
+    prompts = [
+        clicks((110, 120, 1)),
+        clicks((214, 120, 1)),
+        box(60, 70, 264, 170),
+        clicks((110, 120, 1), (214, 120, 0)),
+    ]
+    fresh = adapter.encode(painted((LEFT, BRIGHT), (RIGHT, DULL)))
+    expected = {index: answer(adapter, two_discs, prompt)[1].values for index, prompt in enumerate(prompts)}
+
+    for index in (3, 2, 1, 0, 0, 3, 1):
+        np.testing.assert_array_equal(expected[index], answer(adapter, fresh, prompts[index])[1].values)
+
+
+def test_threads_may_share_the_adapter_and_the_embedding(adapter: Adapter, two_discs: Embedding) -> None:
+    """Clicks that are decoded at the same time get each its own answer."""
+    prompts = [clicks((110, 120, 1)), clicks((214, 120, 1))] * 20
+    expected = [answer(adapter, two_discs, prompt)[1].values for prompt in prompts[:2]]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda prompt: answer(adapter, two_discs, prompt)[1].values, prompts))
+
+    for index, values in enumerate(found):
+        np.testing.assert_allclose(expected[index % 2], values, atol=1e-4)
+
+
+def test_the_embedding_is_named_and_counted(adapter: Adapter) -> None:
+    """Features by working size and name, each float of one image, and their bytes as the cache counts them."""
+    embedding = adapter.encode(painted((disc(300, 450, 100, 100, 40), BRIGHT)))
+
+    assert (300, 450) == (embedding.height, embedding.width)
+    assert {f"{size}.{name}" for size in AREAS for name in FEATURES} == set(embedding.features)
+    assert {(4, 1)} == {(feature.ndim, feature.shape[0]) for feature in embedding.features.values()}
+    assert sum(feature.nbytes for feature in embedding.features.values()) == embedding.nbytes
+    assert 3_000_000 < embedding.nbytes < 4_000_000
+
+
+def test_a_large_image_costs_no_more_than_a_small_one(adapter: Adapter) -> None:
+    """Twenty-four million pixels become an embedding of the usual size, and the click still finds the disc."""
+    height, width = 4000, 6000
+    inside = disc(height, width, 4100, 1500, 700)
+    embedding = adapter.encode(painted((inside, BRIGHT)))
+
+    mask, _ = answer(adapter, embedding, clicks((4100, 1500, 1)))
+
+    assert embedding.nbytes < 4_000_000
+    assert 0.95 < iou(inside, mask)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 2), (3, 7000), (1, 5000), (5000, 1), (31, 33)])
+def test_tiny_and_extreme_images_are_answered(adapter: Adapter, size: tuple[int, int]) -> None:
+    """One pixel, one row or one column: some mask of the image's size, and no crash, for every kind of prompt."""
+    height, width = size
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    embedding = adapter.encode(image)
+
+    for prompt in (
+        adapter.default_prompt(height=height, width=width),
+        clicks((0, 0, 1), (width - 1, height - 1, 0)),
+        clicks((0, 0, 0)),
+        box(0, 0, width, height),
+        box(width - 1, height - 1, width - 1, height - 1),
+        Prompt(),
+    ):
+        mask, logits = answer(adapter, embedding, prompt)
+        assert size == mask.shape
+        assert np.isfinite(logits.values).all()
+    assert embedding.nbytes < 5_000_000
+
+
+def test_a_broken_graph_does_not_load(tmp_path: Path) -> None:
+    """Bytes that are no ONNX graph are a load error, not a crash."""
+    paths = {"encoder": tmp_path / "encoder.onnx", "decoder": tmp_path / "decoder.onnx"}
+    for path in paths.values():
+        path.write_bytes(b"no graph")
+
+    with pytest.raises(ModelLoadError, match="does not load"):
+        build_model(MODEL, paths, Placement((CPU,), 1))
+
+
+def test_features_of_another_shape_are_an_inference_error(adapter: Adapter, two_discs: Embedding) -> None:
+    """What ONNX Runtime refuses comes out as an error of the tree."""
+    wrong = {name: feature[:, :1] for name, feature in two_discs.features.items()}
+
+    with pytest.raises(InferenceError):
+        adapter.decode(replace(two_discs, features=wrong), clicks((1, 1, 1)), mask_input=None, multimask=False)

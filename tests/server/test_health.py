@@ -1,0 +1,91 @@
+"""Liveness and readiness, in every state of the models."""
+
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+from asking import GENERATE
+from serving import KEY, STOP_S, RunningServer, gated_command, run_server, wait_until_answering
+
+SAM_VIT_B_ENCODER = "3346b9cc551c9902fbf3b203935e933592b22e042365f58321c17fc12641fd6a"
+
+
+def ready_of(running: RunningServer) -> httpx2.Response:
+    """What ``/ready`` says to somebody without a key."""
+    with running.client(headers={}) as client:
+        return client.get("/ready")
+
+
+def health_of(running: RunningServer) -> int:
+    """The status of ``/health`` for somebody without a key."""
+    with running.client(headers={}) as client:
+        return client.get("/health").status_code
+
+
+def test_live_before_ready(tmp_path: Path) -> None:
+    """``/health`` answers while the model still loads and ``/ready`` says 503; then both are 200."""
+    gate = tmp_path / "load"
+    command = gated_command("load", gate)
+    with run_server(cache=tmp_path, env={"API_KEY": KEY}, command=command, wait_for="/health") as running:
+        before = ready_of(running)
+        assert (before.status_code, before.json()) == (503, {"status": "loading", "models": []})
+        assert health_of(running) == 200
+
+        gate.touch()
+        wait_until_answering(running, "/ready")
+        after = ready_of(running)
+        assert (after.status_code, after.json()) == (200, {"status": "ready", "models": ["builtin:latest"]})
+
+
+def test_shutdown_while_a_model_loads(tmp_path: Path) -> None:
+    """A server told to stop in the middle of loading stops."""
+    gate = tmp_path / "load"
+    command = gated_command("load", gate)
+    with run_server(cache=tmp_path, env={"API_KEY": KEY}, command=command, wait_for="/health") as running:
+        running.process.terminate()
+        time.sleep(0.2)
+        gate.touch()
+        assert running.process.wait(STOP_S) == 0
+
+
+def test_nothing_to_preload_is_ready(tmp_path: Path, photo: bytes) -> None:
+    """``OSAMD_PRELOAD=none`` is ready at once with no model, and loads on the first request."""
+    env = {"API_KEY": KEY, "OSAMD_PRELOAD": "none"}
+    with run_server(cache=tmp_path, env=env, wait_for="/health") as running, running.client() as client:
+        before = ready_of(running)
+        assert (before.status_code, before.json()) == (200, {"status": "ready", "models": []})
+        assert client.post(GENERATE, content=photo).status_code == 200
+        assert ready_of(running).json()["models"] == ["builtin:latest"]
+
+
+def test_model_that_cannot_load_is_never_ready(tmp_path: Path, photo: bytes) -> None:
+    """With a model that is not here, ``/ready`` stays 503 and the log names the blob; what is here still answers."""
+    env = {"API_KEY": KEY, "OSAMD_PRELOAD": "sam_vit_b, builtin"}
+    with run_server(cache=tmp_path, env=env, wait_for="/health") as running, running.client() as client:
+        assert client.post(GENERATE, content=photo).status_code == 200
+        answer = ready_of(running)
+        assert (answer.status_code, answer.json()) == (503, {"status": "loading", "models": ["builtin:latest"]})
+        assert health_of(running) == 200
+        assert "not ready" in running.log_text()
+        assert SAM_VIT_B_ENCODER in running.log_text()
+
+
+def test_unknown_model_to_preload_stops_the_start(tmp_path: Path) -> None:
+    """A misspelt name in ``OSAMD_PRELOAD`` is told at once, not by a server that is never ready."""
+    env = {"API_KEY": KEY, "OSAMD_PRELOAD": "builtin,biultin"}
+    with (
+        pytest.raises(RuntimeError, match=r"OSAMD_PRELOAD.*biultin"),
+        run_server(cache=tmp_path, env=env, wait_for="/health"),
+    ):
+        pass
+
+
+def test_probes_are_quiet(server: RunningServer) -> None:
+    """Probes come every few seconds and do not fill the log."""
+    for _ in range(3):
+        ready_of(server)
+        health_of(server)
+
+    assert "/health" not in server.log_text()
+    assert "/ready" not in server.log_text()

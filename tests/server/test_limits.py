@@ -1,0 +1,93 @@
+"""Bodies and images over the limits, refused as early as it can be known."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from asking import GENERATE, refusal
+from pictures import disc_picture, encoded
+from PIL import Image
+from serving import KEY, RunningServer, run_server
+
+MEBIBYTE = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server that takes bodies of up to a mebibyte and images of up to 200 x 200 pixels."""
+    env = {"API_KEY": KEY, "OSAMD_MAX_BODY_BYTES": str(MEBIBYTE), "OSAMD_MAX_IMAGE_PIXELS": "40000"}
+    with run_server(cache=tmp_path_factory.mktemp("cache"), env=env) as running:
+        yield running
+
+
+def open_request(running: RunningServer, *headers: str) -> socket.socket:
+    """A connection on which the head of a request was sent."""
+    host, port = running.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=30)
+    lines = [f"POST {GENERATE} HTTP/1.1", f"Host: {host}", f"X-API-Key: {KEY}", *headers, "", ""]
+    connection.sendall("\r\n".join(lines).encode())
+    return connection
+
+
+def answer_on(connection: socket.socket) -> bytes:
+    """What comes back until the body of the answer is there."""
+    received = b""
+    while b"\r\n\r\n" not in received or b"}" not in received.partition(b"\r\n\r\n")[2]:
+        piece = connection.recv(65536)
+        if not piece:
+            break
+        received += piece
+    return received
+
+
+def test_declared_body_over_the_limit_is_refused_unseen(narrow: RunningServer) -> None:
+    """With ``Content-Length`` over the limit the answer comes before any of the body was sent."""
+    with open_request(narrow, f"Content-Length: {MEBIBYTE + 1}", "Content-Type: image/png") as connection:
+        answer = answer_on(connection)
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"code": "body_too_large"' in answer
+    assert b"1,048,576 bytes" in answer
+
+
+def test_expecting_client_is_not_asked_for_its_body(narrow: RunningServer) -> None:
+    """A client that waits for ``100 Continue`` gets 413 at once."""
+    headers = (f"Content-Length: {MEBIBYTE + 1}", "Expect: 100-continue")
+    with open_request(narrow, *headers) as connection:
+        answer = answer_on(connection)
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_streamed_body_over_the_limit_is_refused_on_the_way(narrow: RunningServer) -> None:
+    """Without a length, the refusal comes as soon as the limit is passed, while the client could still send."""
+    with open_request(narrow, "Transfer-Encoding: chunked") as connection:
+        piece = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+        for _ in range(MEBIBYTE // 0x10000 + 1):
+            connection.sendall(piece)
+        # The last, empty chunk was never sent: the request is not complete.
+        answer = answer_on(connection)
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"code": "body_too_large"' in answer
+
+
+def test_body_at_the_limit_is_taken(narrow: RunningServer) -> None:
+    """The limit itself is allowed."""
+    picture = encoded(disc_picture())
+    with narrow.client() as client:
+        fits = client.post(GENERATE, content=picture + bytes(MEBIBYTE - len(picture)))
+        over = client.post(GENERATE, content=picture + bytes(MEBIBYTE - len(picture) + 1))
+
+    assert (fits.status_code, over.status_code) == (200, 413)
+
+
+def test_pixel_cap_is_a_setting(narrow: RunningServer) -> None:
+    """The operator's pixel cap is the one that counts, and the message has the numbers."""
+    with narrow.client() as client:
+        fits = client.post(GENERATE, content=encoded(Image.new("L", (200, 200))))
+        over = refusal(client.post(GENERATE, content=encoded(Image.new("L", (201, 200)))))
+
+    assert fits.status_code == 200
+    assert (over["status"], over["code"]) == (413, "image_too_large")
+    assert "201 x 200 = 40,200 pixels" in over["detail"]
