@@ -1,6 +1,6 @@
-"""A real server with the built-in model, in which loading or encoding waits until a file appears.
+"""A real server with the built-in model, in which loading, encoding or decoding waits until a file appears.
 
-python gated_server.py load|encode FILE
+python gated_server.py load|encode|decode FILE
 """
 
 import sys
@@ -9,7 +9,6 @@ from pathlib import Path
 
 from osamd.catalog import Model, load_catalog
 from osamd.engine import Engine
-from osamd.models import build_model
 from osamd.models.base import Adapter
 from osamd.models.builtin import Builtin
 from osamd.server.app import create_app
@@ -17,7 +16,7 @@ from osamd.server.process import configure_log, serve
 from osamd.sessions import Placement
 from osamd.settings import load_settings
 from osamd.store import Store
-from osamd.types import ByteArray, Embedding
+from osamd.types import ByteArray, Candidate, Embedding, MaskLogits, Prompt
 
 PLACEMENT = Placement(("CPUExecutionProvider",), 1)
 
@@ -29,14 +28,24 @@ def wait_for(gate: Path) -> None:
 
 
 class GatedBuiltin(Builtin):
-    """The built-in model, whose encoder waits."""
+    """The built-in model, one of whose stages waits."""
 
+    stage = ""
     gate = Path()
 
     def encode(self, image: ByteArray) -> Embedding:
-        """Wait, then encode."""
-        wait_for(self.gate)
+        """Wait if told to, then encode."""
+        if self.stage == "encode":
+            wait_for(self.gate)
         return super().encode(image)
+
+    def decode(
+        self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
+    ) -> list[Candidate]:
+        """Wait if told to, then decode."""
+        if self.stage == "decode":
+            wait_for(self.gate)
+        return super().decode(embedding, prompt, mask_input=mask_input, multimask=multimask)
 
 
 def main(stage: str, gate: Path) -> None:
@@ -44,13 +53,12 @@ def main(stage: str, gate: Path) -> None:
     settings = load_settings()
     configure_log(settings.log_level)
     store = Store(settings.cache)
-    GatedBuiltin.gate = gate
+    GatedBuiltin.stage, GatedBuiltin.gate = stage, gate
 
     def load(model: Model) -> Adapter:
-        if stage == "encode":
-            return GatedBuiltin(store.paths(model), PLACEMENT)
-        wait_for(gate)
-        return build_model(model, store.paths(model), PLACEMENT)
+        if stage == "load":
+            wait_for(gate)
+        return GatedBuiltin(store.paths(model), PLACEMENT)
 
     serve(create_app(settings, Engine(settings, catalog=load_catalog(), store=store, load=load)), settings)
 

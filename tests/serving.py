@@ -54,7 +54,7 @@ def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def gated_command(stage: str, gate: Path) -> tuple[str, ...]:
-    """Starts a server in which ``load`` or ``encode`` waits until the file ``gate`` appears."""
+    """Starts a server in which ``load``, ``encode`` or ``decode`` waits until the file ``gate`` appears."""
     return sys.executable, str(Path(__file__).with_name("gated_server.py")), stage, str(gate)
 
 

@@ -250,6 +250,25 @@ def test_health_answers_while_an_encode_runs(tmp_path: Path, photo: bytes) -> No
         assert [200] * 3 == [one.answer().status_code for one in asking]
 
 
+def test_health_answers_while_a_decode_runs(tmp_path: Path, photo: bytes) -> None:
+    """While decodes are held, probes and embedding are answered; the event loop is free."""
+    gate = tmp_path / "gate"
+    with (
+        run_server(cache=tmp_path, env={"API_KEY": KEY}, command=gated_command("decode", gate)) as running,
+        running.client(timeout=10) as client,
+    ):
+        asking = Asking(running, photo)
+        # Opened also when an assertion fails, so that the thread and the server can end.
+        try:
+            assert asking.is_waiting_for_inference()
+            assert client.get("/health").status_code == 200
+            assert client.post("/api/embed", content=photo).status_code == 200
+            assert asking.is_waiting_for_inference()
+        finally:
+            gate.touch()
+        assert asking.answer().status_code == 200
+
+
 def test_health_answers_before_a_large_photo(server: RunningServer) -> None:
     """With the real model at work on a large photo, probes sent after it are answered before it."""
     large = encoded(Image.effect_noise((6000, 6000), 60).convert("RGB"), "JPEG", quality=60)

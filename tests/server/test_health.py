@@ -87,5 +87,5 @@ def test_probes_are_quiet(server: RunningServer) -> None:
         ready_of(server)
         health_of(server)
 
-    assert "/health" not in server.log_text()
-    assert "/ready" not in server.log_text()
+    assert "GET /health 200" not in server.log_text()
+    assert "GET /ready 200" not in server.log_text()

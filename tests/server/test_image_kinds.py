@@ -34,16 +34,16 @@ def oriented(orientation: int, file_format: str) -> bytes:
 
 
 def sixteen_bit() -> Image.Image:
-    """The disc in 16-bit grey; its high bytes alone hold the picture."""
+    """The disc in 16-bit grey; its high bytes alone hold the picture, the low ones are zero."""
     grey = np.asarray(disc_picture().convert("L")).astype(np.uint16)
-    return Image.fromarray(grey * 257)
+    return Image.fromarray(grey * 256)
 
 
 def see_through() -> Image.Image:
-    """The disc opaque and dark, on ground that is black but fully transparent, so white."""
+    """The disc opaque and black, on ground that is black too but fully transparent: it is seen over white only."""
     alpha = Image.fromarray(np.where(disc_mask(), 255, 0).astype(np.uint8))
     picture = Image.new("RGBA", (WIDTH, HEIGHT), (0, 0, 0, 0))
-    picture.paste((20, 20, 60, 255), mask=alpha)
+    picture.paste((0, 0, 0, 255), mask=alpha)
     return picture
 
 
@@ -54,9 +54,9 @@ def animated(file_format: str) -> bytes:
 
 
 def palette_with_transparency() -> bytes:
-    """A palette picture whose ground colour is declared transparent."""
+    """A palette picture, all black, whose ground is declared transparent."""
     picture = Image.new("P", (WIDTH, HEIGHT), 0)
-    picture.putpalette([0, 0, 0, 30, 30, 120])
+    picture.putpalette([0, 0, 0, 0, 0, 0])
     picture.paste(1, mask=Image.fromarray(np.where(disc_mask(), 255, 0).astype(np.uint8)))
     return encoded(picture, "PNG", transparency=0)
 
