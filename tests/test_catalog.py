@@ -1,138 +1,257 @@
-import hashlib
-from dataclasses import replace
+import os
 from pathlib import Path
 
-import osam.apis
 import pytest
 
-from osamd.catalog import DEFAULT_MODEL, Attachment, Blob, Catalog, Model, load_catalog
+from osamd.catalog import Catalog, load_catalog
 from osamd.errors import UnknownModelError
-from osamd.store import Store
+from osamd.settings import USER_CATALOG, load_settings
 
-CATALOG = load_catalog()
-OSAM_TYPES = {kind.name: kind for kind in osam.apis.registered_model_types}
-ROW = Model(name="family:tag", family="family", blobs={"encoder": Blob("u", "1" * 64), "decoder": Blob("v", "2" * 64)})
-
-
-@pytest.mark.parametrize(
-    ("name", "full"),
-    [
-        ("sam", "sam:latest"),
-        ("sam:latest", "sam:latest"),
-        ("sam2", "sam2:latest"),
-        ("sam2:tiny", "sam2:tiny"),
-        ("builtin", "builtin:latest"),
-        ("sam_vit_b", "sam:100m"),
-        ("sam_vit_l", "sam:300m"),
-        ("sam_vit_h", "sam:latest"),
-    ],
-)
-def test_names_and_aliases(name: str, full: str) -> None:
-    """A name without a tag means the latest; the seed document's names mean osam's."""
-    assert full == CATALOG.resolve(name).name
+A = "a" * 64
+B = "b" * 64
+WEB = f"""
+[[model]]
+name = "mine:tiny"
+family = "sam"
+[model.blobs.encoder]
+url = "https://models.example/encoder.onnx"
+sha256 = "{A}"
+bytes = 12
+[model.blobs.decoder]
+url = "http://models.example/decoder.onnx"
+sha256 = "{B.upper()}"
+"""
 
 
-@pytest.mark.parametrize(
-    "name", ["", ":", "sam:", ":latest", "sam:huge", "SAM", "sam_vit_b:latest", "../sam", "sam:100m "]
-)
-def test_an_unknown_name_is_refused_with_what_there_is(name: str) -> None:
-    """The caller's mistake, not the server's: 404, the field, and the names to choose from."""
-    with pytest.raises(UnknownModelError, match=r"builtin:latest.*sam2:tiny") as caught:
-        CATALOG.resolve(name)
-
-    assert (404, "model") == (caught.value.status, caught.value.field)
+def load(tmp_path: Path, text: str) -> Catalog:
+    """The catalogue with a user's file of this text."""
+    file = tmp_path / "models.toml"
+    file.write_text(text, "utf-8")
+    return load_catalog(file)
 
 
-def test_an_endless_name_is_not_echoed() -> None:
-    """A megabyte sent as a name does not come back, nor go into the log."""
-    with pytest.raises(UnknownModelError) as caught:
-        CATALOG.resolve("x" * 1_000_000)
-
-    assert len(str(caught.value)) < 1000
+def problems(tmp_path: Path, text: str) -> list[str]:
+    """What is said about a file, without the file's name."""
+    catalog = load(tmp_path, text)
+    return [str(problem).removeprefix(f"{tmp_path / 'models.toml'}: ") for problem in catalog.problems]
 
 
-def test_the_default_model_is_in_the_catalogue() -> None:
-    """A request that names no model finds one."""
-    assert DEFAULT_MODEL == CATALOG.resolve(DEFAULT_MODEL).name
+def row(name: str = "mine", *, more: str = "", encoder: str = f'url = "https://m.example/e"\nsha256 = "{A}"') -> str:
+    """A row of the family sam; ``more`` goes into the row, ``encoder`` replaces that blob's lines."""
+    return (
+        f'[[model]]\nname = "{name}"\nfamily = "sam"\n{more}\n[model.blobs.encoder]\n{encoder}\n'
+        f'[model.blobs.decoder]\nurl = "https://m.example/d"\nsha256 = "{B}"\n'
+    )
 
 
-def test_the_catalogue_has_osams_models_and_the_built_in_one() -> None:
-    """All eleven of osam 0.8.1, and ours."""
-    assert 11 == len(OSAM_TYPES)
-    assert {*OSAM_TYPES, "builtin:latest"} == {model.name for model in CATALOG}
+def test_the_shipped_rows_are_osams_eleven_and_ours() -> None:
+    """Without a user's file there are osam's eleven models and the built-in one, and no problems."""
+    from osam import apis  # noqa: PLC0415 - the peer is slow to import
+
+    catalog = load_catalog()
+    theirs = {cls.name: cls for cls in apis.registered_model_types}
+    ours = {model.name: model for model in catalog}
+    assert set(theirs) | {"builtin:latest"} == set(ours)
+    assert () == catalog.problems
+    for name, cls in theirs.items():
+        assert {role: (blob.url, blob.hash) for role, blob in cls._blobs.items()} == {
+            role: (blob.url, f"sha256:{blob.sha256}") for role, blob in ours[name].blobs.items()
+        }
+        for role, blob in cls._blobs.items():
+            assert [(file.url, file.hash) for file in blob.attachments] == [
+                (file.url, f"sha256:{file.sha256}") for file in ours[name].blobs[role].attachments
+            ]
 
 
-@pytest.mark.parametrize("name", list(OSAM_TYPES))
-def test_a_row_is_osams_own(name: str) -> None:
-    """Addresses, digests, attachments and licences equal those of osam's classes."""
-    kind, row = OSAM_TYPES[name], CATALOG.resolve(name)
-
-    theirs = {
-        role: (blob.url, blob.hash, [(one.url, one.hash) for one in blob.attachments])
-        for role, blob in kind._blobs.items()  # noqa: SLF001 - osam has no public name for them
-    }
-    ours = {
-        role: (blob.url, f"sha256:{blob.sha256}", [(one.url, f"sha256:{one.sha256}") for one in blob.attachments])
-        for role, blob in row.blobs.items()
-    }
-    assert theirs == ours
-    metadata = kind.metadata
-    assert (metadata.license_spdx or metadata.license_name) == row.license
-    assert (metadata.license_url, metadata.source_url) == (row.license_url, row.source_url)
+def test_a_users_row_is_a_model(tmp_path: Path) -> None:
+    """A good row can be resolved; digests are lower case, sizes are kept, the file is remembered."""
+    catalog = load(tmp_path, WEB)
+    model = catalog.resolve("mine:tiny")
+    assert () == catalog.problems
+    assert (A, B) == (model.blobs["encoder"].sha256, model.blobs["decoder"].sha256)
+    assert (12, None) == (model.blobs["encoder"].nbytes, model.blobs["decoder"].nbytes)
+    assert tmp_path / "models.toml" == model.origin
+    assert catalog.resolve("sam2:tiny").origin is None
 
 
-def test_the_packaged_weights_are_the_catalogues(tmp_path: Path) -> None:
-    """The built-in model's files have the digests that the row states."""
-    row = CATALOG.resolve("builtin")
-
-    paths = Store(tmp_path).paths(row)
-
-    assert {"encoder", "decoder"} == set(paths)
-    for role, path in paths.items():
-        assert row.blobs[role].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+def test_a_name_without_a_tag_means_latest(tmp_path: Path) -> None:
+    """A row named ``mine`` is ``mine:latest``, and answers to ``mine``."""
+    catalog = load(tmp_path, row("mine"))
+    assert "mine:latest" == catalog.resolve("mine").name == catalog.resolve("mine:latest").name
 
 
-def test_every_digest_is_a_sha256() -> None:
-    """A digest that is cut short would make a file that can never be verified."""
-    for model in CATALOG:
-        for blob in model.blobs.values():
-            for digest in (blob.sha256, *(attachment.sha256 for attachment in blob.attachments)):
-                assert 64 == len(bytes.fromhex(digest)) * 2 == len(digest)
-
-
-def test_models_differ_in_their_digest() -> None:
-    """No two rows share embeddings."""
-    digests = [model.digest for model in CATALOG]
-
-    assert len(digests) == len(set(digests))
-
-
-@pytest.mark.parametrize(
-    "blobs",
-    [
-        {**ROW.blobs, "encoder": Blob("u", "3" * 64)},
-        {"encoder": ROW.blobs["decoder"], "decoder": ROW.blobs["encoder"]},
-        {**ROW.blobs, "encoder": Blob("u", "1" * 64, (Attachment("w", "4" * 64),))},
-        {"image_encoder": ROW.blobs["encoder"], "decoder": ROW.blobs["decoder"]},
-        {"encoder": ROW.blobs["encoder"]},
-    ],
-)
-def test_other_content_is_another_digest(blobs: dict[str, Blob]) -> None:
-    """Another file in any role, beside one, or in another's place is another model."""
-    assert ROW.digest != replace(ROW, blobs=blobs).digest
-
-
-def test_the_digest_is_of_the_content_alone() -> None:
-    """A row that is renamed, moved or listed in another order keeps its digest."""
-    blobs = {role: replace(blob, url="elsewhere") for role, blob in list(ROW.blobs.items())[::-1]}
-
-    assert ROW.digest == replace(ROW, name="other:tag", license="MIT", blobs=blobs).digest
-
-
-def test_an_alias_is_exact() -> None:
-    """An alias has no tag of its own, and wins over the rule of the latest."""
-    rows = [replace(ROW, name="a:latest"), replace(ROW, name="b:latest", aliases=("a", "c:1"))]
-
-    assert ["b:latest", "a:latest", "b:latest"] == [
-        Catalog(rows).resolve(name).name for name in ("a", "a:latest", "c:1")
+def test_bad_rows_do_not_hide_good_ones(tmp_path: Path) -> None:
+    """Between two bad rows a good one loads, and each bad one is reported with its row, name and field."""
+    text = row("one", encoder='url = "https://m.example/e"') + row("two") + row("thr ee")
+    catalog = load(tmp_path, text)
+    assert "two:latest" == catalog.resolve("two").name
+    assert [(1, "one", "blobs.encoder.sha256"), (3, "thr ee", "name")] == [
+        (problem.row, problem.name, problem.field) for problem in catalog.problems
     ]
+    assert {tmp_path / "models.toml"} == {problem.file for problem in catalog.problems}
+    with pytest.raises(UnknownModelError):
+        catalog.resolve("one")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (row(more="color = 1"), "row 1 (mine), color is not known here; known are name, family, aliases, license,"),
+        (row(more="license = 1"), "row 1 (mine), license must be a string"),
+        (row(more='license = "MIT\\nGPL"'), "row 1 (mine), license must be one line"),
+        (row(more='license_url = "javascript:x"'), "row 1 (mine), license_url must begin with http:// or https://"),
+        (row(more='aliases = "x"'), "row 1 (mine), aliases must be a list"),
+        (row(more='aliases = ["a b"]'), "row 1 (mine), aliases[0] must be a name such as"),
+        (row().replace('"sam"', '"sam9"'), "row 1 (mine), family must be one of builtin, sam, sam2"),
+        (row().replace('family = "sam"', ""), "row 1 (mine), family is missing"),
+        (row().replace("decoder", "decodes"), "row 1 (mine), blobs must have decoder, without which the family sam"),
+        (
+            row() + f'[model.blobs.x]\nurl = "http://x/x"\nsha256 = "{A}"\n',
+            "row 1 (mine), blobs must have only encoder",
+        ),
+        (row(encoder='url = "https://m.example/e"\nsha256 = "xyz"'), "blobs.encoder.sha256 must be 64 hexadecimal"),
+        (row(encoder=f'url = "ftp://m.example/e"\nsha256 = "{A}"'), "blobs.encoder.url must begin with file://, http"),
+        (
+            row(encoder=f'url = "package:encoder.onnx"\nsha256 = "{A}"'),
+            "blobs.encoder.url must not begin with package:",
+        ),
+        (row(encoder=f'url = "https:///e"\nsha256 = "{A}"'), "blobs.encoder.url names no host"),
+        (row(encoder=f'url = "https://[x/e"\nsha256 = "{A}"'), "blobs.encoder.url is no URL that can be read"),
+        (row(encoder=f'url = "https://x/a b"\nsha256 = "{A}"'), "blobs.encoder.url must have no spaces"),
+        (row(encoder='url = "file://models/e.onnx"'), "blobs.encoder.url must give the whole path"),
+        (row(encoder='url = "file:///e#1.onnx"'), "blobs.encoder.url must not contain ? or #"),
+        (row(encoder=f'url = "http://x/e"\nsha256 = "{A}"\nbytes = 1.5'), "blobs.encoder.bytes must be a whole number"),
+        (
+            row(encoder=f'url = "http://x/e"\nsha256 = "{A}"\nurls = 1'),
+            "blobs.encoder.urls is not known here; known are",
+        ),
+        (row(encoder=f'sha256 = "{A}"'), "blobs.encoder.url is missing"),
+        ("[[model]]\nname = 3\n", "row 1, name must be a string"),
+        ("model = [1]\n", "row 1 must be a table"),
+        ("model = 1\n", "model must be rows that begin with [[model]]"),
+        (row().replace("[[model]]", "[[models]]", 1).replace("[model.", "[models."), "models is not known here"),
+        ("[[model\n", "is not TOML: "),
+        (row("builtin"), "row 1 (builtin:latest), name must be another one"),
+    ],
+)
+def test_each_mistake_gets_a_sentence(tmp_path: Path, text: str, expected: str) -> None:
+    """A bad row names its place and field, and says what is wrong in words."""
+    found = problems(tmp_path, text)
+    assert any(expected in problem for problem in found), found
+
+
+@pytest.mark.parametrize(
+    ("url", "beside", "expected"),
+    [
+        ("https://x/e.onnx", "https://x/", "must have URLs that end in a file's name"),
+        ("https://x/e.onnx", "https://x/..", "must have URLs that end in a file's name"),
+        ("https://x/e.onnx", "https://y/e.onnx?v=2", "must have different file names"),
+        ("file:///m/e.onnx", "file:///n/e.data", "must be in the same folder"),
+        ("file:///m/e.onnx", "https://x/e.data", "must be in the same folder"),
+        ("https://x/e.onnx", "file:///m/e.data", "must be in the same folder"),
+    ],
+)
+def test_attachments_must_be_able_to_lie_beside_their_blob(
+    tmp_path: Path, url: str, beside: str, expected: str
+) -> None:
+    """An attachment's URL gives the name under which the graph finds it, so a name that cannot work is refused."""
+    encoder = f'url = "{url}"\nsha256 = "{A}"\nattachments = [{{ url = "{beside}", sha256 = "{B}" }}]'
+    (found,) = problems(tmp_path, row(encoder=encoder))
+    assert found.startswith("row 1 (mine), blobs.encoder.attachments ")
+    assert expected in found
+
+
+def test_names_and_aliases_lead_to_one_model_each(tmp_path: Path) -> None:
+    """A name or alias that leads elsewhere already is refused, within the file and against the shipped rows."""
+    text = (
+        row("one", more='aliases = ["uno"]')
+        + row("one:latest")
+        + row("two", more='aliases = ["uno"]')
+        + row("uno")
+        + row("three", more='aliases = ["sam_vit_b"]')
+        + row("four", more='aliases = ["one"]')
+    )
+    catalog = load(tmp_path, text)
+    assert [
+        (2, "name", "is the name of an earlier row"),
+        (3, "aliases", "cannot be uno, which already leads to one:latest"),
+        (4, "name", "cannot be uno, which already leads to one:latest"),
+        (5, "aliases", "cannot be sam_vit_b, which already leads to sam:100m"),
+        (6, "aliases", "cannot be one, which already leads to one:latest"),
+    ] == [(problem.row, problem.field, problem.message) for problem in catalog.problems]
+    assert "one:latest" == catalog.resolve("uno").name
+
+
+def test_a_users_row_replaces_a_shipped_one(tmp_path: Path) -> None:
+    """A row named like a shipped one takes its place, and the shipped aliases follow."""
+    catalog = load(tmp_path, row("sam:latest", more='aliases = ["huge"]'))
+    assert () == catalog.problems
+    assert A == catalog.resolve("sam").blobs["encoder"].sha256
+    assert "sam:latest" == catalog.resolve("sam_vit_h").name == catalog.resolve("huge").name
+    assert len(list(load_catalog())) == len(list(catalog))
+
+
+def test_a_bad_row_leaves_the_shipped_one(tmp_path: Path) -> None:
+    """A row that would replace a shipped one but is bad changes nothing."""
+    catalog = load(tmp_path, row("sam:latest", more="x = 1"))
+    assert 1 == len(catalog.problems)
+    assert catalog.resolve("sam").origin is None
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"x = " + b"[" * 100_000], ids=["missing", "utf-16", "deep"])
+def test_a_file_that_cannot_be_read_is_one_problem(tmp_path: Path, content: bytes | None) -> None:
+    """The shipped models remain, and the file is reported as a whole."""
+    file = tmp_path / "models.toml"
+    if content is not None:
+        file.write_bytes(content)
+    catalog = load_catalog(file)
+    assert 12 == len(list(catalog))
+    assert [(file, None)] == [(problem.file, problem.row) for problem in catalog.problems]
+
+
+def test_the_digest_follows_a_local_file(tmp_path: Path) -> None:
+    """A ``file://`` blob needs no digest; the model's own changes with the file, and with nothing else."""
+    encoder = tmp_path / "enc oder.onnx"
+    encoder.write_bytes(b"one")
+    model = load(tmp_path, row(encoder=f'url = "file://{tmp_path}/enc%20oder.onnx"')).resolve("mine")
+    first = model.digest
+    assert first == model.digest
+    encoder.write_bytes(b"another")
+    second = model.digest
+    assert first != second
+    os.utime(encoder, ns=(1, 1))
+    assert second != model.digest
+    encoder.unlink()
+    assert len({first, second, model.digest}) == 3
+
+
+def test_the_digest_covers_attachments(tmp_path: Path) -> None:
+    """Weights that lie beside a graph are part of what the model is."""
+
+    def digest(attached: str) -> str:
+        lines = f'url = "https://x/e"\nsha256 = "{A}"\nattachments = [{{ url = "https://x/f", sha256 = "{attached}" }}]'
+        return load(tmp_path, row(encoder=lines)).resolve("mine").digest
+
+    assert digest(A) != digest(B)
+
+
+def test_the_users_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OSAMD_CATALOG names the file; otherwise it is the usual one, if it is there."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("OSAMD_CATALOG", raising=False)
+    assert load_settings().user_catalog is None
+    usual = Path(USER_CATALOG).expanduser()
+    usual.parent.mkdir(parents=True)
+    usual.write_text("")
+    assert usual == load_settings().user_catalog
+    monkeypatch.setenv("OSAMD_CATALOG", "~/elsewhere.toml")
+    assert tmp_path / "elsewhere.toml" == load_settings().user_catalog
+
+
+def test_endpoints_are_read_as_osam_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Separated by commas, blanks dropped, and no word but ``direct`` has a meaning."""
+    from osam.types import _blob  # noqa: PLC0415 - the peer is slow to import
+
+    for value in ("", " , ", "http://a/, direct ,,http://b", "none", "direct"):
+        monkeypatch.setenv("OSAM_BLOB_ENDPOINT", value)
+        assert _blob._resolve_endpoints() == (list(load_settings().blob_endpoint) or ["direct"])

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from osamd.events import STAGES, ModelLoaded, RequestDone, Timings, log_event
+from osamd.events import STAGES, ModelLoaded, RequestDone, Timings, log_event, shown_path
 
 
 def test_stages_add_up_and_come_in_the_order_of_a_request() -> None:
@@ -79,3 +79,19 @@ def test_probes_do_not_fill_the_log(path: str, caplog: pytest.LogCaptureFixture)
     log_event(RequestDone("GET", path, 200, 0.001, "id"))
 
     assert [] == caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/api/generate", "/api/generate"),
+        ("/x\n2026-11-23 INFO forged", "/x\\n2026-11-23 INFO forged"),
+        ("/\x1b[31m", "/\\x1b[31m"),
+        ("/caf\u00e9", "/caf\\xe9"),
+        ("/" + "a" * 500, "/" + "a" * 199 + "..."),
+    ],
+    ids=["plain", "line break", "escape", "accent", "endless"],
+)
+def test_a_path_cannot_write_log_lines(path: str, shown: str) -> None:
+    """Whoever calls chooses the path: it stays on one line, printable and short."""
+    assert shown == shown_path(path)

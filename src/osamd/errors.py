@@ -12,6 +12,7 @@
     |  |- NotFoundError            404 not_found          no such path
     |  |- MethodNotAllowedError    405 method_not_allowed
     |  |- UnknownModelError        404 unknown_model      no such row in the catalogue
+    |  |- PullForbiddenError       403 pull_forbidden     the operator does not let callers pull this model
     |  `- EmbeddingExpiredError    410 embedding_expired  the handle is unknown or was dropped: send the image again
     |- AccessError                 403 access_denied      the key is missing or wrong
     |- CapacityError               sends Retry-After
@@ -21,6 +22,11 @@
     |  `- DeadlineExceededError    504 deadline_exceeded  accepted, but not done in time
     |- ModelError                  logged in full; the caller sees a fixed sentence and the request id
     |  |- ModelUnavailableError    503 model_unavailable  a blob is missing
+    |  |- ModelPullingError        503 model_pulling      its blobs are on their way; try again
+    |  |- PullError                503 pull_failed        no source gave a blob
+    |  |- BlobDigestError          503 blob_digest_mismatch  a blob is not what the catalogue says
+    |  |- StorageError             503 storage_failed     the cache cannot be written
+    |  |  `- InsufficientStorageError 503 disk_full       too little room for a blob
     |  |- ModelLoadError           503 model_load_failed  a blob is there but does not load
     |  `- InferenceError           500 inference_failed   the model failed on this input
     |- ServerConfigurationError    500 not_configured     production without API_KEY
@@ -119,6 +125,13 @@ class UnknownModelError(RequestError):
     code = "unknown_model"
 
 
+class PullForbiddenError(RequestError):
+    """The operator does not let callers pull this model."""
+
+    status = 403
+    code = "pull_forbidden"
+
+
 class EmbeddingExpiredError(RequestError):
     """The handle is unknown, expired, evicted, or somebody else's."""
 
@@ -190,6 +203,43 @@ class ModelUnavailableError(ModelError):
     def public_message(self) -> str:
         """The message names the blob by its digest, never by a path."""
         return str(self)
+
+
+class ModelPullingError(ModelError):
+    """The model's files are on their way to this server."""
+
+    code = "model_pulling"
+    default_retry_after_s = 10.0
+
+    @property
+    def public_message(self) -> str:
+        """The message says how far it is, never where from."""
+        return str(self)
+
+
+class PullError(ModelError):
+    """The model's files could not be downloaded."""
+
+    code = "pull_failed"
+    default_retry_after_s = 60.0
+
+
+class BlobDigestError(ModelError):
+    """A file of the model is not the one the catalogue names."""
+
+    code = "blob_digest_mismatch"
+
+
+class StorageError(ModelError):
+    """The model's files cannot be kept on this server's disk."""
+
+    code = "storage_failed"
+
+
+class InsufficientStorageError(StorageError):
+    """This server's disk has no room for the model's files."""
+
+    code = "disk_full"
 
 
 class ModelLoadError(ModelError):

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 logger = logging.getLogger("osamd")
 
+LONGEST_PATH = 200
 STAGES = ("receive", "parse", "queue", "decode_image", "encode", "decode", "mask", "reply")
 
 
@@ -66,7 +68,63 @@ class RequestDone:
     request_id: str
 
 
-Event = ModelLoaded | RequestDone
+PullStatus = Literal["waiting", "downloading", "verifying", "done"]
+
+
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """How far the pull of one file of a model is.
+
+    Attributes:
+        model: full name of the model.
+        role: the blob's role in the model; attachments have the role of the blob they belong to.
+        digest: SHA-256 of the file that is pulled, hexadecimal.
+        total: its size in bytes, or None while nobody has said.
+        completed: bytes of it that are here.
+        status: ``waiting`` for another thread or process that pulls the same file (with that one's progress),
+            ``downloading``, ``verifying`` bytes that were on the disk already, or ``done``.
+    """
+
+    model: str
+    role: str
+    digest: str
+    total: int | None
+    completed: int
+    status: PullStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUnloaded:
+    """A model was let go."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class PullStarted:
+    """A model is being brought here for the first time."""
+
+    model: str
+    license: str
+    license_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPulled:
+    """All files of a model are here."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class PullFailed:
+    """A model could not be brought here."""
+
+    model: str
+    reason: str
+
+
+Event = ModelLoaded | ModelUnloaded | PullStarted | PullProgress | ModelPulled | PullFailed | RequestDone
 Sink = Callable[[Event], None]
 
 
@@ -75,14 +133,32 @@ def log_event(event: Event) -> None:
     match event:
         case ModelLoaded():
             logger.info("loaded %s on %s in %.0f ms", event.model, event.device, event.seconds * 1e3)
+        case ModelUnloaded():
+            logger.info("unloaded %s", event.model)
+        case PullStarted():
+            terms = f"{event.license or 'licence unknown'} {event.license_url}".strip()
+            logger.info("pulling %s, under the licence %s", event.model, terms)
+        case ModelPulled():
+            logger.info("pulled %s", event.model)
+        case PullFailed():
+            logger.error("could not pull %s: %s", event.model, event.reason)
+        case PullProgress():
+            level = logging.INFO if event.status == "done" else logging.DEBUG
+            logger.log(level, "pull %s: %s %s, %d bytes", event.model, event.role, event.status, event.completed)
         case RequestDone():
             level = logging.DEBUG if event.path in {"/health", "/ready"} else logging.INFO
             logger.log(
                 level,
                 "%s %s %d %.0f ms %s",
                 event.method,
-                event.path,
+                shown_path(event.path),
                 event.status,
                 event.seconds * 1e3,
                 event.request_id,
             )
+
+
+def shown_path(path: str) -> str:
+    """A path as it may stand in a log: on one line, printable, not endless. Callers without a key choose it."""
+    printable = path.encode("unicode_escape").decode("ascii")
+    return printable if len(printable) <= LONGEST_PATH else f"{printable[:LONGEST_PATH]}..."

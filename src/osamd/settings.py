@@ -1,9 +1,10 @@
 """One Settings object. A flag beats the environment, the environment beats a .env file, that beats the default.
 
-Variables are ``OSAMD_<FIELD>``, except the four that hosts and the seed document fix: ``API_KEY``, ``APP_ENV``,
-``PORT`` and osam's ``OSAM_ONNX_PROVIDERS``.
+Variables are ``OSAMD_<FIELD>``, except those that hosts and the seed document fix: ``API_KEY``, ``APP_ENV``, ``PORT``,
+and osam's ``OSAM_ONNX_PROVIDERS`` and ``OSAM_BLOB_ENDPOINT``.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -11,13 +12,15 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from osamd.errors import SettingsError
+from osamd.keep_alive import KeepAlive, parse_keep_alive
 
 MaskLayout = Literal["full", "crop"]
-Include = Literal["image_embedding"]
+Include = Literal["image_embedding", "image_embedding_compact"]
 Device = Literal["auto", "cpu", "cuda"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 MEBIBYTE = 1024 * 1024
+USER_CATALOG = "~/.config/osamd/models.toml"
 
 
 class Settings(BaseSettings):
@@ -54,6 +57,39 @@ class Settings(BaseSettings):
         default_factory=lambda: Path.home() / ".cache" / "osam",
         description="Where model blobs live, in osam's own layout; our own files go into its `osamd` folder.",
     )
+    catalog: Path | None = Field(
+        default=None,
+        description="File with your own models, in rows like those of osamd's catalog.toml."
+        " Unset: ~/.config/osamd/models.toml, if it is there.",
+    )
+    blob_endpoint: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        validation_alias=AliasChoices("blob_endpoint", "OSAM_BLOB_ENDPOINT"),
+        description="Mirrors of the blobs, separated by commas, tried in order, as in osam: each serves a blob under"
+        " its bare SHA-256. The word `direct` stands for the blob's own URL, which is not tried unless named.",
+    )
+    pull: Literal["auto", "never"] = Field(
+        default="auto",
+        description="`auto` pulls a model at its first use over HTTP; `never` lets only `osamd pull` do that.",
+    )
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="The models callers may have pulled, separated by commas; unset allows the whole catalogue.",
+    )
+    pull_wait_s: float = Field(
+        default=60.0, gt=0, description="Seconds a request waits for a model that is being pulled before it gets 503."
+    )
+    model_memory_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Loaded models' files together, in bytes; the least recently used one goes first. Unset: half of"
+        " this machine's memory.",
+    )
+    keep_alive: KeepAlive = Field(
+        default=None,
+        description="How long a model stays loaded after a request: `5m`, seconds, `0` not at all, `-1` for good."
+        " Unset: until its room is needed.",
+    )
     preload: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("builtin",),
         description="Models loaded at start, separated by commas; /ready waits for them. `none` loads nothing.",
@@ -81,6 +117,9 @@ class Settings(BaseSettings):
         le=170_000_000,
         description="Largest image, in pixels; checked before decoding.",
     )
+    max_mask_pixels: int = Field(
+        default=400_000_000, ge=1, description="Pixels of all masks' boxes of one request; a byte of memory each."
+    )
     max_prompts: int = Field(default=64, ge=1, le=1024, description="Prompts in one request.")
     max_points: int = Field(default=256, ge=1, description="Points in one prompt.")
     max_boxes: int = Field(default=64, ge=1, description="Boxes in one prompt.")
@@ -100,7 +139,7 @@ class Settings(BaseSettings):
     docs: Literal["on", "off"] = Field(default="on", description="Whether /docs and /openapi.json are served.")
     log_level: LogLevel = Field(default="info", description="What is written to the log.")
 
-    @field_validator("preload", "onnx_providers", "include", mode="before")
+    @field_validator("models", "preload", "onnx_providers", "include", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -108,12 +147,23 @@ class Settings(BaseSettings):
             return () if names == ["none"] else tuple(names)
         return value
 
+    @field_validator("blob_endpoint", mode="before")
+    @classmethod
+    def _split_endpoints(cls, value: Any) -> Any:
+        # No word but osam's `direct` has a meaning here, so this is not _split_commas.
+        return tuple(entry.strip() for entry in value.split(",") if entry.strip()) if isinstance(value, str) else value
+
+    @field_validator("keep_alive", mode="before")
+    @classmethod
+    def _parse_keep_alive(cls, value: Any) -> Any:
+        return parse_keep_alive(value)
+
     @field_validator("app_env", mode="before")
     @classmethod
     def _fold_case(cls, value: Any) -> Any:
         return value.strip().lower() if isinstance(value, str) else value
 
-    @field_validator("cache", "image_root")
+    @field_validator("cache", "catalog", "image_root")
     @classmethod
     def _expand_home(cls, value: Path | None) -> Path | None:
         return value.expanduser() if value is not None else None
@@ -122,6 +172,13 @@ class Settings(BaseSettings):
     @classmethod
     def _blank_is_unset(cls, value: SecretStr | None) -> SecretStr | None:
         return value if value is not None and value.get_secret_value().strip() else None
+
+    @property
+    def user_catalog(self) -> Path | None:
+        """The file to read the user's own models from: the one that was named, or the usual one if it is there."""
+        # Not Path's own: those raise for a process without a home, or with one it may not read.
+        usual = os.path.expanduser(USER_CATALOG)  # noqa: PTH111
+        return self.catalog or (Path(usual) if os.path.exists(usual) else None)  # noqa: PTH110
 
 
 def variable_of(field: str) -> str:

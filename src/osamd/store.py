@@ -1,13 +1,21 @@
 """Blobs on disk, addressed by content, in the layout osam uses, so that a cache is shared with it."""
 
-from importlib import resources
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 
 from osamd.catalog import Blob, Model
-from osamd.errors import ModelUnavailableError
+from osamd.downloads import Patience
+from osamd.errors import BlobDigestError, InvalidRequestError, ModelUnavailableError, OverloadedError
+from osamd.events import PullProgress, PullStatus
+from osamd.layout import BlobFile, Layout, is_ours
+from osamd.pulls import DIRECT, BlobPull, OnProgress, Tell, is_intact, storing, turn_of
 
-PACKAGE_SCHEME = "package:"
+TELL_S = 0.2
 
 
 class Store:
@@ -15,35 +23,165 @@ class Store:
 
     Args:
         cache: the folder osam calls ``~/.cache/osam``.
+        endpoints: mirrors in the order they are tried, each serving a blob under its bare SHA-256; ``direct`` stands
+            for the blob's own URL. As in osam, what is not named is not tried; none named means ``direct``.
+        patience: how long a download is tried; None for the usual.
     """
 
-    def __init__(self, cache: Path) -> None:
-        self._blobs = cache / "models" / "blobs"
+    def __init__(self, cache: Path, *, endpoints: Sequence[str] = (), patience: Patience | None = None) -> None:
+        self._layout = Layout(cache)
+        self._endpoints = tuple(endpoints) or (DIRECT,)
+        self._patience = patience or Patience()
+        self._verified: dict[Path, object] = {}
 
     def paths(self, model: Model) -> dict[str, Path]:
         """The files of a model by role.
 
+        Blobs of the cache were verified when they came. A ``file://`` blob with a digest is verified here, once for
+        each state of the file.
+
         Raises:
             ModelUnavailableError: names the first blob that is not there.
+            BlobDigestError: a ``file://`` blob is not what its row says.
         """
         return {role: self._path(model, role, blob) for role, blob in model.blobs.items()}
 
+    def is_present(self, model: Model) -> bool:
+        """Whether every file of the model is here."""
+        return all(file.is_here for file in self._layout.model_files(model))
+
+    def size(self, model: Model) -> int | None:
+        """Bytes of all files of the model; None when one is not here."""
+        statuses = self._statuses(model)
+        return None if statuses is None else sum(status.st_size for status in statuses)
+
+    def modified(self, model: Model) -> datetime | None:
+        """When the youngest file of the model was written; None when one is not here."""
+        statuses = self._statuses(model)
+        return None if statuses is None else datetime.fromtimestamp(max(s.st_mtime for s in statuses), UTC)
+
+    def pull(self, model: Model, on_progress: OnProgress | None = None, *, stop: threading.Event | None = None) -> None:
+        """Bring every file of a model here; each is downloaded once, however many threads and processes want it.
+
+        Files that are here already are verified, and replaced when they are damaged. Who only wants to use a model
+        asks ``is_present`` first, which reads nothing.
+
+        Args:
+            model: a row of the catalogue.
+            on_progress: told how it goes a few times a second, on the calling thread.
+            stop: set to end it soon; what has come is kept for the next pull.
+
+        Raises:
+            ModelUnavailableError: a ``file://`` blob is not there.
+            PullError: no source gave a file.
+            BlobDigestError: a source gave another file, or a ``file://`` blob is another one.
+            StorageError: the cache cannot be written, or has no room.
+            ShuttingDownError: it was stopped.
+        """
+        for role, blob in model.blobs.items():
+            if not is_ours(blob):
+                self._path(model, role, blob)
+                continue
+            BlobPull(
+                blob,
+                label=f"{model.name}, {role}",
+                layout=self._layout,
+                endpoints=self._endpoints,
+                patience=self._patience,
+                tell=_teller(model.name, role, on_progress),
+                stop=stop,
+            ).run()
+
+    def remove(self, model: Model, *, catalog: Iterable[Model]) -> int:
+        """Delete the files of a model, and what a pull of it left unfinished.
+
+        Args:
+            model: a row of the catalogue.
+            catalog: all rows; a blob that another model which is here needs too is kept.
+
+        Returns:
+            Bytes that were freed.
+
+        Raises:
+            InvalidRequestError: its files are not the cache's: they ship with osamd, or lie elsewhere by ``file://``.
+            OverloadedError: it is being pulled right now.
+            StorageError: the cache cannot be written.
+        """
+        own = [blob for blob in model.blobs.values() if is_ours(blob)]
+        if not own:
+            raise InvalidRequestError(f"the files of {model.name} are not in the cache, so not osamd's to delete")
+        needed = {
+            self._layout.place(blob)
+            for other in catalog
+            if other.name != model.name and self.is_present(other)
+            for blob in other.blobs.values()
+        }
+        return sum(self._remove_blob(blob, model, is_needed=self._layout.place(blob) in needed) for blob in own)
+
+    def _remove_blob(self, blob: Blob, model: Model, *, is_needed: bool) -> int:
+        def refuse() -> None:
+            raise OverloadedError(f"{model.name} is being pulled right now", field="model")
+
+        place, work = self._layout.place(blob), self._layout.work(blob)
+        if not work.exists() and (is_needed or not place.exists()):
+            return 0
+        with turn_of(self._layout.lock(blob), refuse), storing(place):
+            freed = _bytes_below(work)
+            shutil.rmtree(work, ignore_errors=True)
+            if not is_needed:
+                freed += _bytes_below(place)
+                if place.is_dir():
+                    # Out of sight first: a folder is there with all its files, or not at all.
+                    work.mkdir(parents=True)
+                    place.rename(work / "removed")
+                    shutil.rmtree(work)
+                else:
+                    place.unlink(missing_ok=True)
+        return freed
+
     def _path(self, model: Model, role: str, blob: Blob) -> Path:
-        path = self._place(blob)
-        beside = [path.with_name(_file_name(attachment.url)) for attachment in blob.attachments]
-        if not all(file.is_file() for file in (path, *beside)):
+        files = self._layout.files(blob)
+        if not all(file.is_here for file in files):
+            which = f"blob sha256-{blob.sha256}" if blob.sha256 else "file"
             raise ModelUnavailableError(
-                f"{model.name} is not on this server: its {role} blob sha256-{blob.sha256} is missing", field="model"
+                f"{model.name} is not on this server: its {role} {which} is missing", field="model"
             )
-        return path
+        if blob.url.startswith("file://"):
+            for file in files:
+                self._verify(file, f"{model.name}, {role}")
+        return files[0].path
 
-    def _place(self, blob: Blob) -> Path:
-        if blob.url.startswith(PACKAGE_SCHEME):
-            name = blob.url.removeprefix(PACKAGE_SCHEME)
-            return Path(str(resources.files("osamd.models").joinpath("builtin_net", name)))
-        place = self._blobs / f"sha256-{blob.sha256}"
-        return place / _file_name(blob.url) if blob.attachments else place
+    def _verify(self, file: BlobFile, label: str) -> None:
+        """A file outside the cache is verified when it is first seen and after each change."""
+        state = (file.stamp(), file.sha256)
+        if file.sha256 and self._verified.get(file.path) != state:
+            if not is_intact(file, lambda _: None):
+                raise BlobDigestError(f"{label}: {file.path} is not sha256-{file.sha256}")
+            self._verified[file.path] = state
+
+    def _statuses(self, model: Model) -> list[os.stat_result] | None:
+        try:
+            return [file.path.stat() for file in self._layout.model_files(model)]
+        except OSError:
+            return None
 
 
-def _file_name(url: str) -> str:
-    return PurePosixPath(urlsplit(url).path).name
+def _teller(model: str, role: str, on_progress: OnProgress | None) -> Tell:
+    """Turn what a pull tells into events: every change of status or file, and a few a second in between."""
+    last: tuple[str, PullStatus] | None = None
+    told = 0.0
+
+    def tell(file: BlobFile, status: PullStatus, completed: int, total: int | None) -> None:
+        nonlocal last, told
+        now = time.monotonic()
+        if on_progress is not None and ((file.sha256, status) != last or now - told >= TELL_S):
+            last, told = (file.sha256, status), now
+            on_progress(PullProgress(model, role, file.sha256, total, completed, status))
+
+    return tell
+
+
+def _bytes_below(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -1,0 +1,27 @@
+"""How long a model stays loaded after it was used, in the spelling Ollama's users know."""
+
+import re
+from typing import Final
+
+# Seconds; PINNED for good; None until the room is needed.
+KeepAlive = float | None
+PINNED: Final = -1.0
+UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+SPELLING: Final = re.compile(r"(-?\d+(?:\.\d+)?)(ms|s|m|h|)")
+LONGEST_S: Final = 366 * 86400.0
+
+
+def parse_keep_alive(value: object) -> KeepAlive:
+    """``"5m"``, ``"90s"``, seconds as a number, 0 for not at all, anything negative for good, None or "" for no wish.
+
+    Raises:
+        ValueError: it is none of these, such as True or a list.
+    """
+    if value is None or value == "":
+        return None
+    match = SPELLING.fullmatch(str(value).strip())
+    if match is None:
+        raise ValueError("a duration such as 5m, 90s, a number of seconds, 0 or -1 is wanted")
+    number, unit = match.groups()
+    seconds = float(number) * UNITS[unit]
+    return PINNED if seconds < 0 else min(seconds, LONGEST_S)

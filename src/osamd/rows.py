@@ -1,0 +1,274 @@
+"""Rows of a catalogue as they stand in TOML: read, checked, and what is wrong with them reported by row and field."""
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import unquote_to_bytes, urlparse, urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+DEFAULT_TAG = "latest"
+FILE_SCHEME = "file://"
+PACKAGE_SCHEME = "package:"
+WEB_SCHEMES = ("http://", "https://")
+# The files each family's adapter asks for, by role.
+ROLES = {
+    "builtin": ("encoder", "decoder"),
+    "sam": ("encoder", "decoder"),
+    "sam2": ("encoder", "decoder"),
+    "sam3": ("image_encoder", "language_encoder", "decoder"),
+    "efficientsam": ("encoder", "decoder"),
+    "yoloworld": ("textual", "yolo"),
+}
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(:[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+# What pydantic says, in our words.
+SENTENCES = {
+    "missing": "is missing",
+    "string_type": "must be a string",
+    "int_type": "must be a whole number",
+    "list_type": "must be a list",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+}
+LINE_CHARS = 300
+FILENAME_BYTES = 255
+SHOWN_NAME_CHARS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogProblem:
+    """Why a row, or a whole file, is not in the catalogue.
+
+    Attributes:
+        file: the file it stands in.
+        row: which ``[[model]]``, counted from 1; None when the whole file is meant.
+        name: the row's name as far as it has one.
+        field: path of the field at fault, such as ``blobs.encoder.sha256``; empty when the whole row is meant.
+        message: what is wrong with it, to be read after the field.
+    """
+
+    file: Path
+    row: int | None
+    name: str
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        """One line: file, row, field, sentence."""
+        row = "" if self.row is None else f"row {self.row}" + (f" ({self.name})" if self.name else "")
+        where = ", ".join(part for part in (row, self.field) if part)
+        return f"{self.file}: {where} {self.message}" if where else f"{self.file}: {self.message}"
+
+
+def filename_of(url: str) -> str:
+    """The name osam gives to the file of a URL: the end of its path, as it is written."""
+    return os.path.basename(urlparse(url).path)  # noqa: PTH119 - a URL's path, not a file's
+
+
+def local_path(url: str) -> Path | None:
+    """The file a ``file://`` URL names; None for any other URL."""
+    return Path(os.fsdecode(unquote_to_bytes(urlsplit(url).path))) if url.startswith(FILE_SCHEME) else None
+
+
+def _wrong(message: str) -> PydanticCustomError:
+    # Without a context the message is no template, so braces in it mean nothing.
+    return PydanticCustomError("row", message)
+
+
+def _check_url(url: str, info: ValidationInfo) -> str:
+    if not url.isprintable() or " " in url:
+        raise _wrong("must have no spaces and no control characters")
+    if url.startswith(PACKAGE_SCHEME):
+        if info.context is None:
+            raise _wrong("must not begin with package:, which is for the models that osamd ships")
+        return url
+    try:
+        parts = urlsplit(url)
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        raise _wrong("is no URL that can be read") from None
+    if url.startswith(WEB_SCHEMES):
+        if not has_host:
+            raise _wrong("names no host")
+    elif not url.startswith(FILE_SCHEME):
+        raise _wrong("must begin with file://, http:// or https://")
+    elif parts.netloc or not parts.path.startswith("/"):
+        raise _wrong("must give the whole path, as in file:///models/encoder.onnx")
+    elif parts.query or parts.fragment or "\0" in str(local_path(url)):
+        raise _wrong("must not contain ? or #, which are written %3F and %23, or a zero byte")
+    return url
+
+
+def _check_sha256(digest: str) -> str:
+    if not SHA256.fullmatch(digest):
+        raise _wrong("must be 64 hexadecimal digits")
+    return digest.lower()
+
+
+def _check_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise _wrong("must be a name such as my-model or my-model:small, of letters, digits and . _ -")
+    return name
+
+
+def _check_line(text: str) -> str:
+    if not text.isprintable() or len(text) > LINE_CHARS:
+        raise _wrong(f"must be one line of at most {LINE_CHARS} characters")
+    return text
+
+
+def _check_link(url: str) -> str:
+    if not url.startswith(WEB_SCHEMES):
+        raise _wrong("must begin with http:// or https://")
+    return _check_line(url)
+
+
+_Url = Annotated[str, AfterValidator(_check_url)]
+_Sha256 = Annotated[str, AfterValidator(_check_sha256)]
+_Name = Annotated[str, AfterValidator(_check_name)]
+_Line = Annotated[str, AfterValidator(_check_line)]
+_Link = Annotated[str, AfterValidator(_check_link)]
+
+
+class FileRow(BaseModel):
+    """A file that belongs beside a blob: where it comes from, and what is in it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    url: _Url
+    sha256: _Sha256 | None = Field(default=None, validate_default=True)
+    bytes: int | None = Field(default=None, ge=0)
+
+    @field_validator("sha256")
+    @classmethod
+    def _needed_from_afar(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and not info.data.get("url", FILE_SCHEME).startswith(FILE_SCHEME):
+            raise _wrong("is missing; only a file:// blob can do without")
+        return value
+
+
+class BlobRow(FileRow):
+    """``[model.blobs.ROLE]``."""
+
+    attachments: list[FileRow] = Field(default_factory=list)
+
+    @field_validator("attachments")
+    @classmethod
+    def _lie_beside_the_blob(cls, value: list[FileRow], info: ValidationInfo) -> list[FileRow]:
+        url = info.data.get("url")
+        if url is None or not value:
+            return value
+        names = [filename_of(url), *(filename_of(row.url) for row in value)]
+        if any(name in {"", ".", ".."} or len(os.fsencode(name)) > FILENAME_BYTES for name in names):
+            raise _wrong("and their blob must have URLs that end in a file's name")
+        if len(set(names)) < len(names):
+            raise _wrong("and their blob must have different file names")
+        home = local_path(url)
+        if {_parent(row.url) for row in value} != {home.parent if home else None}:
+            raise _wrong("must be in the same folder as a file:// blob, and come from the web if their blob does")
+        return value
+
+
+def _parent(url: str) -> Path | None:
+    path = local_path(url)
+    return path.parent if path else None
+
+
+class Row(BaseModel):
+    """``[[model]]``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: _Name
+    family: str
+    aliases: list[_Name] = Field(default_factory=list)
+    license: _Line = ""
+    license_url: _Link = ""
+    source_url: _Link = ""
+    blobs: dict[str, BlobRow]
+
+    @field_validator("name")
+    @classmethod
+    def _with_tag(cls, value: str) -> str:
+        return value if ":" in value else f"{value}:{DEFAULT_TAG}"
+
+    @field_validator("family")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in ROLES:
+            raise _wrong(f"must be one of {', '.join(ROLES)}")
+        return value
+
+    @field_validator("blobs")
+    @classmethod
+    def _fit_the_family(cls, value: dict[str, BlobRow], info: ValidationInfo) -> dict[str, BlobRow]:
+        family = info.data.get("family")
+        if family is None:
+            return value
+        lacking = [role for role in ROLES[family] if role not in value]
+        if lacking:
+            raise _wrong(f"must have {' and '.join(lacking)}, without which the family {family} does not run")
+        if len(value) > len(ROLES[family]):
+            raise _wrong(f"must have only {' and '.join(ROLES[family])}, which is all the family {family} takes")
+        return value
+
+
+def read_rows(text: str, file: Path, *, is_shipped: bool = False) -> tuple[dict[int, Row], list[CatalogProblem]]:
+    """The good rows of a catalogue by their number, counted from 1, and what is wrong with the others.
+
+    Args:
+        text: TOML.
+        file: where it stands, for the problems.
+        is_shipped: whether it is osamd's own catalogue, whose rows may name files inside the package.
+    """
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        return {}, [CatalogProblem(file, None, "", "", f"is not TOML: {error}")]
+    problems = [
+        CatalogProblem(file, None, "", key, "is not known here; models are rows that begin with [[model]]")
+        for key in document
+        if key != "model"
+    ]
+    tables = document.get("model", [])
+    if not isinstance(tables, list):
+        return {}, [*problems, CatalogProblem(file, None, "", "model", "must be rows that begin with [[model]]")]
+    rows = {}
+    for number, table in enumerate(tables, start=1):
+        try:
+            rows[number] = Row.model_validate(table, context="shipped" if is_shipped else None)
+        except ValidationError as error:
+            name = table.get("name") if isinstance(table, dict) else None
+            shown = _shown(name) if isinstance(name, str) else ""
+            problems += [
+                CatalogProblem(file, number, shown, _path(detail["loc"]), _sentence(detail))
+                for detail in error.errors(include_input=False, include_url=False)
+            ]
+    return rows, problems
+
+
+def _shown(name: str) -> str:
+    """A name that may be anything, fit for one line of a log."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name[:SHOWN_NAME_CHARS])
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    parts = "".join(f"[{part}]" if isinstance(part, int) else f".{_shown(part)}" for part in location)
+    return parts.removeprefix(".")
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    if detail["type"] == "extra_forbidden":
+        return f"is not known here; known are {', '.join(_fields_at(len(detail['loc'])))}"
+    return SENTENCES.get(detail["type"], detail["msg"][:1].lower() + detail["msg"][1:])
+
+
+def _fields_at(depth: int) -> list[str]:
+    """The keys a table may have: a row's, a blob's three steps down, an attachment's five steps down."""
+    tables: dict[int, type[BaseModel]] = {1: Row, 3: BlobRow}
+    return list(tables.get(depth, FileRow).model_fields)
