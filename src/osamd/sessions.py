@@ -1,5 +1,9 @@
 """ONNX Runtime, and nobody else's business: providers, threads, loading and running graphs."""
 
+import ctypes
+import functools
+import gc
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +16,8 @@ import onnxruntime as ort
 
 from osamd.errors import InferenceError, ModelLoadError, SettingsError
 from osamd.settings import Device
+
+logger = logging.getLogger("osamd")
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -26,15 +32,25 @@ class Placement:
     Attributes:
         providers: ONNX Runtime providers in the order they are tried.
         threads: threads of one inference.
+        may_fall_back: whether a model that does not get the first provider runs on the CPU instead of failing.
     """
 
     providers: tuple[str, ...]
     threads: int
+    may_fall_back: bool = False
 
     @property
     def device(self) -> str:
         """``cuda`` or ``cpu``, after the first provider."""
         return device_of(self.providers)
+
+
+def release_memory() -> None:
+    """Give memory that freed sessions held back to the system; glibc keeps it otherwise."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def available_providers() -> tuple[str, ...]:
@@ -65,13 +81,51 @@ def choose_placement(*, device: Device, onnx_providers: Sequence[str], threads: 
     if device == "cuda" and CUDA not in available:
         raise SettingsError("OSAMD_DEVICE: cuda was asked for, but this ONNX Runtime is built without it")
     if device != "cpu" and CUDA in available:
-        return Placement((CUDA, CPU), count)
+        return Placement((CUDA, CPU), count, may_fall_back=device == "auto")
     return Placement((CPU,), count)
 
 
 def device_of(providers: Sequence[str]) -> str:
     """The short name of the first provider: ``CUDAExecutionProvider`` is ``cuda``."""
     return providers[0].removesuffix("ExecutionProvider").lower()
+
+
+def _load(path: Path, providers: Sequence[str], threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = WARNINGS_OFF
+    # Threads that spin between inferences would burn an idle server's CPU.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(path, options, providers=list(providers))
+    except Exception as error:
+        raise ModelLoadError(f"{path} does not load on {device_of(providers)}: {error}") from error
+    active = session.get_providers()
+    if active[0] != providers[0]:
+        # ONNX Runtime falls back to the CPU with a log line only; a GPU that is billed must be used.
+        raise ModelLoadError(
+            f"{path} was to run on {providers[0]}, but only got {active[0]}{_what_is_missing(providers[0])}"
+        )
+    return session
+
+
+def _what_is_missing(provider: str) -> str:
+    """Why a provider is not to be had, as far as its library's loader says it, such as a missing libcudnn."""
+    folder = Path(ort.__file__).parent / "capi"
+    name = provider.removesuffix("ExecutionProvider").lower()
+    try:
+        for library in (f"libonnxruntime_providers_{part}.so" for part in ("shared", name)):
+            ctypes.CDLL(str(folder / library), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        return f": {error}"
+    return ": its libraries are there, so look for the driver and the device"
+
+
+@functools.cache
+def _tell_fallback(provider: str, reason: str) -> None:
+    """Said once for each reason; every reply and ``/ready`` name the device that is really used."""
+    logger.warning("running on the CPU, because %s is not to be had: %s", provider, reason)
 
 
 class Session:
@@ -86,21 +140,30 @@ class Session:
     """
 
     def __init__(self, path: Path, placement: Placement) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = placement.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = WARNINGS_OFF
-        # Threads that spin between inferences would burn an idle server's CPU.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = ort.InferenceSession(path, options, providers=list(placement.providers))
-        except Exception as error:
-            raise ModelLoadError(f"{path} does not load: {error}") from error
+            self._session = _load(path, placement.providers, placement.threads)
+        except ModelLoadError as error:
+            if not placement.may_fall_back:
+                raise
+            _tell_fallback(placement.providers[0], str(error))
+            self._session = _load(path, (CPU,), placement.threads)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
-        if self.providers[0] != placement.providers[0]:
-            # ONNX Runtime falls back to the CPU with a log line only; a GPU that is billed must be used.
-            raise ModelLoadError(f"{path} was to run on {placement.providers[0]}, but only got {self.providers[0]}")
         self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
+        # Sizes that the graph leaves open are names or None.
+        self.input_shapes: dict[str, tuple[int | str | None, ...]] = {
+            node.name: tuple(node.shape) for node in self._session.get_inputs()
+        }
+        self._path = path
+
+    def outputs_at(self, *positions: int) -> tuple[str, ...]:
+        """Names of outputs by their place in the graph, for exports whose names differ.
+
+        Raises:
+            ModelLoadError: the graph has fewer outputs.
+        """
+        if max(positions) >= len(self.outputs):
+            raise ModelLoadError(f"{self._path} has {len(self.outputs)} outputs; {max(positions) + 1} are needed")
+        return tuple(self.outputs[position] for position in positions)
 
     def run(
         self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str] | None = None

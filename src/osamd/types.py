@@ -5,7 +5,8 @@ right and y down; the centre of the top-left pixel is (0, 0). Boxes are (x1, y1,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from datetime import datetime
 
 import numpy as np
@@ -42,16 +43,18 @@ class Prompt:
         iou_threshold: overlap above which non-maximum suppression drops the weaker box, 0..1 (detectors).
         score_threshold: objects below it are left out, 0..1 (detectors).
         max_annotations: at most so many objects, best first (detectors).
+        field: how the request spells this prompt, for messages.
     """
 
-    points: FloatArray = field(default_factory=_no_points)
-    point_labels: IntArray = field(default_factory=_no_labels)
-    boxes: FloatArray = field(default_factory=_no_boxes)
+    points: FloatArray = dataclass_field(default_factory=_no_points)
+    point_labels: IntArray = dataclass_field(default_factory=_no_labels)
+    boxes: FloatArray = dataclass_field(default_factory=_no_boxes)
     texts: tuple[str, ...] = ()
     mask_id: str | None = None
     iou_threshold: float = 0.5
     score_threshold: float = 0.1
     max_annotations: int = 100
+    field: str = "prompt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,15 +189,32 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSource:
-    """Where the pixels come from: exactly one of the two is set.
+    """Where the pixels come from: exactly one of the three is set.
 
     Attributes:
         data: an encoded image.
         image_id: a handle from an earlier answer.
+        exchanged: an embedding that a caller kept.
     """
 
     data: bytes | None = None
     image_id: str | None = None
+    exchanged: "ExchangedEmbedding | None" = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExchangedEmbedding:
+    """An embedding as it travels outside: without the decoder's names, in osam's order.
+
+    Attributes:
+        height: rows of the upright image.
+        width: columns of the upright image.
+        arrays: each (C, H, W) float32; osam's ``embedding`` first, then its ``extra_features``.
+    """
+
+    height: int
+    width: int
+    arrays: tuple[FloatArray, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -206,6 +226,7 @@ class SegmentRequest:
         model: a name or alias of the catalogue; None means the handle's model, or the built-in one.
         prompts: what to segment; None lets the model's default prompt decide.
         multimask: whether to return up to three candidates for each prompt.
+        keep_alive: how long the model stays loaded afterwards, as in ``osamd.keep_alive``; None for the default.
         owner: whose embeddings and handles these are (the key's name).
     """
 
@@ -213,6 +234,7 @@ class SegmentRequest:
     model: str | None = None
     prompts: tuple[Prompt, ...] | None = None
     multimask: bool = False
+    keep_alive: float | None = None
     owner: str = ""
 
 

@@ -7,12 +7,27 @@ from typing import TYPE_CHECKING
 from osamd.catalog import Model
 from osamd.errors import ModelUnavailableError
 from osamd.models.base import Adapter
+from osamd.types import Capabilities
 
 if TYPE_CHECKING:
     # Only its type: the engine imports this package, and must not wait for ONNX Runtime before the first model.
     from osamd.sessions import Placement
 
-FAMILIES = {"builtin": ("osamd.models.builtin", "Builtin")}
+FAMILIES = {
+    "builtin": ("osamd.models.builtin", "Builtin"),
+    "efficientsam": ("osamd.models.efficientsam", "EfficientSam"),
+    "sam": ("osamd.models.sam", "Sam"),
+    "sam2": ("osamd.models.sam2", "Sam2"),
+    "sam3": ("osamd.models.sam3", "Sam3"),
+    "yoloworld": ("osamd.models.yoloworld", "YoloWorld"),
+}
+
+
+def capabilities_of(family: str) -> Capabilities:
+    """What a family takes and gives, without loading any of its models."""
+    module, name = FAMILIES[family]
+    capabilities: Capabilities = getattr(import_module(module), name).capabilities
+    return capabilities
 
 
 def build_model(model: Model, paths: dict[str, Path], placement: "Placement") -> Adapter:

@@ -3,9 +3,12 @@
 An adapter holds loaded sessions and nothing that changes its answers, and all threads may use it at once.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prompt
+
+Shape = tuple[int | str | None, ...]
 
 
 class Adapter(Protocol):
@@ -18,6 +21,10 @@ class Adapter(Protocol):
     @property
     def device(self) -> str:
         """Where it really runs, such as ``cpu``."""
+
+    @property
+    def feature_shapes(self) -> Mapping[str, Shape]:
+        """The embedding's features by name in osam's order, each (1, C, H, W); sizes left open are names."""
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:
         """What is segmented when a request says nothing."""

@@ -43,6 +43,9 @@ class Builtin:
         self._encoder = Session(paths["encoder"], placement)
         self._decoder = Session(paths["decoder"], placement)
         self.device = device_of(self._encoder.providers)
+        self.feature_shapes = {
+            f"{scale}.{name}": self._decoder.input_shapes[name] for scale in AREAS for name in FEATURES
+        }
         # The last first pass of each embedding, as long as the embedding lives; 25 KB each.
         self._first_answers: WeakKeyDictionary[Embedding, tuple[bytes, FloatArray]] = WeakKeyDictionary()
 

@@ -1,0 +1,77 @@
+"""EfficientSAM: clicks and a box, three candidates.
+
+Reference: github.com/yformer/EfficientSAM, its ONNX exporter and example.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+
+from osamd.models.tensors import labelled_points, middle_click, ranked
+from osamd.sessions import Placement, Session, device_of
+from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prompt
+
+SIDE: Final = 1024
+MASK_SIDE: Final = 256
+SCORES, LOW_RES_MASKS = 1, 2
+
+
+class EfficientSam:
+    """The adapter of the family ``efficientsam``.
+
+    Args:
+        paths: ONNX files of the roles ``encoder`` and ``decoder``.
+        placement: where they run.
+
+    Raises:
+        ModelLoadError: a file does not load, or has fewer outputs than the family's graphs have.
+    """
+
+    capabilities = Capabilities(points=True, boxes=1, multimask=True)
+
+    def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
+        self._encoder = Session(paths["encoder"], placement)
+        self._decoder = Session(paths["decoder"], placement)
+        self._embedding = self._encoder.outputs_at(0)
+        self._answers = self._decoder.outputs_at(LOW_RES_MASKS, SCORES)
+        self.device = device_of(self._encoder.providers)
+        self.feature_shapes = {"image_embeddings": self._decoder.input_shapes["image_embeddings"]}
+
+    def default_prompt(self, *, height: int, width: int) -> Prompt:
+        """One foreground click in the middle, as osam has it."""
+        return middle_click(height=height, width=width)
+
+    def encode(self, image: ByteArray) -> Embedding:
+        """One (1, 256, 64, 64) feature map, 4 MB.
+
+        The graph takes any size and resizes to 1024 x 1024 itself. It is done here by the same rule (bilinear between
+        the four nearest pixels), on bytes: a photo of 12 megapixels would be 144 MB of float32.
+        """
+        height, width = image.shape[:2]
+        square = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+        pixels = np.ascontiguousarray(square.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
+        (embedding,) = self._encoder.run({"batched_images": pixels}, self._embedding)
+        return Embedding(height=height, width=width, features={"image_embeddings": embedding})
+
+    def decode(
+        self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
+    ) -> list[Candidate]:
+        """Candidates with the IoU that the model predicts for each."""
+        del mask_input
+        points, labels = labelled_points(prompt)
+        # The graph scales points by the size it is told. An image of 256 x 256 pixels is claimed, so that the masks at
+        # the image's size, which nobody asks for, stay small.
+        points = points * np.array([MASK_SIDE / embedding.width, MASK_SIDE / embedding.height], np.float32)
+        feeds = {
+            **embedding.features,
+            "batched_point_coords": points.astype(np.float32)[None, None],
+            "batched_point_labels": labels[None, None],
+            "orig_im_size": np.full(2, MASK_SIDE, np.int64),
+        }
+        masks, scores = self._decoder.run(feeds, self._answers)
+        # The authors' exporter leaves the axis of queries out of the low-resolution masks; there is one query.
+        masks = masks.reshape(-1, *masks.shape[-2:])
+        return ranked(masks, scores.ravel(), valid_height=MASK_SIDE, valid_width=MASK_SIDE, multimask=multimask)

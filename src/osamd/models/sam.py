@@ -1,0 +1,109 @@
+"""SAM 1: clicks, a box and an earlier mask, with a Vision Transformer of 1024 x 1024 pixels.
+
+Reference: github.com/facebookresearch/segment-anything, its ONNX exporter and example.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from osamd.models.tensors import labelled_points, middle_click, planes, ranked, resize
+from osamd.sessions import Placement, Session, device_of
+from osamd.types import ByteArray, Candidate, Capabilities, Embedding, FloatArray, MaskLogits, Prompt
+
+SIDE: Final = 1024
+MASK_SIDE: Final = 256
+MEAN: Final = (123.675, 116.28, 103.53)
+STD: Final = (58.395, 57.12, 57.375)
+PADDING_LABEL: Final = -1
+SCORES, LOW_RES_MASKS = 1, 2
+
+
+class Sam:
+    """The adapter of the family ``sam``.
+
+    Args:
+        paths: ONNX files of the roles ``encoder`` and ``decoder``.
+        placement: where they run.
+
+    Raises:
+        ModelLoadError: a file does not load, or has fewer outputs than the family's graphs have.
+    """
+
+    capabilities = Capabilities(points=True, boxes=1, mask_input=True)
+
+    def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
+        self._encoder = Session(paths["encoder"], placement)
+        self._decoder = Session(paths["decoder"], placement)
+        self._embedding = self._encoder.outputs_at(0)
+        self._answers = self._decoder.outputs_at(LOW_RES_MASKS, SCORES)
+        self.device = device_of(self._encoder.providers)
+        self.feature_shapes = {"image_embeddings": self._decoder.input_shapes["image_embeddings"]}
+
+    def default_prompt(self, *, height: int, width: int) -> Prompt:
+        """One foreground click in the middle, as osam has it."""
+        return middle_click(height=height, width=width)
+
+    def encode(self, image: ByteArray) -> Embedding:
+        """One (1, 256, 64, 64) feature map, 4 MB.
+
+        The longest side is resized to 1024 pixels; the rest of the square, right or below, is zero after normalising.
+        """
+        height, width = image.shape[:2]
+        rows, columns = _resized(height, width)
+        x = np.zeros((1, 3, SIDE, SIDE), np.float32)
+        x[0, :, :rows, :columns] = planes(resize(image, height=rows, width=columns), mean=MEAN, std=STD)
+        (embedding,) = self._encoder.run({"x": x}, self._embedding)
+        return Embedding(height=height, width=width, features={"image_embeddings": embedding})
+
+    def decode(
+        self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
+    ) -> list[Candidate]:
+        """One candidate with the IoU that the model predicts for it."""
+        rows, columns = _resized(embedding.height, embedding.width)
+        points, labels = labelled_points(prompt)
+        points = points * np.array([columns / embedding.width, rows / embedding.height], np.float32)
+        if not len(prompt.boxes):
+            # Beside a box SAM has never seen a padding point.
+            points = np.concatenate([points, np.zeros((1, 2), np.float32)])
+            labels = np.append(labels, np.float32(PADDING_LABEL))
+        feeds = {
+            **embedding.features,
+            "point_coords": points.astype(np.float32)[None],
+            "point_labels": labels.astype(np.float32)[None],
+            **mask_feeds(mask_input),
+            # Only the masks at the image's size depend on it, which nobody asks for: they stay small.
+            "orig_im_size": np.full(2, MASK_SIDE, np.float32),
+        }
+        masks, scores = self._decoder.run(feeds, self._answers)
+        # The low-resolution masks cover the square: the image's part of it is as large as in the encoder's input.
+        return ranked(
+            masks[0],
+            scores[0],
+            valid_height=rows * MASK_SIDE / SIDE,
+            valid_width=columns * MASK_SIDE / SIDE,
+            multimask=multimask,
+        )
+
+
+def mask_feeds(mask_input: MaskLogits | None) -> dict[str, npt.NDArray[Any]]:
+    """The earlier mask as SAM's decoders take it; they ignore its values where ``has_mask_input`` is 0."""
+    values: FloatArray = np.zeros((MASK_SIDE, MASK_SIDE), np.float32) if mask_input is None else mask_input.values
+    return {
+        "mask_input": values[None, None],
+        "has_mask_input": np.array([0.0 if mask_input is None else 1.0], np.float32),
+    }
+
+
+def _resized(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns with the longest side at 1024, halves rounded up as SAM rounds them."""
+    longest = max(height, width)
+
+    def side(length: int) -> int:
+        # Never nothing: 10 000 x 1 pixels are 1024 x 1.
+        return max(1, (2 * length * SIDE + longest) // (2 * longest))
+
+    return side(height), side(width)

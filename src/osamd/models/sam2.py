@@ -1,0 +1,74 @@
+"""SAM 2.1 on single images: clicks, a box and an earlier mask.
+
+Reference: github.com/facebookresearch/sam2, its image predictor; exported by github.com/ryouchinsa/sam-cpp-macos.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from osamd.models.sam import MASK_SIDE, PADDING_LABEL, SIDE, mask_feeds
+from osamd.models.tensors import labelled_points, middle_click, planes, ranked, resize
+from osamd.sessions import Placement, Session, device_of
+from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prompt
+
+MEAN: Final = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+STD: Final = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+# The decoder's names for the encoder's outputs, in the encoder's order.
+FEATURES: Final = ("image_embeddings", "high_res_features1", "high_res_features2")
+SCORES, LOW_RES_MASKS = 1, 2
+
+
+class Sam2:
+    """The adapter of the family ``sam2``.
+
+    Args:
+        paths: ONNX files of the roles ``encoder`` and ``decoder``.
+        placement: where they run.
+
+    Raises:
+        ModelLoadError: a file does not load, or has fewer outputs than the family's graphs have.
+    """
+
+    capabilities = Capabilities(points=True, boxes=1, mask_input=True, multimask=True)
+
+    def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
+        self._encoder = Session(paths["encoder"], placement)
+        self._decoder = Session(paths["decoder"], placement)
+        self._features = self._encoder.outputs_at(*range(len(FEATURES)))
+        self._answers = self._decoder.outputs_at(LOW_RES_MASKS, SCORES)
+        self.device = device_of(self._encoder.providers)
+        self.feature_shapes = {name: self._decoder.input_shapes[name] for name in FEATURES}
+
+    def default_prompt(self, *, height: int, width: int) -> Prompt:
+        """One foreground click in the middle, as osam has it."""
+        return middle_click(height=height, width=width)
+
+    def encode(self, image: ByteArray) -> Embedding:
+        """Three feature maps, 17 MB; the image is resized to 1024 x 1024 pixels without keeping its aspect ratio."""
+        x = planes(resize(image, height=SIDE, width=SIDE), mean=MEAN, std=STD)[None]
+        features = self._encoder.run({"input": x}, self._features)
+        height, width = image.shape[:2]
+        return Embedding(height=height, width=width, features=dict(zip(FEATURES, features, strict=True)))
+
+    def decode(
+        self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
+    ) -> list[Candidate]:
+        """Candidates with the IoU that the model predicts for each."""
+        points, labels = labelled_points(prompt)
+        if not len(points):
+            # The graph appends a padding point itself, but has never seen an empty list.
+            points, labels = np.zeros((1, 2), np.float32), np.array([PADDING_LABEL], np.float32)
+        points = points * np.array([SIDE / embedding.width, SIDE / embedding.height], np.float32)
+        feeds = {
+            **embedding.features,
+            "point_coords": points.astype(np.float32)[None],
+            "point_labels": labels[None],
+            **mask_feeds(mask_input),
+            # Only the masks at the image's size depend on it, which nobody asks for: they stay small.
+            "orig_im_size": np.full(2, MASK_SIDE, np.int64),
+        }
+        masks, scores = self._decoder.run(feeds, self._answers)
+        return ranked(masks[0], scores[0], valid_height=MASK_SIDE, valid_width=MASK_SIDE, multimask=multimask)

@@ -1,0 +1,138 @@
+"""SAM 3: every object that a text names or that looks like the boxes.
+
+Reference: github.com/facebookresearch/sam3, its image processor; exported by github.com/wkentaro/sam3-onnx.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from osamd.models.clip_tokens import tokenize
+from osamd.models.tensors import confidence, resize
+from osamd.sessions import Placement, Session, device_of
+from osamd.types import ByteArray, Candidate, Capabilities, Embedding, FloatArray, MaskLogits, Prompt
+
+SIDE: Final = 1008
+CONTEXT_LENGTH: Final = 32
+MOST_TEXTS: Final = 64
+MOST_BOXES: Final = 64
+# What SAM 3 was trained to read where only boxes are given.
+VISUAL: Final = "visual"
+POSITIVE: Final = 1
+THRESHOLD: Final = 0.5
+# The decoder's names for four of the image encoder's outputs, and where they are. osam's embedding has this order.
+FEATURES: Final = {"backbone_fpn_0": 3, "backbone_fpn_1": 4, "backbone_fpn_2": 5, "vision_pos_enc_2": 2}
+LANGUAGE_MASK, LANGUAGE_FEATURES = 0, 1
+BOXES, SCORES, MASKS = 0, 1, 2
+
+
+class Sam3:
+    """The adapter of the family ``sam3``.
+
+    Args:
+        paths: ONNX files of the roles ``image_encoder``, ``language_encoder`` and ``decoder``.
+        placement: where they run.
+
+    Raises:
+        ModelLoadError: a file does not load, or has fewer outputs than the family's graphs have.
+    """
+
+    capabilities = Capabilities(boxes=MOST_BOXES, texts=MOST_TEXTS)
+
+    def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
+        self._image_encoder = Session(paths["image_encoder"], placement)
+        self._language_encoder = Session(paths["language_encoder"], placement)
+        self._decoder = Session(paths["decoder"], placement)
+        self._features = self._image_encoder.outputs_at(*FEATURES.values())
+        self._language = self._language_encoder.outputs_at(LANGUAGE_MASK, LANGUAGE_FEATURES)
+        self._answers = self._decoder.outputs_at(BOXES, SCORES, MASKS)
+        self.device = device_of(self._image_encoder.providers)
+        self.feature_shapes = {name: self._decoder.input_shapes[name] for name in FEATURES}
+        # An export may be fixed to as many boxes as its example had.
+        most_boxes = self._decoder.input_shapes["box_coords"][1]
+        if isinstance(most_boxes, int):
+            self.capabilities = Capabilities(boxes=most_boxes, texts=MOST_TEXTS)
+        tokenize([VISUAL], CONTEXT_LENGTH)  # reads the vocabulary, which the first request need not wait for
+
+    def default_prompt(self, *, height: int, width: int) -> Prompt:
+        """The text "visual", as osam has it."""
+        del height, width
+        return Prompt(texts=(VISUAL,))
+
+    def encode(self, image: ByteArray) -> Embedding:
+        """Four feature maps; the image is resized to 1008 x 1008 pixels without keeping its aspect ratio."""
+        pixels = np.ascontiguousarray(resize(image, height=SIDE, width=SIDE).transpose(2, 0, 1))
+        features = self._image_encoder.run({"image": pixels}, self._features)
+        height, width = image.shape[:2]
+        return Embedding(height=height, width=width, features=dict(zip(FEATURES, features, strict=True)))
+
+    def decode(
+        self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
+    ) -> list[Candidate]:
+        """All objects of all texts with a score of at least ``prompt.score_threshold``, best first.
+
+        There is one run of the decoder for each text, and each sees all boxes. Candidates have the model's own box
+        besides the mask.
+
+        Raises:
+            InvalidPromptError: a text is too long.
+            InferenceError: the model failed.
+        """
+        del mask_input, multimask
+        texts = prompt.texts or (VISUAL,)
+        boxes = _box_feeds(prompt.boxes, height=embedding.height, width=embedding.width)
+        found: list[Candidate] = []
+        for text, tokens in zip(texts, tokenize(texts, CONTEXT_LENGTH), strict=True):
+            mask, features = self._language_encoder.run({"tokens": tokens[None]}, self._language)
+            feeds = {**embedding.features, **boxes, "language_mask": mask, "language_features": features}
+            found += self._objects(feeds, text, embedding, prompt)
+            found.sort(key=_descending_score)
+            del found[prompt.max_annotations :]
+        return found
+
+    def _objects(
+        self, feeds: Mapping[str, npt.NDArray[Any]], text: str, embedding: Embedding, prompt: Prompt
+    ) -> list[Candidate]:
+        boxes, scores, masks = self._decoder.run(feeds, self._answers)
+        order = np.argsort(-scores, kind="stable")[: prompt.max_annotations]
+        size = np.array([embedding.width, embedding.height, embedding.width, embedding.height], np.float32)
+        rows, columns = masks.shape[2:]
+        objects = []
+        for index in order[scores[order] >= prompt.score_threshold]:
+            x1, y1, x2, y2 = (boxes[index] * size).tolist()
+            # A copy, since a row would keep the masks of all objects in memory.
+            probabilities = masks[index, 0].copy()
+            objects.append(
+                Candidate(
+                    logits=MaskLogits(probabilities, valid_height=rows, valid_width=columns, threshold=THRESHOLD),
+                    box=(x1, y1, x2, y2),
+                    score=confidence(scores[index]),
+                    text=text,
+                )
+            )
+        return objects
+
+
+def _box_feeds(boxes: FloatArray, *, height: int, width: int) -> dict[str, npt.NDArray[Any]]:
+    """Boxes as the decoder takes them; without any, one empty box that is marked as to be ignored."""
+    if not len(boxes):
+        return {
+            "box_coords": np.zeros((1, 1, 4), np.float32),
+            "box_labels": np.full((1, 1), POSITIVE, np.int64),
+            "box_masks": np.ones((1, 1), np.bool_),
+        }
+    fractions = boxes / np.array([width, height, width, height], np.float32)
+    first, second = fractions[:, :2], fractions[:, 2:]
+    centres_and_sizes = np.concatenate([(first + second) / 2, second - first], axis=1)
+    return {
+        "box_coords": centres_and_sizes.astype(np.float32)[None],
+        "box_labels": np.full((1, len(boxes)), POSITIVE, np.int64),
+        "box_masks": np.zeros((1, len(boxes)), np.bool_),
+    }
+
+
+def _descending_score(candidate: Candidate) -> float:
+    return -(candidate.score or 0.0)
