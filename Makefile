@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format docs pins clean
+.PHONY: help demo serve test test-weights test-reference lint format docs pins clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,12 +24,20 @@ demo: $(VENV)/runtime ## Segment a photo with the built-in model, offline: demo/
 	$(BIN)/python scripts/demo.py
 
 serve: $(VENV)/runtime ## Serve in development mode on 127.0.0.1:11368
-	@echo "osamd: http://127.0.0.1:11368   API docs: http://127.0.0.1:11368/docs"
-	@echo "try:   curl 'http://127.0.0.1:11368/api/generate?point=300,180' -H 'Accept: image/png' --data-binary @examples/cat.jpg -o mask.png"
+	@echo "osamd: http://127.0.0.1:$${PORT:-11368}   API docs: http://127.0.0.1:$${PORT:-11368}/docs"
+	@echo "try:   curl 'http://127.0.0.1:$${PORT:-11368}/api/generate?point=225,150' -H 'Accept: image/png' --data-binary @examples/cat.jpg -o mask.png"
 	APP_ENV=development $(BIN)/osamd serve
 
 test: $(VENV)/dev ## Run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-weights: $(VENV)/dev ## Pull every real model (10 GB, from the internet) and compare it with osam on a photo
+	$(BIN)/python -m pytest -m weights -s tests/weights $(PYTEST_ARGS)
+
+test-reference: $(VENV)/dev ## Compare SAM with its authors' own code and random weights (installs PyTorch)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps segment-anything-py==1.0.1
+	$(BIN)/python -m pytest -m reference -s tests/reference $(PYTEST_ARGS)
 
 lint: $(VENV)/dev ## Check style, types, imports and generated docs; writes nothing
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 from asking import CLICK, ask, click
+from blob_server import BlobServer, serve_blobs
 from serving import KEY, RunningServer, run_server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +25,25 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
             raise RuntimeError(f"a test tried to reach {address[0]}")
         connect(self, address)
 
+    look_up = socket.getaddrinfo
+
+    def guarded_look_up(host: Any, *details: Any, **more: Any) -> Any:
+        if host not in LOOPBACK | {None, b"127.0.0.1"}:
+            raise RuntimeError(f"a test tried to look up {host!r}")
+        return look_up(host, *details, **more)
+
     monkeypatch.setattr(socket.socket, "connect", guarded)
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_look_up)
+
+
+@pytest.fixture
+def blobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[BlobServer]:
+    """A web server on the loopback that misbehaves on demand; no proxy of this machine stands before it."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with serve_blobs() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +55,9 @@ def photo() -> bytes:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A real server in production mode with the key ``KEY``, shared by tests that do not change it."""
-    with run_server(cache=tmp_path_factory.mktemp("cache"), env={"API_KEY": KEY}) as running:
+    # No test may reach for the real models.
+    env = {"API_KEY": KEY, "OSAMD_PULL": "never"}
+    with run_server(cache=tmp_path_factory.mktemp("cache"), env=env) as running:
         yield running
 
 

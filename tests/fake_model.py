@@ -1,11 +1,12 @@
 """A model without weights that a test can watch, hold up and make fail."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from osamd.models.base import Shape
 from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prompt
 
 # How far a fake mask reaches from its click on each side, for the first, second and third candidate.
@@ -24,6 +25,8 @@ class FakeModel:
 
     Attributes:
         capabilities: what it claims to take.
+        device: where it claims to run.
+        feature_shapes: of its embedding, by name.
         on_encode: called with each image on the worker thread, before anything else; may wait or raise.
         on_decode: the same for each prompt.
         candidates: answers every prompt with these when set.
@@ -35,6 +38,7 @@ class FakeModel:
         default_factory=lambda: Capabilities(points=True, boxes=1, mask_input=True, multimask=True)
     )
     device: str = "fake"
+    feature_shapes: Mapping[str, Shape] = field(default_factory=lambda: {"image": (1, 3, "height", "width")})
     on_encode: Callable[[ByteArray], None] = nothing
     on_decode: Callable[[Prompt], None] = nothing
     candidates: list[Candidate] | None = None

@@ -17,7 +17,7 @@ KEY = "test-key-5fPz"
 START_S = 60.0
 STOP_S = 40.0
 # A test's environment must not leak into the server, nor a developer's key into a test.
-PASSED_ON = ("PATH", "HOME", "LANG", "SYSTEMROOT", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+PASSED_ON = ("PATH", "PYTHONPATH", "HOME", "LANG", "SYSTEMROOT", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def run_server(
         wait_for: the path that must answer 200 before the block begins.
     """
     port = free_port()
-    env = {"OSAMD_CACHE": str(cache), "PORT": str(port)} | dict(env or {})
+    # No test may reach for the real weights; those that pull, from a server of their own, say so.
+    env = {"OSAMD_CACHE": str(cache), "PORT": str(port), "OSAMD_PULL": "never"} | dict(env or {})
     log = cache / f"server-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -108,9 +108,10 @@ def test_run_takes_osams_spelling(environment: dict[str, str], tmp_path: Path) -
 
 
 def test_run_tells_a_missing_model(environment: dict[str, str]) -> None:
-    """Osam's own line, for a model that is not here: the blob's digest on stderr, nothing on stdout, exit code 5."""
+    """Osam's own line, for a model that is not here and may not be pulled: its blob on stderr, exit code 5."""
     prompt = json.dumps(click(CLICK))
-    ended = osamd("run", "efficientsam", "--image", PHOTO, "--prompt", prompt, env=environment)
+    never = environment | {"OSAMD_PULL": "never"}
+    ended = osamd("run", "efficientsam", "--image", PHOTO, "--prompt", prompt, env=never)
 
     assert (ended.returncode, ended.stdout) == (5, b"")
     assert ended.stderr.startswith(b"osamd: ")

@@ -103,7 +103,7 @@ def test_an_empty_mask_is_left_out() -> None:
 
 
 def test_a_box_without_a_mask_is_cut_to_the_image() -> None:
-    """Detectors answer with boxes that may reach beyond the picture; there is nothing to refine."""
+    """Detectors answer with boxes that may reach beyond the picture, between pixels; there is nothing to refine."""
     model = FakeModel(
         capabilities=Capabilities(texts=2, masks=False),
         candidates=[Candidate(box=(-3.5, 4.2, 99.0, 20.9), score=0.7, text="cat")],
@@ -113,7 +113,7 @@ def test_a_box_without_a_mask_is_cut_to_the_image() -> None:
         return await segment(engine, request(picture(), Prompt(texts=("cat",))))
 
     (only,) = run(main, model).annotations
-    assert Box(0, 4, WIDTH - 1, 20) == only.box
+    assert Box(0, 4, WIDTH - 1, 21) == only.box
     assert (None, "cat", None) == (only.mask, only.text, only.mask_id)
 
 
@@ -310,6 +310,30 @@ def test_forgetting_is_final() -> None:
     run(main, model)
 
 
+def test_forgetting_an_image_forgets_its_masks() -> None:
+    """A mask of a forgotten image cannot be refined any more, also when the image comes again."""
+
+    async def main(engine: Engine) -> None:
+        first = await segment(engine, request(picture(), click(5, 5)))
+        engine.forget(first.image.image_id, owner="me")
+        with pytest.raises(EmbeddingExpiredError):
+            await segment(engine, request(picture(), Prompt(mask_id=first.annotations[0].mask_id)))
+
+    run(main)
+
+
+def test_a_prompt_the_model_cannot_take_costs_no_encode() -> None:
+    """It is refused before the image is encoded."""
+    model = FakeModel(capabilities=Capabilities(texts=1))
+
+    async def main(engine: Engine) -> None:
+        with pytest.raises(InvalidPromptError):
+            await segment(engine, request(picture(), click(5, 5)))
+
+    run(main, model)
+    assert [] == model.encoded
+
+
 def test_a_handle_belongs_to_one_model() -> None:
     """Naming another model is the caller's mistake; naming the same one, or an alias of it, is not."""
 
@@ -395,7 +419,7 @@ def test_what_a_model_cannot_take_is_refused(
     [
         ([click(WIDTH, 0)], "prompt.points[0]", "outside the image, which is 40 x 30 pixels"),
         ([click(0, -1)], "prompt.points[0]", "outside"),
-        ([click(0, 0), click(0, HEIGHT)], "prompts[1].points[0]", "outside"),
+        ([click(0, 0), replace(click(0, HEIGHT), field="prompts[1]")], "prompts[1].points[0]", "outside"),
         ([Prompt(boxes=np.array([[5, 5, 4, 9]], np.float32))], "prompt.box", "inside out"),
         ([Prompt(boxes=np.array([[5, 5, 50, 9]], np.float32))], "prompt.box", "outside"),
     ],

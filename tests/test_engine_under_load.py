@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import HEIGHT, WIDTH, breathe, embed, picture, reached, request, run, segment
+from engines import HEIGHT, WIDTH, breathe, embed, loaded, picture, reached, request, run, segment
 from fake_model import FakeModel, Gate, click
 from pictures import disc_picture, encoded
 
@@ -13,6 +13,7 @@ from osamd.engine import Engine
 from osamd.errors import (
     DeadlineExceededError,
     InferenceError,
+    InvalidPromptError,
     ModelLoadError,
     ModelUnavailableError,
     OverloadedError,
@@ -160,6 +161,24 @@ def test_a_client_that_leaves_the_queue_costs_no_encode() -> None:
     assert [(HEIGHT, WIDTH), (HEIGHT, 30)] == model.encoded
 
 
+def test_an_encode_that_took_too_long_is_not_lost() -> None:
+    """Its client got 504; when he comes back with the same image, the embedding is there."""
+    gate = Gate()
+    model = FakeModel(on_encode=gate)
+
+    async def main(engine: Engine) -> bool:
+        with pytest.raises(DeadlineExceededError):
+            await segment(engine, request(picture()))
+        gate.open()
+        while not model.encoded:
+            await breathe()
+        await breathe()
+        return (await segment(engine, request(picture()))).cache_hit
+
+    assert run(main, model, deadline_s=0.3)
+    assert [(HEIGHT, WIDTH)] == model.encoded
+
+
 @pytest.mark.parametrize("leaving", [0, 1])
 def test_a_client_that_leaves_a_shared_encode_leaves_the_others(leaving: int) -> None:
     """Of two who wait for one encode, either may go."""
@@ -189,14 +208,13 @@ def test_a_model_is_loaded_once_and_announced() -> None:
         loads.append(model.name)
         return FakeModel()
 
-    async def main(engine: Engine) -> tuple[str, ...]:
+    async def main(engine: Engine) -> set[str]:
         await asyncio.gather(*[segment(engine, request(picture(shade), model="sam2")) for shade in range(5)])
-        return engine.loaded
+        return loaded(engine)
 
-    assert ("sam2:latest",) == run(main, load=load, sinks=(events.append,))
+    assert {"sam2:latest"} == run(main, load=load, sinks=(events.append,))
     assert ["sam2:latest"] == loads
     assert [("sam2:latest", "fake")] == [(one.model, one.device) for one in events if isinstance(one, ModelLoaded)]
-    assert 1 == len(events)
 
 
 def test_a_failed_load_is_tried_again() -> None:
@@ -219,12 +237,12 @@ def test_a_failed_load_is_tried_again() -> None:
 def test_preloading_makes_ready() -> None:
     """Not ready before, ready after, with every model that was asked for."""
 
-    async def main(engine: Engine) -> tuple[bool, bool, tuple[str, ...]]:
+    async def main(engine: Engine) -> tuple[bool, bool, set[str]]:
         before = engine.ready
         await engine.preload()
-        return before, engine.ready, engine.loaded
+        return before, engine.ready, loaded(engine)
 
-    assert (False, True, ("builtin:latest", "sam:100m")) == run(main, preload=("builtin", "sam_vit_b"))
+    assert (False, True, {"builtin:latest", "sam:100m"}) == run(main, preload=("builtin", "sam_vit_b"))
 
 
 def test_one_model_that_fails_does_not_keep_the_others_from_loading() -> None:
@@ -235,12 +253,12 @@ def test_one_model_that_fails_does_not_keep_the_others_from_loading() -> None:
             raise ModelUnavailableError(f"{model.name} is missing")
         return FakeModel()
 
-    async def main(engine: Engine) -> tuple[bool, tuple[str, ...]]:
+    async def main(engine: Engine) -> tuple[bool, set[str]]:
         with pytest.raises(ModelUnavailableError, match="sam:100m"):
             await engine.preload()
-        return engine.ready, engine.loaded
+        return engine.ready, loaded(engine)
 
-    assert (False, ("builtin:latest",)) == run(main, load=load, preload=("sam:100m", "builtin", "sam:300m"))
+    assert (False, {"builtin:latest"}) == run(main, load=load, preload=("sam:100m", "builtin", "sam:300m"))
 
 
 def test_a_preload_that_names_no_model_is_not_ready() -> None:
@@ -282,7 +300,7 @@ def test_close_finishes_what_runs_and_refuses_the_rest() -> None:
         assert (WIDTH, HEIGHT) == ((await running).width, (await running).height)
         with pytest.raises(ShuttingDownError):
             await embed(engine, picture(2))
-        assert () == engine.loaded
+        assert not loaded(engine)
 
     run(main, model)
 
@@ -307,3 +325,32 @@ def test_the_built_in_model_answers_through_the_engine() -> None:
     assert ("cpu", "builtin:latest") == (result.device, result.image.model)
     box = annotation.box
     assert max(abs(box.xmin - 38), abs(box.ymin - 18), abs(box.xmax - 102), abs(box.ymax - 82)) <= 4
+
+
+def test_what_nobody_waits_for_is_not_decoded_on() -> None:
+    """A request past its deadline stops after the prompt it is at, and the next one gets the worker."""
+    gate = Gate()
+    model = FakeModel(on_decode=gate)
+
+    async def main(engine: Engine) -> int:
+        handle = await embed(engine, picture())
+        with pytest.raises(DeadlineExceededError):
+            await segment(engine, request(handle.image_id, *[click(5, 5)] * 20))
+        gate.open()
+        assert (await segment(engine, request(handle.image_id, click(6, 6)))).annotations
+        return len(model.decoded)
+
+    assert 2 == run(main, model, deadline_s=0.3)
+
+
+def test_masks_of_one_request_are_bounded() -> None:
+    """Each mask keeps a byte a pixel of its box: 25 here, and no request may hold more than the setting says."""
+
+    async def main(engine: Engine) -> int:
+        handle = await embed(engine, picture())
+        with pytest.raises(InvalidPromptError, match="100 pixels") as caught:
+            await segment(engine, request(handle.image_id, *[click(10, 10)] * 5))
+        assert 422 == caught.value.status
+        return len((await segment(engine, request(handle.image_id, *[click(10, 10)] * 4))).annotations)
+
+    assert 4 == run(main, max_mask_pixels=100)

@@ -78,6 +78,11 @@ class OwnedCache(Generic[Value]):
         self._drop(key)
         return True
 
+    def drop_if(self, predicate: Callable[[Value], bool]) -> None:
+        """Forget all values of which this is true."""
+        for key in [name for name, entry in self._entries.items() if predicate(entry.value)]:
+            self._drop(key)
+
     def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()

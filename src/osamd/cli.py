@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_serve(commands)
     _add_run(commands)
+    _add_library(commands)
     _add_doctor(commands)
     return parser
 
@@ -114,7 +115,7 @@ def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from osamd.server.bodies import body_from_pairs  # noqa: PLC0415
-    from osamd.server.schemas import generate_reply, union_png  # noqa: PLC0415
+    from osamd.server.replies import generate_reply, union_png  # noqa: PLC0415
     from osamd.settings import load_settings  # noqa: PLC0415
 
     settings = load_settings()
@@ -145,22 +146,27 @@ def _run(arguments: argparse.Namespace) -> int:
 def _segment(data: bytes, body: "GenerateBody", settings: "Settings") -> "SegmentResult":
     import asyncio  # noqa: PLC0415
 
-    from osamd.catalog import load_catalog  # noqa: PLC0415
+    from osamd.catalog import DEFAULT_MODEL  # noqa: PLC0415
     from osamd.engine import Engine  # noqa: PLC0415
     from osamd.events import Timings  # noqa: PLC0415
-    from osamd.store import Store  # noqa: PLC0415
+    from osamd.library import bring, open_library  # noqa: PLC0415
     from osamd.types import ImageSource, SegmentRequest  # noqa: PLC0415
 
     request = SegmentRequest(
         image=ImageSource(data=data),
         model=body.model,
         prompts=body.to_prompts(settings),
-        multimask=body.multimask,
+        multimask=bool(body.multimask),
         owner="cli",
     )
 
+    _, catalog, store = open_library()
+    model = catalog.resolve(body.model or DEFAULT_MODEL)
+    if not store.is_present(model) and settings.pull == "auto":
+        bring(model, store)
+
     async def segment() -> "SegmentResult":
-        engine = Engine(settings, catalog=load_catalog(), store=Store(settings.cache))
+        engine = Engine(settings, catalog=catalog, store=store)
         try:
             return await engine.segment(request, Timings())
         finally:
@@ -187,6 +193,64 @@ def _write(png: bytes, output: Path | None) -> None:
     except OSError as error:
         raise InvalidRequestError(f"{output}: {error.strerror}") from None
     print(f"osamd: wrote {output}", file=sys.stderr)
+
+
+def _add_library(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("list", help="list the models that are here", description="List models.")
+    parser.add_argument("-a", "--all", action="store_true", help="also those that are not pulled")
+    parser.set_defaults(command=_list)
+    for name, command, text in (
+        ("show", _show, "Say all there is to say about a model."),
+        ("pull", _pull, "Pull a model, showing its licence first."),
+        ("rm", _rm, "Delete a model's files."),
+    ):
+        parser = commands.add_parser(name, help=text[0].lower() + text[1:-1], description=text)
+        parser.add_argument("model", help="a name or alias")
+        parser.set_defaults(command=command)
+    parser = commands.add_parser(
+        "ps",
+        help="list the models a server has loaded",
+        description="List the models a server has loaded. The key is read from API_KEY.",
+    )
+    parser.add_argument("--url", default="http://127.0.0.1:11368", help="the server (http://127.0.0.1:11368)")
+    parser.set_defaults(command=_ps)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from osamd.library import list_models  # noqa: PLC0415
+
+    print(list_models(show_all=arguments.all))
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from osamd.library import show_model  # noqa: PLC0415
+
+    print(show_model(arguments.model))
+    return 0
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    from osamd.library import pull_model  # noqa: PLC0415
+
+    pull_model(arguments.model)
+    return 0
+
+
+def _rm(arguments: argparse.Namespace) -> int:
+    from osamd.library import remove_model  # noqa: PLC0415
+
+    remove_model(arguments.model)
+    return 0
+
+
+def _ps(arguments: argparse.Namespace) -> int:
+    from osamd.library import running_models  # noqa: PLC0415
+    from osamd.settings import load_settings  # noqa: PLC0415
+
+    key = load_settings().api_key
+    print(running_models(arguments.url, key.get_secret_value() if key is not None else None))
+    return 0
 
 
 def _add_doctor(commands: "Commands[argparse.ArgumentParser]") -> None:

@@ -379,6 +379,11 @@ class Client(_Base):
         """Have the server forget an image; raises as ``segment`` does."""
         self._send(_Call("DELETE", f"/api/images/{image_id}"))
 
+    def running_models(self) -> list[dict[str, Any]]:
+        """The models the server has loaded, as ``/api/ps`` has them; raises as ``segment`` does."""
+        models: list[dict[str, Any]] = _json_object(self._send(_Call("GET", "/api/ps"))).get("models", [])
+        return models
+
     def wait_until_ready(self) -> None:
         """Return when ``/ready`` says so; raises ``UnreachableError`` when patience ends."""
         self._send(_Call("GET", "/ready"))

@@ -64,7 +64,7 @@ def examine() -> Report:
     except SettingsError as error:
         findings.append(Finding("settings", str(error), is_wrong=True))
         return Report(tuple(findings))
-    findings += [_key(settings), _cache(settings.cache), *_placement(settings), _builtin(settings)]
+    findings += [_key(settings), _cache(settings.cache), *_catalog(settings), *_placement(settings), _builtin(settings)]
     return Report(tuple(findings))
 
 
@@ -96,6 +96,15 @@ def _cache(cache: Path) -> Finding:
         return Finding("cache", f"{cache} (not there yet)")
     is_writable = os.access(cache, os.W_OK)
     return Finding("cache", f"{cache} ({'writable' if is_writable else 'NOT writable'})", is_wrong=not is_writable)
+
+
+def _catalog(settings: Settings) -> list[Finding]:
+    catalog = load_catalog(settings.user_catalog)
+    models, store = list(catalog), Store(settings.cache)
+    here = sum(store.is_present(model) for model in models)
+    own = f", {settings.user_catalog} among it" if settings.user_catalog else ""
+    findings = [Finding("catalogue", f"{len(models)} models, {here} of them here{own}")]
+    return findings + [Finding("catalogue", str(problem), is_wrong=True) for problem in catalog.problems]
 
 
 def _placement(settings: Settings) -> list[Finding]:

@@ -5,38 +5,49 @@ prompts are decoded on the decode lane, so a click on a known image does not wai
 """
 
 import asyncio
+import contextlib
 import functools
 import hashlib
+import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
+
+from osamd.arrivals import Arrivals
 from osamd.cache import OwnedCache, SingleFlight
 from osamd.catalog import DEFAULT_MODEL, Catalog, Model
 from osamd.errors import (
     DeadlineExceededError,
     EmbeddingExpiredError,
+    ImageTooLargeError,
+    InferenceError,
     InvalidPromptError,
     InvalidRequestError,
     OsamdError,
+    SettingsError,
     UnknownModelError,
 )
-from osamd.events import ModelLoaded, Sink, Timings
+from osamd.events import Event, ModelLoaded, ModelUnloaded, PullProgress, Sink, Timings
+from osamd.exchange import restore
 from osamd.geometry import check_inside
+from osamd.inference import Found, check_capabilities, decode_prompts, encode_image, load_model
+from osamd.keep_alive import KeepAlive
 from osamd.lanes import Lane
 from osamd.models.base import Adapter
-from osamd.settings import Settings
+from osamd.residency import Loaded, Residency, Resident, half_of_memory
+from osamd.settings import Settings, variable_of
 from osamd.store import Store
 from osamd.types import (
     Annotation,
-    Box,
-    Candidate,
     Embedding,
+    ExchangedEmbedding,
     ImageHandle,
     ImageSource,
-    Mask,
     MaskLogits,
     Prompt,
     SegmentRequest,
@@ -56,21 +67,14 @@ Load = Callable[[Model], Adapter]
 class _EmbeddedImage:
     embedding: Embedding
     model: Model
+    # Of the files that made it: a handle outlives a local file's change, its embedding must not.
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Refinement:
     logits: MaskLogits
     image_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    candidate: Candidate
-    box: Box
-    mask: Mask | None
-    prompt_index: int
-    mask_index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,22 @@ class Engine:
         self._settings = settings
         self._catalog = catalog
         self._sinks = tuple(sinks)
-        self._load_adapter = load or functools.partial(_load_model, store=store, settings=settings)
+        self._store = store
+        self._load_adapter = load or functools.partial(load_model, store=store, settings=settings)
+        self._arrivals = Arrivals(
+            store,
+            policy=settings.pull,
+            allowed=_allowed(settings, catalog),
+            wait_s=settings.pull_wait_s,
+            emit=self._emit,
+        )
+        self._models = Residency(
+            budget_bytes=settings.model_memory_bytes or half_of_memory(),
+            keep_alive_s=settings.keep_alive,
+            load=self._load,
+            measure=lambda model: store.size(model) or 0,
+            unloaded=lambda model: self._emit(ModelUnloaded(model.name)),
+        )
         self._images: OwnedCache[_EmbeddedImage] = OwnedCache(
             capacity_bytes=settings.embedding_cache_bytes, ttl_s=settings.embedding_ttl_s
         )
@@ -111,24 +130,33 @@ class Engine:
             capacity_bytes=REFINEMENT_CACHE_BYTES, ttl_s=settings.embedding_ttl_s
         )
         self._encodes: SingleFlight[_EmbeddedImage] = SingleFlight()
-        self._loads: SingleFlight[Adapter] = SingleFlight()
-        self._adapters: dict[str, Adapter] = {}
+        self._once_loaded: set[str] = set()
         self._load_lane = Lane("load", workers=1, capacity=LOAD_CAPACITY)
         self._encode_lane = Lane("encode", workers=1, capacity=settings.encode_queue)
         self._decode_lane = Lane("decode", workers=DECODE_WORKERS, capacity=settings.decode_queue)
 
     @property
     def ready(self) -> bool:
-        """Whether every model of ``settings.preload`` is loaded."""
+        """Whether every model of ``settings.preload`` has been loaded once; one that made room since comes back."""
         try:
-            return all(self._catalog.resolve(name).name in self._adapters for name in self._settings.preload)
+            return all(self._catalog.resolve(name).name in self._once_loaded for name in self._settings.preload)
         except UnknownModelError:
             return False
 
     @property
-    def loaded(self) -> tuple[str, ...]:
-        """Full names of the models that are loaded."""
-        return tuple(self._adapters)
+    def residents(self) -> list[Resident]:
+        """The loaded models, the most recently used first."""
+        return self._models.residents()
+
+    @property
+    def catalog(self) -> Catalog:
+        """The models there are."""
+        return self._catalog
+
+    @property
+    def store(self) -> Store:
+        """Where their files are."""
+        return self._store
 
     async def preload(self) -> None:
         """Load the configured models; one that fails leaves the engine not ready and is logged by the caller.
@@ -139,7 +167,8 @@ class Engine:
         first: OsamdError | None = None
         for name in self._settings.preload:
             try:
-                await self._adapter(self._catalog.resolve(name))
+                async with self._using(self._catalog.resolve(name)):
+                    pass
             except OsamdError as error:
                 first = first or error
         if first is not None:
@@ -153,16 +182,40 @@ class Engine:
             CapacityError: too much to do, or not done in time.
             ModelError: the model is not there or failed.
         """
-        async with _deadline(self._settings.deadline_s):
-            lookup = await self._look_up(request.image, request.model, request.owner, timings)
-            model, embedding = lookup.image.model, lookup.image.embedding
-            adapter = await self._adapter(model)
-            prompts = self._checked_prompts(request, adapter, embedding, model)
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(_deadline(self._settings.deadline_s))
+            known = self._recall(request.image, request.model, request.owner)
+            model = known.image.model if known is not None else self._named(request.model)
+            # Held from here on, so that it is not let go between encoding and decoding.
+            adapter = await stack.enter_async_context(self._using(model, keep_alive_s=request.keep_alive))
+            for prompt in request.prompts or ():
+                check_capabilities(prompt, adapter.capabilities, model=model.name, field=prompt.field)
+            lookup = known or await self._look_up(request.image, model, request.owner, timings)
+            embedding = lookup.image.embedding
+            prompts = _placed_prompts(request, adapter, embedding)
             refined = [self._mask_input(prompt, lookup.image_id, request.owner) for prompt in prompts]
+            abandoned = threading.Event()
             decode = functools.partial(
-                _decode_prompts, adapter, embedding, prompts, refined, multimask=request.multimask, timings=timings
+                decode_prompts,
+                adapter,
+                embedding,
+                prompts,
+                refined,
+                multimask=request.multimask,
+                most_mask_pixels=self._settings.max_mask_pixels,
+                abandoned=abandoned,
+                timings=timings,
             )
-            found = await self._decode_lane.run(decode, timings)
+            try:
+                found = await self._decode_lane.run(decode, timings)
+            except asyncio.CancelledError:
+                abandoned.set()
+                raise
+            except InferenceError as error:
+                if request.image.exchanged is None:
+                    raise
+                # Its shapes fit the graph one by one, but not together.
+                raise InvalidRequestError("not an embedding of this model", field="image_embedding") from error
         annotations = tuple(self._annotation(item, adapter, lookup.image_id, request.owner) for item in found)
         return SegmentResult(
             image=self._handle(lookup),
@@ -182,7 +235,11 @@ class Engine:
             ModelError: the model is not there or failed.
         """
         async with _deadline(self._settings.deadline_s):
-            return self._handle(await self._look_up(image, model, owner, timings))
+            known = self._recall(image, model, owner)
+            if known is not None:
+                return self._handle(known)
+            row = self._named(model)
+            return self._handle(await self._look_up(image, row, owner, timings))
 
     def forget(self, image_id: str, *, owner: str) -> None:
         """Forget an image.
@@ -192,27 +249,62 @@ class Engine:
         """
         if not self._images.delete(image_id, owner=owner):
             raise _expired()
+        self._refinements.drop_if(lambda refinement: refinement.image_id == image_id)
+
+    def follow_pull(self, model: Model) -> AsyncIterator[PullProgress]:
+        """Pull a model and tell how it goes; see ``Arrivals.follow``."""
+        return self._arrivals.follow(model)
+
+    def check_may_pull(self, model: Model) -> None:
+        """Raise ``PullForbiddenError`` where callers may not have this model pulled."""
+        self._arrivals.check_may_pull(model)
+
+    def stop_pulls(self) -> None:
+        """Stop what is being pulled, and tell those who wait for it; what has come is kept for the next time."""
+        self._arrivals.stop()
+
+    async def remove(self, model: Model) -> int:
+        """Delete a model's files and unload it; returns the bytes freed.
+
+        Raises:
+            UnknownModelError: it is not here, nor a part of it.
+            InvalidRequestError: its files are not the cache's to delete.
+            OverloadedError: it is being pulled.
+            StorageError: the cache cannot be written.
+        """
+        was_here = self._store.is_present(model)
+        freed = await asyncio.to_thread(self._store.remove, model, catalog=self._catalog)
+        self._models.unload(model)
+        if not (was_here or freed):
+            raise UnknownModelError(f"{model.name} is not on this server", field="model")
+        return freed
 
     async def close(self) -> None:
         """Finish what runs, refuse what waits, and let the workers go."""
+        await self._arrivals.close()
         for lane in (self._encode_lane, self._decode_lane, self._load_lane):
             await asyncio.to_thread(lane.close)
-        self._adapters.clear()
+        await self._models.close()
         self._images.clear()
         self._refinements.clear()
 
-    async def _look_up(self, source: ImageSource, model_name: str | None, owner: str, timings: Timings) -> _Lookup:
-        if source.image_id is not None:
-            image = self._images.get(source.image_id, owner=owner)
-            if image is None:
-                raise _expired()
-            if model_name is not None and self._catalog.resolve(model_name).name != image.model.name:
-                raise InvalidRequestError(f"this image_id belongs to the model {image.model.name}", field="model")
-            return _Lookup(image, source.image_id, hit=True)
-        if source.data is None:
-            raise RuntimeError("an ImageSource needs data or image_id")
-        model = self._catalog.resolve(model_name or DEFAULT_MODEL)
-        image_id = await asyncio.to_thread(_image_id, source.data, model, owner)
+    def _recall(self, source: ImageSource, model_name: str | None, owner: str) -> _Lookup | None:
+        """The image of a handle; None where another source is given."""
+        if source.image_id is None:
+            return None
+        image = self._images.get(source.image_id, owner=owner)
+        if image is None or image.digest != image.model.digest:
+            raise _expired()
+        if model_name is not None and self._catalog.resolve(model_name).name != image.model.name:
+            raise InvalidRequestError(f"this image_id belongs to the model {image.model.name}", field="model")
+        return _Lookup(image, source.image_id, hit=True)
+
+    def _named(self, name: str | None) -> Model:
+        return self._catalog.resolve(DEFAULT_MODEL if name is None else name)
+
+    async def _look_up(self, source: ImageSource, model: Model, owner: str, timings: Timings) -> _Lookup:
+        content = _content(source)
+        image_id = await asyncio.to_thread(_image_id, content, model, owner)
         known = self._images.get(image_id, owner=owner)
         if known is not None:
             return _Lookup(known, image_id, hit=True)
@@ -221,6 +313,8 @@ class Engine:
 
         async def encode() -> _EmbeddedImage:
             own_timings.append(timings)
+            if source.exchanged is not None:
+                return await self._restore(model, source.exchanged, image_id, owner)
             return await self._encode(model, source.data or b"", image_id, owner, timings)
 
         image = await self._encodes.do(image_id, encode)
@@ -229,40 +323,51 @@ class Engine:
         return _Lookup(image, image_id, hit=False)
 
     async def _encode(self, model: Model, data: bytes, image_id: str, owner: str, timings: Timings) -> _EmbeddedImage:
-        adapter = await self._adapter(model)
-        encode = functools.partial(_encode_image, adapter, data, self._settings.max_image_pixels, timings)
-        image = _EmbeddedImage(await self._encode_lane.run(encode, timings), model)
+        async with self._using(model) as adapter:
+            loop = asyncio.get_running_loop()
+
+            def encode() -> _EmbeddedImage:
+                embedding = encode_image(adapter, data, self._settings.max_image_pixels, timings)
+                image = _EmbeddedImage(embedding, model, model.digest)
+                # Not left to the waiter: he may have gone, and comes back for what took too long.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(self._remember, image_id, image, owner)
+                return image
+
+            return await self._encode_lane.run(encode, timings)
+
+    def _remember(self, image_id: str, image: _EmbeddedImage, owner: str) -> None:
         self._images.put(image_id, image, nbytes=image.embedding.nbytes, owner=owner)
+
+    async def _restore(self, model: Model, exchanged: ExchangedEmbedding, image_id: str, owner: str) -> _EmbeddedImage:
+        if exchanged.height * exchanged.width > self._settings.max_image_pixels:
+            message = f"an image of at most {self._settings.max_image_pixels:,} pixels is wanted"
+            raise ImageTooLargeError(message, field="image_embedding")
+        async with self._using(model) as adapter:
+            image = _EmbeddedImage(restore(exchanged, adapter.feature_shapes, model=model.name), model, model.digest)
+        self._remember(image_id, image, owner)
         return image
 
-    async def _adapter(self, model: Model) -> Adapter:
-        adapter = self._adapters.get(model.name)
-        if adapter is not None:
-            return adapter
-        return await self._loads.do(model.name, functools.partial(self._load, model))
+    @contextlib.asynccontextmanager
+    async def _using(self, model: Model, *, keep_alive_s: KeepAlive = None) -> AsyncIterator[Adapter]:
+        """The model's adapter; its files are pulled and loaded where need be."""
+        if not self._models.is_loaded(model):
+            await self._arrivals.bring(model)
+        async with self._models.using(model, keep_alive_s=keep_alive_s) as adapter:
+            yield adapter
 
-    async def _load(self, model: Model) -> Adapter:
+    async def _load(self, model: Model) -> Loaded:
         start = time.perf_counter()
         adapter = await self._load_lane.run(functools.partial(self._load_adapter, model), Timings())
-        self._adapters[model.name] = adapter
+        # When nobody holds it any more, be it a job that outlived its request.
+        weakref.finalize(adapter, _return_memory, asyncio.get_running_loop()).atexit = False
+        self._once_loaded.add(model.name)
         self._emit(ModelLoaded(model.name, adapter.device, time.perf_counter() - start))
-        return adapter
+        return Loaded(adapter)
 
-    def _emit(self, event: ModelLoaded) -> None:
+    def _emit(self, event: Event) -> None:
         for sink in self._sinks:
             sink(event)
-
-    def _checked_prompts(
-        self, request: SegmentRequest, adapter: Adapter, embedding: Embedding, model: Model
-    ) -> tuple[Prompt, ...]:
-        height, width = embedding.height, embedding.width
-        if request.prompts is None:
-            return (adapter.default_prompt(height=height, width=width),)
-        for index, prompt in enumerate(request.prompts):
-            field = "prompt" if len(request.prompts) == 1 else f"prompts[{index}]"
-            _check_capabilities(prompt, adapter, model, field)
-            check_inside(prompt, height=height, width=width, field=field)
-        return request.prompts
 
     def _mask_input(self, prompt: Prompt, image_id: str, owner: str) -> MaskLogits | None:
         if prompt.mask_id is None:
@@ -270,15 +375,16 @@ class Engine:
         refinement = self._refinements.get(prompt.mask_id, owner=owner)
         if refinement is None:
             raise EmbeddingExpiredError(
-                "this mask_id is unknown or expired: send the prompt without mask_input", field="prompt.mask_input"
+                "this mask_id is unknown or expired: send the prompt without mask_input",
+                field=f"{prompt.field}.mask_input",
             )
         if refinement.image_id != image_id:
             raise InvalidPromptError(
-                "this mask_id belongs to another image or another model", field="prompt.mask_input"
+                "this mask_id belongs to another image or another model", field=f"{prompt.field}.mask_input"
             )
         return refinement.logits
 
-    def _annotation(self, found: _Found, adapter: Adapter, image_id: str, owner: str) -> Annotation:
+    def _annotation(self, found: Found, adapter: Adapter, image_id: str, owner: str) -> Annotation:
         mask_id = None
         logits = found.candidate.logits
         if adapter.capabilities.mask_input and logits is not None:
@@ -322,87 +428,49 @@ class _deadline:  # noqa: N801 - reads as a statement: async with _deadline(...)
             raise DeadlineExceededError(f"not finished within {self._seconds:g} s") from None
 
 
+def _allowed(settings: Settings, catalog: Catalog) -> frozenset[str]:
+    try:
+        return frozenset(catalog.resolve(name).name for name in settings.models)
+    except UnknownModelError as error:
+        raise SettingsError(f"{variable_of('models')}: {error}") from None
+
+
+def _placed_prompts(request: SegmentRequest, adapter: Adapter, embedding: Embedding) -> tuple[Prompt, ...]:
+    """The request's prompts, which lie inside the image, or the model's own one."""
+    height, width = embedding.height, embedding.width
+    if request.prompts is None:
+        return (adapter.default_prompt(height=height, width=width),)
+    for prompt in request.prompts:
+        check_inside(prompt, height=height, width=width, field=prompt.field)
+    return request.prompts
+
+
 def _expired() -> EmbeddingExpiredError:
     return EmbeddingExpiredError("this image_id is unknown or expired: send the image again", field="image_id")
 
 
-def _image_id(data: bytes, model: Model, owner: str) -> str:
+def _content(source: ImageSource) -> Sequence[bytes | memoryview]:
+    """What identifies the pixels: the bytes as sent."""
+    if source.exchanged is not None:
+        size = f"{source.exchanged.width}x{source.exchanged.height}".encode()
+        return [size, *(np.ascontiguousarray(array).data.cast("B") for array in source.exchanged.arrays)]
+    if source.data is None:
+        raise RuntimeError("an ImageSource needs data, image_id or exchanged")
+    return [source.data]
+
+
+def _image_id(content: Sequence[bytes | memoryview], model: Model, owner: str) -> str:
     """The handle and cache key: made from content, model and owner, so equal only when all three are."""
     digest = hashlib.sha256(b"\0".join([owner.encode(), model.name.encode(), model.digest.encode()]) + b"\0")
-    digest.update(data)
+    for piece in content:
+        digest.update(piece)
     return f"img_{digest.hexdigest()[:ID_HEX_DIGITS]}"
 
 
-def _load_model(model: Model, *, store: Store, settings: Settings) -> Adapter:
-    # Imported here: ONNX Runtime costs a tenth of a second that /health must not wait for.
-    from osamd.models import build_model  # noqa: PLC0415
-    from osamd.sessions import choose_placement  # noqa: PLC0415
+def _return_memory(loop: asyncio.AbstractEventLoop) -> None:
+    """Give what a freed model held back to the system, on a thread."""
+    from osamd.sessions import release_memory  # noqa: PLC0415 - loaded with the first model
 
-    paths = store.paths(model)
-    placement = choose_placement(
-        device=settings.device, onnx_providers=settings.onnx_providers, threads=settings.threads
-    )
-    return build_model(model, paths, placement)
-
-
-def _encode_image(adapter: Adapter, data: bytes, max_pixels: int, timings: Timings) -> Embedding:
-    from osamd.images import decode_image  # noqa: PLC0415 - Pillow is not needed before the first image
-
-    with timings.stage("decode_image"):
-        pixels = decode_image(data, max_pixels=max_pixels)
-    with timings.stage("encode"):
-        return adapter.encode(pixels)
-
-
-def _decode_prompts(
-    adapter: Adapter,
-    embedding: Embedding,
-    prompts: Sequence[Prompt],
-    refined: Sequence[MaskLogits | None],
-    *,
-    multimask: bool,
-    timings: Timings,
-) -> list[_Found]:
-    found: list[_Found] = []
-    for prompt_index, (prompt, mask_input) in enumerate(zip(prompts, refined, strict=True)):
-        with timings.stage("decode"):
-            candidates = adapter.decode(embedding, prompt, mask_input=mask_input, multimask=multimask)
-        with timings.stage("mask"):
-            for mask_index, candidate in enumerate(candidates):
-                placed = _place(candidate, embedding)
-                if placed is not None:
-                    found.append(_Found(candidate, *placed, prompt_index, mask_index))
-    return found
-
-
-def _place(candidate: Candidate, embedding: Embedding) -> tuple[Box, Mask | None] | None:
-    """The candidate in whole image pixels; None when its mask is empty."""
-    from osamd.masks import mask_from_logits  # noqa: PLC0415 - OpenCV is not needed before the first mask
-
-    height, width = embedding.height, embedding.width
-    if candidate.logits is not None:
-        mask = mask_from_logits(candidate.logits, height=height, width=width)
-        return None if mask is None else (mask.box, mask)
-    if candidate.box is None:
-        raise RuntimeError("a candidate needs logits or a box")
-    x1, y1, x2, y2 = candidate.box
-    box = Box(
-        xmin=min(width - 1, max(0, int(x1))),
-        ymin=min(height - 1, max(0, int(y1))),
-        xmax=min(width - 1, max(0, int(x2))),
-        ymax=min(height - 1, max(0, int(y2))),
-    )
-    return box, None
-
-
-def _check_capabilities(prompt: Prompt, adapter: Adapter, model: Model, field: str) -> None:
-    can = adapter.capabilities
-    refused = [
-        (len(prompt.points) > 0 and not can.points, "points"),
-        (len(prompt.boxes) > can.boxes, "boxes" if len(prompt.boxes) > 1 else "box"),
-        (len(prompt.texts) > can.texts, "texts"),
-        (prompt.mask_id is not None and not can.mask_input, "mask_input"),
-    ]
-    for is_refused, part in refused:
-        if is_refused:
-            raise InvalidPromptError(f"{model.name} takes {can.sentence()}", field=f"{field}.{part}")
+    # A loop that has ended needs nothing any more.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(loop.run_in_executor, None, release_memory)

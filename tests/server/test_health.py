@@ -10,6 +10,8 @@ from serving import KEY, STOP_S, RunningServer, gated_command, run_server, wait_
 
 SAM_VIT_B_ENCODER = "3346b9cc551c9902fbf3b203935e933592b22e042365f58321c17fc12641fd6a"
 
+LOADED = {"models": ["builtin:latest"], "devices": {"builtin:latest": "cpu"}}
+
 
 def ready_of(running: RunningServer) -> httpx2.Response:
     """What ``/ready`` says to somebody without a key."""
@@ -29,13 +31,16 @@ def test_live_before_ready(tmp_path: Path) -> None:
     command = gated_command("load", gate)
     with run_server(cache=tmp_path, env={"API_KEY": KEY}, command=command, wait_for="/health") as running:
         before = ready_of(running)
-        assert (before.status_code, before.json()) == (503, {"status": "loading", "models": []})
+        assert (before.status_code, before.json()) == (503, {"status": "loading", "models": [], "devices": {}})
         assert health_of(running) == 200
 
         gate.touch()
         wait_until_answering(running, "/ready")
         after = ready_of(running)
-        assert (after.status_code, after.json()) == (200, {"status": "ready", "models": ["builtin:latest"]})
+        assert (after.status_code, after.json()) == (
+            200,
+            {"status": "ready", "models": ["builtin:latest"], "devices": {"builtin:latest": "cpu"}},
+        )
 
 
 def test_shutdown_while_a_model_loads(tmp_path: Path) -> None:
@@ -54,7 +59,7 @@ def test_nothing_to_preload_is_ready(tmp_path: Path, photo: bytes) -> None:
     env = {"API_KEY": KEY, "OSAMD_PRELOAD": "none"}
     with run_server(cache=tmp_path, env=env, wait_for="/health") as running, running.client() as client:
         before = ready_of(running)
-        assert (before.status_code, before.json()) == (200, {"status": "ready", "models": []})
+        assert (before.status_code, before.json()) == (200, {"status": "ready", "models": [], "devices": {}})
         assert client.post(GENERATE, content=photo).status_code == 200
         assert ready_of(running).json()["models"] == ["builtin:latest"]
 
@@ -65,7 +70,10 @@ def test_model_that_cannot_load_is_never_ready(tmp_path: Path, photo: bytes) -> 
     with run_server(cache=tmp_path, env=env, wait_for="/health") as running, running.client() as client:
         assert client.post(GENERATE, content=photo).status_code == 200
         answer = ready_of(running)
-        assert (answer.status_code, answer.json()) == (503, {"status": "loading", "models": ["builtin:latest"]})
+        assert (answer.status_code, answer.json()) == (
+            503,
+            {"status": "loading", "models": ["builtin:latest"], "devices": {"builtin:latest": "cpu"}},
+        )
         assert health_of(running) == 200
         assert "not ready" in running.log_text()
         assert SAM_VIT_B_ENCODER in running.log_text()

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from asking import GENERATE, refusal
@@ -91,3 +92,34 @@ def test_pixel_cap_is_a_setting(narrow: RunningServer) -> None:
     assert fits.status_code == 200
     assert (over["status"], over["code"]) == (413, "image_too_large")
     assert "201 x 200 = 40,200 pixels" in over["detail"]
+
+
+@pytest.mark.parametrize("filler", ["[],", "{},", "0,"], ids=["lists", "objects", "numbers"])
+def test_json_of_too_many_values_is_refused_unparsed(server: RunningServer, filler: str) -> None:
+    """Millions of small values in a field nobody reads would hold the interpreter for seconds."""
+    body = '{"x": [' + filler * 200_000 + "0]}"
+    with server.client() as client:
+        problem = refusal(client.post(GENERATE, content=body, headers={"Content-Type": "application/json"}))
+
+    assert (problem["status"], problem["code"]) == (422, "invalid_request")
+    assert "more than 100,000 values" in problem["detail"]
+
+
+def test_bodies_about_models_are_small(server: RunningServer) -> None:
+    """What only names a model is refused above 64 KiB, not parsed."""
+    with server.client() as client:
+        problem = refusal(client.post("/api/show", content=b'{"model": "' + b"a" * 70_000 + b'"}'))
+
+    assert (problem["status"], problem["code"]) == (413, "body_too_large")
+    assert "65,536" in problem["detail"]
+
+
+def test_a_named_file_over_the_limit_is_refused(tmp_path: Path) -> None:
+    """A file below the image folder is read no further than a body would be."""
+    with (tmp_path / "huge.jpg").open("wb") as file:
+        file.truncate(MEBIBYTE + 1)
+    env = {"API_KEY": KEY, "OSAMD_MAX_BODY_BYTES": str(MEBIBYTE), "OSAMD_IMAGE_ROOT": str(tmp_path)}
+    with run_server(cache=tmp_path, env=env) as running, running.client() as client:
+        problem = refusal(client.post(GENERATE, json={"image_path": "huge.jpg"}))
+
+    assert (problem["status"], problem["code"], problem["field"]) == (413, "body_too_large", "image_path")

@@ -165,6 +165,9 @@ def test_png_is_black_where_nothing_is_found(client: httpx2.Client, photo: bytes
         ("application/json, image/png", "application/json"),
         ("image/png;q=0.9, application/json;q=0.1", "image/png"),
         ("IMAGE/PNG", "image/png"),
+        ("image/png;q=0", "application/json"),
+        ("image/png;q=0.1, application/json", "application/json"),
+        ("application/json;q=0.2, image/png;q=0.9", "image/png"),
     ],
 )
 def test_accept_chooses_the_kind(client: httpx2.Client, photo: bytes, accept: str, kind: str) -> None:

@@ -17,7 +17,7 @@ from osamd.server.auth import ApiKeyMiddleware, ASGIApp
 from osamd.server.limits import BodyLimitMiddleware
 from osamd.server.observe import ObserveMiddleware
 from osamd.server.problems import add_error_handlers
-from osamd.server.routes import docs, embed, generate, health
+from osamd.server.routes import docs, embed, generate, health, models
 from osamd.settings import Settings, load_settings, variable_of
 from osamd.store import Store
 
@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
     )
     app.state.settings = settings
     app.state.engine = engine
-    for routes in (health, generate, embed):
+    for routes in (health, generate, embed, models):
         app.include_router(routes.router)
     if settings.docs == "on":
         app.include_router(docs.router)
@@ -68,13 +68,13 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
 
 
 def _build_engine(settings: Settings, sinks: Sequence[Sink]) -> Engine:
-    catalog = load_catalog()
+    catalog = load_catalog(settings.user_catalog)
     for name in settings.preload:
         try:
             catalog.resolve(name)
         except UnknownModelError as error:
             raise SettingsError(f"{variable_of('preload')}: {error}") from None
-    return Engine(settings, catalog=catalog, store=Store(settings.cache), sinks=sinks)
+    return Engine(settings, catalog=catalog, store=Store(settings.cache, endpoints=settings.blob_endpoint), sinks=sinks)
 
 
 def _guard(settings: Settings) -> Callable[[ASGIApp], ApiKeyMiddleware]:
@@ -97,6 +97,8 @@ def _guard(settings: Settings) -> Callable[[ASGIApp], ApiKeyMiddleware]:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Load models in the background, so that /health answers at once; let the engine finish at the end."""
     engine: Engine = app.state.engine
+    for problem in engine.catalog.problems:
+        logger.warning("left out of the catalogue: %s", problem)
 
     async def preload() -> None:
         try:

@@ -119,5 +119,8 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, code:
         problem["request_id"] = request_id
     body = json.dumps(problem).encode()
     headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+    if scope["method"] not in {"GET", "HEAD"}:
+        # The body was not read, and will not be.
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

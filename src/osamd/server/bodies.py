@@ -17,13 +17,14 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File
 from starlette.requests import ClientDisconnect, Request
 
-from osamd.errors import InvalidImageError, InvalidRequestError
+from osamd.errors import BodyTooLargeError, InvalidImageError, InvalidRequestError
 from osamd.events import Timings
-from osamd.server.schemas import GenerateBody, ImageFields, decode_base64
+from osamd.server.schemas import SPELLINGS, GenerateBody, ImageFields, WireModel, decode_base64, invalid_request
 from osamd.settings import Settings
 from osamd.types import ImageSource
 
 Body = TypeVar("Body", bound=ImageFields)
+Fields = TypeVar("Fields", bound=WireModel)
 
 LOOPBACK = frozenset({"127.0.0.1", "::1"})
 JSON_TYPES = frozenset({"application/json", "text/json"})
@@ -33,6 +34,11 @@ PROMPT_FIELDS = frozenset({"point", "background", "box", "text", "mask_input"})
 REPEATABLE = frozenset({"point", "background", "text", "include"})
 SWITCHES = {"true": True, "1": True, "false": False, "0": False}
 XY = 2
+# What a request about models may have.
+SMALL_BODY_BYTES = 64 * 1024
+# Commas and opening brackets in JSON: far more than the largest prompts need, and than osam's nested embeddings have.
+MOST_MARKS = 100_000
+MOST_MARKS_WITH_EMBEDDING = 2_500_000
 XYXY = 4
 
 
@@ -52,44 +58,87 @@ async def read_body(request: Request, schema: type[Body], settings: Settings, ti
         BodyTooLargeError: it is too large.
     """
     with timings.stage("receive"):
-        try:
-            chunks = [chunk async for chunk in request.stream()]
-        except ClientDisconnect:
-            raise InvalidRequestError("the client went away before the body was complete") from None
+        chunks = await _receive(request)
     local_files = _image_root(request, settings)
     content_type = request.headers.get("content-type", "")
     query = request.url.query
 
     def parse() -> ParsedBody[Body]:
         with timings.stage("parse"):
-            return _parse(b"".join(chunks), content_type, query, schema, local_files)
+            return _parse(b"".join(chunks), content_type, query, schema, local_files, settings.max_body_bytes)
 
     return await asyncio.to_thread(parse)
 
 
-def _parse(raw: bytes, content_type: str, query: str, schema: type[Body], image_root: Path | None) -> ParsedBody[Body]:
+async def read_json(request: Request, schema: type[Fields]) -> Fields:
+    """Read and parse a small JSON body, whatever its Content-Type says: curl's default is that of a form.
+
+    Raises:
+        InvalidRequestError: it has the wrong form; the message names the field.
+        BodyTooLargeError: it is too large.
+    """
+    raw = b"".join(await _receive(request, most=SMALL_BODY_BYTES))
+    if not raw.strip():
+        raise InvalidRequestError("the body is empty: JSON is wanted")
+    return _from_json(raw, schema)
+
+
+async def _receive(request: Request, *, most: int | None = None) -> list[bytes]:
+    chunks = []
+    received = 0
+    try:
+        async for chunk in request.stream():
+            received += len(chunk)
+            if most is not None and received > most:
+                raise BodyTooLargeError(f"the body is larger than the {most:,} bytes that are allowed here")
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise InvalidRequestError("the client went away before the body was complete") from None
+    return chunks
+
+
+def _parse(
+    raw: bytes, content_type: str, query: str, schema: type[Body], image_root: Path | None, most: int
+) -> ParsedBody[Body]:
     media_type = content_type.partition(";")[0].strip().lower()
     data: bytes | None = None
     # Clients that forget the header, or leave curl's default, are understood by the first byte.
     if media_type in JSON_TYPES or media_type.endswith("+json") or raw[:64].lstrip()[:1] == b"{":
+        _refuse_query(query, schema)
         fields = _from_json(raw, schema)
     elif media_type == MULTIPART_TYPE:
+        _refuse_query(query, schema)
         fields, data = _from_multipart(raw, content_type, schema)
     else:
         fields = _from_pairs(_pairs(query), schema)
         data = raw or None
         if data is None and fields.image_id is None:
             raise InvalidRequestError("the body is empty: JSON, multipart/form-data or an encoded image is wanted")
-    return ParsedBody(fields, _image_source(fields, data, image_root))
+    return ParsedBody(fields, _image_source(fields, data, image_root, most))
 
 
-def _from_json(raw: bytes, schema: type[Body]) -> Body:
+def _refuse_query(query: str, schema: type[Body]) -> None:
+    """Fields in the query of a body that has fields of its own would be ignored, so they are refused.
+
+    What is no field of ours, such as what a proxy added, is none of our business.
+    """
+    for name, _ in _pairs(query):
+        if name in PROMPT_FIELDS or name in SPELLINGS or name in schema.model_fields:
+            message = "fields go into the body; in the query only beside an encoded image as it is"
+            raise InvalidRequestError(message, field=name)
+
+
+def _from_json(raw: bytes, schema: type[Fields]) -> Fields:
     if not raw.strip():
         raise InvalidRequestError("the body is empty: JSON, multipart/form-data or an encoded image is wanted")
+    # Parsing holds the interpreter's lock, so what would take long is refused before. Base64 has no such marks.
+    most = MOST_MARKS_WITH_EMBEDDING if b'"image_embedding"' in raw else MOST_MARKS
+    if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > most:
+        raise InvalidRequestError(f"the JSON has more than {most:,} values")
     try:
         return schema.model_validate_json(raw)
     except ValidationError as error:
-        raise _invalid(error) from None
+        raise invalid_request(error.errors(include_url=False, include_input=False, include_context=False)) from None
 
 
 def _from_multipart(raw: bytes, content_type: str, schema: type[Body]) -> tuple[Body, bytes | None]:
@@ -169,7 +218,7 @@ def _from_pairs(pairs: Iterable[tuple[str, str]], schema: type[Body]) -> Body:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise _invalid(error) from None
+        raise invalid_request(error.errors(include_url=False, include_input=False, include_context=False)) from None
 
 
 def _add_to_prompt(prompt: dict[str, Any], name: str, text: str) -> None:
@@ -209,7 +258,11 @@ def _numbers(text: str, count: int, field: str) -> list[float]:
     return numbers
 
 
-def _image_source(fields: ImageFields, data: bytes | None, image_root: Path | None) -> ImageSource:
+def _image_source(fields: ImageFields, data: bytes | None, image_root: Path | None, most: int) -> ImageSource:
+    kept = fields.image_embedding if isinstance(fields, GenerateBody) else None
+    if kept is not None and fields.image_id is None and fields.image_path is None:
+        # osam's clients send the image along; the embedding saves encoding it again.
+        return ImageSource(exchanged=kept.to_exchanged())
     given = [
         name
         for name, value in (
@@ -222,13 +275,13 @@ def _image_source(fields: ImageFields, data: bytes | None, image_root: Path | No
     if data is not None and fields.image is not None:
         raise InvalidRequestError("the image is given twice", field="image")
     if not given:
-        raise InvalidRequestError("no image: give image, image_id or image_path", field="image")
+        raise InvalidRequestError("no image: give image, image_id, image_path or image_embedding", field="image")
     if len(given) > 1:
         raise InvalidRequestError(f"give one image, not {' and '.join(given)}", field=given[-1])
     if fields.image_id is not None:
         return ImageSource(image_id=fields.image_id)
     if fields.image_path is not None:
-        return ImageSource(data=_read_file(fields.image_path, image_root))
+        return ImageSource(data=_read_file(fields.image_path, image_root, most))
     return ImageSource(data=data if data is not None else decode_base64(fields.image or ""))
 
 
@@ -240,7 +293,15 @@ def _image_root(request: Request, settings: Settings) -> Path | None:
     return Path.cwd() if is_local else None
 
 
-def _read_file(name: str, root: Path | None) -> bytes:
+def _read_at_most(path: Path, most: int) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise BodyTooLargeError(f"the file is larger than the {most:,} bytes that are allowed", field="image_path")
+    return data
+
+
+def _read_file(name: str, root: Path | None, most: int) -> bytes:
     """A file below the root, symbolic links resolved; nothing is told about files outside it."""
     if root is None:
         raise InvalidRequestError(
@@ -250,7 +311,7 @@ def _read_file(name: str, root: Path | None) -> bytes:
     try:
         folder = root.resolve()
         path = (folder / name).resolve()
-        data = path.read_bytes() if path.is_relative_to(folder) and path.is_file() else None
+        data = _read_at_most(path, most) if path.is_relative_to(folder) and path.is_file() else None
     except (OSError, ValueError):
         data = None
     if data is None:
@@ -258,17 +319,3 @@ def _read_file(name: str, root: Path | None) -> bytes:
     if not data:
         raise InvalidImageError("the file is empty", field="image_path")
     return data
-
-
-def _invalid(error: ValidationError) -> InvalidRequestError:
-    """The first of pydantic's complaints, with the field as a path such as ``prompt.points[0][1]``."""
-    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    path = ""
-    for step in problem["loc"]:
-        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        message = "no such field"
-    elif problem["type"] == "json_invalid":
-        message = f"the body is not JSON: {message.removeprefix('Invalid JSON: ')}"
-    return InvalidRequestError(f"{path}: {message}" if path else message, field=path or None)

@@ -58,3 +58,14 @@ def body_documentation(schema: type[BaseModel]) -> dict[str, Any]:
             },
         }
     }
+
+
+def json_documentation(schema: type[BaseModel]) -> dict[str, Any]:
+    """The ``requestBody`` of a route that names a model."""
+    reference = {"$ref": f"#/components/schemas/{schema.__name__}"}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {JSON: {"schema": reference, "example": {"model": "efficientsam:10m"}}},
+        }
+    }

@@ -3,9 +3,11 @@
 import json
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -13,6 +15,7 @@ from starlette.responses import Response
 
 from osamd.errors import (
     AccessError,
+    BlobDigestError,
     BodyTooLargeError,
     CapacityError,
     DeadlineExceededError,
@@ -23,13 +26,17 @@ from osamd.errors import (
     InvalidRequestError,
     ModelError,
     ModelLoadError,
+    ModelPullingError,
     ModelUnavailableError,
     OsamdError,
     OverloadedError,
+    PullError,
     ServerConfigurationError,
     ShuttingDownError,
+    StorageError,
     UnknownModelError,
 )
+from osamd.server.schemas import invalid_request
 
 logger = logging.getLogger("osamd")
 
@@ -47,6 +54,10 @@ IMAGE_ERRORS = (
     OverloadedError,
     ShuttingDownError,
     ModelUnavailableError,
+    ModelPullingError,
+    PullError,
+    BlobDigestError,
+    StorageError,
     ModelLoadError,
     DeadlineExceededError,
     InferenceError,
@@ -81,12 +92,28 @@ def answer_error(request: Request, error: Exception) -> Response:
     if isinstance(error, ModelError):
         logger.error("%s: %s", error.code, error, exc_info=error if error.status == 500 else None)  # noqa: PLR2004
     headers = {}
+    if isinstance(error, BodyTooLargeError):
+        # The rest of the body will not be read.
+        headers["Connection"] = "close"
     if isinstance(error, CapacityError | ModelError) and error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     problem = Problem(
         title=error.code, status=error.status, detail=error.public_message, code=error.code, field=error.field
     )
     return problem_response(request, problem, headers)
+
+
+def answer_validation(request: Request, error: Exception) -> Response:
+    """A body that the framework checked and refused."""
+    if not isinstance(error, RequestValidationError):
+        raise TypeError("registered for RequestValidationError only") from error
+    problems = [{**problem, "loc": _without_place(problem)} for problem in error.errors()]
+    return answer_error(request, invalid_request(problems))
+
+
+def _without_place(problem: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """Where in the body the problem is: FastAPI puts ``body`` in front, and counts characters of broken JSON."""
+    return () if problem["type"] == "json_invalid" else tuple(problem["loc"][1:])
 
 
 def answer_http_exception(request: Request, error: Exception) -> Response:
@@ -108,6 +135,7 @@ def answer_unexpected(request: Request, error: Exception) -> Response:
 def add_error_handlers(app: FastAPI) -> None:
     """Answer every error in one shape."""
     app.add_exception_handler(OsamdError, answer_error)
+    app.add_exception_handler(RequestValidationError, answer_validation)
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_exception_handler(Exception, answer_unexpected)
 

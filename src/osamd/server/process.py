@@ -1,16 +1,21 @@
 """A server process around the app: uvicorn, and where its log goes."""
 
+import contextlib
 import logging
 import signal
+import socket
 import sys
 
 import uvicorn
 from fastapi import FastAPI
 
+from osamd.engine import Engine
 from osamd.settings import LogLevel, Settings
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 GRACE_S = 30
+# uvicorn's own code, for a port that is taken and the like.
+STARTUP_FAILED = 3
 
 
 def configure_log(level: LogLevel) -> None:
@@ -23,11 +28,24 @@ def configure_log(level: LogLevel) -> None:
     root.propagate = False
 
 
+class _Server(uvicorn.Server):
+    """uvicorn, which waits for the requests that still run: those that wait for a model to come are told first."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+        super().__init__(config)
+        self._engine = engine
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop."""
+        self._engine.stop_pulls()
+        await super().shutdown(sockets)
+
+
 def serve(app: FastAPI, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs."""
     # uvicorn raises the signal again once it has shut down; a stop that was asked for is a success all the same.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -36,3 +54,8 @@ def serve(app: FastAPI, settings: Settings) -> None:
         timeout_graceful_shutdown=GRACE_S,
         server_header=False,
     )
+    server = _Server(config, app.state.engine)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILED)

@@ -3,22 +3,45 @@
 import base64
 import binascii
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictStr,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
 from osamd.errors import InvalidPromptError, InvalidRequestError
+from osamd.keep_alive import KeepAlive, parse_keep_alive
 from osamd.settings import Include, MaskLayout, Settings
-from osamd.types import Annotation, Embedding, ImageHandle, Mask, Prompt, SegmentResult
+from osamd.types import (
+    ExchangedEmbedding,
+    FloatArray,
+    Prompt,
+)
 
 MaskFormat = Literal["png", "rle", "polygon", "none"]
+ArrayType = Literal["float32", "float16"]
 
 BACKGROUND, FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 0, 1, 2, 3
 # No request of any configuration may make the parser build longer lists than this.
 LONGEST_LIST = 4096
 LABELS = frozenset({BACKGROUND, FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT})
 BOX_NUMBERS = 4
+EMBEDDING_AXES = 3
+# Of a JPEG; what an embedding says of its image cannot be checked against pixels.
+LONGEST_SIDE = 65535
+# The two spellings of an array. pydantic puts them into the path of an error, where no caller looks for them.
+LISTS, BASE64 = "(lists)", "(base64)"
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 
@@ -41,6 +64,15 @@ def _label(value: Any) -> int:
     return int(value)
 
 
+def _spelling_of_array(value: Any) -> str:
+    return LISTS if isinstance(value, list) else BASE64
+
+
+Duration = Annotated[
+    KeepAlive,
+    BeforeValidator(parse_keep_alive),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "null"}]}),
+]
 Number = Annotated[float, BeforeValidator(_number)]
 Label = Annotated[int, BeforeValidator(_label)]
 Point = Annotated[list[Number], Field(min_length=2, max_length=2)]
@@ -53,7 +85,7 @@ class WireModel(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
-def _fold(values: Any, spellings: dict[str, str]) -> Any:
+def fold(values: Any, spellings: dict[str, str]) -> Any:
     """Rename the second spelling of a field to the first; both together must agree."""
     if not isinstance(values, dict):
         return values
@@ -97,7 +129,7 @@ class PromptSchema(WireModel):
     @model_validator(mode="before")
     @classmethod
     def _spellings(cls, values: Any) -> Any:
-        return _fold(values, {"labels": "point_labels"})
+        return fold(values, {"labels": "point_labels"})
 
     def to_prompt(self, settings: Settings, field: str) -> Prompt:
         """The engine's prompt.
@@ -136,6 +168,7 @@ class PromptSchema(WireModel):
             iou_threshold=defaults.iou_threshold if self.iou_threshold is None else self.iou_threshold,
             score_threshold=defaults.score_threshold if self.score_threshold is None else self.score_threshold,
             max_annotations=defaults.max_annotations if self.max_annotations is None else self.max_annotations,
+            field=field,
         )
 
 
@@ -157,6 +190,10 @@ def _boxes_of_corners(points: list[Point], labels: list[Label], field: str) -> l
     return [[*first, *second] for first, second in zip(top_left, bottom_right, strict=True)]
 
 
+# The seed document's names of osam's fields.
+SPELLINGS = {"model_id": "model", "image_base64": "image"}
+
+
 class ImageFields(WireModel):
     """The fields that name a model and an image, in every spelling."""
 
@@ -176,7 +213,60 @@ class ImageFields(WireModel):
     @model_validator(mode="before")
     @classmethod
     def _spellings(cls, values: Any) -> Any:
-        return _fold(values, {"model_id": "model", "image_base64": "image"})
+        return fold(values, SPELLINGS)
+
+
+class ArraySchema(WireModel):
+    """An array in base64, as osam writes the extra features of an embedding."""
+
+    shape: list[Annotated[int, Field(strict=True, ge=1)]] = Field(min_length=3, max_length=3, description="C, H, W.")
+    dtype: ArrayType
+    data: StrictStr
+
+    def to_array(self, field: str) -> FloatArray:
+        """(C, H, W) float32.
+
+        Raises:
+            InvalidRequestError: it is not base64, or not so many bytes as the shape says.
+        """
+        try:
+            values = np.frombuffer(base64.b64decode(self.data, validate=True), self.dtype).reshape(self.shape)
+        except (binascii.Error, ValueError):
+            raise InvalidRequestError(
+                f"not {self.dtype} values of the shape {self.shape} in base64", field=field
+            ) from None
+        return values.astype(np.float32)
+
+
+class EmbeddingSchema(WireModel):
+    """An embedding: osam's, with `embedding` as nested lists, or compact, with `embedding` in base64 too."""
+
+    original_height: int = Field(strict=True, ge=1, le=LONGEST_SIDE, description="Rows of the upright image.")
+    original_width: int = Field(strict=True, ge=1, le=LONGEST_SIDE, description="Columns of the upright image.")
+    embedding: Annotated[
+        Annotated[list[list[list[float]]], Tag(LISTS)] | Annotated[ArraySchema, Tag(BASE64)],
+        Discriminator(_spelling_of_array),
+    ] = Field(description="(C, H, W)")
+    extra_features: list[ArraySchema] = Field(default=[], max_length=16)
+
+    def to_exchanged(self) -> ExchangedEmbedding:
+        """The engine's value.
+
+        Raises:
+            InvalidRequestError: the lists are ragged, or base64 does not hold what it says.
+        """
+        field = "image_embedding"
+        if isinstance(self.embedding, ArraySchema):
+            first = self.embedding.to_array(f"{field}.embedding")
+        else:
+            try:
+                first = np.array(self.embedding, np.float32)
+            except ValueError:
+                raise InvalidRequestError("lists of equal lengths are wanted", field=f"{field}.embedding") from None
+        if first.ndim != EMBEDDING_AXES:
+            raise InvalidRequestError("lists of equal lengths are wanted", field=f"{field}.embedding")
+        rest = [feature.to_array(f"{field}.extra_features[{k}]") for k, feature in enumerate(self.extra_features)]
+        return ExchangedEmbedding(height=self.original_height, width=self.original_width, arrays=(first, *rest))
 
 
 class EmbedBody(ImageFields):
@@ -195,19 +285,30 @@ class GenerateBody(ImageFields):
         max_length=LONGEST_LIST,
         description="Several prompts on one image; annotations carry `prompt_index`.",
     )
-    multimask: StrictBool = Field(
+    multimask: StrictBool | None = Field(
         default=False, description="Up to three candidates a prompt, best first, where the model has them."
     )
     mask_layout: MaskLayout | None = Field(
         default=None, description="`full`: the mask covers the image. `crop`: it covers `bounding_box`."
     )
-    mask_format: MaskFormat = Field(
+    mask_format: MaskFormat | None = Field(
         default="png",
         description="`png`: base64. `rle`: COCO's compressed run lengths. `polygon`: rings in image pixels."
         " `none`: null.",
     )
-    include: list[Include] | None = Field(default=None, description="`image_embedding`: the embedding in the reply.")
-    image_embedding: None = Field(default=None, description="Not taken yet; null for osam's clients.")
+    include: list[Include] | None = Field(
+        default=None,
+        description="`image_embedding`: the embedding in the reply as osam writes it; `image_embedding_compact`: the"
+        " same in base64, half precision.",
+    )
+    image_embedding: EmbeddingSchema | None = Field(
+        default=None, description="An embedding that an earlier reply gave, instead of an image."
+    )
+    keep_alive: Duration = Field(
+        default=None,
+        description="How long the model stays loaded afterwards: `5m`, seconds, 0 not at all, -1 for good. It holds"
+        " until a request says otherwise.",
+    )
     annotations: None = Field(default=None, description="Ignored; null for osam's clients.")
 
     def to_prompts(self, settings: Settings) -> tuple[Prompt, ...] | None:
@@ -241,151 +342,17 @@ def decode_base64(text: str) -> bytes:
     return data
 
 
-class BoundingBoxSchema(BaseModel):
-    """Corners in whole pixels, both included."""
-
-    xmin: int
-    ymin: int
-    xmax: int
-    ymax: int
-
-
-class RleSchema(BaseModel):
-    """COCO's compressed run lengths, as pycocotools writes them."""
-
-    size: tuple[int, int] = Field(description="Rows and columns.")
-    counts: str
-
-
-class PolygonSchema(BaseModel):
-    """A connected part: a pixel belongs to it when its centre is inside or on the exterior and not inside a hole."""
-
-    exterior: list[tuple[int, int]]
-    holes: list[list[tuple[int, int]]]
-
-
-class AnnotationSchema(BaseModel):
-    """One object."""
-
-    bounding_box: BoundingBoxSchema
-    text: str | None = None
-    score: float | None = Field(default=None, description="The model's confidence, 0 to 1, where it has one.")
-    mask: str | RleSchema | list[PolygonSchema] | None = None
-    mask_id: str | None = Field(default=None, description="For `prompt.mask_input`, where the model can refine.")
-    prompt_index: int = 0
-    mask_index: int = 0
-
-
-class ArraySchema(BaseModel):
-    """An array in base64, as osam writes the extra features of an embedding."""
-
-    shape: list[int]
-    dtype: str
-    data: str
-
-
-class EmbeddingSchema(BaseModel):
-    """osam's embedding."""
-
-    original_height: int
-    original_width: int
-    embedding: list[list[list[float]]] = Field(description="(C, H, W)")
-    extra_features: list[ArraySchema]
-
-
-class HandleSchema(BaseModel):
-    """Answer of ``POST /api/embed``."""
-
-    model: str
-    image_id: str = Field(description="Send it instead of the image.")
-    width: int
-    height: int
-    expires_at: str = Field(description="UTC; later when it is used before.")
-
-
-class GenerateReply(HandleSchema):
-    """Answer of ``POST /api/generate``: osam's fields, and the image's handle."""
-
-    image_embedding: EmbeddingSchema | None = None
-    annotations: list[AnnotationSchema]
-
-
-def handle_schema(handle: ImageHandle) -> HandleSchema:
-    """A handle on the wire."""
-    return HandleSchema(
-        model=handle.model,
-        image_id=handle.image_id,
-        width=handle.width,
-        height=handle.height,
-        expires_at=handle.expires_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
-    )
-
-
-def generate_reply(result: SegmentResult, body: GenerateBody, settings: Settings) -> GenerateReply:
-    """A result on the wire, in the layout and format asked for."""
-    layout = body.mask_layout or settings.mask_layout
-    include = settings.include if body.include is None else body.include
-    return GenerateReply(
-        **handle_schema(result.image).model_dump(),
-        image_embedding=_embedding_schema(result.embedding) if "image_embedding" in include else None,
-        annotations=[_annotation_schema(item, layout, body.mask_format) for item in result.annotations],
-    )
-
-
-def _annotation_schema(annotation: Annotation, layout: MaskLayout, mask_format: MaskFormat) -> AnnotationSchema:
-    box = annotation.box
-    return AnnotationSchema(
-        bounding_box=BoundingBoxSchema(xmin=box.xmin, ymin=box.ymin, xmax=box.xmax, ymax=box.ymax),
-        text=annotation.text,
-        score=annotation.score,
-        mask=None if annotation.mask is None else _mask_value(annotation.mask, layout, mask_format),
-        mask_id=annotation.mask_id,
-        prompt_index=annotation.prompt_index,
-        mask_index=annotation.mask_index,
-    )
-
-
-def _mask_value(
-    mask: Mask, layout: MaskLayout, mask_format: MaskFormat
-) -> str | RleSchema | list[PolygonSchema] | None:
-    from osamd import masks  # noqa: PLC0415 - OpenCV is loaded with the first mask, not at start
-
-    if mask_format == "none":
-        return None
-    if mask_format == "polygon":
-        return [
-            PolygonSchema(exterior=list(part.exterior), holes=[list(hole) for hole in part.holes])
-            for part in masks.polygons(mask)
-        ]
-    pixels = masks.full_array(mask) if layout == "full" else masks.cropped_array(mask)
-    if mask_format == "rle":
-        runs = masks.encode_rle(pixels)
-        return RleSchema(size=runs.size, counts=runs.counts)
-    return base64.b64encode(masks.encode_png(pixels)).decode("ascii")
-
-
-def union_png(result: SegmentResult) -> bytes:
-    """All masks of a result in one PNG at image size; black where there are none."""
-    from osamd import masks  # noqa: PLC0415 - as above
-
-    canvas = np.zeros((result.image.height, result.image.width), np.uint8)
-    for annotation in result.annotations:
-        if annotation.mask is not None:
-            masks.paint(canvas, annotation.mask)
-    return masks.encode_png(canvas)
-
-
-def _embedding_schema(embedding: Embedding) -> EmbeddingSchema:
-    first, *rest = embedding.features.values()
-    return EmbeddingSchema(
-        original_height=embedding.height,
-        original_width=embedding.width,
-        embedding=first[0].astype(np.float32).tolist(),
-        extra_features=[_array_schema(feature[0].astype(np.float32)) for feature in rest],
-    )
-
-
-def _array_schema(array: np.ndarray[Any, np.dtype[np.float32]]) -> ArraySchema:
-    return ArraySchema(
-        shape=list(array.shape), dtype="float32", data=base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
-    )
+def invalid_request(problems: Sequence[Any]) -> InvalidRequestError:
+    """The first of pydantic's complaints, with the field as a path such as ``prompt.points[0][1]``."""
+    problem = problems[0]
+    path = ""
+    for step in problem["loc"]:
+        if step in {LISTS, BASE64}:
+            continue
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message = "no such field"
+    elif problem["type"] == "json_invalid":
+        message = f"the body is not JSON: {message.removeprefix('Invalid JSON: ')}"
+    return InvalidRequestError(f"{path}: {message}" if path else message, field=path or None)

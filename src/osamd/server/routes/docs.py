@@ -29,12 +29,14 @@ def _swagger_folder() -> Path:
     return Path(spec.origin).parent / "static"
 
 
+@router.head("/docs")
 @router.get("/docs")
 async def page() -> HTMLResponse:
     """The page itself."""
     return HTMLResponse(resources.files("osamd.server").joinpath("docs", "index.html").read_text("utf-8"))
 
 
+@router.head("/docs/{name}")
 @router.get("/docs/{name}")
 async def asset(name: str) -> FileResponse:
     """A file of the page."""
@@ -45,6 +47,7 @@ async def asset(name: str) -> FileResponse:
     raise NotFoundError("no such file")
 
 
+@router.head("/openapi.json")
 @router.get("/openapi.json")
 async def openapi(request: Request) -> JSONResponse:
     """The description of the API, with the prefix a proxy put in front of us."""
@@ -63,13 +66,14 @@ def openapi_document(app: FastAPI) -> dict[str, object]:
 
 
 def _build(app: FastAPI) -> dict[str, object]:
+    from osamd.server.management import ModelBody, PullBody  # noqa: PLC0415
     from osamd.server.problems import Problem  # noqa: PLC0415
     from osamd.server.schemas import EmbedBody, GenerateBody  # noqa: PLC0415
 
     document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    for model in (GenerateBody, EmbedBody, Problem):
+    for model in (GenerateBody, EmbedBody, ModelBody, PullBody, Problem):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema

@@ -7,7 +7,8 @@ from osamd.server.bodies import read_body
 from osamd.server.context import engine_of, owner_of, settings_of, timings_of
 from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
-from osamd.server.schemas import EmbedBody, HandleSchema, handle_schema
+from osamd.server.replies import HandleSchema, handle_schema
+from osamd.server.schemas import EmbedBody
 
 router = APIRouter(tags=["handles"])
 

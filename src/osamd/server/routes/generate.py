@@ -9,7 +9,8 @@ from osamd.server.bodies import read_body
 from osamd.server.context import engine_of, owner_of, settings_of, timings_of
 from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
-from osamd.server.schemas import GenerateBody, GenerateReply, generate_reply, union_png
+from osamd.server.replies import GenerateReply, generate_reply, license_header, union_png
+from osamd.server.schemas import GenerateBody
 from osamd.types import SegmentRequest
 
 router = APIRouter(tags=["segmentation"])
@@ -39,7 +40,8 @@ async def generate(request: Request) -> Response:
             image=parsed.image,
             model=parsed.fields.model,
             prompts=parsed.fields.to_prompts(settings),
-            multimask=parsed.fields.multimask,
+            multimask=bool(parsed.fields.multimask),
+            keep_alive=parsed.fields.keep_alive,
             owner=owner_of(request),
         ),
         timings,
@@ -55,7 +57,7 @@ async def generate(request: Request) -> Response:
     headers = {
         "X-Osamd-Cache": "hit" if result.cache_hit else "miss",
         "X-Osamd-Device": result.device,
-        "X-Osamd-License": result.license,
+        **license_header(result.license),
         "Vary": "Accept",
     }
     content = await asyncio.to_thread(render)
@@ -63,9 +65,24 @@ async def generate(request: Request) -> Response:
 
 
 def _prefers_png(accept: str) -> bool:
-    """Whether PNG is named before JSON; browsers' ``image/*`` and ``*/*`` do not count."""
+    """Whether PNG is wanted more than JSON, by quality, then by order. Wildcards do not count."""
+    wanted: list[tuple[float, str]] = []
     for part in accept.split(","):
-        media_type = part.partition(";")[0].strip().lower()
-        if media_type in {PNG, JSON}:
-            return media_type == PNG
-    return False
+        media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = _quality(parameters)
+        if media_type in {PNG, JSON} and quality > 0.0:
+            wanted.append((quality, media_type))
+    # max() keeps the first of equals.
+    return bool(wanted) and max(wanted, key=lambda pair: pair[0])[1] == PNG
+
+
+def _quality(parameters: list[str]) -> float:
+    """The ``q`` of an Accept header's part, 1 where there is none (RFC 9110)."""
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0

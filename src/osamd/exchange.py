@@ -1,0 +1,47 @@
+"""Embeddings that leave the server and come back. Pure functions."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from osamd.errors import InvalidRequestError
+from osamd.types import Embedding, ExchangedEmbedding
+
+FIELD = "image_embedding"
+
+
+def exchanged(embedding: Embedding) -> ExchangedEmbedding:
+    """An embedding without the decoder's names, as float32 (C, H, W) arrays in osam's order."""
+    return ExchangedEmbedding(
+        height=embedding.height,
+        width=embedding.width,
+        arrays=tuple(feature[0].astype(np.float32) for feature in embedding.features.values()),
+    )
+
+
+def restore(given: ExchangedEmbedding, shapes: Mapping[str, tuple[int | str | None, ...]], *, model: str) -> Embedding:
+    """The model's embedding from arrays that came back.
+
+    Args:
+        given: the arrays, each (C, H, W).
+        shapes: the model's features by name in the same order, each (1, C, H, W); sizes that are no number are open.
+        model: its name, for the message.
+
+    Raises:
+        InvalidRequestError: there are not so many, one has another shape, or a value is not finite.
+    """
+    if len(given.arrays) != len(shapes):
+        message = f"{model} has {len(shapes)} arrays: embedding and {len(shapes) - 1} extra_features"
+        raise InvalidRequestError(message, field=FIELD)
+    features = {}
+    for array, (name, shape) in zip(given.arrays, shapes.items(), strict=True):
+        wanted = shape[1:]
+        fits = all(
+            not isinstance(size, int) or size == length for size, length in zip(wanted, array.shape, strict=True)
+        )
+        if not fits:
+            raise InvalidRequestError(f"the {name} of {model} is {wanted}, not {array.shape}", field=FIELD)
+        if not np.isfinite(array).all():
+            raise InvalidRequestError("finite numbers are wanted", field=FIELD)
+        features[name] = array[None].astype(np.float32)
+    return Embedding(height=given.height, width=given.width, features=features)

@@ -1,0 +1,152 @@
+"""The models: which are here, which are loaded, pull one, delete one. In the shape Ollama's users know."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from osamd import __version__
+from osamd.catalog import Model
+from osamd.engine import Engine
+from osamd.errors import (
+    AccessError,
+    BlobDigestError,
+    InsufficientStorageError,
+    InvalidRequestError,
+    OsamdError,
+    OverloadedError,
+    PullError,
+    PullForbiddenError,
+    StorageError,
+    UnknownModelError,
+)
+from osamd.server.bodies import read_json
+from osamd.server.context import engine_of
+from osamd.server.examples import json_documentation
+from osamd.server.management import (
+    ModelBody,
+    PullBody,
+    PullLine,
+    RunningReply,
+    ShowReply,
+    TagsReply,
+    VersionReply,
+    pull_line,
+    running,
+    show,
+    tag,
+)
+from osamd.server.problems import documented
+from osamd.server.replies import license_header
+
+router = APIRouter(tags=["models"])
+
+NDJSON = "application/x-ndjson"
+
+
+@router.get("/api/version", summary="Version", responses=documented(AccessError))
+async def version() -> VersionReply:
+    """The server's version."""
+    return VersionReply(version=__version__)
+
+
+@router.get("/api/tags", summary="Models that are here", responses=documented(AccessError))
+async def tags(request: Request) -> TagsReply:
+    """The models whose files are on this server."""
+    engine = engine_of(request)
+    return await asyncio.to_thread(
+        lambda: TagsReply(
+            models=[tag(model, engine.store) for model in engine.catalog if engine.store.is_present(model)]
+        )
+    )
+
+
+@router.get("/api/ps", summary="Models that are loaded", responses=documented(AccessError))
+async def ps(request: Request) -> RunningReply:
+    """The models in memory, where they run, and until when."""
+    engine = engine_of(request)
+    residents = engine.residents
+    return await asyncio.to_thread(
+        lambda: RunningReply(models=[running(resident, engine.store) for resident in residents])
+    )
+
+
+@router.post(
+    "/api/show",
+    summary="About a model",
+    responses=documented(AccessError, UnknownModelError, InvalidRequestError),
+    openapi_extra=json_documentation(ModelBody),
+)
+async def show_model(request: Request) -> ShowReply:
+    """A model of the catalogue: licence, capabilities, files."""
+    engine, body = engine_of(request), await read_json(request, ModelBody)
+    model = engine.catalog.resolve(body.model)
+    is_loaded = any(resident.model is model for resident in engine.residents)
+    return await asyncio.to_thread(show, model, engine.store, is_loaded=is_loaded)
+
+
+@router.post(
+    "/api/pull",
+    summary="Pull a model",
+    response_model=PullLine,
+    responses={
+        **documented(
+            AccessError,
+            PullForbiddenError,
+            UnknownModelError,
+            InvalidRequestError,
+            PullError,
+            BlobDigestError,
+            StorageError,
+            InsufficientStorageError,
+            OverloadedError,
+        ),
+        200: {"content": {NDJSON: {}}},
+    },
+    openapi_extra=json_documentation(PullBody),
+)
+async def pull(request: Request) -> Response:
+    """Bring a model's files here; with `stream` a line of JSON for each news, the last says `success` or an error.
+
+    A pull that is under way already is joined, and goes on when the caller leaves.
+    """
+    engine, body = engine_of(request), await read_json(request, PullBody)
+    model = engine.catalog.resolve(body.model)
+    engine.check_may_pull(model)
+    headers = license_header(model.license)
+    if body.stream:
+        return StreamingResponse(_lines(engine, model), media_type=NDJSON, headers=headers)
+    async for _ in engine.follow_pull(model):
+        pass
+    return Response(_line(PullLine(status="success")), media_type="application/json", headers=headers)
+
+
+@router.delete(
+    "/api/delete",
+    summary="Delete a model",
+    response_class=Response,
+    responses=documented(AccessError, UnknownModelError, InvalidRequestError, OverloadedError, StorageError),
+    openapi_extra=json_documentation(ModelBody),
+)
+async def delete(request: Request) -> Response:
+    """Unload a model and delete its files. 404 when they are not here."""
+    engine, body = engine_of(request), await read_json(request, ModelBody)
+    model = engine.catalog.resolve(body.model)
+    await engine.remove(model)
+    return Response(status_code=200)
+
+
+async def _lines(engine: Engine, model: Model) -> AsyncIterator[str]:
+    yield _line(PullLine(status=f"pulling manifest of {model.name}, licence {model.license or 'unknown'}"))
+    try:
+        async for progress in engine.follow_pull(model):
+            yield _line(pull_line(progress))
+    except OsamdError as error:
+        yield _line(PullLine(error=error.public_message, code=error.code))
+    else:
+        yield _line(PullLine(status="success"))
+
+
+def _line(line: PullLine) -> str:
+    return line.model_dump_json(exclude_none=True) + "\n"
