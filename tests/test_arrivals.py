@@ -177,6 +177,19 @@ def test_waiting_ends() -> None:
     run(main, wait_s=0.1)
 
 
+def test_patience_has_no_end() -> None:
+    """Who can wait, as the start of a server can, gets the model however long it takes."""
+
+    async def main(host: Host) -> None:
+        patient = asyncio.ensure_future(host.arrivals.bring(A, is_patient=True))
+        with pytest.raises(ModelPullingError):
+            await host.arrivals.bring(A)
+        host.store.go_on.set()
+        await patient
+
+    run(main, wait_s=0.05)
+
+
 def test_failure_is_told_to_all_and_tried_again() -> None:
     """Everybody hears why a pull failed, and so does the log; the next one begins anew."""
 

@@ -74,8 +74,12 @@ class Arrivals:
                 f"{model.name} may not be pulled over HTTP: OSAMD_PULL or OSAMD_MODELS forbids it", field="model"
             )
 
-    async def bring(self, model: Model) -> None:
+    async def bring(self, model: Model, *, is_patient: bool = False) -> None:
         """Return when the model's files are here; pull them where that is allowed.
+
+        Args:
+            model: the row.
+            is_patient: whether to wait however long it takes.
 
         Raises:
             ModelUnavailableError: they are not here and may not be pulled.
@@ -90,7 +94,7 @@ class Arrivals:
             return
         arrival = self._start(model)
         try:
-            async with asyncio.timeout(self._wait_s):
+            async with asyncio.timeout(None if is_patient else self._wait_s):
                 await asyncio.shield(arrival.task)
         except TimeoutError:
             raise ModelPullingError(f"{model.name} is being pulled{_how_far(arrival.news)}: come back") from None

@@ -167,7 +167,10 @@ class Engine:
         first: OsamdError | None = None
         for name in self._settings.preload:
             try:
-                async with self._using(self._catalog.resolve(name)):
+                model = self._catalog.resolve(name)
+                # Nobody's request waits here, and a server that gave up would never be ready.
+                await self._arrivals.bring(model, is_patient=True)
+                async with self._using(model):
                     pass
             except OsamdError as error:
                 first = first or error

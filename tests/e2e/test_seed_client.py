@@ -73,7 +73,7 @@ def development(tmp_path_factory: pytest.TempPathFactory, photo: bytes) -> Itera
     """A development server with a key, started in a folder that has the photo."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "cat.jpg").write_bytes(photo)
-    env = {"API_KEY": KEY, "APP_ENV": "development"}
+    env = {"API_KEY": KEY, "APP_ENV": "development", "OSAMD_PULL": "never"}
     with run_server(cache=tmp_path_factory.mktemp("cache"), env=env, cwd=folder) as running:
         yield running
 
