@@ -267,6 +267,19 @@ def test_operator_decides(policy: Literal["auto", "never"], allowed: frozenset[s
     run(main, policy=policy, allowed=allowed)
 
 
+def test_model_that_comes_by_another_way_is_not_pulled() -> None:
+    """Where pulls are forbidden, a model that somebody brings in this very moment is used, not pulled."""
+
+    async def main(host: Host) -> None:
+        host.store.is_present = lambda _: False  # type: ignore[method-assign]
+        host.store.here.add(A.name)
+        host.store.go_on.set()
+        await host.arrivals.bring(A)
+        assert not host.store.pulled
+
+    run(main, policy="never")
+
+
 def test_stopping_tells_everybody() -> None:
     """When the server stops, each waiter hears it at once, and nothing is left running."""
 

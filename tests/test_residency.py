@@ -262,6 +262,8 @@ def test_expiry() -> None:
         await host.use(A, keep_alive_s=30.0)
         (resident,) = host.residency.residents()
         assert resident.expires_in_s == pytest.approx(30.0, abs=5)
+        # The clock runs already when the next user comes.
+        await host.use(A, keep_alive_s=0.03)
         done = asyncio.Event()
         holder = asyncio.ensure_future(host.hold(A, done, keep_alive_s=0.02))
         await asyncio.sleep(0.05)
