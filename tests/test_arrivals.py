@@ -271,7 +271,7 @@ def test_model_that_comes_by_another_way_is_not_pulled() -> None:
     """Where pulls are forbidden, a model that somebody brings in this very moment is used, not pulled."""
 
     async def main(host: Host) -> None:
-        host.store.is_present = lambda _: False  # type: ignore[method-assign]
+        host.store.is_present = lambda row: False  # type: ignore[method-assign] # noqa: ARG005
         host.store.here.add(A.name)
         host.store.go_on.set()
         await host.arrivals.bring(A)
