@@ -9,7 +9,12 @@ import httpx2
 import pytest
 from asking import CLICK, ask, click
 from blob_server import BlobServer, serve_blobs
+from hypothesis import settings
 from serving import KEY, RunningServer, run_server
+
+# No test is about time; on a busy machine Hypothesis's own limit would fail the one that loads something first.
+settings.register_profile("osamd", settings(), deadline=None)
+settings.load_profile("osamd")
 
 ROOT = Path(__file__).resolve().parents[1]
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
