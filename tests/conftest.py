@@ -61,7 +61,7 @@ def photo() -> bytes:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A real server in production mode with the key ``KEY``, shared by tests that do not change it."""
     # No test may reach for the real models.
-    env = {"API_KEY": KEY, "OSAMD_PULL": "never"}
+    env = {"API_KEY": KEY, "OSAMD_PULL": "never", "OSAMD_WRONG_KEYS_PER_MINUTE": "100000"}
     with run_server(cache=tmp_path_factory.mktemp("cache"), env=env) as running:
         yield running
 

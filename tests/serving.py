@@ -39,6 +39,16 @@ class RunningServer:
         """All it has written to stdout and stderr."""
         return self.log.read_text("utf-8", "replace")
 
+    def log_line(self, *parts: str) -> str:
+        """The first line of the log that has all of these, waited for: an answer is out before its line is."""
+        until = time.monotonic() + START_S
+        while time.monotonic() < until:
+            for line in self.log_text().splitlines():
+                if all(part in line for part in parts):
+                    return line
+            time.sleep(0.02)
+        raise AssertionError(f"no line has {parts}:\n{self.log_text()}")
+
 
 def free_port() -> int:
     """A port that was free a moment ago."""

@@ -71,6 +71,15 @@ def test_a_request_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> N
     assert ["POST /api/generate 200 51 ms id-7", "loaded sam2:tiny on cpu in 1500 ms"] == caplog.messages
 
 
+def test_a_request_names_who_asked_and_what_was_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """The key's name, the address and the code, where there are any; nothing of them can begin a new line."""
+    caplog.set_level(logging.INFO, "osamd")
+
+    log_event(RequestDone("GET", "/", 403, 0.001, "id", code="admin_only", key_name="alice", client="::1\n"))
+
+    assert ["GET / 403 1 ms id key=alice from=::1\\n code=admin_only"] == caplog.messages
+
+
 @pytest.mark.parametrize("path", ["/health", "/ready"])
 def test_probes_do_not_fill_the_log(path: str, caplog: pytest.LogCaptureFixture) -> None:
     """They come every few seconds: only the debug level shows them."""

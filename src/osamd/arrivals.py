@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Literal
 
 from osamd.catalog import Model
-from osamd.errors import ModelPullingError, OsamdError, PullForbiddenError
+from osamd.errors import AdminOnlyError, ModelPullingError, OsamdError, PullForbiddenError
 from osamd.events import Event, ModelPulled, PullFailed, PullProgress, PullStarted, Timings
 from osamd.lanes import Lane
 from osamd.store import Store
@@ -73,6 +73,11 @@ class Arrivals:
             raise PullForbiddenError(
                 f"{model.name} may not be pulled over HTTP: OSAMD_PULL or OSAMD_MODELS forbids it", field="model"
             )
+
+    def check_is_coming(self, model: Model) -> None:
+        """Raise ``AdminOnlyError`` where somebody who may not pull would have to: it is not here, nor on its way."""
+        if self.may_pull(model) and not (model.name in self._arrivals or self._store.is_present(model)):
+            raise AdminOnlyError(f"{model.name} is not on this server, and only an admin's key may pull", field="model")
 
     async def bring(self, model: Model, *, is_patient: bool = False) -> None:
         """Return when the model's files are here; pull them where that is allowed.

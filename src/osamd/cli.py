@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_run(commands)
     _add_library(commands)
+    _add_keys(commands)
     _add_doctor(commands)
     return parser
 
@@ -251,6 +252,41 @@ def _ps(arguments: argparse.Namespace) -> int:
     key = load_settings().api_key
     print(running_models(arguments.url, key.get_secret_value() if key is not None else None))
     return 0
+
+
+def _add_keys(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "keys",
+        help="make, list and revoke keys",
+        description="Make, list and revoke keys; list and revoke work on API_KEY_FILE, which a server reads again by"
+        " itself. `new` writes the line for that file to stdout, and the secret, once, to stderr.",
+    )
+    parser.add_argument("action", choices=("new", "list", "revoke"), help="what to do")
+    parser.add_argument("name", nargs="?", help="the key's name")
+    parser.add_argument("--role", choices=("user", "admin"), default="user", help="what a new key may do (user)")
+    parser.set_defaults(command=_keys)
+
+
+def _keys(arguments: argparse.Namespace) -> int:
+    from osamd.server.keys import new_key, read_keys, revoke  # noqa: PLC0415
+    from osamd.settings import load_settings  # noqa: PLC0415
+
+    if (arguments.name is None) != (arguments.action == "list"):
+        raise InvalidRequestError(f"keys {arguments.action} takes {'no' if arguments.name else 'a'} name")
+    if arguments.action == "new":
+        key = new_key(arguments.name, arguments.role)
+        print(f"osamd: the secret, shown this once: {key.secret}", file=sys.stderr)
+        print(key.line)
+        return 0
+    path = load_settings().api_key_file
+    if path is None:
+        raise SettingsError("API_KEY_FILE is not set")
+    if arguments.action == "list":
+        print("\n".join(sorted({f"{caller.name} {caller.role}" for caller in read_keys(path).values()})))
+        return 0
+    count = revoke(path, arguments.name)
+    print(f"osamd: {count or 'no'} {'key' if count == 1 else 'keys'} of that name removed", file=sys.stderr)
+    return 0 if count else InvalidRequestError.exit_code
 
 
 def _add_doctor(commands: "Commands[argparse.ArgumentParser]") -> None:

@@ -189,6 +189,8 @@ class Engine:
             await stack.enter_async_context(_deadline(self._settings.deadline_s))
             known = self._recall(request.image, request.model, request.owner)
             model = known.image.model if known is not None else self._named(request.model)
+            if not request.may_pull:
+                self._arrivals.check_is_coming(model)
             # Held from here on, so that it is not let go between encoding and decoding.
             adapter = await stack.enter_async_context(self._using(model, keep_alive_s=request.keep_alive))
             for prompt in request.prompts or ():
@@ -229,8 +231,10 @@ class Engine:
             license=model.license,
         )
 
-    async def embed(self, image: ImageSource, *, model: str | None, owner: str, timings: Timings) -> ImageHandle:
-        """Encode an image now, so that clicks on it by handle are quick later.
+    async def embed(
+        self, image: ImageSource, *, model: str | None, owner: str, timings: Timings, may_pull: bool = True
+    ) -> ImageHandle:
+        """Encode an image now, so that clicks on it by handle are quick later; arguments as in ``SegmentRequest``.
 
         Raises:
             RequestError: the request cannot be answered as it is.
@@ -242,6 +246,8 @@ class Engine:
             if known is not None:
                 return self._handle(known)
             row = self._named(model)
+            if not may_pull:
+                self._arrivals.check_is_coming(row)
             return self._handle(await self._look_up(image, row, owner, timings))
 
     def forget(self, image_id: str, *, owner: str) -> None:

@@ -15,8 +15,11 @@
     |  |- PullForbiddenError       403 pull_forbidden     the operator does not let callers pull this model
     |  `- EmbeddingExpiredError    410 embedding_expired  the handle is unknown or was dropped: send the image again
     |- AccessError                 403 access_denied      the key is missing or wrong
+    |  |- AdminOnlyError           403 admin_only         this is for keys with the role admin
+    |  `- ForeignOriginError       403 foreign_origin     another site's page, and the server has no key
     |- CapacityError               sends Retry-After
     |  |- RateLimitedError         429 rate_limited       this key's own limit
+    |  |- WrongKeysError           429 too_many_wrong_keys  wrong keys from one address
     |  |- OverloadedError          503 overloaded         a queue is full
     |  |- ShuttingDownError        503 shutting_down      the server is draining
     |  `- DeadlineExceededError    504 deadline_exceeded  accepted, but not done in time
@@ -147,6 +150,18 @@ class AccessError(OsamdError):
     exit_code = 3
 
 
+class AdminOnlyError(AccessError):
+    """The key is right, but its role is not admin."""
+
+    code = "admin_only"
+
+
+class ForeignOriginError(AccessError):
+    """A server without a key was called by another site's page, or by a name that is not this machine's."""
+
+    code = "foreign_origin"
+
+
 class CapacityError(OsamdError):
     """The server has too much to do; another try later may succeed."""
 
@@ -161,6 +176,13 @@ class RateLimitedError(CapacityError):
 
     status = 429
     code = "rate_limited"
+
+
+class WrongKeysError(CapacityError):
+    """Too many wrong keys came from this address; a right one still passes."""
+
+    status = 429
+    code = "too_many_wrong_keys"
 
 
 class OverloadedError(CapacityError):

@@ -59,13 +59,27 @@ class ModelLoaded:
 
 @dataclass(frozen=True, slots=True)
 class RequestDone:
-    """An HTTP request was answered."""
+    """An HTTP request was answered, or its client went.
+
+    Attributes:
+        method: as it was sent.
+        path: as it was sent, so print it with ``shown_path`` only.
+        status: of the answer.
+        seconds: from the head of the request to the end of the answer.
+        request_id: in the answer too.
+        code: of the error that was answered, or None.
+        key_name: whose key it came with; None where no key was wanted or none was right.
+        client: the address it came from, or None.
+    """
 
     method: str
     path: str
     status: int
     seconds: float
     request_id: str
+    code: str | None = None
+    key_name: str | None = None
+    client: str | None = None
 
 
 PullStatus = Literal["waiting", "downloading", "verifying", "done"]
@@ -147,14 +161,16 @@ def log_event(event: Event) -> None:
             logger.log(level, "pull %s: %s %s, %d bytes", event.model, event.role, event.status, event.completed)
         case RequestDone():
             level = logging.DEBUG if event.path in {"/health", "/ready"} else logging.INFO
+            who = {"key": event.key_name, "from": event.client, "code": event.code}
             logger.log(
                 level,
-                "%s %s %d %.0f ms %s",
+                "%s %s %d %.0f ms %s%s",
                 event.method,
                 shown_path(event.path),
                 event.status,
                 event.seconds * 1e3,
                 event.request_id,
+                "".join(f" {name}={shown_path(value)}" for name, value in who.items() if value is not None),
             )
 
 

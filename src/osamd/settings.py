@@ -1,10 +1,12 @@
 """One Settings object. A flag beats the environment, the environment beats a .env file, that beats the default.
 
-Variables are ``OSAMD_<FIELD>``, except those that hosts and the seed document fix: ``API_KEY``, ``APP_ENV``, ``PORT``,
-and osam's ``OSAM_ONNX_PROVIDERS`` and ``OSAM_BLOB_ENDPOINT``.
+Variables are ``OSAMD_<FIELD>``, except those that hosts and the seed document fix (``API_KEY``, ``APP_ENV``, ``PORT``),
+``API_KEY_FILE``, and osam's ``OSAM_ONNX_PROVIDERS`` and ``OSAM_BLOB_ENDPOINT``.
 """
 
+import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -20,6 +22,8 @@ Device = Literal["auto", "cpu", "cuda"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 MEBIBYTE = 1024 * 1024
+# As browsers write it: lower case, no path, and no port where it is the scheme's own.
+ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 USER_CATALOG = "~/.config/osamd/models.toml"
 
 
@@ -38,12 +42,32 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("api_key", "API_KEY"),
-        description="The secret every request must carry in X-API-Key. Unset in production, every request gets 500.",
+        description="The secret of the key named API_KEY, an admin. With neither this nor API_KEY_FILE a server in"
+        " production answers 500.",
+    )
+    api_key_file: Path | None = Field(
+        default=None,
+        validation_alias=AliasChoices("api_key_file", "API_KEY_FILE"),
+        description="File with more keys, one `name role secret` or `name role sha256:HEX` a line, roles `admin` and"
+        " `user`; a change is seen within a second. `osamd keys new` makes lines for it.",
+    )
+    wrong_keys_per_minute: int = Field(
+        default=20,
+        ge=1,
+        description="Wrong keys an address may try in a minute before it gets 429. A right key passes.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Origins of web pages that may call, such as `https://example.com`, separated by commas.",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Addresses and networks of proxies whose X-Forwarded-For is believed, separated by commas.",
     )
     app_env: Literal["production", "development"] = Field(
         default="production",
         validation_alias=AliasChoices("app_env", "APP_ENV"),
-        description="In `development` a missing API_KEY turns the check off, with a warning.",
+        description="In `development` the check is off while there is no key, with a warning.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on. Nothing beyond loopback unless asked.")
     port: int = Field(
@@ -139,7 +163,7 @@ class Settings(BaseSettings):
     docs: Literal["on", "off"] = Field(default="on", description="Whether /docs and /openapi.json are served.")
     log_level: LogLevel = Field(default="info", description="What is written to the log.")
 
-    @field_validator("models", "preload", "onnx_providers", "include", mode="before")
+    @field_validator("models", "preload", "onnx_providers", "include", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -163,7 +187,25 @@ class Settings(BaseSettings):
     def _fold_case(cls, value: Any) -> Any:
         return value.strip().lower() if isinstance(value, str) else value
 
-    @field_validator("cache", "catalog", "image_root")
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if ORIGIN.fullmatch(origin) is None:
+                raise ValueError("origins such as https://example.com or http://localhost:3000 are wanted")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                raise ValueError("addresses and networks such as 10.0.0.0/8 are wanted") from None
+        return value
+
+    @field_validator("cache", "catalog", "image_root", "api_key_file")
     @classmethod
     def _expand_home(cls, value: Path | None) -> Path | None:
         return value.expanduser() if value is not None else None

@@ -228,6 +228,7 @@ class SegmentRequest:
         multimask: whether to return up to three candidates for each prompt.
         keep_alive: how long the model stays loaded afterwards, as in ``osamd.keep_alive``; None for the default.
         owner: whose embeddings and handles these are (the key's name).
+        may_pull: whether a model that is not here may be pulled for this request.
     """
 
     image: ImageSource
@@ -236,6 +237,7 @@ class SegmentRequest:
     multimask: bool = False
     keep_alive: float | None = None
     owner: str = ""
+    may_pull: bool = True
 
 
 @dataclass(frozen=True, slots=True)

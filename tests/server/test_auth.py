@@ -18,17 +18,31 @@ from pictures import base64_of
 from pydantic import SecretStr
 from serving import KEY, RunningServer, run_server
 
-from osamd.server.app import create_app
+from osamd.server.app import ADMIN_PATHS, create_app
 from osamd.server.auth import ApiKeyMiddleware
 from osamd.settings import Settings
 
-PUBLIC = {"/health", "/ready", "/docs", "/docs/{name}", "/openapi.json"}
 READING = {"GET", "HEAD"}
+# Every route of the app is in exactly one of these; a new one fails the tests below until somebody decides.
+PUBLIC = {"/health", "/ready", "/docs", "/docs/{name}", "/openapi.json"}
+FOR_USERS = {
+    "/",
+    "/api/generate",
+    "/api/embed",
+    "/api/images/{image_id}",
+    "/api/version",
+    "/api/tags",
+    "/api/ps",
+    "/api/show",
+}
+FOR_ADMINS = {"/api/pull", "/api/delete"}
+ADDRESSES = {"{name}": "start.js", "{image_id}": "img_0"}
+USER_KEY = "user-key-2mQv"
 WRONG_KEYS = ["wrong", KEY[:-1], f"{KEY}x", KEY.upper(), "", "null"]
 
 
 def routes() -> list[tuple[str, str]]:
-    """Every method and path the app answers to."""
+    """Every method and path the app answers to; what is not a plain route, such as a mount, is there with its path."""
     app = create_app(Settings(api_key=SecretStr(KEY)))
     found = [
         (method, str(context.path))
@@ -39,10 +53,41 @@ def routes() -> list[tuple[str, str]]:
     return found
 
 
+def address_of(path: str) -> str:
+    """A path with something in each of its places."""
+    for place, value in ADDRESSES.items():
+        path = path.replace(place, value)
+    assert "{" not in path, "a new place in a path: say in ADDRESSES what stands there"
+    return path
+
+
+def test_every_route_is_in_one_list() -> None:
+    """Who may call it was decided for every route there is, and for none that is gone."""
+    lists = [PUBLIC, FOR_USERS, FOR_ADMINS]
+
+    assert {path for _, path in routes()} == set().union(*lists)
+    assert sum(map(len, lists)) == len(set().union(*lists))
+    assert {path for _, path in routes()} & ADMIN_PATHS == FOR_ADMINS
+
+
+@pytest.mark.parametrize(("method", "path"), routes(), ids=str)
+def test_a_user_is_let_in_where_users_are(with_user: RunningServer, method: str, path: str) -> None:
+    """A key with the role ``user`` gets 403 ``admin_only`` on admins' routes, and past the guard on all others."""
+    with with_user.client(headers={"X-API-Key": USER_KEY}) as client:
+        answer = client.request(method, address_of(path))
+    code = answer.json()["code"] if answer.headers.get("content-type") == "application/problem+json" else None
+
+    if path in FOR_ADMINS:
+        assert (403, "admin_only") == (answer.status_code, refusal(answer)["code"])
+    else:
+        assert answer.status_code not in {401, 403, 500}
+        assert code not in {"admin_only", "access_denied"}
+
+
 @pytest.mark.parametrize(("method", "path"), routes(), ids=str)
 def test_every_route_is_public_or_guarded(server: RunningServer, method: str, path: str) -> None:
     """A route is on the public list and read-only, or refuses a missing and a wrong key."""
-    address = path.replace("{name}", "start.js").replace("{image_id}", "img_0")
+    address = address_of(path)
     with server.client(headers={}) as client:
         missing = client.request(method, address)
         wrong = client.request(method, address, headers={"X-API-Key": "wrong"})
@@ -52,6 +97,16 @@ def test_every_route_is_public_or_guarded(server: RunningServer, method: str, pa
     else:
         assert method == "HEAD" or refusal(missing)["code"] == "access_denied"
         assert (missing.status_code, wrong.status_code) == (403, 403)
+
+
+@pytest.fixture(scope="module")
+def with_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with a key of each role."""
+    folder = tmp_path_factory.mktemp("keys")
+    (folder / "keys").write_text(f"someone user {USER_KEY}\n")
+    env = {"API_KEY": KEY, "API_KEY_FILE": str(folder / "keys"), "OSAMD_PRELOAD": "none"}
+    with run_server(cache=folder, env=env) as running:
+        yield running
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from osamd.engine import Engine
 from osamd.errors import OsamdError, SettingsError, UnknownModelError
 from osamd.events import Sink, log_event
 from osamd.server.auth import ApiKeyMiddleware, ASGIApp
+from osamd.server.headers import OriginsMiddleware, SecurityHeadersMiddleware
+from osamd.server.keys import KeyFile
 from osamd.server.limits import BodyLimitMiddleware
 from osamd.server.observe import ObserveMiddleware
 from osamd.server.problems import add_error_handlers
@@ -26,6 +28,7 @@ logger = logging.getLogger("osamd")
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
 DOCS_PATHS = frozenset({"/docs", "/openapi.json"})
 DOCS_PREFIX = "/docs/"
+ADMIN_PATHS = frozenset({"/api/pull", "/api/delete", "/metrics"})
 
 
 def create_app(settings: Settings | None = None, engine: Engine | None = None, sinks: Sequence[Sink] = ()) -> FastAPI:
@@ -52,7 +55,9 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
         openapi_url=None,
         lifespan=_lifespan,
         middleware=[
+            Middleware(SecurityHeadersMiddleware),
             Middleware(ObserveMiddleware, sinks=sinks),
+            *_surroundings(settings),
             Middleware(_guard(settings)),
             Middleware(BodyLimitMiddleware, max_body_bytes=settings.max_body_bytes),
         ],
@@ -77,8 +82,22 @@ def _build_engine(settings: Settings, sinks: Sequence[Sink]) -> Engine:
     return Engine(settings, catalog=catalog, store=Store(settings.cache, endpoints=settings.blob_endpoint), sinks=sinks)
 
 
+def _surroundings(settings: Settings) -> list[Middleware]:
+    """What stands before the key's guard where it is configured: clients' addresses, and pages' permissions."""
+    found = []
+    if settings.trusted_proxies:
+        from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware  # noqa: PLC0415 - not everybody's
+
+        found.append(Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies)))
+    if settings.cors_origins:
+        found.append(Middleware(OriginsMiddleware, origins=settings.cors_origins))
+    return found
+
+
 def _guard(settings: Settings) -> Callable[[ASGIApp], ApiKeyMiddleware]:
     """The key's middleware, made in a closure: a ``Middleware`` would show the key in its repr."""
+    # Read here, so that a broken file ends the start and not the first request.
+    keys = KeyFile(settings.api_key_file) if settings.api_key_file is not None else None
 
     def make(app: ASGIApp) -> ApiKeyMiddleware:
         has_docs = settings.docs == "on"
@@ -88,6 +107,10 @@ def _guard(settings: Settings) -> Callable[[ASGIApp], ApiKeyMiddleware]:
             app_env=settings.app_env,
             public_paths=PUBLIC_PATHS | DOCS_PATHS if has_docs else PUBLIC_PATHS,
             public_prefixes=(DOCS_PREFIX,) if has_docs else (),
+            keys=keys,
+            admin_paths=ADMIN_PATHS,
+            allowed_origins=settings.cors_origins,
+            wrong_keys_per_minute=settings.wrong_keys_per_minute,
         )
 
     return make

@@ -289,7 +289,9 @@ def _image_root(request: Request, settings: Settings) -> Path | None:
     if settings.image_root is not None:
         return settings.image_root
     client = request.client.host if request.client is not None else ""
-    is_local = settings.app_env == "development" and settings.host in LOOPBACK and client in LOOPBACK
+    # Behind a proxy on this machine everybody seems to be local.
+    is_direct = "x-forwarded-for" not in request.headers and "forwarded" not in request.headers
+    is_local = settings.app_env == "development" and settings.host in LOOPBACK and client in LOOPBACK and is_direct
     return Path.cwd() if is_local else None
 
 

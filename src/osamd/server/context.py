@@ -4,6 +4,7 @@ from starlette.requests import Request
 
 from osamd.engine import Engine
 from osamd.events import Timings
+from osamd.server.auth import ADMIN
 from osamd.settings import Settings
 
 
@@ -23,6 +24,12 @@ def owner_of(request: Request) -> str:
     """The name of the key this request came with: embeddings and handles belong to it."""
     owner: str = request.state.key_name
     return owner
+
+
+def is_admin(request: Request) -> bool:
+    """Whether the key this request came with has the role admin."""
+    role: str = request.state.key_role
+    return role == ADMIN
 
 
 def timings_of(request: Request) -> Timings:

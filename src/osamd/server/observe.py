@@ -6,9 +6,11 @@ import uuid
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from osamd.events import RequestDone, Sink, Timings
+from osamd.server.problems import answer_unexpected
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -37,10 +39,12 @@ class ObserveMiddleware:
         timings = Timings()
         scope.setdefault("state", {}).update(request_id=request_id, timings=timings)
         status = 500
+        is_begun = False
 
         async def observed(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_begun
             if message["type"] == "http.response.start":
+                is_begun = True
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
@@ -50,7 +54,25 @@ class ObserveMiddleware:
 
         try:
             await self._app(scope, receive, observed)
+        # Answered here, so that this answer too has its headers.
+        except Exception as error:
+            if is_begun:
+                raise
+            await answer_unexpected(Request(scope), error)(scope, receive, observed)
         finally:
-            event = RequestDone(scope["method"], scope["path"], status, time.perf_counter() - start, request_id)
-            for sink in self._sinks:
-                sink(event)
+            self._tell(scope, status, time.perf_counter() - start)
+
+    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+        state = scope["state"]
+        event = RequestDone(
+            scope["method"],
+            scope["path"],
+            status,
+            seconds,
+            state["request_id"],
+            code=state.get("code"),
+            key_name=state.get("key_name"),
+            client=scope["client"][0] if scope.get("client") else None,
+        )
+        for sink in self._sinks:
+            sink(event)

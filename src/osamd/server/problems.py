@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from osamd.errors import (
     AccessError,
+    AdminOnlyError,
     BlobDigestError,
     BodyTooLargeError,
     CapacityError,
@@ -45,6 +46,7 @@ HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 # What any route that takes an image may answer.
 IMAGE_ERRORS = (
     AccessError,
+    AdminOnlyError,
     UnknownModelError,
     EmbeddingExpiredError,
     BodyTooLargeError,
@@ -81,6 +83,7 @@ class Problem(BaseModel):
 def problem_response(request: Request, problem: Problem, headers: dict[str, str] | None = None) -> Response:
     """The answer for a problem, completed with the request's id."""
     problem.request_id = getattr(request.state, "request_id", None)
+    request.state.code = problem.code
     content = json.dumps(problem.model_dump(exclude_none=True))
     return Response(content, status_code=problem.status, media_type=MEDIA_TYPE, headers=headers)
 

@@ -53,6 +53,8 @@ def serve(app: FastAPI, settings: Settings) -> None:
         access_log=False,
         timeout_graceful_shutdown=GRACE_S,
         server_header=False,
+        # The app does that, for the proxies it was told to trust; uvicorn would trust every local process.
+        proxy_headers=False,
     )
     server = _Server(config, app.state.engine)
     with contextlib.suppress(KeyboardInterrupt):

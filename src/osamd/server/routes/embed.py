@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from osamd.errors import AccessError, EmbeddingExpiredError, ServerConfigurationError
 from osamd.server.bodies import read_body
-from osamd.server.context import engine_of, owner_of, settings_of, timings_of
+from osamd.server.context import engine_of, is_admin, owner_of, settings_of, timings_of
 from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
 from osamd.server.replies import HandleSchema, handle_schema
@@ -24,7 +24,11 @@ async def embed(request: Request) -> HandleSchema:
     settings, timings = settings_of(request), timings_of(request)
     parsed = await read_body(request, EmbedBody, settings, timings)
     handle = await engine_of(request).embed(
-        parsed.image, model=parsed.fields.model, owner=owner_of(request), timings=timings
+        parsed.image,
+        model=parsed.fields.model,
+        owner=owner_of(request),
+        timings=timings,
+        may_pull=is_admin(request),
     )
     return handle_schema(handle)
 

@@ -4,9 +4,10 @@ import asyncio
 
 from fastapi import APIRouter, Request, Response
 
-from osamd.errors import InvalidPromptError
+from osamd.errors import AdminOnlyError, InvalidPromptError
+from osamd.keep_alive import PINNED
 from osamd.server.bodies import read_body
-from osamd.server.context import engine_of, owner_of, settings_of, timings_of
+from osamd.server.context import engine_of, is_admin, owner_of, settings_of, timings_of
 from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
 from osamd.server.replies import GenerateReply, generate_reply, license_header, union_png
@@ -35,14 +36,18 @@ async def generate(request: Request) -> Response:
     """
     settings, timings = settings_of(request), timings_of(request)
     parsed = await read_body(request, GenerateBody, settings, timings)
+    keep_alive = parsed.fields.keep_alive
+    if keep_alive == PINNED and not is_admin(request):
+        raise AdminOnlyError("only an admin's key may keep a model loaded for good", field="keep_alive")
     result = await engine_of(request).segment(
         SegmentRequest(
             image=parsed.image,
             model=parsed.fields.model,
             prompts=parsed.fields.to_prompts(settings),
             multimask=bool(parsed.fields.multimask),
-            keep_alive=parsed.fields.keep_alive,
+            keep_alive=keep_alive,
             owner=owner_of(request),
+            may_pull=is_admin(request),
         ),
         timings,
     )

@@ -11,6 +11,7 @@ from osamd.catalog import Model
 from osamd.engine import Engine
 from osamd.errors import (
     AccessError,
+    AdminOnlyError,
     BlobDigestError,
     InsufficientStorageError,
     InvalidRequestError,
@@ -93,6 +94,7 @@ async def show_model(request: Request) -> ShowReply:
     responses={
         **documented(
             AccessError,
+            AdminOnlyError,
             PullForbiddenError,
             UnknownModelError,
             InvalidRequestError,
@@ -126,7 +128,9 @@ async def pull(request: Request) -> Response:
     "/api/delete",
     summary="Delete a model",
     response_class=Response,
-    responses=documented(AccessError, UnknownModelError, InvalidRequestError, OverloadedError, StorageError),
+    responses=documented(
+        AccessError, AdminOnlyError, UnknownModelError, InvalidRequestError, OverloadedError, StorageError
+    ),
     openapi_extra=json_documentation(ModelBody),
 )
 async def delete(request: Request) -> Response:
