@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-weights test-reference lint format docs pins clean
+.PHONY: help demo serve test test-weights test-reference image-test lint format docs pins clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,10 @@ test-reference: $(VENV)/dev ## Compare SAM with its authors' own code and random
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps segment-anything-py==1.0.1
 	$(BIN)/python -m pytest -m reference -s tests/reference $(PYTEST_ARGS)
+
+image-test: $(VENV)/dev ## Build the image with buildah, run it with podman and drive it (root, Debian's tools)
+	scripts/image-build cpu
+	$(BIN)/python -m pytest -m image tests/image $(PYTEST_ARGS)
 
 lint: $(VENV)/dev ## Check style, types, imports and generated docs; writes nothing
 	$(BIN)/ruff check .

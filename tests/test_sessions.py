@@ -1,4 +1,6 @@
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from graphs import write_family
+from serving import clean_environment
 
 from osamd import sessions
 from osamd.errors import InferenceError, ModelLoadError, SettingsError
@@ -133,3 +136,12 @@ def test_failing_inference(graph: Path) -> None:
     with pytest.raises(InferenceError):
         session.run({"x": np.zeros((1, 3, 8, 8), np.float32)})
     assert session.run({"x": np.zeros((1, 3, 1024, 1024), np.float32)})
+
+
+def test_nothing_is_told_to_anybody(tmp_path: Path) -> None:
+    """ONNX Runtime's telemetry, on unless turned off before it is loaded, leaves no id in the home."""
+    code = "from osamd.doctor import examine; print(examine().text())"
+    env = clean_environment({"HOME": str(tmp_path)})
+    ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert "loads, on cpu" in ended.stdout
+    assert [] == list(tmp_path.rglob("*"))

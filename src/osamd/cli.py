@@ -293,15 +293,16 @@ def _add_doctor(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "doctor",
         help="say what this installation has and where models would run",
-        description="Say what this installation has and where models would run; exits 1 when something is wrong.",
+        description="Say what this installation has and where models would run; exits 1 when something is wrong."
+        " On a GPU it runs a graph there and on the CPU, and shows which nodes ran where and how long it took.",
     )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where models are to run (OSAMD_DEVICE)")
     parser.set_defaults(command=_doctor)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    del arguments
     from osamd.doctor import examine  # noqa: PLC0415
 
-    report = examine()
+    report = examine(arguments.device)
     print(report.text())
     return report.exit_code

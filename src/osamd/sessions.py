@@ -1,8 +1,10 @@
 """ONNX Runtime, and nobody else's business: providers, threads, loading and running graphs."""
 
+import contextlib
 import ctypes
 import functools
 import gc
+import io
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -12,6 +14,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+# Recent releases of ONNX Runtime tell Microsoft of every session, and keep an id in the user's home. They look when they
+# are loaded; disable_telemetry_events() comes too late.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime as ort
 
 from osamd.errors import InferenceError, ModelLoadError, SettingsError
@@ -53,6 +60,12 @@ def release_memory() -> None:
         trim(0)
 
 
+def built_for_cuda() -> tuple[int, int] | None:
+    """The CUDA that this ONNX Runtime was built with, such as (13, 0); None for a build for the CPU."""
+    parts = str(getattr(ort, "cuda_version", "")).split(".")
+    return (int(parts[0]), int(parts[1])) if len(parts) > 1 and all(part.isdigit() for part in parts[:2]) else None
+
+
 def available_providers() -> tuple[str, ...]:
     """The providers this build of ONNX Runtime has."""
     return tuple(ort.get_available_providers())
@@ -90,8 +103,23 @@ def device_of(providers: Sequence[str]) -> str:
     return providers[0].removesuffix("ExecutionProvider").lower()
 
 
-def _load(path: Path, providers: Sequence[str], threads: int) -> ort.InferenceSession:
+@functools.cache
+def _load_cuda_libraries() -> None:
+    """Load CUDA's libraries from the packages beside ONNX Runtime's, where the loader would not look."""
+    # It prints what it does not find, and stdout is for data. What is missing is told again by who needs it.
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        ort.preload_dlls()
+    for line in said.getvalue().splitlines():
+        logger.debug("%s", line)
+
+
+def _load(path: Path, providers: Sequence[str], threads: int, profile: Path | None = None) -> ort.InferenceSession:
+    if CUDA in providers:
+        _load_cuda_libraries()
     options = ort.SessionOptions()
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = WARNINGS_OFF
@@ -134,19 +162,20 @@ class Session:
     Args:
         path: an ONNX file.
         placement: where it runs.
+        profile: where ONNX Runtime notes which provider ran which node, for ``end_profile``; a path without its end.
 
     Raises:
         ModelLoadError: the file is not a graph that loads, or it did not load on the device asked for.
     """
 
-    def __init__(self, path: Path, placement: Placement) -> None:
+    def __init__(self, path: Path, placement: Placement, *, profile: Path | None = None) -> None:
         try:
-            self._session = _load(path, placement.providers, placement.threads)
+            self._session = _load(path, placement.providers, placement.threads, profile)
         except ModelLoadError as error:
             if not placement.may_fall_back:
                 raise
             _tell_fallback(placement.providers[0], str(error))
-            self._session = _load(path, (CPU,), placement.threads)
+            self._session = _load(path, (CPU,), placement.threads, profile)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
         # Sizes that the graph leaves open are names or None.
@@ -164,6 +193,10 @@ class Session:
         if max(positions) >= len(self.outputs):
             raise ModelLoadError(f"{self._path} has {len(self.outputs)} outputs; {max(positions) + 1} are needed")
         return tuple(self.outputs[position] for position in positions)
+
+    def end_profile(self) -> Path:
+        """End the profile and write it; returns its JSON file."""
+        return Path(self._session.end_profiling())
 
     def run(
         self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str] | None = None
