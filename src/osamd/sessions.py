@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Recent releases of ONNX Runtime tell Microsoft of every session, and keep an id in the user's home. They look when they
-# are loaded; disable_telemetry_events() comes too late.
+# Recent releases of ONNX Runtime tell Microsoft of every session, and keep an id in the user's home. They look at this
+# when they are loaded; disable_telemetry_events() comes too late.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
