@@ -282,6 +282,17 @@ def test_nothing_to_preload_is_ready() -> None:
     assert run(main, preload="none")
 
 
+def test_a_gpu_is_tried_even_with_nothing_to_preload() -> None:
+    """With ``cuda`` the built-in model is loaded before the server is ready: a promise of a GPU is kept or not made."""
+
+    async def main(engine: Engine) -> tuple[bool, bool, set[str]]:
+        before = engine.ready
+        await engine.preload()
+        return before, engine.ready, loaded(engine)
+
+    assert (False, True, {"builtin:latest"}) == run(main, preload=(), device="cuda")
+
+
 def test_close_finishes_what_runs_and_refuses_the_rest() -> None:
     """The running encode ends, who waits and who comes later hears that the server goes, and nobody hangs."""
     gate = Gate()

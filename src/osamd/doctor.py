@@ -146,8 +146,9 @@ def _placement(settings: Settings) -> list[Finding]:
 def _gpu() -> list[Finding]:
     """Package, driver, devices, CUDA and cuDNN: what a GPU needs, and what to do about what is not there."""
     from osamd.cuda import cuda_runtime_version, cudnn_version, find_driver  # noqa: PLC0415 - starts CUDA
-    from osamd.sessions import built_for_cuda  # noqa: PLC0415
+    from osamd.sessions import built_for_cuda, load_cuda_libraries  # noqa: PLC0415
 
+    load_cuda_libraries()
     built = built_for_cuda()
     if built is None:
         return [

@@ -131,15 +131,17 @@ class Engine:
         )
         self._encodes: SingleFlight[_EmbeddedImage] = SingleFlight()
         self._once_loaded: set[str] = set()
+        # A GPU that was asked for is shown to work before the server is ready, also where nothing is to be preloaded.
+        self._to_preload = settings.preload or ((DEFAULT_MODEL,) if settings.device == "cuda" else ())
         self._load_lane = Lane("load", workers=1, capacity=LOAD_CAPACITY)
         self._encode_lane = Lane("encode", workers=1, capacity=settings.encode_queue)
         self._decode_lane = Lane("decode", workers=DECODE_WORKERS, capacity=settings.decode_queue)
 
     @property
     def ready(self) -> bool:
-        """Whether every model of ``settings.preload`` has been loaded once; one that made room since comes back."""
+        """Whether every model to preload has been loaded once; one that made room since comes back."""
         try:
-            return all(self._catalog.resolve(name).name in self._once_loaded for name in self._settings.preload)
+            return all(self._catalog.resolve(name).name in self._once_loaded for name in self._to_preload)
         except UnknownModelError:
             return False
 
@@ -165,7 +167,7 @@ class Engine:
             OsamdError: the first failure, after all models were tried.
         """
         first: OsamdError | None = None
-        for name in self._settings.preload:
+        for name in self._to_preload:
             try:
                 model = self._catalog.resolve(name)
                 # Nobody's request waits here, and a server that gave up would never be ready.

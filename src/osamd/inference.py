@@ -4,13 +4,18 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from osamd.catalog import Model
-from osamd.errors import DeadlineExceededError, InvalidPromptError, ModelLoadError, SettingsError
+from osamd.errors import DeadlineExceededError, InferenceError, InvalidPromptError, ModelLoadError, SettingsError
 from osamd.events import Timings
 from osamd.models.base import Adapter
 from osamd.settings import Settings
 from osamd.store import Store
 from osamd.types import Box, Candidate, Capabilities, Embedding, Mask, MaskLogits, Prompt
+
+# Of the picture that a GPU is tried with; models have sizes of their own.
+FIRST_SIDE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class Found:
 
 
 def load_model(model: Model, *, store: Store, settings: Settings) -> Adapter:
-    """Load a model whose files are here.
+    """Load a model whose files are here; on a GPU it is loaded when it has run there.
 
     Raises:
         ModelError: a file is missing or does not load, or the device asked for is not to be had.
@@ -49,7 +54,20 @@ def load_model(model: Model, *, store: Store, settings: Settings) -> Adapter:
         )
     except SettingsError as error:
         raise ModelLoadError(str(error)) from error
-    return build_model(model, paths, placement)
+    adapter = build_model(model, paths, placement)
+    if adapter.device == "cuda":
+        _run_once(adapter, model)
+    return adapter
+
+
+def _run_once(adapter: Adapter, model: Model) -> None:
+    """A GPU's first run takes seconds, and shows libraries that are missing: better before anybody waits for it."""
+    try:
+        embedding = adapter.encode(np.zeros((FIRST_SIDE, FIRST_SIDE, 3), np.uint8))
+        prompt = adapter.default_prompt(height=FIRST_SIDE, width=FIRST_SIDE)
+        adapter.decode(embedding, prompt, mask_input=None, multimask=False)
+    except InferenceError as error:
+        raise ModelLoadError(f"{model.name} loads on the GPU but does not run there: {error}") from error
 
 
 def encode_image(adapter: Adapter, data: bytes, max_pixels: int, timings: Timings) -> Embedding:

@@ -104,7 +104,7 @@ def device_of(providers: Sequence[str]) -> str:
 
 
 @functools.cache
-def _load_cuda_libraries() -> None:
+def load_cuda_libraries() -> None:
     """Load CUDA's libraries from the packages beside ONNX Runtime's, where the loader would not look."""
     # It prints what it does not find, and stdout is for data. What is missing is told again by who needs it.
     with contextlib.redirect_stdout(io.StringIO()) as said:
@@ -115,7 +115,7 @@ def _load_cuda_libraries() -> None:
 
 def _load(path: Path, providers: Sequence[str], threads: int, profile: Path | None = None) -> ort.InferenceSession:
     if CUDA in providers:
-        _load_cuda_libraries()
+        load_cuda_libraries()
     options = ort.SessionOptions()
     if profile is not None:
         options.enable_profiling = True

@@ -118,7 +118,11 @@ class Settings(BaseSettings):
         default=("builtin",),
         description="Models loaded at start, separated by commas; /ready waits for them. `none` loads nothing.",
     )
-    device: Device = Field(default="auto", description="Where models run: `auto` takes CUDA when it is there.")
+    device: Device = Field(
+        default="auto",
+        description="Where models run: `auto` takes CUDA when it is there. With `cuda` the server is not ready until"
+        " a model has run there, and never falls back to the CPU.",
+    )
     onnx_providers: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         validation_alias=AliasChoices("onnx_providers", "OSAM_ONNX_PROVIDERS"),
