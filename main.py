@@ -8,12 +8,13 @@ from pathlib import Path
 
 from osamd.errors import SettingsError
 from osamd.server.app import create_app
-from osamd.server.process import configure_log, serve
+from osamd.server.logs import configure_log
+from osamd.server.process import serve
 from osamd.settings import load_settings
 
 try:
     settings = load_settings(env_file=Path(__file__).with_name(".env"))
-    configure_log(settings.log_level)
+    configure_log(settings)
     app = create_app(settings)
 except SettingsError as error:
     # A sentence that names the variable; a traceback would bury it.

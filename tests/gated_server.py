@@ -12,7 +12,8 @@ from osamd.engine import Engine
 from osamd.models.base import Adapter
 from osamd.models.builtin import Builtin
 from osamd.server.app import create_app
-from osamd.server.process import configure_log, serve
+from osamd.server.logs import configure_log
+from osamd.server.process import serve
 from osamd.sessions import Placement
 from osamd.settings import load_settings
 from osamd.store import Store
@@ -51,7 +52,7 @@ class GatedBuiltin(Builtin):
 def main(stage: str, gate: Path) -> None:
     """Serve until told to stop."""
     settings = load_settings()
-    configure_log(settings.log_level)
+    configure_log(settings)
     store = Store(settings.cache)
     GatedBuiltin.stage, GatedBuiltin.gate = stage, gate
 

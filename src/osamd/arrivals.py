@@ -63,6 +63,11 @@ class Arrivals:
         self._lane = Lane("pull", workers=PULL_WORKERS, capacity=PULL_CAPACITY)
         self._stop = threading.Event()
 
+    @property
+    def pulling(self) -> tuple[str, ...]:
+        """Full names of the models on their way here."""
+        return tuple(self._arrivals)
+
     def may_pull(self, model: Model) -> bool:
         """Whether the operator lets callers have this model pulled."""
         return self._policy == "auto" and (not self._allowed or model.name in self._allowed)

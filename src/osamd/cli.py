@@ -84,9 +84,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     settings = load_settings(env_file=arguments.env_file, **flags)
 
     from osamd.server.app import create_app  # noqa: PLC0415
-    from osamd.server.process import configure_log, serve  # noqa: PLC0415
+    from osamd.server.logs import configure_log  # noqa: PLC0415
+    from osamd.server.process import serve  # noqa: PLC0415
 
-    configure_log(settings.log_level)
+    configure_log(settings)
     serve(create_app(settings), settings)
     return 0
 

@@ -39,8 +39,9 @@ from osamd.inference import Found, check_capabilities, decode_prompts, encode_im
 from osamd.keep_alive import KeepAlive
 from osamd.lanes import Lane
 from osamd.models.base import Adapter
-from osamd.residency import Loaded, Residency, Resident, half_of_memory
+from osamd.residency import Loaded, Residency, half_of_memory
 from osamd.settings import Settings, variable_of
+from osamd.status import CacheStatus, EngineStatus, Resident
 from osamd.store import Store
 from osamd.types import (
     Annotation,
@@ -150,6 +151,16 @@ class Engine:
         """The loaded models, the most recently used first."""
         return self._models.residents()
 
+    def status(self) -> EngineStatus:
+        """How things stand at this moment."""
+        return EngineStatus(
+            ready=self.ready,
+            lanes=tuple(lane.status() for lane in (self._load_lane, self._encode_lane, self._decode_lane)),
+            cache=CacheStatus(len(self._images), self._images.nbytes, self._settings.embedding_cache_bytes),
+            residents=tuple(self.residents),
+            pulling=self._arrivals.pulling,
+        )
+
     @property
     def catalog(self) -> Catalog:
         """The models there are."""
@@ -191,6 +202,7 @@ class Engine:
             await stack.enter_async_context(_deadline(self._settings.deadline_s))
             known = self._recall(request.image, request.model, request.owner)
             model = known.image.model if known is not None else self._named(request.model)
+            timings.model = model.name
             if not request.may_pull:
                 self._arrivals.check_is_coming(model)
             # Held from here on, so that it is not let go between encoding and decoding.
@@ -245,9 +257,10 @@ class Engine:
         """
         async with _deadline(self._settings.deadline_s):
             known = self._recall(image, model, owner)
+            row = known.image.model if known is not None else self._named(model)
+            timings.model = row.name
             if known is not None:
                 return self._handle(known)
-            row = self._named(model)
             if not may_pull:
                 self._arrivals.check_is_coming(row)
             return self._handle(await self._look_up(image, row, owner, timings))

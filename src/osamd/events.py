@@ -8,26 +8,41 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 logger = logging.getLogger("osamd")
 
 LONGEST_PATH = 200
+PROBES = frozenset({"/health", "/ready"})
 STAGES = ("receive", "parse", "queue", "decode_image", "encode", "decode", "mask", "reply")
 
 
 class Timings:
-    """Seconds spent in each stage of one request. Safe to write from worker threads."""
+    """Seconds spent in each stage of one request. Safe to write from worker threads.
+
+    Attributes:
+        model: full name of the model that answers, once it is known.
+    """
 
     def __init__(self) -> None:
+        self.model: str | None = None
         self._seconds: dict[str, float] = {}
+        self._begun: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def add(self, stage: str, seconds: float) -> None:
-        """Add to a stage; stages that run twice sum up."""
+    def add(self, stage: str, seconds: float, *, begun: float | None = None) -> None:
+        """Add to a stage; stages that run twice sum up.
+
+        Args:
+            stage: its name.
+            seconds: how long it took.
+            begun: when it began, on the clock ``time.perf_counter``; None: it ends now.
+        """
+        begun = time.perf_counter() - seconds if begun is None else begun
         with self._lock:
             self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+            self._begun.setdefault(stage, begun)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -36,12 +51,17 @@ class Timings:
         try:
             yield
         finally:
-            self.add(name, time.perf_counter() - start)
+            self.add(name, time.perf_counter() - start, begun=start)
 
     def seconds(self) -> Mapping[str, float]:
         """Seconds by stage, in the order a request passes them."""
         with self._lock:
             return {name: self._seconds[name] for name in STAGES if name in self._seconds}
+
+    def begun(self) -> Mapping[str, float]:
+        """When each stage first began, on the clock ``time.perf_counter``."""
+        with self._lock:
+            return dict(self._begun)
 
     def server_timing(self) -> str:
         """The value of a ``Server-Timing`` header (W3C), in milliseconds."""
@@ -70,6 +90,14 @@ class RequestDone:
         code: of the error that was answered, or None.
         key_name: whose key it came with; None where no key was wanted or none was right.
         client: the address it came from, or None.
+        route: the path's template, such as ``/api/images/{image_id}``; ``unmatched`` where there is none.
+        model: full name of the model that was asked, or None.
+        cache: ``hit`` or ``miss`` where an image was looked up.
+        device: where the model ran, or None.
+        stages: seconds in each stage.
+        stages_begun: seconds from the beginning of the request to that of each stage.
+        begun: when the request began, in seconds since 1970.
+        traceparent: the caller's trace, as the header of that name (W3C) has it, unchecked; or None.
     """
 
     method: str
@@ -80,6 +108,14 @@ class RequestDone:
     code: str | None = None
     key_name: str | None = None
     client: str | None = None
+    route: str = "unmatched"
+    model: str | None = None
+    cache: str | None = None
+    device: str | None = None
+    stages: Mapping[str, float] = field(default_factory=dict)
+    stages_begun: Mapping[str, float] = field(default_factory=dict)
+    begun: float = 0.0
+    traceparent: str | None = None
 
 
 PullStatus = Literal["waiting", "downloading", "verifying", "done"]
@@ -146,32 +182,37 @@ def log_event(event: Event) -> None:
     """The sink that writes a line to the log. Quiet about health probes, which come every few seconds."""
     match event:
         case ModelLoaded():
-            logger.info("loaded %s on %s in %.0f ms", event.model, event.device, event.seconds * 1e3)
+            level, message = logging.INFO, f"loaded {event.model} on {event.device} in {event.seconds * 1e3:.0f} ms"
         case ModelUnloaded():
-            logger.info("unloaded %s", event.model)
+            level, message = logging.INFO, f"unloaded {event.model}"
         case PullStarted():
             terms = f"{event.license or 'licence unknown'} {event.license_url}".strip()
-            logger.info("pulling %s, under the licence %s", event.model, terms)
+            level, message = logging.INFO, f"pulling {event.model}, under the licence {terms}"
         case ModelPulled():
-            logger.info("pulled %s", event.model)
+            level, message = logging.INFO, f"pulled {event.model}"
         case PullFailed():
-            logger.error("could not pull %s: %s", event.model, event.reason)
+            level, message = logging.ERROR, f"could not pull {event.model}: {event.reason}"
         case PullProgress():
             level = logging.INFO if event.status == "done" else logging.DEBUG
-            logger.log(level, "pull %s: %s %s, %d bytes", event.model, event.role, event.status, event.completed)
+            message = f"pull {event.model}: {event.role} {event.status}, {event.completed} bytes"
         case RequestDone():
-            level = logging.DEBUG if event.path in {"/health", "/ready"} else logging.INFO
-            who = {"key": event.key_name, "from": event.client, "code": event.code}
-            logger.log(
-                level,
-                "%s %s %d %.0f ms %s%s",
-                event.method,
-                shown_path(event.path),
-                event.status,
-                event.seconds * 1e3,
-                event.request_id,
-                "".join(f" {name}={shown_path(value)}" for name, value in who.items() if value is not None),
-            )
+            level = logging.DEBUG if event.path in PROBES else logging.INFO
+            message = _request_line(event)
+    logger.log(level, "%s", message, extra={"event": event})
+
+
+def _request_line(event: RequestDone) -> str:
+    known = {
+        "key": event.key_name,
+        "from": event.client,
+        "code": event.code,
+        "model": event.model,
+        "cache": event.cache,
+    }
+    known |= {name: f"{seconds * 1e3:.1f}ms" for name, seconds in event.stages.items()}
+    more = "".join(f" {name}={shown_path(value)}" for name, value in known.items() if value is not None)
+    total = f"{event.seconds * 1e3:.0f} ms"
+    return f"{event.method} {shown_path(event.path)} {event.status} {total} {event.request_id}{more}"
 
 
 def shown_path(path: str) -> str:

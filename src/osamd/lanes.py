@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from osamd.errors import OverloadedError, ShuttingDownError
 from osamd.events import Timings
+from osamd.status import LaneStatus
 
 Result = TypeVar("Result")
 
@@ -50,6 +51,12 @@ class Lane:
         with self._changed:
             return len(self._jobs)
 
+    def status(self) -> LaneStatus:
+        """How it stands at this moment."""
+        with self._changed:
+            running = len(self._threads) - self._idle
+            return LaneStatus(self._name, len(self._jobs), self._capacity, running=running, hung=0)
+
     async def run(self, work: Callable[[], Result], timings: Timings) -> Result:
         """Run ``work`` on a worker thread; time spent waiting is added to the stage ``queue``.
 
@@ -62,7 +69,7 @@ class Lane:
             result: Result = await asyncio.wrap_future(job.future)
         finally:
             self._forget(job)
-        timings.add("queue", job.started - job.submitted)
+        timings.add("queue", job.started - job.submitted, begun=job.submitted)
         return result
 
     def close(self) -> None:

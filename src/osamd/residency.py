@@ -13,6 +13,7 @@ from osamd.catalog import Model
 from osamd.errors import ModelLoadError, OverloadedError
 from osamd.keep_alive import PINNED, KeepAlive
 from osamd.models.base import Adapter
+from osamd.status import Resident
 
 # Where cgroups, version 2 and 1, tell a container how much memory it has.
 CONTAINER_LIMITS: Final = (
@@ -30,23 +31,6 @@ class Loaded:
     """
 
     adapter: Adapter
-
-
-@dataclass(frozen=True, slots=True)
-class Resident:
-    """What is told about a loaded model.
-
-    Attributes:
-        model: its row.
-        device: where it runs.
-        nbytes: size of its files.
-        expires_in_s: seconds until it is unloaded if nobody uses it; PINNED or None as in ``KeepAlive``.
-    """
-
-    model: Model
-    device: str
-    nbytes: int
-    expires_in_s: float | None
 
 
 @dataclass(slots=True, eq=False)

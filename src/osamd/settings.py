@@ -19,6 +19,7 @@ from osamd.keep_alive import KeepAlive, parse_keep_alive
 MaskLayout = Literal["full", "crop"]
 Include = Literal["image_embedding", "image_embedding_compact"]
 Device = Literal["auto", "cpu", "cuda"]
+LogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 MEBIBYTE = 1024 * 1024
@@ -166,6 +167,11 @@ class Settings(BaseSettings):
     )
     docs: Literal["on", "off"] = Field(default="on", description="Whether /docs and /openapi.json are served.")
     log_level: LogLevel = Field(default="info", description="What is written to the log.")
+    log_format: LogFormat = Field(
+        default="auto",
+        description="`json`: an object a line on stdout; `text`: for people, on stderr. `auto`: text in development or"
+        " in a terminal, else JSON.",
+    )
 
     @field_validator("models", "preload", "onnx_providers", "include", "cors_origins", "trusted_proxies", mode="before")
     @classmethod

@@ -35,7 +35,7 @@ FOR_USERS = {
     "/api/ps",
     "/api/show",
 }
-FOR_ADMINS = {"/api/pull", "/api/delete"}
+FOR_ADMINS = {"/api/pull", "/api/delete", "/metrics"}
 ADDRESSES = {"{name}": "start.js", "{image_id}": "img_0"}
 USER_KEY = "user-key-2mQv"
 WRONG_KEYS = ["wrong", KEY[:-1], f"{KEY}x", KEY.upper(), "", "null"]

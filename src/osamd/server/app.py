@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.middleware import Middleware
 
 from osamd import __version__
@@ -17,9 +18,11 @@ from osamd.server.auth import ApiKeyMiddleware, ASGIApp
 from osamd.server.headers import OriginsMiddleware, SecurityHeadersMiddleware
 from osamd.server.keys import KeyFile
 from osamd.server.limits import BodyLimitMiddleware
+from osamd.server.metrics import Metrics
 from osamd.server.observe import ObserveMiddleware
 from osamd.server.problems import add_error_handlers
 from osamd.server.routes import docs, embed, generate, health, models
+from osamd.server.routes import metrics as metrics_route
 from osamd.settings import Settings, load_settings, variable_of
 from osamd.store import Store
 
@@ -28,6 +31,13 @@ logger = logging.getLogger("osamd")
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
 DOCS_PATHS = frozenset({"/docs", "/openapi.json"})
 DOCS_PREFIX = "/docs/"
+NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
 ADMIN_PATHS = frozenset({"/api/pull", "/api/delete", "/metrics"})
 
 
@@ -37,13 +47,14 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
     Args:
         settings: read from the environment when None.
         engine: built from the settings when None.
-        sinks: told about every event; the log when empty.
+        sinks: told about every event, as the metrics are; the log when empty.
 
     Raises:
         SettingsError: a setting has a value it cannot have.
     """
     settings = load_settings() if settings is None else settings
-    sinks = tuple(sinks) or (log_event,)
+    metrics = Metrics()
+    sinks = (*(sinks or (log_event,)), metrics)
     if engine is None:
         engine = _build_engine(settings, sinks)
     app = FastAPI(
@@ -54,6 +65,14 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
         redoc_url=None,
         openapi_url=None,
         lifespan=_lifespan,
+        # FastAPI's own would send queries, bodies that were refused and tracebacks to wherever the environment says.
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+        },
         middleware=[
             Middleware(SecurityHeadersMiddleware),
             Middleware(ObserveMiddleware, sinks=sinks),
@@ -64,7 +83,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
     )
     app.state.settings = settings
     app.state.engine = engine
-    for routes in (health, generate, embed, models):
+    app.state.metrics = metrics
+    for routes in (health, generate, embed, models, metrics_route):
         app.include_router(routes.router)
     if settings.docs == "on":
         app.include_router(docs.router)
@@ -131,8 +151,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             logger.error("not ready: %s", error)  # noqa: TRY400
 
     task = asyncio.create_task(preload())
+    counting = asyncio.create_task(asyncio.to_thread(app.state.metrics.load))
     try:
         yield
     finally:
         task.cancel()
+        await counting
         await engine.close()

@@ -5,6 +5,7 @@ from starlette.requests import Request
 from osamd.engine import Engine
 from osamd.events import Timings
 from osamd.server.auth import ADMIN
+from osamd.server.metrics import Metrics
 from osamd.settings import Settings
 
 
@@ -12,6 +13,12 @@ def engine_of(request: Request) -> Engine:
     """The app's engine."""
     engine: Engine = request.app.state.engine
     return engine
+
+
+def metrics_of(request: Request) -> Metrics:
+    """What the app has counted."""
+    metrics: Metrics = request.app.state.metrics
+    return metrics
 
 
 def settings_of(request: Request) -> Settings:

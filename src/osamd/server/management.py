@@ -9,8 +9,8 @@ from osamd.catalog import Model
 from osamd.events import PullProgress
 from osamd.keep_alive import PINNED
 from osamd.models import capabilities_of
-from osamd.residency import Resident
 from osamd.server.schemas import WireModel, fold
+from osamd.status import Resident
 from osamd.store import Store
 from osamd.types import Capabilities
 

@@ -32,7 +32,7 @@ class ObserveMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start = time.perf_counter()
+        start, begun = time.perf_counter(), time.time()
         given = Headers(scope=scope).get("x-request-id", "")
         # A caller's id goes into logs and headers, so only a harmless one is taken over.
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
@@ -40,12 +40,14 @@ class ObserveMiddleware:
         scope.setdefault("state", {}).update(request_id=request_id, timings=timings)
         status = 500
         is_begun = False
+        answered = Headers()
 
         async def observed(message: Message) -> None:
-            nonlocal status, is_begun
+            nonlocal status, is_begun, answered
             if message["type"] == "http.response.start":
                 is_begun = True
                 status = message["status"]
+                answered = Headers(raw=message.get("headers", []))
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
                 if timings.seconds():
@@ -60,19 +62,24 @@ class ObserveMiddleware:
                 raise
             await answer_unexpected(Request(scope), error)(scope, receive, observed)
         finally:
-            self._tell(scope, status, time.perf_counter() - start)
-
-    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
-        state = scope["state"]
-        event = RequestDone(
-            scope["method"],
-            scope["path"],
-            status,
-            seconds,
-            state["request_id"],
-            code=state.get("code"),
-            key_name=state.get("key_name"),
-            client=scope["client"][0] if scope.get("client") else None,
-        )
-        for sink in self._sinks:
-            sink(event)
+            seconds = time.perf_counter() - start
+            event = RequestDone(
+                scope["method"],
+                scope["path"],
+                status,
+                seconds,
+                request_id,
+                code=scope["state"].get("code"),
+                key_name=scope["state"].get("key_name"),
+                client=scope["client"][0] if scope.get("client") else None,
+                route=getattr(scope.get("route"), "path", "unmatched"),
+                model=timings.model,
+                cache=answered.get("x-osamd-cache"),
+                device=answered.get("x-osamd-device"),
+                stages=timings.seconds(),
+                stages_begun={name: at - start for name, at in timings.begun().items()},
+                begun=begun,
+                traceparent=Headers(scope=scope).get("traceparent"),
+            )
+            for sink in self._sinks:
+                sink(event)

@@ -93,7 +93,8 @@ def answer_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, OsamdError):
         raise TypeError("registered for OsamdError only") from error
     if isinstance(error, ModelError):
-        logger.error("%s: %s", error.code, error, exc_info=error if error.status == 500 else None)  # noqa: PLR2004
+        exc_info = error if error.status == 500 else None  # noqa: PLR2004
+        logger.error("%s: %s", error.code, error, exc_info=exc_info, extra=_named(request))
     headers = {}
     if isinstance(error, BodyTooLargeError):
         # The rest of the body will not be read.
@@ -104,6 +105,11 @@ def answer_error(request: Request, error: Exception) -> Response:
         title=error.code, status=error.status, detail=error.public_message, code=error.code, field=error.field
     )
     return problem_response(request, problem, headers)
+
+
+def _named(request: Request) -> dict[str, str | None]:
+    """What ties a line of the log to the answer, which has the same id."""
+    return {"request_id": getattr(request.state, "request_id", None)}
 
 
 def answer_validation(request: Request, error: Exception) -> Response:
@@ -130,7 +136,7 @@ def answer_http_exception(request: Request, error: Exception) -> Response:
 
 def answer_unexpected(request: Request, error: Exception) -> Response:
     """A bug: the log gets everything, the caller a fixed sentence."""
-    logger.error("unexpected error", exc_info=error)
+    logger.error("unexpected error", exc_info=error, extra=_named(request))
     problem = Problem(title="internal_error", status=500, detail=INTERNAL_DETAIL, code="internal_error")
     return problem_response(request, problem)
 

@@ -1,7 +1,6 @@
-"""A server process around the app: uvicorn, and where its log goes."""
+"""A server process around the app: uvicorn, and how it stops."""
 
 import contextlib
-import logging
 import signal
 import socket
 import sys
@@ -10,22 +9,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from osamd.engine import Engine
-from osamd.settings import LogLevel, Settings
+from osamd.settings import Settings
 
-LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 GRACE_S = 30
 # uvicorn's own code, for a port that is taken and the like.
 STARTUP_FAILED = 3
-
-
-def configure_log(level: LogLevel) -> None:
-    """Readable lines on stderr; stdout is for data."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
-    root = logging.getLogger("osamd")
-    root.handlers = [handler]
-    root.setLevel(level.upper())
-    root.propagate = False
 
 
 class _Server(uvicorn.Server):
@@ -49,7 +37,8 @@ def serve(app: FastAPI, settings: Settings) -> None:
         app,
         host=settings.host,
         port=settings.port,
-        log_level=settings.log_level,
+        # configure_log has seen to it.
+        log_config=None,
         access_log=False,
         timeout_graceful_shutdown=GRACE_S,
         server_header=False,

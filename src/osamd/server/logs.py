@@ -1,0 +1,86 @@
+"""Where the log goes and what its lines look like: JSON for machines, text for people."""
+
+import json
+import logging
+import sys
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from osamd.events import shown_path
+from osamd.settings import Settings
+
+TEXT = "%(asctime)s %(levelname)-7s %(message)s%(request)s"
+# uvicorn's access log has queries in it, so prompts too, and says nothing that our own line does not.
+SILENT = ("uvicorn.access",)
+# For traces; a line has its own time.
+LEFT_OUT = frozenset({"begun", "stages_begun"})
+LOGGERS = ("osamd", "uvicorn", "uvicorn.error", "uvicorn.asgi")
+
+
+def configure_log(settings: Settings) -> None:
+    """Send osamd's and uvicorn's lines to one place: JSON to stdout, text to stderr."""
+    is_json = log_format(settings) == "json"
+    handler = logging.StreamHandler(sys.stdout if is_json else sys.stderr)
+    handler.setFormatter(JsonFormatter() if is_json else TextFormatter(TEXT))
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(settings.log_level.upper())
+        logger.propagate = False
+    for name in SILENT:
+        logger = logging.getLogger(name)
+        logger.handlers = [logging.NullHandler()]
+        logger.propagate = False
+
+
+def log_format(settings: Settings) -> Literal["json", "text"]:
+    """The form of the lines: what was set, else text where a person reads and JSON where a machine does."""
+    if settings.log_format != "auto":
+        return settings.log_format
+    is_read = settings.app_env == "development" or sys.stderr.isatty()
+    return "text" if is_read else "json"
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, and the request it is about where it does not say so itself."""
+        request_id = getattr(record, "request_id", None)
+        record.request = f" (request {request_id})" if request_id else ""
+        return super().format(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ``time``, ``level``, ``message``, and the fields of the event, if it tells of one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        event = getattr(record, "event", None)
+        if event is not None:
+            line["event"] = type(event).__name__
+            line |= {
+                field.name: _shown(field.name, value)
+                for field in fields(event)
+                if field.name not in LEFT_OUT and (value := getattr(event, field.name)) is not None
+            }
+        if (request_id := getattr(record, "request_id", None)) is not None:
+            line["request_id"] = request_id
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def _shown(name: str, value: Any) -> Any:
+    """A field as it may stand in a log: times short, and what a caller chose not endless."""
+    if name == "stages":
+        return {stage: round(seconds, 6) for stage, seconds in value.items()}
+    if isinstance(value, float):
+        return round(value, 6)
+    return shown_path(value) if name in {"path", "method", "traceparent"} else value
