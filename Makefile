@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-weights test-reference image-test lint format docs pins clean
+.PHONY: help demo serve test test-weights test-reference image-test image-drive release-check lint format docs pins clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,12 @@ $(VENV)/runtime: requirements/runtime.txt pyproject.toml
 
 $(VENV)/dev: requirements/dev.txt $(VENV)/runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# Checkers of deploy/, 36 MB, in an environment of their own: they want other versions of what the tests want.
+$(VENV)/deploy: requirements/deploy.txt
+	@test -x $(VENV)/checkers/bin/python || $(PYTHON) -m venv $(VENV)/checkers
+	$(VENV)/checkers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/deploy.txt
 	@touch $@
 
 demo: $(VENV)/runtime ## Segment a photo with the built-in model, offline: demo/mask.png, demo/overlay.png
@@ -41,14 +47,21 @@ test-reference: $(VENV)/dev ## Compare SAM with its authors' own code and random
 
 image-test: $(VENV)/dev ## Build the image with buildah, run it with podman and drive it (root, Debian's tools)
 	scripts/image-build cpu
+	$(MAKE) image-drive
+
+image-drive: $(VENV)/dev ## Drive an image that is built: OSAMD_IMAGE, by OSAMD_CONTAINER_TOOL
 	$(BIN)/python -m pytest -m image tests/image $(PYTEST_ARGS)
 
-lint: $(VENV)/dev ## Check style, types, imports and generated docs; writes nothing
+release-check: $(VENV)/dev ## Build sdist and wheel, install them where nothing else is, segment a photo offline
+	$(BIN)/python scripts/release_check.py --tag "$(TAG)"
+
+lint: $(VENV)/dev $(VENV)/deploy ## Check style, types, imports, generated docs and deploy/; writes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/reference.py --check
+	scripts/lint-deploy $(VENV)/checkers/bin
 
 format: $(VENV)/dev ## Format the code
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,154 @@
+"""What the files for hosts must agree on with the server; ``make lint`` holds each against its host's schema."""
+
+import re
+import runpy
+import sys
+import tomllib
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from osamd.catalog import load_catalog
+from osamd.settings import Settings, load_settings, variable_of
+
+ROOT = Path(__file__).resolve().parents[1]
+PORT, MOUNT = "11368", "/root/.cache/osam"
+HOSTS = [
+    ROOT / "fly.toml.example",
+    ROOT / "deploy" / "compose" / "compose.yaml",
+    ROOT / "deploy" / "cloudrun" / "service.yaml",
+    ROOT / "deploy" / "azure" / "containerapp.yaml",
+    ROOT / "deploy" / "kubernetes" / "base" / "deployment.yaml",
+]
+
+
+def words(path: Path) -> list[str]:
+    """What a file's lines say, without comments, quotes and brackets."""
+    lines = [line.partition("#")[0] for line in path.read_text("utf-8").splitlines()]
+    return "".join(char if char not in "\"'[]{}(),=" else " " for char in "\n".join(lines)).split()
+
+
+@pytest.mark.parametrize("path", HOSTS, ids=lambda path: path.name)
+def test_port_volume_and_probes(path: Path) -> None:
+    """Each host sends to the port we listen on, mounts where models are kept, and asks paths that answer."""
+    said = words(path)
+    assert [word for word in said if PORT in word]
+    assert [word for word in said if word.endswith(MOUNT)]
+    paths = {after for before, after in pairwise(said) if before in {"path", "path:"}}
+    assert paths <= {"/health", "/ready"}
+
+
+def test_settings_that_are_named_exist() -> None:
+    """No file for a host sets a variable that osamd does not read."""
+    known = {variable_of(name) for name in Settings.model_fields}
+    files = [path for path in (ROOT / "deploy").rglob("*") if path.is_file() and path.suffix != ".json"]
+    files += [ROOT / "Dockerfile", ROOT / "fly.toml.example", ROOT / ".env.example"]
+    found = {name for path in files for name in re.findall(r"\bOSAMD_[A-Z_]+", path.read_text("utf-8"))}
+    assert found
+    assert set() == found - known
+
+
+def test_models_that_are_named_exist() -> None:
+    """What the files preload or pull is in the catalogue."""
+    names = {
+        word for path in (ROOT / "deploy").rglob("*") for word in (words(path) if path.is_file() else []) if ":" in word
+    }
+    wanted = {name for name in names if name.startswith(("sam", "efficientsam", "yoloworld"))}
+    assert {"sam2:tiny"} == wanted
+    assert all(load_catalog().resolve(name) for name in wanted)
+
+
+def test_env_example_can_be_uncommented() -> None:
+    """Each line of .env.example is a setting, those that are commented out too."""
+    lines = (ROOT / ".env.example").read_text("utf-8").splitlines()
+    pairs = [line.removeprefix("#").partition("=") for line in lines if "=" in line and not line.startswith("# ")]
+    values = {name: value for name, _, value in pairs}
+    assert {"API_KEY", "APP_ENV"} < set(values)
+    assert set(values) <= {variable_of(name) for name in Settings.model_fields}
+    fields = {variable_of(name): name for name in Settings.model_fields}
+    flags: dict[str, Any] = {fields[name]: value for name, value in values.items()}
+    settings = load_settings(**flags)
+    assert ("your_local_key_here", "cuda") == (
+        settings.api_key and settings.api_key.get_secret_value(),
+        settings.device,
+    )
+
+
+def test_fly_is_as_the_seed_has_it() -> None:
+    """The seed's volume, port and sleeping, on a machine that Fly.io still has."""
+    fly = tomllib.loads((ROOT / "fly.toml.example").read_text("utf-8"))
+    assert [("osam_cache", MOUNT, "5gb")] == [
+        (mount["source"], mount["destination"], mount["initial_size"]) for mount in fly["mounts"]
+    ]
+    service = fly["http_service"]
+    assert (int(PORT), "stop", True, 0) == (
+        service["internal_port"],
+        service["auto_stop_machines"],
+        service["auto_start_machines"],
+        service["min_machines_running"],
+    )
+    assert "Dockerfile" == fly["build"]["dockerfile"]
+    assert "gpu" not in str(fly["vm"])
+
+
+class Modal(ModuleType):
+    """Modal's library as far as the file needs it; remembers what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__("modal")
+        self.told: dict[str, Any] = {}
+        self.Image, self.Volume, self.Secret = self, self, self
+
+    def from_registry(self, name: str) -> "Modal":
+        """An image."""
+        self.told["registry"] = name
+        return self
+
+    def entrypoint(self, command: list[str]) -> "Modal":
+        """An image with another entry point."""
+        self.told["entrypoint"] = command
+        return self
+
+    def env(self, variables: dict[str, str]) -> "Modal":
+        """An image with variables."""
+        self.told["env"] = variables
+        return self
+
+    def from_name(self, name: str, **_: Any) -> str:
+        """A volume or a secret."""
+        return name
+
+    def App(self, _: str) -> "Modal":  # noqa: N802 - Modal's name
+        """An app."""
+        return self
+
+    def function(self, **options: Any) -> Callable[[Any], Any]:
+        """A function's machine."""
+        self.told |= options
+        return lambda function: function
+
+    def concurrent(self, **options: int) -> Callable[[Any], Any]:
+        """Requests at a time."""
+        self.told |= options
+        return lambda function: function
+
+    def asgi_app(self) -> Callable[[Any], Any]:
+        """A web server."""
+        return lambda function: function
+
+
+def test_modal_serves_our_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function gives the app of main.py, on the GPU image, over a volume at our cache, and sleeps."""
+    modal = Modal()
+    monkeypatch.setitem(sys.modules, "modal", modal)
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    monkeypatch.setenv("API_KEY", "modal-key")
+    web = runpy.run_path(str(ROOT / "deploy" / "modal" / "app.py"))["web"]
+    assert "osamd" == web().title
+    assert [MOUNT] == list(modal.told["volumes"])
+    assert (0, [], "L4") == (modal.told["min_containers"], modal.told["entrypoint"], modal.told["gpu"])
+    assert modal.told["registry"].endswith(":gpu")
