@@ -70,7 +70,7 @@ def _add_serve(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("--preload", metavar="MODEL,...", help="models to load at start (builtin)")
     parser.add_argument("--image-root", type=Path, metavar="DIR", help="folder below which image_path may name files")
     parser.add_argument("--mask-layout", choices=("full", "crop"), help="default mask_layout (full)")
-    parser.add_argument("--docs", choices=("on", "off"), help="serve /docs and /openapi.json (on)")
+    parser.add_argument("--docs", choices=("on", "off"), help="serve /docs, /openapi.json and /playground (on)")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="what is logged (info)")
     parser.set_defaults(command=_serve)
 

@@ -279,6 +279,10 @@ class Engine:
         """Pull a model and tell how it goes; see ``Arrivals.follow``."""
         return self._arrivals.follow(model)
 
+    def may_pull(self, model: Model) -> bool:
+        """Whether callers may have this model pulled."""
+        return self._arrivals.may_pull(model)
+
     def check_may_pull(self, model: Model) -> None:
         """Raise ``PullForbiddenError`` where callers may not have this model pulled."""
         self._arrivals.check_may_pull(model)

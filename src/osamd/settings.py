@@ -165,7 +165,9 @@ class Settings(BaseSettings):
     include: Annotated[tuple[Include, ...], NoDecode] = Field(
         default=(), description="Default `include`: `image_embedding` for osam clients that expect it in each reply."
     )
-    docs: Literal["on", "off"] = Field(default="on", description="Whether /docs and /openapi.json are served.")
+    docs: Literal["on", "off"] = Field(
+        default="on", description="Whether /docs, /openapi.json and /playground are served."
+    )
     log_level: LogLevel = Field(default="info", description="What is written to the log.")
     log_format: LogFormat = Field(
         default="auto",

@@ -24,7 +24,8 @@ from osamd.settings import Settings
 
 READING = {"GET", "HEAD"}
 # Every route of the app is in exactly one of these; a new one fails the tests below until somebody decides.
-PUBLIC = {"/health", "/ready", "/docs", "/docs/{name}", "/openapi.json"}
+PAGES = {"/docs", "/docs/{name}", "/openapi.json", "/playground", "/playground/", "/playground/{name:path}"}
+PUBLIC = {"/health", "/ready"} | PAGES
 FOR_USERS = {
     "/",
     "/api/generate",
@@ -33,6 +34,7 @@ FOR_USERS = {
     "/api/version",
     "/api/tags",
     "/api/ps",
+    "/api/catalog",
     "/api/show",
 }
 FOR_ADMINS = {"/api/pull", "/api/delete", "/metrics"}

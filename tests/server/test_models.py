@@ -21,6 +21,7 @@ ROUTES = [
     ("GET", "/api/version"),
     ("GET", "/api/tags"),
     ("GET", "/api/ps"),
+    ("GET", "/api/catalog"),
     ("POST", "/api/show"),
     ("POST", "/api/pull"),
     ("DELETE", "/api/delete"),

@@ -21,7 +21,7 @@ from osamd.server.limits import BodyLimitMiddleware
 from osamd.server.metrics import Metrics
 from osamd.server.observe import ObserveMiddleware
 from osamd.server.problems import add_error_handlers
-from osamd.server.routes import docs, embed, generate, health, models
+from osamd.server.routes import docs, embed, generate, health, models, playground
 from osamd.server.routes import metrics as metrics_route
 from osamd.settings import Settings, load_settings, variable_of
 from osamd.store import Store
@@ -29,8 +29,9 @@ from osamd.store import Store
 logger = logging.getLogger("osamd")
 
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
-DOCS_PATHS = frozenset({"/docs", "/openapi.json"})
-DOCS_PREFIX = "/docs/"
+# What browsers open, which send no key: the API docs and the playground, none of which tells anything of a caller.
+PAGE_PATHS = frozenset({"/docs", "/openapi.json", "/playground"})
+PAGE_PREFIXES = ("/docs/", "/playground/")
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
     "metrics": False,
@@ -88,6 +89,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
         app.include_router(routes.router)
     if settings.docs == "on":
         app.include_router(docs.router)
+        app.include_router(playground.router)
     add_error_handlers(app)
     return app
 
@@ -120,13 +122,13 @@ def _guard(settings: Settings) -> Callable[[ASGIApp], ApiKeyMiddleware]:
     keys = KeyFile(settings.api_key_file) if settings.api_key_file is not None else None
 
     def make(app: ASGIApp) -> ApiKeyMiddleware:
-        has_docs = settings.docs == "on"
+        has_pages = settings.docs == "on"
         return ApiKeyMiddleware(
             app,
             api_key=settings.api_key.get_secret_value() if settings.api_key else "",
             app_env=settings.app_env,
-            public_paths=PUBLIC_PATHS | DOCS_PATHS if has_docs else PUBLIC_PATHS,
-            public_prefixes=(DOCS_PREFIX,) if has_docs else (),
+            public_paths=PUBLIC_PATHS | PAGE_PATHS if has_pages else PUBLIC_PATHS,
+            public_prefixes=PAGE_PREFIXES if has_pages else (),
             keys=keys,
             admin_paths=ADMIN_PATHS,
             allowed_origins=settings.cors_origins,

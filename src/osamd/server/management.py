@@ -107,9 +107,16 @@ class ShowReply(BaseModel):
     digest: str
     is_present: bool = Field(description="Whether its files are here.")
     is_loaded: bool
+    may_pull: bool = Field(description="Whether this caller may have it pulled.")
     size: int | None
     modified_at: str | None
     blobs: list[BlobSchema]
+
+
+class CatalogReply(BaseModel):
+    """Answer of ``GET /api/catalog``."""
+
+    models: list[ShowReply]
 
 
 class VersionReply(BaseModel):
@@ -170,7 +177,7 @@ def running(resident: Resident, store: Store) -> RunningSchema:
     )
 
 
-def show(model: Model, store: Store, *, is_loaded: bool) -> ShowReply:
+def show(model: Model, store: Store, *, is_loaded: bool, may_pull: bool) -> ShowReply:
     """All there is to say about a model."""
     capabilities = capabilities_of(model.family)
     modified = store.modified(model)
@@ -185,6 +192,7 @@ def show(model: Model, store: Store, *, is_loaded: bool) -> ShowReply:
         digest=model.digest,
         is_present=store.is_present(model),
         is_loaded=is_loaded,
+        may_pull=may_pull,
         size=store.size(model),
         modified_at=None if modified is None else _timestamp(modified),
         blobs=[

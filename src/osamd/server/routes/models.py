@@ -23,9 +23,10 @@ from osamd.errors import (
     UnknownModelError,
 )
 from osamd.server.bodies import read_json
-from osamd.server.context import engine_of
+from osamd.server.context import engine_of, is_admin
 from osamd.server.examples import json_documentation
 from osamd.server.management import (
+    CatalogReply,
     ModelBody,
     PullBody,
     PullLine,
@@ -63,6 +64,26 @@ async def tags(request: Request) -> TagsReply:
     )
 
 
+@router.get("/api/catalog", summary="Models there are", responses=documented(AccessError))
+async def catalog(request: Request) -> CatalogReply:
+    """Every model of the catalogue, here or not, each as `/api/show` tells it."""
+    engine = engine_of(request)
+    loaded = {resident.model.name for resident in engine.residents}
+    return await asyncio.to_thread(
+        lambda: CatalogReply(
+            models=[
+                show(
+                    model,
+                    engine.store,
+                    is_loaded=model.name in loaded,
+                    may_pull=is_admin(request) and engine.may_pull(model),
+                )
+                for model in engine.catalog
+            ]
+        )
+    )
+
+
 @router.get("/api/ps", summary="Models that are loaded", responses=documented(AccessError))
 async def ps(request: Request) -> RunningReply:
     """The models in memory, where they run, and until when."""
@@ -84,7 +105,9 @@ async def show_model(request: Request) -> ShowReply:
     engine, body = engine_of(request), await read_json(request, ModelBody)
     model = engine.catalog.resolve(body.model)
     is_loaded = any(resident.model is model for resident in engine.residents)
-    return await asyncio.to_thread(show, model, engine.store, is_loaded=is_loaded)
+    return await asyncio.to_thread(
+        show, model, engine.store, is_loaded=is_loaded, may_pull=is_admin(request) and engine.may_pull(model)
+    )
 
 
 @router.post(

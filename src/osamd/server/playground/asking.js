@@ -1,0 +1,256 @@
+// The conversation with the server about one photo: embed it once, then ask for the mask of each object.
+// Answers are remembered by what was asked, so that undo and redo cost nothing.
+
+import { activeOf, isBlank, promptOf } from "./document.js";
+import { shapeOf } from "./masks.js";
+import * as transport from "./transport.js";
+import { Trouble } from "./troubles.js";
+
+// A preview that takes longer than this follows the pointer badly, and costs the server more than it gives.
+const PREVIEW_MS = 180;
+const PREVIEW_PAUSE_MS = 40;
+const REMEMBERED = 400;
+
+export class Asking {
+  /**
+   * @param {import("./patience.js").Patience} patience
+   * @param {{onChange: () => void, onCost: (cost: object) => void, onTrouble: (trouble: Error) => void}} hooks
+   */
+  constructor(patience, hooks) {
+    this.patience = patience;
+    this.hooks = hooks;
+    this.model = null; // until the server has told which there are
+    this.capabilities = new Set();
+    this.isMultimask = false;
+    this.photo = null;
+    this.phase = "empty"; // waiting, sending, reading, ready, failed
+    this.sent = 0;
+    this.answers = new Map();
+    this.pending = new Map();
+    this.previewTimes = [];
+    this.previewShapes = [];
+    this.embedding = null;
+    this.stopEmbedding = new AbortController();
+  }
+
+  /** Forget everything about the photo before, and embed this one. */
+  open(photo) {
+    this.forget();
+    this.photo = photo;
+    this.start();
+  }
+
+  useModel(model, capabilities) {
+    this.model = model;
+    this.capabilities = new Set(capabilities);
+    if (!this.capabilities.has("multimask")) this.isMultimask = false;
+    const { photo } = this;
+    this.forget();
+    this.photo = photo;
+    if (photo) this.start();
+  }
+
+  forget() {
+    this.stopEmbedding.abort();
+    for (const { controller } of this.pending.values()) controller.abort();
+    this.pending.clear();
+    this.answers.clear();
+    this.embedding = null;
+    this.photo = null;
+    this.endPreview();
+    this.previewTimes = [];
+    this.phase = "empty";
+  }
+
+  start() {
+    this.phase = "waiting";
+    if (this.model) this.handle().catch(() => {});
+  }
+
+  /** The photo's handle; the photo is sent when there is none yet. */
+  handle() {
+    this.embedding ??= this.embed();
+    return this.embedding;
+  }
+
+  async embed() {
+    this.stopEmbedding = new AbortController();
+    const { signal } = this.stopEmbedding;
+    const tell = (phase, sent) => {
+      if (signal.aborted) return;
+      this.phase = phase;
+      this.sent = sent;
+      this.hooks.onChange();
+    };
+    try {
+      const { data, cost } = await this.patience.run(() => {
+        tell("sending", 0);
+        const onSent = (part) => tell(part < 1 ? "sending" : "reading", part);
+        return transport.embed(this.photo.blob, this.model, { signal, onSent });
+      }, signal);
+      if (data.width !== this.photo.width || data.height !== this.photo.height) {
+        const sizes = `${data.width} × ${data.height} for the server, ${this.photo.width} × ${this.photo.height} here`;
+        throw new Trouble("refused", { detail: `The photo is ${sizes}: clicks would land beside what you see.` });
+      }
+      this.hooks.onCost({ ...cost, kind: "photo" });
+      tell("ready", 1);
+      return data;
+    } catch (error) {
+      if (!signal.aborted) {
+        this.embedding = null;
+        tell("failed", 0);
+        this.hooks.onTrouble(error.name === "AbortError" ? new Trouble("stopped") : error);
+      }
+      throw error;
+    }
+  }
+
+  /** What is asked about an object, or null when nothing is. */
+  fieldsOf(object) {
+    const prompt = promptOf(object);
+    if (!prompt) return null;
+    const fields = { prompt };
+    if (this.isMultimask && !prompt.mask_input) fields.multimask = true;
+    return fields;
+  }
+
+  answerOf(object) {
+    const fields = this.fieldsOf(object);
+    return fields && this.answers.get(JSON.stringify(fields));
+  }
+
+  /** The shapes of an object to draw and to export: the picked candidate, or all that words have found. */
+  shapesOf(object) {
+    const answer = this.answerOf(object);
+    if (!answer) return [];
+    return answer.isMultimask ? answer.shapes.slice(object.picked, object.picked + 1) : answer.shapes;
+  }
+
+  isPending(object) {
+    return this.pending.has(object.id);
+  }
+
+  /** Ask for every mask that is missing, the active object's first. */
+  update(doc) {
+    this.endPreview();
+    const active = activeOf(doc);
+    const objects = [active, ...doc.objects.filter((object) => object !== active)].filter(Boolean);
+    for (const [id, { controller }] of this.pending) {
+      if (!objects.some((object) => object.id === id)) controller.abort();
+    }
+    for (const object of objects) this.ask(object);
+  }
+
+  async ask(object) {
+    const fields = this.fieldsOf(object);
+    const key = JSON.stringify(fields);
+    const before = this.pending.get(object.id);
+    if (before?.key === key) return;
+    before?.controller.abort();
+    this.pending.delete(object.id);
+    if (!fields || this.answers.has(key) || !this.photo || !this.model) return;
+    const controller = new AbortController();
+    this.pending.set(object.id, { key, controller });
+    this.hooks.onChange();
+    try {
+      const { data, cost } = await this.patience.run(() => this.generate(fields, controller.signal), controller.signal);
+      const shapes = await Promise.all(data.annotations.map(shapeOf));
+      controller.signal.throwIfAborted();
+      if (this.answers.size > REMEMBERED) this.answers.delete(this.answers.keys().next().value);
+      this.answers.set(key, { shapes, isMultimask: Boolean(fields.multimask) });
+      this.hooks.onCost({ ...cost, kind: "click" });
+    } catch (error) {
+      // What another click overtook is no news, and the photo tells its own troubles.
+      if (!controller.signal.aborted && this.phase !== "failed") {
+        this.hooks.onTrouble(error.name === "AbortError" ? new Trouble("stopped") : error);
+      }
+    } finally {
+      if (this.pending.get(object.id)?.controller === controller) this.pending.delete(object.id);
+      this.hooks.onChange();
+    }
+  }
+
+  /** One request about the photo; a photo that the server has forgotten is sent again. */
+  async generate(fields, signal, more = {}) {
+    for (let isSecond = false; ; isSecond = true) {
+      const embedding = this.handle();
+      const { image_id } = await embedding;
+      signal.throwIfAborted();
+      try {
+        const body = { model: this.model, image_id, mask_layout: "crop", ...fields, ...more };
+        return await transport.generate(body, signal);
+      } catch (error) {
+        if (isSecond || error.kind !== "expired") throw error;
+        if (this.embedding === embedding) this.embedding = null;
+      }
+    }
+  }
+
+  /** The mask of an object in another format, for export. */
+  async inFormat(object, maskFormat) {
+    const { signal } = new AbortController();
+    const fields = this.fieldsOf(object);
+    const { data } = await this.patience.run(() => this.generate(fields, signal, { mask_format: maskFormat }), signal);
+    return fields.multimask ? data.annotations.slice(object.picked, object.picked + 1) : data.annotations;
+  }
+
+  get isQuick() {
+    const times = [...this.previewTimes].sort((a, b) => a - b);
+    return times.length < 3 || times[times.length >> 1] < PREVIEW_MS;
+  }
+
+  /** How long a preview takes, or null while nobody knows. */
+  get previewMs() {
+    return this.previewTimes.length ? this.previewTimes.at(-1) : null;
+  }
+
+  /** Show the mask that a click on this pixel would give. One request at a time; the newest pixel is asked next. */
+  preview(object, pixel, label) {
+    this.wantedPreview = { object, pixel, label };
+    if (!this.isPreviewing && this.phase === "ready" && this.isQuick && !this.patience.waiting) this.runPreviews();
+  }
+
+  endPreview() {
+    this.wantedPreview = null;
+    this.previewShapes = [];
+    this.stopPreview?.abort();
+  }
+
+  async runPreviews() {
+    this.isPreviewing = true;
+    try {
+      while (this.wantedPreview && this.isQuick) {
+        const wanted = this.wantedPreview;
+        await this.previewOnce(wanted).catch((error) => {
+          if (error.name !== "AbortError") throw error;
+        });
+        if (this.wantedPreview === wanted) break;
+        await new Promise((resolve) => setTimeout(resolve, PREVIEW_PAUSE_MS));
+      }
+    } catch {
+      // A preview is a courtesy: whatever the trouble, it ends quietly, and the click will tell.
+      this.previewTimes = [Infinity, Infinity, Infinity];
+    } finally {
+      this.isPreviewing = false;
+    }
+  }
+
+  async previewOnce({ object, pixel, label }) {
+    const prompt = (object && !isBlank(object) && promptOf(object)) || {};
+    const fields = {
+      prompt: {
+        ...prompt,
+        points: [...(prompt.points ?? []), [pixel.x, pixel.y]],
+        point_labels: [...(prompt.point_labels ?? []), label],
+      },
+    };
+    this.stopPreview = new AbortController();
+    const { signal } = this.stopPreview;
+    const { data, cost } = await this.generate(fields, signal);
+    const shapes = await Promise.all(data.annotations.map(shapeOf));
+    this.previewTimes = [...this.previewTimes.slice(-8), cost.ms];
+    if (signal.aborted) return;
+    this.previewShapes = shapes;
+    this.hooks.onChange("preview");
+  }
+}

@@ -1,0 +1,41 @@
+// What the last click cost, and those before it.
+
+import { bytesText, chartOf, msText, PARTS, partsOf } from "./costs.js";
+import { byId, make } from "./dom.js";
+
+const KEPT = 60;
+const KIND = { photo: "The photo", click: "Last click" };
+
+export class CostPanel {
+  constructor() {
+    this.costs = [];
+  }
+
+  add(cost) {
+    this.costs = [...this.costs.slice(-KEPT), cost];
+    byId("cost-empty").hidden = true;
+    byId("cost").hidden = false;
+    this.draw(cost);
+  }
+
+  draw(cost) {
+    byId("cost-total").textContent = `${KIND[cost.kind]}: ${msText(cost.ms)}`;
+    const clicks = this.costs.filter(({ kind }) => kind === "click");
+    byId("cost-chart").replaceChildren(chartOf(clicks.length ? clicks : this.costs).chart);
+    const parts = partsOf(cost);
+    byId("cost-parts").replaceChildren(
+      ...PARTS.map(({ name, label }) =>
+        make("div", {}, make("dt", {}, make("span", { class: `dot part-${name}` }), label), make("dd", {}, msText(parts[name]))),
+      ),
+    );
+    const facts = [
+      ["Device", cost.device],
+      ["Embedding", cost.cache && (cost.cache === "hit" ? "cached" : "computed")],
+      ["Sent", bytesText(cost.bytesUp)],
+      ["Received", bytesText(cost.bytesDown)],
+    ];
+    byId("cost-facts").replaceChildren(
+      ...facts.filter(([, value]) => value).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
+    );
+  }
+}

@@ -1,0 +1,201 @@
+// Pointers, wheel and keys on the stage, turned into what the user means.
+
+import { boxOf } from "./geometry.js";
+
+// A mouse trembles less than a finger.
+const STILL_PX = { mouse: 4, pen: 6, touch: 10 };
+const WHEEL_STEP = 0.0016;
+const KEY_STEP_PX = 12;
+const LEFT = 0, MIDDLE = 1, RIGHT = 2;
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const LETTERS = { a: "add", r: "remove", x: "box", h: "pan" };
+
+export class Gestures {
+  /**
+   * @param {import("./stage.js").Stage} stage
+   * @param {object} means what to do: point(pixel, label), box(box), hover(pixel or null, label), tool(name), act(name), redraw()
+   */
+  constructor(stage, means) {
+    Object.assign(this, { stage, means });
+    this.tool = "add";
+    this.pointers = new Map();
+    this.drag = null; // {kind: "click" | "box" | "pan" | "pinch", ...}
+    this.dragged = null; // the box being drawn
+    this.cursor = null; // the keyboard's pixel
+    this.corner = null; // the first corner of a box by keyboard
+    this.isSpaceDown = false;
+    const { element } = stage;
+    element.addEventListener("pointerdown", (event) => this.down(event));
+    element.addEventListener("pointermove", (event) => this.moveTo(event));
+    element.addEventListener("pointerup", (event) => this.up(event));
+    element.addEventListener("pointercancel", (event) => this.cancel(event));
+    element.addEventListener("pointerleave", () => means.hover(null));
+    element.addEventListener("contextmenu", (event) => event.preventDefault());
+    element.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+    element.addEventListener("keydown", (event) => this.keyDown(event));
+    element.addEventListener("keyup", (event) => event.key === " " && this.space(false));
+    element.addEventListener("blur", () => this.leave());
+  }
+
+  labelOf(event) {
+    const isBackground = this.tool === "remove";
+    return (event.shiftKey || event.button === RIGHT) !== isBackground ? 0 : 1;
+  }
+
+  space(isDown) {
+    this.isSpaceDown = isDown;
+    this.stage.element.classList.toggle("is-pan", isDown || this.tool === "pan");
+  }
+
+  useTool(tool) {
+    this.tool = tool;
+    this.stage.element.classList.toggle("is-pan", tool === "pan");
+  }
+
+  leave() {
+    this.space(false);
+    this.cursor = null;
+    this.corner = null;
+    this.dragged = null;
+    this.means.redraw();
+  }
+
+  down(event) {
+    if (!this.stage.photo) return;
+    this.stage.element.setPointerCapture(event.pointerId);
+    const point = this.stage.pointOfEvent(event);
+    this.pointers.set(event.pointerId, point);
+    this.cursor = null;
+    this.corner = null;
+    this.means.hover(null);
+    if (this.pointers.size === 2) {
+      this.dragged = null;
+      this.drag = { kind: "pinch", ...this.pinch() };
+    } else if (this.pointers.size === 1) {
+      const isPan = event.button === MIDDLE || this.isSpaceDown || this.tool === "pan";
+      this.drag = { kind: isPan ? "pan" : "click", start: point, last: point, label: this.labelOf(event), button: event.button };
+    }
+    if (event.button === MIDDLE) event.preventDefault();
+  }
+
+  pinch() {
+    const [a, b] = [...this.pointers.values()];
+    return { middle: { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 }, spread: Math.max(1, Math.hypot(a.x - b.x, a.y - b.y)) };
+  }
+
+  moveTo(event) {
+    if (!this.stage.photo) return;
+    const point = this.stage.pointOfEvent(event);
+    if (!this.pointers.has(event.pointerId)) {
+      if (event.pointerType === "mouse") {
+        this.means.hover(this.tool === "add" || this.tool === "remove" ? this.stage.pixelAt(point) : null, this.labelOf({ shiftKey: event.shiftKey }));
+      }
+      return;
+    }
+    this.pointers.set(event.pointerId, point);
+    const { drag } = this;
+    if (drag?.kind === "pinch") {
+      const { middle, spread } = this.pinch();
+      this.stage.zoom(spread / drag.spread, drag.middle);
+      this.stage.move(middle.x - drag.middle.x, middle.y - drag.middle.y);
+      Object.assign(drag, { middle, spread });
+    } else if (drag?.kind === "click" && this.isFar(point, event.pointerType)) {
+      // A finger moves the photo, unless the box was chosen; a mouse draws a box.
+      const isPan = drag.button !== LEFT || (event.pointerType === "touch" && this.tool !== "box");
+      drag.kind = isPan ? "pan" : "box";
+    }
+    if (drag?.kind === "pan") {
+      this.stage.move(point.x - drag.last.x, point.y - drag.last.y);
+      drag.last = point;
+    } else if (drag?.kind === "box") {
+      this.dragged = boxOf(this.stage.nearestPixel(drag.start), this.stage.nearestPixel(point));
+      this.means.redraw();
+    }
+  }
+
+  isFar(point, pointerType) {
+    return Math.hypot(point.x - this.drag.start.x, point.y - this.drag.start.y) > (STILL_PX[pointerType] ?? STILL_PX.mouse);
+  }
+
+  up(event) {
+    const { drag, dragged } = this;
+    this.pointers.delete(event.pointerId);
+    if (!drag || this.pointers.size) return;
+    this.drag = null;
+    this.dragged = null;
+    if (drag.kind === "click") {
+      const pixel = this.stage.pixelAt(drag.start);
+      if (pixel && this.tool !== "box") this.means.point(pixel, drag.label);
+    } else if (drag.kind === "box" && dragged) {
+      this.means.box(dragged);
+    }
+    this.means.redraw();
+  }
+
+  cancel(event) {
+    this.pointers.delete(event.pointerId);
+    this.drag = null;
+    this.dragged = null;
+    this.means.redraw();
+  }
+
+  wheel(event) {
+    if (!this.stage.photo) return;
+    event.preventDefault();
+    const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 16 : 1;
+    // A trackpad's pinch comes as a wheel with Ctrl, in much smaller steps.
+    const step = event.ctrlKey ? WHEEL_STEP * 6 : WHEEL_STEP;
+    this.stage.zoom(Math.exp(-event.deltaY * lines * step), this.stage.pointOfEvent(event));
+  }
+
+  keyDown(event) {
+    if (!this.stage.photo || event.ctrlKey || event.metaKey || event.altKey) return;
+    const isHandled = this.key(event.key, event.shiftKey);
+    if (isHandled) event.preventDefault();
+  }
+
+  key(key, isShift) {
+    if (ARROWS[key]) this.step(ARROWS[key], isShift);
+    else if (key === "Enter") this.mark(isShift);
+    else if (key === " ") this.space(true);
+    else if (key === "Escape") this.leave();
+    else if (key.toLowerCase() === "b") this.markCorner();
+    else if (LETTERS[key.toLowerCase()]) this.means.tool(LETTERS[key.toLowerCase()]);
+    else return this.means.act(key.toLowerCase());
+    return true;
+  }
+
+  step([dx, dy], isFine) {
+    const { stage } = this;
+    const middle = stage.nearestPixel({ x: stage.size.width / 2, y: stage.size.height / 2 });
+    const length = isFine ? 1 : Math.max(1, Math.round(KEY_STEP_PX / stage.view.scale));
+    const clamp = (value, size) => Math.min(size - 1, Math.max(0, value));
+    if (this.cursor) {
+      this.cursor = { x: clamp(this.cursor.x + dx * length, stage.photo.width), y: clamp(this.cursor.y + dy * length, stage.photo.height) };
+    } else {
+      this.cursor = middle;
+    }
+    if (this.corner) this.dragged = boxOf(this.corner, this.cursor);
+    stage.reveal(this.cursor);
+    this.means.hover(this.corner ? null : this.cursor, this.labelOf({}));
+    this.means.redraw();
+  }
+
+  mark(isShift) {
+    if (!this.cursor) return this.step([0, 0], false);
+    return this.means.point(this.cursor, this.labelOf({ shiftKey: isShift }));
+  }
+
+  markCorner() {
+    if (!this.cursor) this.step([0, 0], false);
+    if (!this.corner) {
+      this.corner = this.cursor;
+      return;
+    }
+    const box = boxOf(this.corner, this.cursor);
+    this.corner = null;
+    this.dragged = null;
+    if (box) this.means.box(box);
+    this.means.redraw();
+  }
+}

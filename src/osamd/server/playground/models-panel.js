@@ -1,0 +1,121 @@
+// The models: what each takes, its licence and size, whether it is here; pulling one with its progress.
+
+import { bytesText } from "./costs.js";
+import { byId, make, wireDialog } from "./dom.js";
+import * as transport from "./transport.js";
+
+const shortName = (name) => name.replace(/:latest$/, "");
+
+function stateOf(model) {
+  if (model.is_loaded) return ["loaded", "Loaded"];
+  if (model.is_present) return ["here", "Here, loads at the first use"];
+  return ["away", model.may_pull ? "Not here yet" : "Not here; pulling is not allowed"];
+}
+
+export class ModelsPanel {
+  /** @param {{choose: (model: object) => void, patience: import("./patience.js").Patience}} hooks */
+  constructor(hooks) {
+    this.hooks = hooks;
+    this.models = [];
+    this.pulls = new Map();
+    this.chosen = "";
+    this.dialog = byId("models-dialog");
+    wireDialog(this.dialog);
+    byId("model").addEventListener("click", () => this.open());
+  }
+
+  async open() {
+    this.draw();
+    this.dialog.showModal();
+    await this.load().catch(() => {});
+  }
+
+  async load() {
+    const { data } = await this.hooks.patience.run(() => transport.catalog());
+    this.models = data.models;
+    this.draw();
+    return this.models;
+  }
+
+  choose(model) {
+    this.chosen = model.name;
+    this.hooks.choose(model);
+    this.draw();
+  }
+
+  draw() {
+    const chosen = this.models.find(({ name }) => name === this.chosen);
+    byId("model-name").textContent = chosen ? shortName(chosen.name) : "…";
+    byId("model").setAttribute("aria-label", chosen ? `Model: ${shortName(chosen.name)}` : "Model");
+    byId("model-state").className = `state-dot ${chosen ? stateOf(chosen)[0] : ""}`;
+    const order = ["loaded", "here", "away"];
+    const sorted = [...this.models].sort((a, b) => order.indexOf(stateOf(a)[0]) - order.indexOf(stateOf(b)[0]));
+    const focused = document.activeElement?.dataset?.model;
+    byId("models").replaceChildren(...sorted.map((model) => this.row(model)));
+    if (focused) byId("models").querySelector(`[data-model="${CSS.escape(focused)}"]`)?.focus();
+  }
+
+  row(model) {
+    const [state, words] = stateOf(model);
+    const pull = this.pulls.get(model.name);
+    const isChosen = model.name === this.chosen;
+    const facts = [words, model.size ? bytesText(model.size) : null, model.license || "licence unknown"].filter(Boolean);
+    const about = make(
+      "span",
+      { class: "model-text" },
+      make("b", {}, shortName(model.name)),
+      make("span", { class: "about" }, `Takes ${model.takes}${model.capabilities.includes("multimask") ? "; gives candidates" : ""}`),
+      make("span", { class: "about" }, facts.join(" · ")),
+    );
+    const row = make("li", { class: `model ${isChosen ? "is-chosen" : ""}` }, make("span", { class: `state-dot ${state}` }), about);
+    if (pull) {
+      row.append(make("button", { type: "button", class: "button small", "data-model": model.name, onclick: () => pull.controller.abort() }, "Stop"));
+      row.append(this.progress(model, pull));
+    } else if (model.is_present) {
+      const use = () => {
+        this.choose(model);
+        this.dialog.close();
+      };
+      const label = isChosen ? "In use" : "Use";
+      row.append(make("button", { type: "button", class: `button small ${isChosen ? "quiet" : "primary"}`, "data-model": model.name, "aria-label": `${label} ${shortName(model.name)}`, onclick: use }, label));
+    } else if (model.may_pull) {
+      row.append(make("button", { type: "button", class: "button small", "data-model": model.name, "aria-label": `Pull ${shortName(model.name)}`, onclick: () => this.pull(model) }, "Pull"));
+    }
+    return row;
+  }
+
+  progress(model, { completed, total, text, isWrong }) {
+    const bar = total ? make("progress", { max: String(total), value: String(completed), "aria-label": `Pulling ${model.name}` }) : null;
+    return make("span", { class: `pull ${isWrong ? "wrong" : ""}` }, bar, make("span", { class: "about" }, text));
+  }
+
+  /** Pull a model and take it into use when it is here. Leaving does not end the pull: the server goes on. */
+  async pull(model) {
+    const controller = new AbortController();
+    const state = { controller, completed: 0, total: 0, text: "Asking…", files: new Map() };
+    this.pulls.set(model.name, state);
+    this.draw();
+    const onNews = (news) => {
+      if (news.digest) state.files.set(news.digest, news);
+      const files = [...state.files.values()];
+      state.completed = files.reduce((sum, file) => sum + (file.completed ?? 0), 0);
+      state.total = files.every((file) => file.total) ? files.reduce((sum, file) => sum + file.total, 0) : 0;
+      const most = state.total ? ` of ${bytesText(state.total)}` : "";
+      state.text = files.length ? `${bytesText(state.completed)}${most}${news.status.startsWith("verifying") ? ", verifying" : ""}` : news.status;
+      this.draw();
+    };
+    try {
+      await transport.pull(model.name, onNews, controller.signal);
+      this.pulls.delete(model.name);
+      await this.load();
+      const pulled = this.models.find(({ name }) => name === model.name);
+      if (pulled?.is_present) this.choose(pulled);
+    } catch (error) {
+      this.pulls.delete(model.name);
+      if (error.name === "AbortError") return;
+      this.pulls.set(model.name, { ...state, total: 0, text: error.detail || error.text || error.message, isWrong: true, controller: { abort: () => this.pulls.delete(model.name) } });
+    } finally {
+      this.draw();
+    }
+  }
+}

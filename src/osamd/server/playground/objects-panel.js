@@ -1,0 +1,111 @@
+// The list of objects: colour, name, how much of the photo, shown or not.
+
+import { isBlank } from "./document.js";
+import { icon, make } from "./dom.js";
+
+function percent(area, photo) {
+  const part = (100 * area) / (photo.width * photo.height);
+  return part >= 10 ? `${Math.round(part)} %` : part >= 0.1 ? `${part.toFixed(1)} %` : "< 0.1 %";
+}
+
+/** What stands under an object's name. */
+export function describe(object, asking) {
+  if (isBlank(object)) return "Click on the photo";
+  const shapes = asking.shapesOf(object);
+  if (!asking.answerOf(object)) return asking.isPending(object) ? "Asking…" : "No answer";
+  if (!shapes.length) return "Nothing found";
+  const area = shapes.reduce((sum, shape) => sum + shape.area, 0);
+  const found = shapes.length > 1 ? `${shapes.length} found, ` : "";
+  const score = shapes.length === 1 && shapes[0].score !== null ? `, score ${shapes[0].score.toFixed(2)}` : "";
+  const clicks = object.points.length ? `, ${object.points.length} ${object.points.length === 1 ? "click" : "clicks"}` : "";
+  return `${found}${area ? percent(area, asking.photo) : "box only"}${score}${clicks}`;
+}
+
+export class ObjectsPanel {
+  /** @param {{activate, rename, hide, remove}} acts each called with the object's id */
+  constructor(list, acts) {
+    this.list = list;
+    this.acts = acts;
+    this.rows = new Map();
+  }
+
+  /** Rows are kept, so that a name being typed keeps the focus. */
+  update(doc, asking) {
+    for (const [id, row] of this.rows) {
+      if (doc.objects.some((object) => object.id === id)) continue;
+      row.item.remove();
+      this.rows.delete(id);
+    }
+    doc.objects.forEach((object, index) => {
+      const row = this.rows.get(object.id) ?? this.add(object);
+      if (this.list.children[index] !== row.item) this.list.insertBefore(row.item, this.list.children[index] ?? null);
+      row.item.classList.toggle("is-active", object.id === doc.activeId);
+      row.item.classList.toggle("is-pending", asking.isPending(object));
+      row.select.setAttribute("aria-pressed", String(object.id === doc.activeId));
+      row.select.setAttribute("aria-label", `Select ${object.name}`);
+      row.swatch.style.setProperty("--color", object.color);
+      if (document.activeElement !== row.name) row.name.value = object.name;
+      row.text.textContent = describe(object, asking);
+      row.hide.setAttribute("aria-pressed", String(object.isHidden));
+      row.hide.setAttribute("aria-label", `Hide ${object.name}`);
+      row.hide.replaceChildren(icon(object.isHidden ? "hidden" : "eye"));
+      row.remove.setAttribute("aria-label", `Delete ${object.name}`);
+    });
+  }
+
+  add({ id }) {
+    const swatch = make("span", { class: "swatch" });
+    const select = make("button", { type: "button", class: "select", onclick: () => this.acts.activate(id) }, swatch);
+    const name = make("input", {
+      class: "name",
+      type: "text",
+      maxlength: "60",
+      "aria-label": "Name of the object",
+      autocomplete: "off",
+      spellcheck: "false",
+      onfocus: () => this.acts.activate(id),
+      oninput: (event) => this.acts.rename(id, event.target.value),
+      onkeydown: (event) => event.key === "Enter" && event.target.blur(),
+    });
+    const text = make("span", { class: "about" });
+    const hide = make("button", { type: "button", class: "icon-button", title: "Show or hide", onclick: () => this.acts.hide(id) });
+    const remove = make("button", { type: "button", class: "icon-button", title: "Delete", onclick: () => this.acts.remove(id) }, icon("trash"));
+    const item = make("li", { class: "object" }, select, make("span", { class: "object-text" }, name, text), hide, remove);
+    const row = { item, select, swatch, name, text, hide, remove };
+    this.rows.set(id, row);
+    return row;
+  }
+}
+
+/** Candidates of the active object, as radios with a picture of each. */
+export function candidateButtons(answer, picked, color, choose) {
+  return answer.shapes.map((shape, index) => {
+    const canvas = make("canvas", { width: "72", height: "72", "aria-hidden": "true" });
+    const context = canvas.getContext("2d");
+    if (shape.path) {
+      const boxes = answer.shapes.map(({ box }) => box);
+      const x = Math.min(...boxes.map((box) => box.x));
+      const y = Math.min(...boxes.map((box) => box.y));
+      const size = Math.max(...boxes.map((box) => Math.max(box.x + box.width - x, box.y + box.height - y)));
+      context.scale(64 / size, 64 / size);
+      context.translate(4 * size / 64 - x, 4 * size / 64 - y);
+      context.fillStyle = color;
+      context.fill(shape.path, "evenodd");
+    }
+    const score = shape.score === null ? `${index + 1}` : shape.score.toFixed(2);
+    const isPicked = index === picked;
+    return make(
+      "button",
+      {
+        type: "button",
+        role: "radio",
+        "aria-checked": String(isPicked),
+        "aria-label": `Candidate ${index + 1}, ${shape.score === null ? "no score" : `score ${score}`}`,
+        tabindex: isPicked ? "0" : "-1",
+        onclick: () => choose(index),
+      },
+      canvas,
+      make("span", {}, score),
+    );
+  });
+}

@@ -1,0 +1,260 @@
+// The photo, the masks and the marks on a canvas. Draws when asked to, at most once a frame.
+
+import { fit, MOST_SCALE, moved, nearestPixel, pixelAt, pointOf, zoomAt } from "./geometry.js";
+import { patchOf } from "./photo.js";
+
+const PATCH_AFTER_MS = 150;
+// From so many screen pixels a photo pixel on, pixels are drawn as squares.
+const SQUARE_SCALE = 4;
+const MARK_RADIUS = 7;
+
+export class Stage {
+  /**
+   * @param {HTMLElement} element
+   * @param {HTMLCanvasElement} canvas
+   * @param {() => object} scene what to draw: {objects: [{color, shapes, points, box, isActive}], preview, dragged, cursor}
+   * @param {() => void} onView told when the view changes
+   */
+  constructor(element, canvas, scene, onView) {
+    Object.assign(this, { element, canvas, scene, onView });
+    this.context = canvas.getContext("2d");
+    this.photo = null;
+    this.view = { scale: 1, x: 0, y: 0 };
+    this.size = { width: 0, height: 0 };
+    this.isFitted = true;
+    this.frame = 0;
+    new ResizeObserver(() => this.resize()).observe(element);
+    this.watchRatio();
+  }
+
+  watchRatio() {
+    const query = matchMedia(`(resolution: ${devicePixelRatio}dppx)`);
+    query.addEventListener("change", () => { this.resize(); this.watchRatio(); }, { once: true });
+  }
+
+  show(photo) {
+    this.photo?.copy.close();
+    this.dropPatch();
+    this.photo = photo;
+    this.isFitted = true;
+    this.resize();
+  }
+
+  resize() {
+    const { width, height } = this.element.getBoundingClientRect();
+    const before = this.size;
+    this.size = { width, height };
+    this.canvas.width = Math.round(width * devicePixelRatio);
+    this.canvas.height = Math.round(height * devicePixelRatio);
+    if (!this.photo || !width) return;
+    if (this.isFitted) this.view = this.fitted();
+    else this.view = moved(this.view, (width - before.width) / 2, (height - before.height) / 2, this.photo, this.size);
+    this.changed();
+  }
+
+  fitted() {
+    // Room for the toolbar below.
+    const margin = this.size.width < 640 ? { top: 10, side: 8, bottom: 68 } : { top: 24, side: 24, bottom: 80 };
+    return fit(this.photo, this.size, margin);
+  }
+
+  fitPhoto() {
+    this.isFitted = true;
+    this.view = this.fitted();
+    this.changed();
+  }
+
+  zoom(factor, point = { x: this.size.width / 2, y: this.size.height / 2 }) {
+    this.isFitted = false;
+    const least = Math.min(this.fitted().scale, 1) / 2;
+    this.view = moved(zoomAt(this.view, point, factor, least), 0, 0, this.photo, this.size);
+    this.changed();
+  }
+
+  move(dx, dy) {
+    this.isFitted = false;
+    this.view = moved(this.view, dx, dy, this.photo, this.size);
+    this.changed();
+  }
+
+  /** Bring a pixel into sight. */
+  reveal(pixel) {
+    const point = pointOf(this.view, pixel);
+    const room = 40;
+    const dx = Math.max(room - point.x, 0) + Math.min(this.size.width - room - point.x, 0);
+    const dy = Math.max(room - point.y, 0) + Math.min(this.size.height - room - point.y, 0);
+    if (dx || dy) this.move(dx, dy);
+  }
+
+  get canGrow() {
+    return this.view.scale < MOST_SCALE;
+  }
+
+  pointOfEvent(event) {
+    const { left, top } = this.element.getBoundingClientRect();
+    return { x: event.clientX - left, y: event.clientY - top };
+  }
+
+  pixelAt = (point) => pixelAt(this.view, point, this.photo);
+  nearestPixel = (point) => nearestPixel(this.view, point, this.photo);
+
+  changed() {
+    clearTimeout(this.patchTimer);
+    this.patchTimer = setTimeout(() => this.sharpen(), PATCH_AFTER_MS);
+    this.onView();
+    // Where the photo lies, for whoever looks from outside, such as tests.
+    Object.assign(this.element.dataset, this.view);
+    this.draw();
+  }
+
+  /** When what is seen is larger than the copy, fetch the visible part from the photo itself. */
+  async sharpen() {
+    const { photo, view, size } = this;
+    if (!photo?.isReduced || view.scale * devicePixelRatio * photo.width <= photo.copy.width * 1.1) return this.dropPatch();
+    const from = this.nearestPixel({ x: 0, y: 0 });
+    const to = this.nearestPixel({ x: size.width, y: size.height });
+    const part = { x: from.x, y: from.y, width: to.x - from.x + 1, height: to.y - from.y + 1 };
+    const bitmap = await patchOf(photo, part, Math.ceil(part.width * view.scale * devicePixelRatio)).catch(() => null);
+    if (!bitmap) return;
+    if (view !== this.view || photo !== this.photo) return bitmap.close();
+    this.dropPatch();
+    this.patch = { bitmap, ...part };
+    this.draw();
+  }
+
+  dropPatch() {
+    this.patch?.bitmap.close();
+    this.patch = null;
+  }
+
+  draw() {
+    this.frame ||= requestAnimationFrame(() => {
+      this.frame = 0;
+      if (this.photo) this.paint();
+    });
+  }
+
+  paint() {
+    const { context, photo, view } = this;
+    const scene = this.scene();
+    const ratio = this.canvas.width / Math.max(1, this.size.width);
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    context.setTransform(ratio * view.scale, 0, 0, ratio * view.scale, ratio * view.x, ratio * view.y);
+    context.imageSmoothingEnabled = view.scale * ratio < SQUARE_SCALE;
+    context.imageSmoothingQuality = "high";
+    context.fillStyle = "#fff";
+    context.fillRect(0, 0, photo.width, photo.height);
+    context.drawImage(photo.copy, 0, 0, photo.width, photo.height);
+    if (this.patch) context.drawImage(this.patch.bitmap, this.patch.x, this.patch.y, this.patch.width, this.patch.height);
+    for (const object of scene.objects) for (const shape of object.shapes) this.paintShape(shape, object);
+    for (const shape of scene.preview.shapes) this.paintPreview(shape, scene.preview.color);
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    for (const object of scene.objects.filter(({ isActive }) => isActive)) {
+      if (object.box) this.paintBox(object.box, object.color, true);
+      for (const point of object.points) this.paintMark(point, object.color);
+    }
+    if (scene.dragged) this.paintBox(scene.dragged, scene.preview.color, false);
+    if (scene.cursor) this.paintCursor(scene.cursor);
+  }
+
+  outline(path, strokes) {
+    const { context } = this;
+    context.lineJoin = "round";
+    for (const [style, width] of strokes) {
+      context.strokeStyle = style;
+      context.lineWidth = width / this.view.scale;
+      context.stroke(path);
+    }
+  }
+
+  paintShape({ path, box }, { color, isActive }) {
+    const { context } = this;
+    const drawn = path ?? new Path2D();
+    if (path) {
+      context.fillStyle = color;
+      // The hue first, which leaves light and dark as they are, then a veil that shows on any ground.
+      context.globalCompositeOperation = "color";
+      context.globalAlpha = isActive ? 0.6 : 0.4;
+      context.fill(path, "evenodd");
+      context.globalCompositeOperation = "source-over";
+      context.globalAlpha = isActive ? 0.18 : 0.12;
+      context.fill(path, "evenodd");
+      context.globalAlpha = 1;
+    } else {
+      drawn.rect(box.x, box.y, box.width, box.height);
+    }
+    this.outline(drawn, isActive ? [["rgb(0 0 0 / .35)", 4], ["#fff", 2.6], [color, 1.6]] : [["rgb(0 0 0 / .3)", 2.6], [color, 1.4]]);
+  }
+
+  paintPreview({ path }, color) {
+    if (!path) return;
+    const { context, view } = this;
+    context.globalAlpha = 0.2;
+    context.fillStyle = color;
+    context.fill(path, "evenodd");
+    context.globalAlpha = 1;
+    context.setLineDash([5 / view.scale, 4 / view.scale]);
+    this.outline(path, [["rgb(0 0 0 / .45)", 2.8], ["#fff", 1.5]]);
+    context.setLineDash([]);
+  }
+
+  paintBox([x1, y1, x2, y2], color, isSet) {
+    const { context, view } = this;
+    const [left, top] = [x1 * view.scale + view.x, y1 * view.scale + view.y];
+    const [width, height] = [(x2 - x1 + 1) * view.scale, (y2 - y1 + 1) * view.scale];
+    context.lineWidth = 3.5;
+    context.strokeStyle = "rgb(0 0 0 / .4)";
+    context.strokeRect(left, top, width, height);
+    context.lineWidth = 1.5;
+    context.strokeStyle = "#fff";
+    context.strokeRect(left, top, width, height);
+    context.strokeStyle = color;
+    context.setLineDash(isSet ? [6, 6] : [4, 4]);
+    context.strokeRect(left, top, width, height);
+    context.setLineDash([]);
+  }
+
+  // Plus and minus, so that the two kinds differ by more than colour.
+  paintMark({ x, y, label }, color) {
+    const { context } = this;
+    const at = pointOf(this.view, { x, y });
+    const arm = MARK_RADIUS * 0.5;
+    context.beginPath();
+    context.arc(at.x, at.y, MARK_RADIUS, 0, 2 * Math.PI);
+    context.fillStyle = label ? color : "#1b1f27";
+    context.shadowColor = "rgb(0 0 0 / .45)";
+    context.shadowBlur = 5 * devicePixelRatio;
+    context.fill();
+    context.shadowColor = "transparent";
+    context.lineWidth = 2;
+    context.strokeStyle = "#fff";
+    context.stroke();
+    context.beginPath();
+    context.moveTo(at.x - arm, at.y);
+    context.lineTo(at.x + arm, at.y);
+    if (label) {
+      context.moveTo(at.x, at.y - arm);
+      context.lineTo(at.x, at.y + arm);
+    }
+    context.strokeStyle = label ? "#10141c" : "#fff";
+    context.lineWidth = 2;
+    context.stroke();
+  }
+
+  paintCursor(pixel) {
+    const { context } = this;
+    const { x, y } = pointOf(this.view, pixel);
+    for (const [style, width] of [["rgb(0 0 0 / .7)", 4], ["#fff", 1.6]]) {
+      context.beginPath();
+      for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+        context.moveTo(x + dx * 4, y + dy * 4);
+        context.lineTo(x + dx * 16, y + dy * 16);
+      }
+      context.strokeStyle = style;
+      context.lineWidth = width;
+      context.lineCap = "round";
+      context.stroke();
+    }
+  }
+}

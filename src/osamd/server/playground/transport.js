@@ -1,0 +1,155 @@
+// The API over HTTP: addresses relative to the page, the key in a header, answers with what they cost.
+
+import { noAnswer, Trouble, troubleOf } from "./troubles.js";
+
+const KEY_NAME = "osamd.key";
+
+// The key lives as long as the tab. A browser that forbids storage forgets it with the page.
+let key = "";
+try {
+  key = sessionStorage.getItem(KEY_NAME) ?? "";
+} catch {
+  key = "";
+}
+
+export const hasKey = () => key !== "";
+
+export function keep(newKey) {
+  key = newKey.trim();
+  try {
+    if (key) sessionStorage.setItem(KEY_NAME, key);
+    else sessionStorage.removeItem(KEY_NAME);
+  } catch {
+    // Kept in this variable only.
+  }
+}
+
+/** Where the API is, for people: what stands before `/api/generate`. */
+export const baseUrl = () => new URL(".", document.baseURI).href.replace(/\/$/, "");
+
+function headersWith(more) {
+  // Header values are Latin-1; what is not could not be anybody's key.
+  return key && /^[\x20-\xff]+$/.test(key) ? { ...more, "X-API-Key": key } : { ...more };
+}
+
+export function timingsOf(header) {
+  const timings = {};
+  for (const part of (header ?? "").split(",")) {
+    const [name, duration] = part.trim().split(";dur=");
+    if (duration) timings[name] = Number(duration);
+  }
+  return timings;
+}
+
+async function send(method, path, { body, headers = {}, signal } = {}) {
+  try {
+    return await fetch(path, { method, body, headers: headersWith(headers), signal, cache: "no-store", redirect: "error" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw noAnswer();
+  }
+}
+
+async function read(response) {
+  try {
+    return await response.text();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw noAnswer();
+  }
+}
+
+async function checked(response) {
+  if (response.ok) return response;
+  throw troubleOf(response.status, response.headers.get("Content-Type") ?? "", await read(response), response.headers);
+}
+
+/** The JSON of an answer, and what it cost. */
+async function ask(method, path, fields, signal) {
+  const body = fields === undefined ? undefined : JSON.stringify(fields);
+  const start = performance.now();
+  const response = await checked(await send(method, path, { body, headers: { "Content-Type": "application/json" }, signal }));
+  const text = await read(response);
+  const ms = performance.now() - start;
+  let data;
+  try {
+    data = JSON.parse(text);
+  } catch {
+    throw new Trouble("asleep", { status: response.status });
+  }
+  return { data, cost: costOf(response.headers, ms, body?.length ?? 0, text.length) };
+}
+
+function costOf(headers, ms, bytesUp, bytesDown) {
+  return {
+    ms,
+    bytesUp,
+    bytesDown,
+    stages: timingsOf(headers.get("Server-Timing")),
+    cache: headers.get("X-Osamd-Cache"),
+    device: headers.get("X-Osamd-Device"),
+  };
+}
+
+export const catalog = () => ask("GET", "api/catalog");
+export const generate = (fields, signal) => ask("POST", "api/generate", fields, signal);
+
+/** Embed a photo, its bytes as they are. fetch tells nothing about an upload's progress, so this is the older way. */
+export function embed(blob, model, { signal, onSent }) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    const start = performance.now();
+    const stop = () => {
+      request.abort();
+      reject(new DOMException("stopped", "AbortError"));
+    };
+    if (signal.aborted) return stop();
+    signal.addEventListener("abort", stop);
+    request.open("POST", `api/embed?model=${encodeURIComponent(model)}`);
+    for (const [name, value] of Object.entries(headersWith({ "Content-Type": "application/octet-stream" }))) {
+      request.setRequestHeader(name, value);
+    }
+    request.upload.onprogress = (event) => event.lengthComputable && onSent(event.loaded / event.total);
+    request.upload.onload = () => onSent(1);
+    request.onerror = () => reject(noAnswer());
+    request.onload = () => {
+      const headers = { get: (name) => request.getResponseHeader(name) };
+      const text = request.responseText;
+      if (request.status < 200 || request.status > 299) {
+        return reject(troubleOf(request.status, headers.get("Content-Type") ?? "", text, headers));
+      }
+      try {
+        const cost = costOf(headers, performance.now() - start, blob.size, text.length);
+        return resolve({ data: JSON.parse(text), cost });
+      } catch {
+        return reject(new Trouble("asleep", { status: request.status }));
+      }
+    };
+    request.onloadend = () => signal.removeEventListener("abort", stop);
+    request.send(blob);
+  });
+}
+
+/** Pull a model; each line of news goes to `onNews`. */
+export async function pull(model, onNews, signal) {
+  const response = await checked(
+    await send("POST", "api/pull", { body: JSON.stringify({ model }), headers: { "Content-Type": "application/json" }, signal }),
+  );
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read().catch((error) => {
+      throw error.name === "AbortError" ? error : noAnswer();
+    });
+    const lines = (rest + (value ?? "")).split("\n");
+    rest = done ? "" : lines.pop();
+    for (const line of lines.filter(Boolean)) {
+      const news = JSON.parse(line);
+      if (news.error) throw new Trouble("failed", { detail: news.error, code: news.code });
+      if (news.status === "success") return;
+      onNews(news);
+    }
+    // A pull that ends without saying so was cut off.
+    if (done) throw noAnswer();
+  }
+}

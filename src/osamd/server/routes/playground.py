@@ -1,0 +1,57 @@
+"""The playground: a static page and its ES modules, served as they lie in the package.
+
+The page is public, as the API docs are: it knows nothing, and asks for the key itself.
+"""
+
+from importlib import resources
+
+from fastapi import APIRouter, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse
+from starlette.staticfiles import StaticFiles
+
+from osamd.errors import NotFoundError
+
+router = APIRouter(include_in_schema=False)
+
+PAGE = "index.html"
+HEADERS = {
+    # Nothing from elsewhere, nothing inline; photos and masks are drawn from blobs the page itself makes.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    # Asked for again each time and answered 304, so that an upgraded server never meets modules of an older page.
+    "Cache-Control": "no-cache",
+}
+FILES = StaticFiles(directory=str(resources.files("osamd.server").joinpath("playground")))
+
+
+@router.head("/playground")
+@router.get("/playground")
+async def page(request: Request) -> Response:
+    """The page itself."""
+    return await _file(PAGE, request)
+
+
+@router.head("/playground/")
+@router.get("/playground/")
+async def page_with_slash() -> Response:
+    """The page's addresses are relative to its own, without the slash; so is this one, to hold behind a prefix."""
+    return RedirectResponse("../playground", status_code=308)
+
+
+@router.head("/playground/{name:path}")
+@router.get("/playground/{name:path}")
+async def file(request: Request, name: str) -> Response:
+    """A file of the page."""
+    return await _file(name, request)
+
+
+async def _file(name: str, request: Request) -> Response:
+    try:
+        response = await FILES.get_response(name, request.scope)
+    except HTTPException:
+        raise NotFoundError("no such file") from None
+    response.headers.update(HEADERS)
+    return response

@@ -1,0 +1,40 @@
+"""axe finds nothing serious in any state of the playground, light or dark, wide or narrow."""
+
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from chromium import Opener, Playground
+from playwright.sync_api import expect
+from serving import RunningServer
+
+GRAVE = {"serious", "critical"}
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+WIDE = {"viewport": {"width": 1400, "height": 900}}
+
+
+def grave(playground: Playground) -> list[str]:
+    """What axe finds that shuts somebody out."""
+    found: Any = Axe().run(playground.page).response["violations"]
+    return [
+        f"{item['id']}: {node['html'][:120]}" for item in found if item["impact"] in GRAVE for node in item["nodes"]
+    ]
+
+
+@pytest.mark.parametrize(("scheme", "screen"), [("light", WIDE), ("dark", PHONE)], ids=["light", "dark phone"])
+def test_axe(open_playground: Opener, server: RunningServer, photo: bytes, scheme: str, screen: dict[str, Any]) -> None:
+    """The empty page, one with a mask, a notice, and each dialog."""
+    playground = open_playground(server, color_scheme=scheme, reduced_motion="reduce", **screen)
+    page = playground.page
+    expect(page.locator("#model-name")).to_have_text("builtin")
+    assert grave(playground) == []
+    playground.use(photo)
+    playground.click(225, 150)
+    playground.wait_for_mask()
+    page.route("**/api/generate", lambda route: route.fulfill(status=502, body="", content_type="text/html"))
+    playground.click(300, 100)
+    expect(playground.notice).to_be_visible()
+    assert grave(playground) == []
+    for dialog in ("models", "key", "help"):
+        page.evaluate(f"() => document.getElementById('{dialog}-dialog').showModal()")
+    assert grave(playground) == []

@@ -1,0 +1,98 @@
+"""Other models in the playground: pulling one, candidates, words."""
+
+import re
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from asking import ask
+from blob_server import Answer
+from chromium import Opener, Playground
+from pictures import disc_picture, encoded, inside_of, png_pixels
+from playwright.sync_api import expect
+from shelf import Library, run_library
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
+    """A server with a model of each family, and one that can be pulled."""
+    with run_library(tmp_path_factory.mktemp("library"), fresh=1) as running:
+        yield running
+
+
+@pytest.fixture
+def playground(open_playground: Opener, library: Library) -> Playground:
+    """A playground of that server with a photo."""
+    opened = open_playground(library.server)
+    opened.use(encoded(disc_picture()), "disc.png", kind="image/png")
+    opened.page.keyboard.press("p")
+    return opened
+
+
+def choose(playground: Playground, name: str) -> None:
+    """Take a model into use."""
+    page = playground.page
+    page.locator("#model").click()
+    page.get_by_role("button", name=re.compile(f"^Use {name}$")).click()
+    expect(page.locator("#model-name")).to_have_text(name)
+    playground.wait_until_ready()
+
+
+def test_candidates(playground: Playground, library: Library) -> None:
+    """A model that gives candidates lets one be picked, by mouse or key; what is taken away is the picked one."""
+    choose(playground, "efficientsam:10m")
+    page = playground.page
+    page.locator("#multimask").click()
+    playground.click(70, 50)
+    radios = page.locator("#candidates [role=radio]")
+    expect(radios).to_have_count(3)
+    expect(radios.first).to_have_attribute("aria-checked", "true")
+    playground.stage.focus()
+    page.keyboard.press("c")
+    expect(radios.nth(1)).to_have_attribute("aria-checked", "true")
+    mask = png_pixels(playground.download("mask"))
+    with library.server.client() as client:
+        prompt = {"points": [[70, 50]], "point_labels": [1]}
+        reply = ask(client, encoded(disc_picture()), model="efficientsam:10m", prompt=prompt, multimask=True)
+    np.testing.assert_array_equal(inside_of(reply["annotations"][1]), mask > 0)
+    expect(page.locator("#code")).to_contain_text("multimask=true")
+    radios.nth(2).click()
+    page.keyboard.press("Control+z")
+    expect(radios.nth(1)).to_have_attribute("aria-checked", "true")
+
+
+def test_words(playground: Playground) -> None:
+    """A model that takes words gets them, and clicks are refused in words of our own."""
+    choose(playground, "yoloworld")
+    page = playground.page
+    playground.click(70, 50)
+    expect(playground.status).to_contain_text("takes no clicks")
+    with page.expect_response("**/api/generate") as asked:
+        page.locator("#words-input").fill("a disc, a cup")
+        page.get_by_role("button", name="Find").click()
+    assert asked.value.request.post_data_json["prompt"] == {"texts": ["a disc", "a cup"]}
+    found = len(asked.value.json()["annotations"])
+    expected = f"{found} found" if found > 1 else "box only" if found else "Nothing found"
+    expect(playground.objects).to_contain_text([expected])
+
+
+def test_pull(playground: Playground, library: Library) -> None:
+    """A model that is not here is shown with its licence, pulled with its progress, and then in use."""
+    model = next(library.fresh)
+    name = model.name.removesuffix(":latest")
+    gate = threading.Event()
+    model.answer("encoder", Answer(send=1000, hold=gate))
+    page = playground.page
+    page.locator("#model").click()
+    row = page.locator("#models .model", has_text=name)
+    expect(row).to_contain_text("Not here yet · MIT")
+    page.get_by_role("button", name=f"Pull {name}", exact=True).click()
+    try:
+        expect(row).to_contain_text(" of ")
+        expect(row.get_by_role("progressbar")).to_be_visible()
+    finally:
+        gate.set()
+    expect(page.locator("#model-name")).to_have_text(name)
+    page.keyboard.press("Escape")
+    playground.wait_until_ready()

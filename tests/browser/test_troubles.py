@@ -1,0 +1,162 @@
+"""What the playground does when something is in the way: it says what, and goes on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chromium import Opener, Playground
+from playwright.sync_api import Route, expect
+from serving import KEY, RunningServer, gated_command, run_server
+
+GENERATE, EMBED, CATALOG = "**/api/generate", "**/api/embed*", "**/api/catalog"
+ON = (225, 150)
+
+
+def problem(status: int, code: str, *, retry_after: int | None = 60) -> dict[str, Any]:
+    """An answer of osamd's that is an error."""
+    body = {"type": "about:blank", "title": code, "status": status, "detail": "no", "code": code, "request_id": "r1"}
+    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    return {"status": status, "content_type": "application/problem+json", "headers": headers, "body": json.dumps(body)}
+
+
+# What a host's proxy says while it wakes the machine up.
+ASLEEP = {"status": 502, "content_type": "text/html", "body": "<h1>Bad Gateway</h1>"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "title"),
+    [
+        (problem(429, "rate_limited"), "limit", "Too many requests"),
+        (problem(503, "overloaded"), "full", "The server is busy"),
+        (problem(503, "model_pulling"), "pulling", "The model is on its way"),
+    ],
+)
+def test_limits_are_waited_out(
+    playground: Playground, photo: bytes, answer: dict[str, Any], kind: str, title: str
+) -> None:
+    """A limit is named, the wait is the one the server asks for, and the click is not lost."""
+    page = playground.page
+    playground.use(photo)
+    page.keyboard.press("p")
+    page.route(GENERATE, lambda route: route.fulfill(**answer))
+    playground.click(*ON)
+    expect(playground.notice).to_have_attribute("data-kind", kind)
+    expect(playground.notice).to_contain_text(title)
+    expect(playground.notice).to_contain_text("Next try in")
+    seconds = int("".join(filter(str.isdigit, page.locator(".countdown").inner_text())))
+    assert 45 <= seconds <= 60
+    page.unroute(GENERATE)
+    page.get_by_role("button", name="Try now").click()
+    playground.wait_for_mask()
+    expect(playground.notice).to_be_hidden()
+
+
+def test_sleeping_host(open_playground: Opener, server: RunningServer, photo: bytes) -> None:
+    """A host that answers in the server's place is taken for one that wakes it up; the page tries by itself."""
+    playground = open_playground(server, key=None)
+    page = playground.page
+    expect(page.locator("#key-dialog")).to_be_visible()
+    answers = [ASLEEP, ASLEEP]
+
+    def wake(route: Route) -> None:
+        if answers:
+            route.fulfill(**answers.pop())
+        else:
+            route.continue_()
+
+    page.route(CATALOG, wake)
+    page.locator("#key-input").fill(KEY)
+    page.keyboard.press("Enter")
+    expect(playground.notice).to_contain_text("The server is waking up")
+    expect(page.locator("#model-name")).to_have_text("builtin")
+    assert answers == []
+    page.unroute(CATALOG)
+    # A page of the host's own with a good status is no answer of the server's either.
+    page.route(EMBED, lambda route: route.fulfill(status=200, content_type="text/html", body="<p>Starting"))
+    playground.choose(photo)
+    expect(playground.notice).to_contain_text("The server is waking up")
+    page.unroute(EMBED)
+    page.get_by_role("button", name="Try now").click()
+    playground.wait_until_ready()
+
+
+def test_offline_and_stopped(playground: Playground, photo: bytes) -> None:
+    """Without a connection it waits for it and goes on by itself; what the user stops can be tried again."""
+    page = playground.page
+    playground.use(photo)
+    page.keyboard.press("p")
+    page.context.set_offline(offline=True)
+    playground.click(*ON)
+    expect(playground.notice).to_contain_text("You are offline")
+    page.context.set_offline(offline=False)
+    playground.wait_for_mask()
+    expect(playground.notice).to_be_hidden()
+    page.route(GENERATE, lambda route: route.abort("connectionrefused"))
+    page.keyboard.press("n")
+    playground.click(315, 90)
+    expect(playground.notice).to_contain_text("The server cannot be reached")
+    page.get_by_role("button", name="Stop").click()
+    expect(playground.notice).to_contain_text("Stopped")
+    expect(playground.objects.last).to_have_text("No answer")
+    page.unroute(GENERATE)
+    page.get_by_role("button", name="Try again").click()
+    playground.wait_for_mask()
+
+
+def test_key_that_was_withdrawn(playground: Playground, photo: bytes) -> None:
+    """A key that is refused in the middle is asked for again, and the click that ran into it is answered."""
+    page = playground.page
+    playground.use(photo)
+    page.keyboard.press("p")
+    page.route(GENERATE, lambda route: route.fulfill(**problem(403, "access_denied", retry_after=None)))
+    playground.click(*ON)
+    expect(page.locator("#key-wrong")).to_contain_text("does not take this key")
+    page.unroute(GENERATE)
+    page.locator("#key-input").fill(KEY)
+    page.keyboard.press("Enter")
+    playground.wait_for_mask()
+
+
+def test_forgotten_photo_is_sent_again(playground: Playground, photo: bytes) -> None:
+    """A handle that the server no longer knows costs the user nothing."""
+    page = playground.page
+    with page.expect_response(EMBED) as embedded:
+        playground.use(photo)
+    page.keyboard.press("p")
+    handle = embedded.value.json()["image_id"]
+    with playground.server.client() as client:
+        client.delete(f"/api/images/{handle}")
+    with page.expect_response(EMBED):
+        playground.click(*ON)
+    playground.wait_for_mask()
+    expect(playground.notice).to_be_hidden()
+
+
+def test_refusal_is_told(playground: Playground, photo: bytes) -> None:
+    """What cannot be mended by waiting is told in the server's own words, once."""
+    page = playground.page
+    playground.use(photo)
+    page.keyboard.press("p")
+    answer = problem(422, "invalid_prompt", retry_after=None)
+    page.route(
+        GENERATE, lambda route: route.fulfill(**answer | {"body": answer["body"].replace('"no"', '"too <b>big"')})
+    )
+    playground.click(*ON)
+    expect(playground.notice).to_contain_text("too <b>big")
+    page.get_by_role("button", name="Close").click()
+    expect(playground.notice).to_be_hidden()
+
+
+def test_progress_is_honest(open_playground: Opener, tmp_path: Path, photo: bytes) -> None:
+    """While the model reads the photo the page says so; a click made meanwhile is answered when it is done."""
+    gate = tmp_path / "gate"
+    command = gated_command("encode", gate)
+    with run_server(cache=tmp_path, env={"API_KEY": KEY}, command=command, wait_for="/health") as server:
+        playground = open_playground(server)
+        playground.choose(photo)
+        expect(playground.status).to_contain_text("The model reads the photo")
+        playground.click(*ON)
+        expect(playground.objects).to_have_text(["Asking…"])
+        gate.touch()
+        playground.wait_for_mask()
