@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from asking import ask
 from blob_server import Answer
-from chromium import Opener, Playground
+from chromium import Opener, Playground, body_of
 from pictures import disc_picture, encoded, inside_of, png_pixels
 from playwright.sync_api import expect
 from shelf import Library, run_library
@@ -71,7 +71,7 @@ def test_words(playground: Playground) -> None:
     with page.expect_response("**/api/generate") as asked:
         page.locator("#words-input").fill("a disc, a cup")
         page.get_by_role("button", name="Find").click()
-    assert asked.value.request.post_data_json["prompt"] == {"texts": ["a disc", "a cup"]}
+    assert body_of(asked.value.request)["prompt"] == {"texts": ["a disc", "a cup"]}
     found = len(asked.value.json()["annotations"])
     expected = f"{found} found" if found > 1 else "box only" if found else "Nothing found"
     expect(playground.objects).to_contain_text([expected])

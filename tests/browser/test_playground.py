@@ -6,13 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import numpy as np
 import pytest
 from asking import ask, only_mask
-from chromium import KEY_NAME, Opener, Playground
+from chromium import KEY_NAME, Opener, Playground, body_of
 from pictures import disc_picture, encoded, inside_of_runs, png_pixels
 from PIL import Image, ImageOps
 from playwright.sync_api import expect
@@ -135,9 +134,8 @@ def test_code_does_what_was_done(
 
 def test_undo_and_keyboard(playground: Playground, photo: bytes) -> None:
     """Everything is done without a pointer; undo and redo give back what was there, without asking again."""
-    asked: list[dict[str, Any]] = []
+    asked = playground.listen()
     page = playground.page
-    page.on("request", lambda request: asked.append(request.post_data_json) if "generate" in request.url else None)
     playground.use(photo)
     expect(playground.stage).to_be_focused()
     page.keyboard.press("p")  # previews would be asked for as well
@@ -175,13 +173,12 @@ def test_undo_and_keyboard(playground: Playground, photo: bytes) -> None:
 
 def test_mouse(playground: Playground, photo: bytes) -> None:
     """The mask follows the pointer before a click; the right button takes back, dragging makes a box."""
-    asked: list[dict[str, Any]] = []
+    asked = playground.listen()
     page = playground.page
     playground.use(photo)
-    page.on("request", lambda request: asked.append(request.post_data_json) if "generate" in request.url else None)
     with page.expect_response("**/api/generate") as previewed:
         playground.stage.hover(position=playground.place_of(*ON))
-    assert previewed.value.request.post_data_json["prompt"] == {"points": [list(ON)], "point_labels": [1]}
+    assert body_of(previewed.value.request)["prompt"] == {"points": [list(ON)], "point_labels": [1]}
     expect(playground.objects).to_have_count(0)
     page.keyboard.press("p")
     playground.click(*ON)
@@ -215,7 +212,7 @@ def test_touch(open_playground: Opener, server: RunningServer, photo: bytes) -> 
     x, y = box["x"] + place["x"], box["y"] + place["y"]
     with page.expect_request("**/api/generate") as tapped:
         page.touchscreen.tap(x, y)
-    assert tapped.value.post_data_json["prompt"]["points"] == [list(ON)]
+    assert body_of(tapped.value)["prompt"]["points"] == [list(ON)]
     playground.wait_for_mask()
     fingers = page.context.new_cdp_session(page)
 
@@ -261,7 +258,7 @@ def test_clicks_land_on_the_pixel_that_is_seen(open_playground: Opener, server: 
             page.mouse.wheel(0, zoom)
         with page.expect_request("**/api/generate") as clicked:
             page.mouse.click(*at_red(playground, ratio))
-        assert clicked.value.post_data_json["prompt"]["points"] == [list(red)]
+        assert body_of(clicked.value)["prompt"]["points"] == [list(red)]
         page.keyboard.press("Control+z")
         expect(playground.objects).to_have_count(0)
 

@@ -21,7 +21,7 @@ def problem(status: int, code: str, *, retry_after: int | None = 60) -> dict[str
 
 
 # What a host's proxy says while it wakes the machine up.
-ASLEEP = {"status": 502, "content_type": "text/html", "body": "<h1>Bad Gateway</h1>"}
+ASLEEP: dict[str, Any] = {"status": 502, "content_type": "text/html", "body": "<h1>Bad Gateway</h1>"}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from osamd.settings import Settings
 
 READING = {"GET", "HEAD"}
 # Every route of the app is in exactly one of these; a new one fails the tests below until somebody decides.
-PAGES = {"/docs", "/docs/{name}", "/openapi.json", "/playground", "/playground/", "/playground/{name:path}"}
+PAGES = {"/docs", "/docs/{name}", "/openapi.json", "/playground", "/playground/{name:path}"}
 PUBLIC = {"/health", "/ready"} | PAGES
 FOR_USERS = {
     "/",
@@ -38,7 +38,7 @@ FOR_USERS = {
     "/api/show",
 }
 FOR_ADMINS = {"/api/pull", "/api/delete", "/metrics"}
-ADDRESSES = {"{name}": "start.js", "{image_id}": "img_0"}
+ADDRESSES = {"{name}": "start.js", "{name:path}": "app.js", "{image_id}": "img_0"}
 USER_KEY = "user-key-2mQv"
 WRONG_KEYS = ["wrong", KEY[:-1], f"{KEY}x", KEY.upper(), "", "null"]
 

@@ -12,7 +12,7 @@ from fastapi.openapi.models import OpenAPI
 from serving import KEY, RunningServer, run_server
 
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
-ADDRESS = re.compile(r"""(?:src|href)=["']([^"']+)["']""")
+ADDRESS = re.compile(r"""<(?:script|link|img)[^>]* (?:src|href)=["']([^"']+)["']""")
 
 
 @pytest.fixture(scope="module")

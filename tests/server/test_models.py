@@ -118,6 +118,17 @@ def test_show(client: httpx2.Client, fresh: WebModel) -> None:
     assert set(fresh.contents) == {blob["role"] for blob in shown["blobs"]}
 
 
+def test_catalog(client: httpx2.Client, fresh: WebModel) -> None:
+    """Every model is listed as it is shown, whether it is here or not."""
+    listed = models(client, "/api/catalog")
+
+    assert {BUILTIN, "sam:latest", "yoloworld:latest", fresh.name} <= set(listed)
+    for name in (BUILTIN, "yoloworld:latest", fresh.name):
+        assert client.post("/api/show", json={"model": name}).json() == listed[name]
+    assert [True, False] == [listed[name]["is_present"] for name in (BUILTIN, fresh.name)]
+    assert listed[fresh.name]["may_pull"]
+
+
 def test_show_of_shipped_rows(client: httpx2.Client) -> None:
     """Aliases lead to their model, and the licences that are not everybody's are named."""
     assert "sam:latest" == client.post("/api/show", json={"model": "sam_vit_h"}).json()["name"]
@@ -161,7 +172,7 @@ def test_bodies_that_are_no_object_are_refused(client: httpx2.Client, content: s
     assert "invalid_request" == refusal(client.post("/api/pull", content=content))["code"]
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES[3:])
+@pytest.mark.parametrize(("method", "path"), ROUTES[4:])
 def test_unknown_models(client: httpx2.Client, method: str, path: str) -> None:
     """A name that the catalogue does not have is 404."""
     problem = refusal(client.request(method, path, json={"model": "nosuch"}))
@@ -279,6 +290,7 @@ def test_operator_forbids_pulls(tmp_path: Path, photo: bytes, setting: dict[str,
     """Where the operator says so, no caller can fill the disk; the answer names what is missing."""
     with run_library(tmp_path, fresh=2, env=setting) as closed, closed.server.client() as client:
         fresh = next(closed.fresh)
+        assert not models(client, "/api/catalog")[fresh.name]["may_pull"]
         for stream in (True, False):
             problem = refusal(client.post("/api/pull", json={"model": fresh.name, "stream": stream}))
             assert (403, "pull_forbidden", "model") == (problem["status"], problem["code"], problem["field"])

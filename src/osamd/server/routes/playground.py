@@ -34,17 +34,13 @@ async def page(request: Request) -> Response:
     return await _file(PAGE, request)
 
 
-@router.head("/playground/")
-@router.get("/playground/")
-async def page_with_slash() -> Response:
-    """The page's addresses are relative to its own, without the slash; so is this one, to hold behind a prefix."""
-    return RedirectResponse("../playground", status_code=308)
-
-
 @router.head("/playground/{name:path}")
 @router.get("/playground/{name:path}")
 async def file(request: Request, name: str) -> Response:
     """A file of the page."""
+    if not name:
+        # The page's addresses are relative to its own, without a slash; so is this one, to hold behind a prefix.
+        return RedirectResponse("../playground", status_code=308)
     return await _file(name, request)
 
 

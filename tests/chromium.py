@@ -1,5 +1,6 @@
 """Find a Chromium, and drive the playground in it."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -121,11 +122,28 @@ class Playground:
         left, top, scale = (float(self.stage.get_attribute(f"data-{name}") or "nan") for name in ("x", "y", "scale"))
         return {"x": left + (x + 0.5) * scale, "y": top + (y + 0.5) * scale}
 
+    def listen(self) -> list[dict[str, Any]]:
+        """Collect from now on what is asked of ``/api/generate``."""
+        asked: list[dict[str, Any]] = []
+
+        def heard(request: Request) -> None:
+            if request.url.endswith("/api/generate"):
+                asked.append(body_of(request))
+
+        self.page.on("request", heard)
+        return asked
+
     def download(self, kind: str) -> bytes:
         """What a button under "Take it away" gives."""
         with self.page.expect_download() as arriving:
             self.page.locator(f"[data-export={kind}]").click()
         return arriving.value.path().read_bytes()
+
+
+def body_of(request: Request) -> dict[str, Any]:
+    """The JSON a request carries."""
+    body: dict[str, Any] = json.loads(request.post_data or "null")
+    return body
 
 
 Opener = Callable[..., Playground]
