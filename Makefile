@@ -45,6 +45,27 @@ test-reference: $(VENV)/dev ## Compare SAM with its authors' own code and random
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps segment-anything-py==1.0.1
 	$(BIN)/python -m pytest -m reference -s tests/reference $(PYTEST_ARGS)
 
+.PHONY: bench bench-quick bench-blobs
+BENCH_CACHE := $(or $(OSAMD_BENCH_CACHE),$(HOME)/.cache/osamd-bench)
+EXPORT := .venv-export
+
+$(EXPORT)/made: pyproject.toml
+	test -x $(EXPORT)/bin/python || $(PYTHON) -m venv $(EXPORT)
+	$(EXPORT)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(EXPORT)/bin/python -m pip install --quiet --disable-pip-version-check --group bench-export
+	$(EXPORT)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps segment-anything-py==1.0.1
+	@touch $@
+
+bench-blobs: $(VENV)/dev
+	@$(BIN)/python -m benchmarks.recipe '$(BENCH_CACHE)' || { \
+		$(MAKE) $(EXPORT)/made && $(EXPORT)/bin/python -W ignore -m benchmarks.blobs '$(BENCH_CACHE)'; }
+
+bench: bench-blobs ## Measure beside osam and bare ONNX Runtime: benchmarks/results (40 minutes; PyTorch the first time)
+	$(BIN)/python -m benchmarks.run
+
+bench-quick: bench-blobs ## The same with few samples, in five minutes: benchmarks/results/quick
+	$(BIN)/python -m benchmarks.run --quick
+
 image-test: $(VENV)/dev ## Build the image with buildah, run it with podman and drive it (root, Debian's tools)
 	scripts/image-build cpu
 	$(MAKE) image-drive
@@ -75,5 +96,5 @@ pins: $(VENV)/dev ## Pin the newest versions that pyproject.toml allows
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/pin
 
 clean: ## Remove what make made
-	rm -rf $(VENV) demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(EXPORT) demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,83 @@
+"""Load in the background: clients that keep asking until told to stop, or for a number of seconds."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.connection import Connection, click_body
+from benchmarks.photos import click, photo_base64
+from benchmarks.servers import Server
+
+LONGEST_S = 300.0
+
+
+@dataclass
+class Load:
+    """Clients at work, each with a connection of its own.
+
+    Attributes:
+        seconds: how long each request took, of all clients.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    _problems: list[BaseException] = field(default_factory=list)
+    _is_over: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def add_client(self, server: Server, bodies: Iterator[bytes]) -> None:
+        """Another client, which asks until the load stops or it has nothing more to ask."""
+        thread = threading.Thread(target=self._work, args=(server, bodies), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self, server: Server, bodies: Iterator[bytes]) -> None:
+        until = time.monotonic() + LONGEST_S
+        try:
+            with server.connect() as connection:
+                for body in bodies:
+                    if self._is_over.is_set() or time.monotonic() > until:
+                        return
+                    self.seconds.append(connection.post("/api/generate", body).seconds)
+        except BaseException as problem:  # noqa: BLE001 - raised again where the load is stopped
+            self._problems.append(problem)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether any client still asks."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def stop(self) -> None:
+        """Let each client finish its request; raises what a client met."""
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join()
+        if self._problems:
+            raise self._problems[0]
+
+
+def new_images(model: str, first: int, count: int) -> list[bytes]:
+    """Requests for a click on photos that were not sent before, made ahead of the measurement."""
+    return [click_body(model, click(number), image=photo_base64(number)) for number in range(first, first + count)]
+
+
+def image_id_of(connection: Connection, model: str, number: int) -> str:
+    """Have a server know a photo."""
+    body = json.dumps({"model": model, "image": photo_base64(number)}).encode()
+    return str(connection.post("/api/embed", body).json()["image_id"])
+
+
+def fill(seconds: float, work: Callable[[int], object]) -> tuple[int, float]:
+    """Do work again and again for some seconds; returns how often and the seconds it really took."""
+    start = time.perf_counter()
+    done = 0
+    while time.perf_counter() - start < seconds:
+        work(done)
+        done += 1
+    return done, time.perf_counter() - start
+
+
+def dealt(items: Sequence[bytes], hands: int) -> list[Iterator[bytes]]:
+    """The items dealt to so many clients."""
+    return [iter(items[hand::hands]) for hand in range(hands)]

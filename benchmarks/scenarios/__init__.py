@@ -1,0 +1,18 @@
+"""One module a scenario: ``measure`` takes the workbench and returns the outcome."""
+
+from collections.abc import Callable
+
+from benchmarks.rows import Outcome
+from benchmarks.scenarios import click, cold_start, health, many_prompts, memory, new_image, overtaking, throughput
+from benchmarks.workbench import Workbench
+
+SCENARIOS: dict[str, Callable[[Workbench], Outcome]] = {
+    "click": click.measure,
+    "new_image": new_image.measure,
+    "many_prompts": many_prompts.measure,
+    "overtaking": overtaking.measure,
+    "throughput": throughput.measure,
+    "health": health.measure,
+    "cold_start": cold_start.measure,
+    "memory": memory.measure,
+}

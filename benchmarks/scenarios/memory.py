@@ -1,0 +1,95 @@
+"""Resident memory: after SAM ViT-B and many photos, and whether it stays flat once the cache is full."""
+
+import json
+from collections.abc import Iterable
+
+from benchmarks.connection import click_body
+from benchmarks.load import image_id_of
+from benchmarks.photos import click, photo_base64
+from benchmarks.rows import Outcome, Row, Target, size
+from benchmarks.servers import EFFICIENTSAM, SAM, Server, run_osam, run_osamd
+from benchmarks.spread import spread
+from benchmarks.workbench import Workbench
+
+WIDTH, HEIGHT = 1280, 800
+SMALL_WIDTH, SMALL_HEIGHT = 640, 400
+OSAM_SHARE = 1 / 3
+# What a flat line may rise by: a tenth of a percent of a click's own garbage would already be visible here.
+RISE_PERCENT = 3.0
+BUILTIN = "builtin"
+# Room for about ten of the built-in model's embeddings, so that it is full at once.
+SMALL_CACHE = str(16 * 1024 * 1024)
+BEFORE_FLAT = 0.2
+
+
+def measure(bench: Workbench) -> Outcome:
+    """SAM for both servers; the built-in model, of which osam has none, for the flat line."""
+    model = EFFICIENTSAM if bench.is_quick else SAM
+    ours_count, peer_count = bench.rounds(quick=6, full=50), bench.rounds(quick=2, full=5)
+    paths = {model: bench.paths[model]}
+    with run_osamd(bench.folder / "memory-osamd", paths) as server:
+        ours = _after_photos(server, model, range(8000, 8000 + ours_count))
+    with run_osam(bench.folder / "memory-osam", paths) as server:
+        peer = _after_photos(server, model, range(8000, 8000 + peer_count))
+    with run_osamd(bench.folder / "flat", {}, {"OSAMD_EMBEDDING_CACHE_BYTES": SMALL_CACHE}) as server:
+        photos = _after_small_photos(server, range(bench.rounds(quick=50, full=500)))
+        clicks = _after_clicks(server, bench.rounds(quick=500, full=10_000))
+    rows = [
+        Row(
+            f"resident memory after {model} and {ours_count} photos",
+            spread([ours[-1] / peer[-1]]),
+            "x",
+            f"of osam's after {peer_count}",
+            Target("at most", OSAM_SHARE),
+            {"osamd": size(ours[-1]), "osam": size(peer[-1])},
+        ),
+        _flat_row(f"rise over {len(photos)} photos, cache full, built-in model", photos),
+        _flat_row(f"rise over {len(clicks)} clicks by image_id, built-in model", clicks),
+    ]
+    raw = {"osamd": ours, "osam": peer, "photos": photos, "clicks": clicks}
+    return Outcome(rows, {name: [round(value / 1e6, 1) for value in values] for name, values in raw.items()})
+
+
+def _after_photos(server: Server, model: str, numbers: Iterable[int]) -> list[float]:
+    found = []
+    with server.connect() as connection:
+        for number in numbers:
+            at = {"width": WIDTH, "height": HEIGHT}
+            image = photo_base64(number, **at)
+            connection.post("/api/generate", click_body(model, click(number, **at), image=image))
+            found.append(float(server.resident_bytes()))
+    return found
+
+
+def _after_small_photos(server: Server, numbers: Iterable[int]) -> list[float]:
+    found = []
+    with server.connect() as connection:
+        for number in numbers:
+            at = {"width": SMALL_WIDTH, "height": SMALL_HEIGHT}
+            body = click_body(BUILTIN, click(number, **at), image=photo_base64(number, **at))
+            connection.post("/api/generate", body)
+            found.append(float(server.resident_bytes()))
+    return found
+
+
+def _after_clicks(server: Server, number_of_clicks: int) -> list[float]:
+    found = []
+    with server.connect() as connection:
+        handle = image_id_of(connection, BUILTIN, 0)
+        for number in range(number_of_clicks):
+            prompt = {"points": [click(number)], "point_labels": [1]}
+            connection.post("/api/generate", json.dumps({"image_id": handle, "prompt": prompt}).encode())
+            if number % 10 == 0:
+                found.append(float(server.resident_bytes()))
+    return found
+
+
+def _flat_row(what: str, resident: list[float]) -> Row:
+    """How much higher the last tenth is than the tenth after the first fifth."""
+    tenth = max(1, len(resident) // 10)
+    start = int(len(resident) * BEFORE_FLAT)
+    before = spread(resident[start : start + tenth]).middle
+    after = spread(resident[-tenth:]).middle
+    percent = 100 * (after - before) / before
+    amounts = {"before": size(before), "after": size(after)}
+    return Row(what, spread([percent]), "%", target=Target("at most", RISE_PERCENT), amounts=amounts)
