@@ -17,9 +17,9 @@ LONG_S = 20.0
 
 
 @contextlib.contextmanager
-def lane(*, workers: int = 1, capacity: int = 100) -> Iterator[Lane]:
+def lane(*, workers: int = 1, capacity: int = 100, wait_s: float | None = None) -> Iterator[Lane]:
     """A lane that is closed at the end."""
-    opened = Lane("test", workers=workers, capacity=capacity)
+    opened = Lane("test", workers=workers, capacity=capacity, wait_s=wait_s)
     try:
         yield opened
     finally:
@@ -161,6 +161,24 @@ def test_a_cancelled_waiter_frees_its_place_and_its_work_never_runs() -> None:
         asyncio.run(main())
 
     assert ["successor"] == ran
+
+
+def test_what_waits_too_long_is_refused_and_never_runs() -> None:
+    """Its place is free again; what runs may take longer than anybody may wait."""
+    gate, ran = Gate(), []
+
+    async def main(opened: Lane) -> str:
+        running = asyncio.create_task(opened.run(gate, Timings()))
+        await wait_for(gate.begun)
+        with pytest.raises(OverloadedError, match=r"waited 0\.05 s in the test queue"):
+            await opened.run(lambda: ran.append(1), Timings())
+        assert 0 == opened.waiting
+        gate.opened.set()
+        return await running
+
+    with lane(wait_s=0.05) as opened:
+        assert "through" == asyncio.run(main(opened))
+    assert [] == ran
 
 
 def test_cancelling_what_runs_lets_it_end_and_the_worker_goes_on() -> None:

@@ -15,14 +15,16 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 import numpy as np
 
+from osamd.allowance import Allowance
 from osamd.arrivals import Arrivals
 from osamd.cache import OwnedCache, SingleFlight
 from osamd.catalog import DEFAULT_MODEL, Catalog, Model
+from osamd.deadline import deadline
 from osamd.errors import (
-    DeadlineExceededError,
     EmbeddingExpiredError,
     ImageTooLargeError,
     InferenceError,
@@ -56,12 +58,14 @@ from osamd.types import (
 )
 
 DECODE_WORKERS = 2
+SIDE_WORKERS = 2
 LOAD_CAPACITY = 64
 # Low-resolution masks kept for refinement; 64 MB are 2 600 answers of the built-in model, 250 of SAM's.
 REFINEMENT_CACHE_BYTES = 64_000_000
 ID_HEX_DIGITS = 32
 
 Load = Callable[[Model], Adapter]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +139,12 @@ class Engine:
         # A GPU that was asked for is shown to work before the server is ready, also where nothing is to be preloaded.
         self._to_preload = settings.preload or ((DEFAULT_MODEL,) if settings.device == "cuda" else ())
         self._load_lane = Lane("load", workers=1, capacity=LOAD_CAPACITY)
-        self._encode_lane = Lane("encode", workers=1, capacity=settings.encode_queue)
-        self._decode_lane = Lane("decode", workers=DECODE_WORKERS, capacity=settings.decode_queue)
+        wait_s = settings.queue_wait_s
+        self._encode_lane = Lane("encode", workers=1, capacity=settings.encode_queue, wait_s=wait_s)
+        self._decode_lane = Lane("decode", workers=DECODE_WORKERS, capacity=settings.decode_queue, wait_s=wait_s)
+        # Parsing, hashing and writing answers: short, but not for the event loop.
+        self._side_lane = Lane("side", workers=SIDE_WORKERS, capacity=settings.decode_queue, wait_s=wait_s)
+        self._encode_allowance = Allowance("images to encode", settings.encodes_per_minute)
 
     @property
     def ready(self) -> bool:
@@ -199,7 +207,7 @@ class Engine:
             ModelError: the model is not there or failed.
         """
         async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(_deadline(self._settings.deadline_s))
+            await stack.enter_async_context(deadline(self._settings.deadline_s))
             known = self._recall(request.image, request.model, request.owner)
             model = known.image.model if known is not None else self._named(request.model)
             timings.model = model.name
@@ -255,7 +263,7 @@ class Engine:
             CapacityError: too much to do, or not done in time.
             ModelError: the model is not there or failed.
         """
-        async with _deadline(self._settings.deadline_s):
+        async with deadline(self._settings.deadline_s):
             known = self._recall(image, model, owner)
             row = known.image.model if known is not None else self._named(model)
             timings.model = row.name
@@ -274,6 +282,15 @@ class Engine:
         if not self._images.delete(image_id, owner=owner):
             raise _expired()
         self._refinements.drop_if(lambda refinement: refinement.image_id == image_id)
+
+    async def aside(self, work: Callable[[], Result], timings: Timings) -> Result:
+        """Run something short on a thread, in a bounded queue.
+
+        Raises:
+            OverloadedError: the queue is full, or the wait was too long.
+            ShuttingDownError: the engine was closed.
+        """
+        return await self._side_lane.run(work, timings)
 
     def follow_pull(self, model: Model) -> AsyncIterator[PullProgress]:
         """Pull a model and tell how it goes; see ``Arrivals.follow``."""
@@ -310,7 +327,7 @@ class Engine:
     async def close(self) -> None:
         """Finish what runs, refuse what waits, and let the workers go."""
         await self._arrivals.close()
-        for lane in (self._encode_lane, self._decode_lane, self._load_lane):
+        for lane in (self._encode_lane, self._decode_lane, self._load_lane, self._side_lane):
             await asyncio.to_thread(lane.close)
         await self._models.close()
         self._images.clear()
@@ -332,7 +349,7 @@ class Engine:
 
     async def _look_up(self, source: ImageSource, model: Model, owner: str, timings: Timings) -> _Lookup:
         content = _content(source)
-        image_id = await asyncio.to_thread(_image_id, content, model, owner)
+        image_id = await self._side_lane.run(lambda: _image_id(content, model, owner), Timings())
         known = self._images.get(image_id, owner=owner)
         if known is not None:
             return _Lookup(known, image_id, hit=True)
@@ -343,6 +360,7 @@ class Engine:
             own_timings.append(timings)
             if source.exchanged is not None:
                 return await self._restore(model, source.exchanged, image_id, owner)
+            self._encode_allowance.take(owner)
             return await self._encode(model, source.data or b"", image_id, owner, timings)
 
         image = await self._encodes.do(image_id, encode)
@@ -437,23 +455,6 @@ class Engine:
             height=embedding.height,
             expires_at=datetime.now(UTC) + timedelta(seconds=self._settings.embedding_ttl_s),
         )
-
-
-class _deadline:  # noqa: N801 - reads as a statement: async with _deadline(...)
-    """``asyncio.timeout`` that raises the error of the tree."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._timeout = asyncio.timeout(seconds)
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(self, *details: object) -> None:
-        try:
-            await self._timeout.__aexit__(*details)  # type: ignore[arg-type]
-        except TimeoutError:
-            raise DeadlineExceededError(f"not finished within {self._seconds:g} s") from None
 
 
 def _allowed(settings: Settings, catalog: Catalog) -> frozenset[str]:

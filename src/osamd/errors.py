@@ -8,12 +8,14 @@
     |  |- InvalidPromptError       422 invalid_prompt     points, labels, boxes or texts do not make sense
     |  |- InvalidImageError        422 invalid_image      the bytes are no image, or a broken one
     |  |- BodyTooLargeError        413 body_too_large     more bytes than the server takes
+    |  |- BodyTimeoutError         408 body_timeout       the body came too slowly
     |  |- ImageTooLargeError       413 image_too_large    more pixels than the server takes
     |  |- NotFoundError            404 not_found          no such path
     |  |- MethodNotAllowedError    405 method_not_allowed
     |  |- UnknownModelError        404 unknown_model      no such row in the catalogue
     |  |- PullForbiddenError       403 pull_forbidden     the operator does not let callers pull this model
-    |  `- EmbeddingExpiredError    410 embedding_expired  the handle is unknown or was dropped: send the image again
+    |  |- EmbeddingExpiredError    410 embedding_expired  the handle is unknown or was dropped: send the image again
+    |  `- ClientGoneError          499 client_gone        nobody reads this answer; it is for the log
     |- AccessError                 403 access_denied      the key is missing or wrong
     |  |- AdminOnlyError           403 admin_only         this is for keys with the role admin
     |  `- ForeignOriginError       403 foreign_origin     another site's page, and the server has no key
@@ -100,6 +102,13 @@ class BodyTooLargeError(RequestError):
     code = "body_too_large"
 
 
+class BodyTimeoutError(RequestError):
+    """The body paused for too long, or took too long altogether."""
+
+    status = 408
+    code = "body_timeout"
+
+
 class ImageTooLargeError(RequestError):
     """The image has more pixels than the server takes; found before decoding."""
 
@@ -142,6 +151,13 @@ class EmbeddingExpiredError(RequestError):
     code = "embedding_expired"
 
 
+class ClientGoneError(RequestError):
+    """The client went away before its answer was ready; only the log shows this."""
+
+    status = 499
+    code = "client_gone"
+
+
 class AccessError(OsamdError):
     """The key is missing or wrong."""
 
@@ -172,7 +188,7 @@ class CapacityError(OsamdError):
 
 
 class RateLimitedError(CapacityError):
-    """This key asks too often."""
+    """This key asks too often, or too much at once."""
 
     status = 429
     code = "rate_limited"
@@ -186,7 +202,7 @@ class WrongKeysError(CapacityError):
 
 
 class OverloadedError(CapacityError):
-    """A queue is full."""
+    """A queue is full, or the wait in it was too long."""
 
 
 class ShuttingDownError(CapacityError):

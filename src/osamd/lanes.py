@@ -32,12 +32,14 @@ class _Job:
 class Lane:
     """A named queue of at most ``capacity`` waiting jobs and ``workers`` threads that run them in order.
 
-    Idle workers block on a condition and use no CPU. Threads start with the first job.
+    Idle workers block on a condition and use no CPU. Threads start with the first job. What has waited for ``wait_s``
+    seconds is refused; None lets it wait.
     """
 
-    def __init__(self, name: str, *, workers: int, capacity: int) -> None:
+    def __init__(self, name: str, *, workers: int, capacity: int, wait_s: float | None = None) -> None:
         self._name = name
         self._capacity = capacity
+        self._wait_s = wait_s
         self._worker_count = workers
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
@@ -61,13 +63,17 @@ class Lane:
         """Run ``work`` on a worker thread; time spent waiting is added to the stage ``queue``.
 
         Raises:
-            OverloadedError: the queue is full.
+            OverloadedError: the queue is full, or the wait was too long.
             ShuttingDownError: the lane is closed, or was closed before the work began.
         """
         job = self._submit(work)
+        loop = asyncio.get_running_loop()
+        expiry = None if self._wait_s is None else loop.call_later(self._wait_s, self._expire, job)
         try:
             result: Result = await asyncio.wrap_future(job.future)
         finally:
+            if expiry is not None:
+                expiry.cancel()
             self._forget(job)
         timings.add("queue", job.started - job.submitted, begun=job.submitted)
         return result
@@ -109,6 +115,14 @@ class Lane:
             with self._changed:
                 if job in self._jobs:
                     self._jobs.remove(job)
+
+    def _expire(self, job: _Job) -> None:
+        with self._changed:
+            if job not in self._jobs:
+                return
+            self._jobs.remove(job)
+        if job.future.set_running_or_notify_cancel():
+            job.future.set_exception(OverloadedError(f"waited {self._wait_s:g} s in the {self._name} queue"))
 
     def _work(self) -> None:
         while True:

@@ -132,7 +132,39 @@ class Settings(BaseSettings):
     threads: int = Field(default=0, ge=0, le=256, description="Threads of one inference; 0 means one per core.")
     encode_queue: int = Field(default=16, ge=1, description="Images that may wait to be encoded.")
     decode_queue: int = Field(default=256, ge=1, description="Prompts' requests that may wait to be decoded.")
-    deadline_s: float = Field(default=120.0, gt=0, description="Seconds a request may take before it gets 504.")
+    queue_wait_s: float = Field(
+        default=60.0, gt=0, description="Seconds a request may wait in one of these queues before it gets 503."
+    )
+    deadline_s: float = Field(
+        default=120.0, gt=0, description="Seconds a request may take, its body included, before it gets 504."
+    )
+    requests_per_minute: int = Field(default=6000, ge=1, description="Requests a key may make in a minute.")
+    encodes_per_minute: int = Field(
+        default=3000, ge=1, description="Images a key may have encoded in a minute; known ones do not count."
+    )
+    concurrent_requests: int = Field(
+        default=32, ge=1, description="Requests of one key that are worked on at once; more get 429."
+    )
+    uploads: int = Field(
+        default=32,
+        ge=1,
+        description="Requests with bodies above 8 KiB, so with images, that are worked on at once; more get 503 before"
+        " their body is read.",
+    )
+    upload_bytes: int = Field(
+        default=256 * MEBIBYTE,
+        ge=1024,
+        description="Bytes of their bodies together, as declared; a body of undeclared length counts as the largest.",
+    )
+    max_connections: int = Field(default=512, ge=1, description="Open connections; more are closed at once.")
+    head_s: float = Field(
+        default=10.0, gt=0, description="Seconds in which the head of a request must be here, from the connection on."
+    )
+    receive_s: float = Field(default=60.0, gt=0, description="Seconds in which a body must be here, else 408.")
+    receive_idle_s: float = Field(default=10.0, gt=0, description="Seconds a body may pause, else 408.")
+    send_idle_s: float = Field(
+        default=30.0, gt=0, description="Seconds a client may take to read some of its answer before it is cut off."
+    )
     embedding_cache_bytes: int = Field(
         default=512 * MEBIBYTE, ge=0, description="Memory for embeddings of recent images, in bytes."
     )

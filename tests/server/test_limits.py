@@ -1,11 +1,11 @@
 """Bodies and images over the limits, refused as early as it can be known."""
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from asking import GENERATE, refusal
+from connections import answer_on, open_request
 from pictures import disc_picture, encoded
 from PIL import Image
 from serving import KEY, RunningServer, run_server
@@ -19,26 +19,6 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     env = {"API_KEY": KEY, "OSAMD_MAX_BODY_BYTES": str(MEBIBYTE), "OSAMD_MAX_IMAGE_PIXELS": "40000"}
     with run_server(cache=tmp_path_factory.mktemp("cache"), env=env) as running:
         yield running
-
-
-def open_request(running: RunningServer, *headers: str) -> socket.socket:
-    """A connection on which the head of a request was sent."""
-    host, port = running.url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=30)
-    lines = [f"POST {GENERATE} HTTP/1.1", f"Host: {host}", f"X-API-Key: {KEY}", *headers, "", ""]
-    connection.sendall("\r\n".join(lines).encode())
-    return connection
-
-
-def answer_on(connection: socket.socket) -> bytes:
-    """What comes back until the body of the answer is there."""
-    received = b""
-    while b"\r\n\r\n" not in received or b"}" not in received.partition(b"\r\n\r\n")[2]:
-        piece = connection.recv(65536)
-        if not piece:
-            break
-        received += piece
-    return received
 
 
 def test_declared_body_over_the_limit_is_refused_unseen(narrow: RunningServer) -> None:

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
@@ -15,9 +16,10 @@ from osamd.engine import Engine
 from osamd.errors import OsamdError, SettingsError, UnknownModelError
 from osamd.events import Sink, log_event
 from osamd.server.auth import ApiKeyMiddleware, ASGIApp
+from osamd.server.context import SETTINGS_STATE
 from osamd.server.headers import OriginsMiddleware, SecurityHeadersMiddleware
 from osamd.server.keys import KeyFile
-from osamd.server.limits import BodyLimitMiddleware
+from osamd.server.limits import AdmissionMiddleware, BodyMiddleware
 from osamd.server.metrics import Metrics
 from osamd.server.observe import ObserveMiddleware
 from osamd.server.problems import add_error_handlers
@@ -76,10 +78,11 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
         },
         middleware=[
             Middleware(SecurityHeadersMiddleware),
+            Middleware(BodyMiddleware, settings=settings),
             Middleware(ObserveMiddleware, sinks=sinks),
             *_surroundings(settings),
             Middleware(_guard(settings)),
-            Middleware(BodyLimitMiddleware, max_body_bytes=settings.max_body_bytes),
+            Middleware(AdmissionMiddleware, settings=settings),
         ],
     )
     app.state.settings = settings
@@ -139,7 +142,7 @@ def _guard(settings: Settings) -> Callable[[ASGIApp], ApiKeyMiddleware]:
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
     """Load models in the background, so that /health answers at once; let the engine finish at the end."""
     engine: Engine = app.state.engine
     for problem in engine.catalog.problems:
@@ -155,7 +158,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     task = asyncio.create_task(preload())
     counting = asyncio.create_task(asyncio.to_thread(app.state.metrics.load))
     try:
-        yield
+        # For the connections, which know nothing of the app.
+        yield {SETTINGS_STATE: app.state.settings}
     finally:
         task.cancel()
         await counting

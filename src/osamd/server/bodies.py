@@ -3,7 +3,6 @@
 Bytes are collected on the event loop; everything that takes time is done on a thread.
 """
 
-import asyncio
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File
 from starlette.requests import ClientDisconnect, Request
 
-from osamd.errors import BodyTooLargeError, InvalidImageError, InvalidRequestError
+from osamd.errors import BodyTooLargeError, ClientGoneError, InvalidImageError, InvalidRequestError
 from osamd.events import Timings
+from osamd.server.context import engine_of
 from osamd.server.schemas import SPELLINGS, GenerateBody, ImageFields, WireModel, decode_base64, invalid_request
 from osamd.settings import Settings
 from osamd.types import ImageSource
@@ -67,7 +67,7 @@ async def read_body(request: Request, schema: type[Body], settings: Settings, ti
         with timings.stage("parse"):
             return _parse(b"".join(chunks), content_type, query, schema, local_files, settings.max_body_bytes)
 
-    return await asyncio.to_thread(parse)
+    return await engine_of(request).aside(parse, timings)
 
 
 async def read_json(request: Request, schema: type[Fields]) -> Fields:
@@ -93,7 +93,7 @@ async def _receive(request: Request, *, most: int | None = None) -> list[bytes]:
                 raise BodyTooLargeError(f"the body is larger than the {most:,} bytes that are allowed here")
             chunks.append(chunk)
     except ClientDisconnect:
-        raise InvalidRequestError("the client went away before the body was complete") from None
+        raise ClientGoneError("the client went away before the body was complete") from None
     return chunks
 
 

@@ -8,6 +8,9 @@ from osamd.server.auth import ADMIN
 from osamd.server.metrics import Metrics
 from osamd.settings import Settings
 
+# Where the app's lifespan leaves the settings for the connections.
+SETTINGS_STATE = "osamd_settings"
+
 
 def engine_of(request: Request) -> Engine:
     """The app's engine."""

@@ -17,6 +17,7 @@ from osamd.errors import (
     AccessError,
     AdminOnlyError,
     BlobDigestError,
+    BodyTimeoutError,
     BodyTooLargeError,
     CapacityError,
     DeadlineExceededError,
@@ -32,6 +33,7 @@ from osamd.errors import (
     OsamdError,
     OverloadedError,
     PullError,
+    RateLimitedError,
     ServerConfigurationError,
     ShuttingDownError,
     StorageError,
@@ -49,10 +51,12 @@ IMAGE_ERRORS = (
     AdminOnlyError,
     UnknownModelError,
     EmbeddingExpiredError,
+    BodyTimeoutError,
     BodyTooLargeError,
     ImageTooLargeError,
     InvalidRequestError,
     InvalidImageError,
+    RateLimitedError,
     OverloadedError,
     ShuttingDownError,
     ModelUnavailableError,
@@ -96,9 +100,6 @@ def answer_error(request: Request, error: Exception) -> Response:
         exc_info = error if error.status == 500 else None  # noqa: PLR2004
         logger.error("%s: %s", error.code, error, exc_info=exc_info, extra=_named(request))
     headers = {}
-    if isinstance(error, BodyTooLargeError):
-        # The rest of the body will not be read.
-        headers["Connection"] = "close"
     if isinstance(error, CapacityError | ModelError) and error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     problem = Problem(

@@ -9,6 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from osamd.engine import Engine
+from osamd.server.connections import PatientConnection
 from osamd.settings import Settings
 
 GRACE_S = 30
@@ -37,6 +38,8 @@ def serve(app: FastAPI, settings: Settings) -> None:
         app,
         host=settings.host,
         port=settings.port,
+        http=PatientConnection,
+        ws="none",
         # configure_log has seen to it.
         log_config=None,
         access_log=False,

@@ -2,7 +2,9 @@
 
 from fastapi import APIRouter, Request, Response
 
+from osamd.deadline import deadline
 from osamd.errors import AccessError, EmbeddingExpiredError, ServerConfigurationError
+from osamd.server.attendance import attended
 from osamd.server.bodies import read_body
 from osamd.server.context import engine_of, is_admin, owner_of, settings_of, timings_of
 from osamd.server.examples import body_documentation
@@ -22,14 +24,16 @@ router = APIRouter(tags=["handles"])
 async def embed(request: Request) -> HandleSchema:
     """Encode an image ahead of the first click. The handle belongs to this key and this model."""
     settings, timings = settings_of(request), timings_of(request)
-    parsed = await read_body(request, EmbedBody, settings, timings)
-    handle = await engine_of(request).embed(
-        parsed.image,
-        model=parsed.fields.model,
-        owner=owner_of(request),
-        timings=timings,
-        may_pull=is_admin(request),
-    )
+    async with deadline(settings.deadline_s):
+        parsed = await read_body(request, EmbedBody, settings, timings)
+        async with attended(request):
+            handle = await engine_of(request).embed(
+                parsed.image,
+                model=parsed.fields.model,
+                owner=owner_of(request),
+                timings=timings,
+                may_pull=is_admin(request),
+            )
     return handle_schema(handle)
 
 

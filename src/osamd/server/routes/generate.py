@@ -1,17 +1,19 @@
 """``POST /api/generate``: an image and prompts in, masks out."""
 
-import asyncio
-
 from fastapi import APIRouter, Request, Response
 
+from osamd.deadline import deadline
 from osamd.errors import AdminOnlyError, InvalidPromptError
+from osamd.events import Timings
 from osamd.keep_alive import PINNED
-from osamd.server.bodies import read_body
+from osamd.server.attendance import attended
+from osamd.server.bodies import ParsedBody, read_body
 from osamd.server.context import engine_of, is_admin, owner_of, settings_of, timings_of
 from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
 from osamd.server.replies import GenerateReply, generate_reply, license_header, union_png
 from osamd.server.schemas import GenerateBody
+from osamd.settings import Settings
 from osamd.types import SegmentRequest
 
 router = APIRouter(tags=["segmentation"])
@@ -35,11 +37,18 @@ async def generate(request: Request) -> Response:
     image as it is with `?model=&point=x,y&background=x,y&box=x1,y1,x2,y2&text=` in the query.
     """
     settings, timings = settings_of(request), timings_of(request)
-    parsed = await read_body(request, GenerateBody, settings, timings)
+    async with deadline(settings.deadline_s):
+        parsed = await read_body(request, GenerateBody, settings, timings)
+        async with attended(request):
+            return await _answer(request, parsed, settings, timings)
+
+
+async def _answer(request: Request, parsed: ParsedBody[GenerateBody], settings: Settings, timings: Timings) -> Response:
     keep_alive = parsed.fields.keep_alive
     if keep_alive == PINNED and not is_admin(request):
         raise AdminOnlyError("only an admin's key may keep a model loaded for good", field="keep_alive")
-    result = await engine_of(request).segment(
+    engine = engine_of(request)
+    result = await engine.segment(
         SegmentRequest(
             image=parsed.image,
             model=parsed.fields.model,
@@ -65,7 +74,7 @@ async def generate(request: Request) -> Response:
         **license_header(result.license),
         "Vary": "Accept",
     }
-    content = await asyncio.to_thread(render)
+    content = await engine.aside(render, timings)
     return Response(content, media_type=PNG if wants_png else JSON, headers=headers)
 
 

@@ -1,0 +1,257 @@
+"""How much one key, and all together, may have at once; and what becomes of work nobody waits for."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from asking import GENERATE, click, refusal
+from connections import answer_on, everything_on, open_request
+from engines import picture
+from pictures import base64_of
+from serving import KEY, START_S, RunningServer, gated_command, run_server
+
+ALICE, BOB = "alice-secret-Zk41", "bob-secret-9Lpd"
+LARGE = 100_000
+
+
+@contextlib.contextmanager
+def limited(folder: Path, gate: Path | None = None, **settings: float) -> Iterator[RunningServer]:
+    """A server with two users' keys and these limits, whose encodes wait for the gate."""
+    (folder / "keys").write_text(f"alice user {ALICE}\nbob user {BOB}\n")
+    env = {"API_KEY": KEY, "API_KEY_FILE": str(folder / "keys")}
+    env |= {f"OSAMD_{name.upper()}": str(value) for name, value in settings.items()}
+    # Without a gate nothing waits.
+    gate = gate or folder
+    with run_server(cache=folder, env=env, command=gated_command("encode", gate)) as running:
+        yield running
+
+
+def image(number: int) -> bytes:
+    """A picture that is large enough to be told apart from a click by its head; each number is another."""
+    return picture(number).ljust(LARGE, b"\0")
+
+
+class Sender:
+    """A request under way in a thread; its encode waits for the gate."""
+
+    def __init__(self, running: RunningServer, data: bytes) -> None:
+        self._running, self._data = running, data
+        self._answer: httpx2.Response | None = None
+        self._thread = threading.Thread(target=self._send)
+        self._thread.start()
+        # What is answered later was seen later.
+        with running.client(headers={}) as client:
+            assert [200] * 5 == [client.get("/health").status_code for _ in range(5)]
+        self._thread.join(0.2)
+        assert self._thread.is_alive()
+
+    def _send(self) -> None:
+        with self._running.client() as client:
+            self._answer = client.post(GENERATE, content=self._data)
+
+    def status(self) -> int:
+        """The status of the answer, waited for."""
+        self._thread.join(60)
+        assert self._answer is not None
+        return self._answer.status_code
+
+
+@contextlib.contextmanager
+def half_sent(running: RunningServer, *keys: str) -> Iterator[list[socket.socket]]:
+    """Requests whose heads the server has seen, and whose bodies it waits for."""
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(open_request(running, f"Content-Length: {LARGE}", key=key)) for key in keys]
+        with running.client(headers={}) as client:
+            assert [200] * 5 == [client.get("/health").status_code for _ in range(5)]
+        yield connections
+
+
+def post(running: RunningServer, key: str, data: bytes) -> httpx2.Response:
+    """What an image is answered."""
+    with running.client(headers={"X-API-Key": key}) as client:
+        return client.post(GENERATE, content=data)
+
+
+def status(running: RunningServer, key: str, **body: object) -> int:
+    """What a JSON request is answered."""
+    with running.client(headers={"X-API-Key": key}) as client:
+        return client.post(GENERATE, json=body).status_code
+
+
+def test_a_key_has_so_many_requests_at_once(tmp_path: Path) -> None:
+    """One more gets 429 and when to try again, while another key is let in; when one is done, the next may come."""
+    with limited(tmp_path, concurrent_requests=2) as running, half_sent(running, ALICE, ALICE) as (first, _):
+        refused = post(running, ALICE, picture(1))
+        others = post(running, BOB, picture(1)).status_code
+        first.sendall(image(2))
+        answer = answer_on(first)
+        after = post(running, ALICE, picture(1)).status_code
+    problem = refusal(refused)
+
+    assert (429, "rate_limited") == (problem["status"], problem["code"])
+    assert "2 requests at once" in problem["detail"]
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert (200, 200) == (others, after)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_only_so_many_images_are_worked_on(tmp_path: Path) -> None:
+    """One more is refused by its head, whoever sends it; clicks on known images still pass."""
+    with limited(tmp_path, uploads=2) as running:
+        with running.client() as client:
+            known = client.post("/api/embed", content=image(0)).json()["image_id"]
+        with half_sent(running, ALICE, BOB) as (first, _):
+            refused = refusal(post(running, KEY, image(3)))
+            with open_request(running, "Content-Length: 9000") as connection:
+                unsent = answer_on(connection)
+            clicked = status(running, KEY, image_id=known, prompt=click([5, 5]))
+            first.sendall(image(1))
+            answer = answer_on(first)
+            after = post(running, KEY, image(3)).status_code
+
+    assert (503, "overloaded") == (refused["status"], refused["code"])
+    assert unsent.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: 1" in unsent.lower()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert (200, 200) == (clicked, after)
+
+
+def test_bodies_share_a_budget_of_bytes(tmp_path: Path) -> None:
+    """What others have declared is not there for the next; a body of undeclared length counts as the largest."""
+    with limited(tmp_path, upload_bytes=200_000, max_body_bytes=150_000) as running:
+        with open_request(running, "Content-Length: 100000") as first:
+            first.sendall(bytes(1000))
+            # What is answered later was seen later.
+            assert 200 == status(running, KEY, image=base64_of(picture(1)))
+            with open_request(running, "Content-Length: 120000") as second:
+                over = answer_on(second)
+            with open_request(running, "Transfer-Encoding: chunked") as third:
+                undeclared = answer_on(third)
+            with open_request(running, "Content-Length: 90000") as fourth:
+                fourth.sendall(picture(2) + bytes(90000 - len(picture(2))))
+                fits = answer_on(fourth)
+            first.sendall(bytes(99000))
+            assert answer_on(first).startswith(b"HTTP/1.1 422 ")
+        with open_request(running, "Content-Length: 120000") as fifth:
+            fifth.sendall(picture(3) + bytes(120_000 - len(picture(3))))
+            after = answer_on(fifth)
+
+    for answer in (over, undeclared):
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"200,000 bytes already" in answer
+    assert fits.startswith(b"HTTP/1.1 200 ")
+    assert after.startswith(b"HTTP/1.1 200 ")
+
+
+def test_requests_a_minute_are_counted_by_key(tmp_path: Path) -> None:
+    """The sixth of five gets 429 and when the next is allowed; another key, and public paths, are not counted."""
+    with limited(tmp_path, requests_per_minute=5) as running:
+        with running.client(headers={"X-API-Key": ALICE}) as client:
+            answers = [client.get("/api/version") for _ in range(7)]
+            probe = client.get("/health").status_code
+        with running.client(headers={"X-API-Key": BOB}) as client:
+            others = client.get("/api/version").status_code
+
+    assert [200] * 5 + [429] * 2 == [answer.status_code for answer in answers]
+    assert "5 requests a minute" in refusal(answers[-1])["detail"]
+    assert 1 <= int(answers[-1].headers["Retry-After"]) <= 12
+    assert (200, 200) == (probe, others)
+    assert "code=rate_limited" in running.log_text()
+
+
+def test_encodes_a_minute_are_counted_by_key(tmp_path: Path) -> None:
+    """Clicks on known images, and the same image again, cost no encode, so they pass when new images do not."""
+    gate = tmp_path / "gate"
+    gate.touch()
+    with limited(tmp_path, gate, encodes_per_minute=2) as running:
+        with running.client(headers={"X-API-Key": ALICE}) as client:
+            new = [client.post("/api/embed", content=picture(number)) for number in range(3)]
+            again = client.post(GENERATE, content=picture(1))
+            by_handle = client.post(GENERATE, json={"image_id": new[0].json()["image_id"]})
+        with running.client(headers={"X-API-Key": BOB}) as client:
+            others = client.post("/api/embed", content=picture(2)).status_code
+
+    assert [200, 200, 429] == [answer.status_code for answer in new]
+    assert "2 images to encode a minute" in refusal(new[2])["detail"]
+    assert [200, 200, 200] == [again.status_code, by_handle.status_code, others]
+
+
+def test_a_client_that_leaves_frees_its_place(tmp_path: Path) -> None:
+    """With one image being encoded and one waiting the queue is full; when the one that waits leaves, the next may."""
+    gate = tmp_path / "gate"
+    with limited(tmp_path, gate, encode_queue=1) as running:
+        encoding = Sender(running, image(0))
+        with half_sent(running, ALICE) as (waiting,):
+            waiting.sendall(image(1))
+            while (refused := post(running, BOB, image(2))).status_code != 503:
+                pass
+        line = running.log_line("499")
+        next_one = Sender(running, image(3))
+        gate.touch()
+        answered = [encoding.status(), next_one.status()]
+
+    assert "the encode queue is full" in refusal(refused)["detail"]
+    assert "POST /api/generate 499" in line
+    assert line.endswith("key=alice from=127.0.0.1 code=client_gone")
+    assert [200, 200] == answered
+
+
+def test_waiting_too_long_for_a_turn_is_refused(tmp_path: Path) -> None:
+    """What waits longer than the operator allows gets 503, while what runs is answered."""
+    gate = tmp_path / "gate"
+    with limited(tmp_path, gate, queue_wait_s=0.5) as running:
+        encoding = Sender(running, image(0))
+        problem = refusal(post(running, KEY, image(1)))
+        gate.touch()
+        answered = encoding.status()
+
+    assert (503, "overloaded") == (problem["status"], problem["code"])
+    assert "waited 0.5 s in the encode queue" in problem["detail"]
+    assert 200 == answered
+
+
+def test_the_deadline_counts_from_the_head(tmp_path: Path) -> None:
+    """The body's time is the request's time: one that is still coming in at the deadline gets 504."""
+    with limited(tmp_path, deadline_s=0.5) as running, open_request(running, "Content-Length: 50000") as connection:
+        connection.sendall(bytes(1000))
+        answer = answer_on(connection)
+
+    assert answer.startswith(b"HTTP/1.1 504 ")
+    assert b'"code": "deadline_exceeded"' in answer
+
+
+@pytest.mark.parametrize("key", ["wrong", ALICE], ids=["wrong key", "declared too large"])
+def test_a_client_that_sends_on_reads_why_it_was_refused(tmp_path: Path, key: str) -> None:
+    """Most clients write a whole body before they read: the connection is not reset under them."""
+    data = bytes(4_000_000)
+    with (
+        limited(tmp_path, max_body_bytes=1_000_000) as running,
+        open_request(running, f"Content-Length: {len(data)}", key=key) as connection,
+    ):
+        connection.sendall(data)
+        answer = everything_on(connection)
+
+    assert answer.startswith(b"HTTP/1.1 403 " if key == "wrong" else b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer.lower()
+    assert b'"code"' in answer
+
+
+def test_refusals_leave_nothing_behind(tmp_path: Path) -> None:
+    """After refusals of every kind, and clients that left, the limits are where they were."""
+    with limited(tmp_path, concurrent_requests=1, uploads=1, upload_bytes=LARGE * 2) as running:
+        for _ in range(3):
+            assert 422 == status(running, ALICE, image="rubbish" + "A" * LARGE)
+            assert 413 == post(running, ALICE, bytes(70_000_000)).status_code
+            with half_sent(running, ALICE):
+                assert 429 == status(running, ALICE, image_id="img_0")
+                assert 503 == post(running, BOB, image(1)).status_code
+            until = time.monotonic() + START_S
+            # That it has left is seen a moment later.
+            while status(running, ALICE, image_id="img_0") == 429:
+                assert time.monotonic() < until
+        assert 200 == post(running, ALICE, image(1)).status_code
