@@ -1,5 +1,6 @@
 """What web pages may do, what headers tell browsers, and whose word on a client's address is believed."""
 
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -209,7 +210,8 @@ def address_seen(running: RunningServer, forwarded: str) -> str:
     """The address in the log for a request with this ``X-Forwarded-For``."""
     with running.client() as client:
         request_id = client.get("/", headers={"X-Forwarded-For": forwarded}).headers["X-Request-Id"]
-    return running.log_line(request_id).partition("from=")[2].split()[0]
+    client: str = json.loads(running.log_line(request_id))["client"]
+    return client
 
 
 def test_a_trusted_proxys_word_is_believed(open_to_page: RunningServer) -> None:
