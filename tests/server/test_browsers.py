@@ -210,8 +210,8 @@ def address_seen(running: RunningServer, forwarded: str) -> str:
     """The address in the log for a request with this ``X-Forwarded-For``."""
     with running.client() as client:
         request_id = client.get("/", headers={"X-Forwarded-For": forwarded}).headers["X-Request-Id"]
-    client: str = json.loads(running.log_line(request_id))["client"]
-    return client
+    address: str = json.loads(running.log_line(request_id))["client"]
+    return address
 
 
 def test_a_trusted_proxys_word_is_believed(open_to_page: RunningServer) -> None:
