@@ -6,20 +6,23 @@ A ``.env`` file beside this one is read; real environment variables win over it.
 import sys
 from pathlib import Path
 
-from osamd.errors import SettingsError
-from osamd.server.app import create_app
-from osamd.server.logs import configure_log
-from osamd.server.process import serve
-from osamd.settings import load_settings
+from osamd.startup import undisturbed
 
-try:
-    settings = load_settings(env_file=Path(__file__).with_name(".env"))
-    configure_log(settings)
-    app = create_app(settings)
-except SettingsError as error:
-    # A sentence that names the variable; a traceback would bury it.
-    print(f"osamd: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
+with undisturbed():
+    from osamd.errors import SettingsError
+    from osamd.server.app import create_app
+    from osamd.server.logs import configure_log
+    from osamd.server.process import serve
+    from osamd.settings import load_settings
+
+    try:
+        settings = load_settings(env_file=Path(__file__).with_name(".env"))
+        configure_log(settings)
+        app = create_app(settings)
+    except SettingsError as error:
+        # A sentence that names the variable; a traceback would bury it.
+        print(f"osamd: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 if __name__ == "__main__":
     serve(app, settings)

@@ -10,8 +10,8 @@ IMPORTS = [
     ("osamd.server.auth", {"numpy", "onnxruntime", "cv2", "PIL", "fastapi", "starlette", "pydantic"}),
     ("osamd.errors", {"numpy", "onnxruntime", "cv2", "PIL", "fastapi", "pydantic"}),
     ("osamd.settings", {"numpy", "onnxruntime", "cv2", "PIL", "fastapi"}),
-    ("osamd.engine", {"onnxruntime", "cv2", "PIL", "fastapi"}),
-    ("osamd.server.app", {"onnxruntime", "cv2", "PIL"}),
+    ("osamd.engine", {"numpy", "onnxruntime", "cv2", "PIL", "fastapi"}),
+    ("osamd.server.app", {"numpy", "prometheus_client", "onnxruntime", "cv2", "PIL"}),
     ("osamd.cli", {"onnxruntime", "cv2", "PIL", "fastapi", "uvicorn"}),
 ]
 

@@ -76,19 +76,23 @@ def _add_serve(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from osamd.settings import load_settings  # noqa: PLC0415
+    from osamd.startup import undisturbed  # noqa: PLC0415
 
     flags = {name: value for name, value in vars(arguments).items() if name not in {"command", "env_file"}}
     if arguments.env_file is not None and not arguments.env_file.is_file():
         raise SettingsError(f"--env-file: {arguments.env_file} is not a file")
-    settings = load_settings(env_file=arguments.env_file, **flags)
+    with undisturbed():
+        from osamd.settings import load_settings  # noqa: PLC0415
 
-    from osamd.server.app import create_app  # noqa: PLC0415
-    from osamd.server.logs import configure_log  # noqa: PLC0415
-    from osamd.server.process import serve  # noqa: PLC0415
+        settings = load_settings(env_file=arguments.env_file, **flags)
 
-    configure_log(settings)
-    serve(create_app(settings), settings)
+        from osamd.server.app import create_app  # noqa: PLC0415
+        from osamd.server.logs import configure_log  # noqa: PLC0415
+        from osamd.server.process import serve  # noqa: PLC0415
+
+        configure_log(settings)
+        app = create_app(settings)
+    serve(app, settings)
     return 0
 
 

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-import numpy as np
-
 from osamd.allowance import Allowance
 from osamd.arrivals import Arrivals
 from osamd.cache import OwnedCache, SingleFlight
@@ -481,6 +479,8 @@ def _expired() -> EmbeddingExpiredError:
 def _content(source: ImageSource) -> Sequence[bytes | memoryview]:
     """What identifies the pixels: the bytes as sent."""
     if source.exchanged is not None:
+        import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+
         size = f"{source.exchanged.width}x{source.exchanged.height}".encode()
         return [size, *(np.ascontiguousarray(array).data.cast("B") for array in source.exchanged.arrays)]
     if source.data is None:

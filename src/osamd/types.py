@@ -8,25 +8,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-ByteArray = npt.NDArray[np.uint8]
+    FloatArray = npt.NDArray[np.float32]
+    IntArray = npt.NDArray[np.int64]
+    BoolArray = npt.NDArray[np.bool_]
+    ByteArray = npt.NDArray[np.uint8]
+    AnyFloatArray = npt.NDArray[np.floating]
+else:
+    # NumPy and its types take 150 ms to import, which /health must not wait for.
+    FloatArray = IntArray = BoolArray = ByteArray = AnyFloatArray = Any
 
 
 def _no_points() -> FloatArray:
+    import numpy as np  # noqa: PLC0415
+
     return np.zeros((0, 2), np.float32)
 
 
 def _no_labels() -> IntArray:
+    import numpy as np  # noqa: PLC0415
+
     return np.zeros(0, np.int64)
 
 
 def _no_boxes() -> FloatArray:
+    import numpy as np  # noqa: PLC0415
+
     return np.zeros((0, 4), np.float32)
 
 
@@ -94,7 +106,7 @@ class Embedding:
 
     height: int
     width: int
-    features: Mapping[str, npt.NDArray[np.floating]]
+    features: Mapping[str, AnyFloatArray]
 
     @property
     def nbytes(self) -> int:

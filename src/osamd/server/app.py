@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from importlib import import_module
 from typing import Any
 
 from fastapi import FastAPI
@@ -34,6 +35,7 @@ PUBLIC_PATHS = frozenset({"/health", "/ready"})
 # What browsers open, which send no key: the API docs and the playground, none of which tells anything of a caller.
 PAGE_PATHS = frozenset({"/docs", "/openapi.json", "/playground"})
 PAGE_PREFIXES = ("/docs/", "/playground/")
+HEAD_START_S = 0.05
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
     "metrics": False,
@@ -119,6 +121,12 @@ def _surroundings(settings: Settings) -> list[Middleware]:
     return found
 
 
+def _bring_in(metrics: Metrics) -> None:
+    """Import what the first request needs and /health does not, off the loop."""
+    import_module("numpy")
+    metrics.load()
+
+
 def _guard(settings: Settings) -> Callable[[ASGIApp], ApiKeyMiddleware]:
     """The key's middleware, made in a closure: a ``Middleware`` would show the key in its repr."""
     # Read here, so that a broken file ends the start and not the first request.
@@ -149,6 +157,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         logger.warning("left out of the catalogue: %s", problem)
 
     async def preload() -> None:
+        # What a model needs is loaded with the interpreter's lock held: a probe that waits already is answered before.
+        await asyncio.sleep(HEAD_START_S)
+        await asyncio.to_thread(_bring_in, app.state.metrics)
         try:
             await engine.preload()
         except OsamdError as error:
@@ -156,11 +167,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
             logger.error("not ready: %s", error)  # noqa: TRY400
 
     task = asyncio.create_task(preload())
-    counting = asyncio.create_task(asyncio.to_thread(app.state.metrics.load))
     try:
         # For the connections, which know nothing of the app.
         yield {SETTINGS_STATE: app.state.settings}
     finally:
         task.cancel()
-        await counting
         await engine.close()

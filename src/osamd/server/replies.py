@@ -3,7 +3,6 @@
 import base64
 from collections.abc import Sequence
 
-import numpy as np
 from pydantic import BaseModel, Field
 
 from osamd.exchange import exchanged
@@ -131,6 +130,8 @@ def _mask_value(
 
 def union_png(result: SegmentResult) -> bytes:
     """All masks of a result in one PNG at image size; black where there are none."""
+    import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+
     from osamd import masks  # noqa: PLC0415 - as above
 
     canvas = np.zeros((result.image.height, result.image.width), np.uint8)
@@ -153,5 +154,7 @@ def _embedding_schema(embedding: Embedding, *, is_compact: bool) -> EmbeddingSch
 
 
 def _array_schema(array: FloatArray, dtype: ArrayType) -> ArraySchema:
+    import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+
     data = base64.b64encode(np.ascontiguousarray(array, dtype).tobytes()).decode("ascii")
     return ArraySchema(shape=list(array.shape), dtype=dtype, data=data)
