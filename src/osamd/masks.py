@@ -1,10 +1,11 @@
 """Mask logits to masks, and masks to boxes, PNG, COCO run lengths and polygons. Pure functions.
 
-OpenCV does resizing, connected components, contours and PNG; pycocotools writes the run lengths, so that they are
-COCO's to the byte.
+OpenCV does resizing, connected components and contours; zlib-ng compresses PNG; pycocotools writes the run lengths, so
+that they are COCO's to the byte.
 """
 
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,10 +14,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco
+from zlib_ng import zlib_ng
 
 from osamd.types import Box, ByteArray, Mask, MaskLogits
 
+# How much faster OpenCV resizes than it warps, measured: 0.15 against 1.5 ns a pixel.
+RESIZE_ADVANTAGE = 8
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Of IHDR: 8 bits, grey, and the only methods of compression, filter and interlacing that matter here.
+GREY_8_BIT = bytes([8, 0, 0, 0, 0])
 PNG_LEVEL = 1
+PNG_MEMORY_LEVEL = 9
 
 
 def mask_from_logits(logits: MaskLogits, *, height: int, width: int) -> Mask | None:
@@ -42,24 +50,46 @@ def mask_from_logits(logits: MaskLogits, *, height: int, width: int) -> Mask | N
     scale_y, scale_x = logits.valid_height / height, logits.valid_width / width
     y0, y1 = _reach(above.any(axis=1), scale_y, height)
     x0, x1 = _reach(above.any(axis=0), scale_x, width)
-    # Destination pixel centre (x + 0.5) maps to source (x + 0.5) * scale - 0.5: half-pixel centres, as in SAM's own
-    # post-processing (align_corners=False).
-    to_source = np.array(
-        [
-            [scale_x, 0.0, (x0 + 0.5) * scale_x - 0.5],
-            [0.0, scale_y, (y0 + 0.5) * scale_y - 0.5],
-        ],
-        np.float64,
-    )
-    upsampled = cv2.warpAffine(
-        np.ascontiguousarray(values, np.float32),
-        to_source,
-        (x1 - x0, y1 - y0),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
+    upsampled = _upsample(
+        np.ascontiguousarray(values, np.float32), rows=(y0, y1), columns=(x0, x1), scale_y=scale_y, scale_x=scale_x
     )
     inside = upsampled > logits.threshold
     return mask_from_array(inside, offset=(x0, y0), height=height, width=width)
+
+
+def _upsample(
+    values: npt.NDArray[np.float32],
+    *,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    scale_y: float,
+    scale_x: float,
+) -> npt.NDArray[np.float32]:
+    """A window of low-resolution values at the image's size, bilinearly.
+
+    Destination pixel centre (x + 0.5) maps to source (x + 0.5) * scale - 0.5: half-pixel centres, as in SAM's own
+    post-processing (align_corners=False).
+
+    Args:
+        values: (h, w) float32.
+        rows: first row of the window in the image, and the one behind its last.
+        columns: the same for columns.
+        scale_y: rows of ``values`` for one row of the image.
+        scale_x: columns of ``values`` for one column of the image.
+    """
+    (y0, y1), (x0, x1) = rows, columns
+    if x1 * y1 <= RESIZE_ADVANTAGE * (x1 - x0) * (y1 - y0):
+        # Resizing begins at the image's corner, but is so much faster that it may do more.
+        reached = values[: math.ceil(y1 * scale_y + 1.5), : math.ceil(x1 * scale_x + 1.5)]
+        # Told factors instead of a size, OpenCV takes them as they are, so the scale stays exact.
+        resized = cv2.resize(reached, None, fx=1 / scale_x, fy=1 / scale_y, interpolation=cv2.INTER_LINEAR)
+        return np.asarray(resized, np.float32)[y0:y1, x0:x1]
+    to_source = np.array(
+        [[scale_x, 0.0, (x0 + 0.5) * scale_x - 0.5], [0.0, scale_y, (y0 + 0.5) * scale_y - 0.5]], np.float64
+    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    window = cv2.warpAffine(values, to_source, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(window, np.float32)
 
 
 def _reach(above: Any, scale: float, length: int) -> tuple[int, int]:
@@ -113,21 +143,30 @@ def cropped_array(mask: Mask) -> ByteArray:
 
 
 def encode_png(pixels: ByteArray) -> bytes:
-    """An 8-bit grey PNG of (h, w) uint8 pixels.
+    """An 8-bit grey PNG (ISO/IEC 15948) of (h, w) uint8 pixels.
 
     Eight bits although one would do: clients read masks with ``> 127``, and some decoders give 0 and 1 for one-bit PNG.
+    Of masks, whose rows are few long runs, zlib's run-length strategy makes the smallest files, and the fastest.
     """
-    flags = [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-    return _imencode(pixels, flags)
+    height, width = pixels.shape
+    # A row begins with the number of its filter, which is none.
+    rows = np.zeros((height, width + 1), np.uint8)
+    rows[:, 1:] = pixels
+    stream = zlib_ng.compressobj(
+        PNG_LEVEL, zlib_ng.DEFLATED, zlib_ng.MAX_WBITS, PNG_MEMORY_LEVEL, zlib_ng.Z_RLE
+    )
+    compressed = stream.compress(rows) + stream.flush()
+    header = struct.pack(">II", width, height) + GREY_8_BIT
+    return PNG_SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", compressed) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib_ng.crc32(kind + data))
 
 
 def encode_color_png(pixels: ByteArray) -> bytes:
     """A PNG of (H, W, 3) uint8 RGB pixels."""
-    return _imencode(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [])
-
-
-def _imencode(pixels: npt.NDArray[Any], flags: list[int]) -> bytes:
-    done, data = cv2.imencode(".png", pixels, flags)
+    done, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
     if not done:
         raise RuntimeError("OpenCV wrote no PNG")
     return data.tobytes()
