@@ -192,8 +192,8 @@ def test_timings_of_a_miss_and_of_a_hit() -> None:
 
     run(main)
 
-    assert ["queue", "decode_image", "encode", "decode", "mask"] == list(miss.seconds())
-    assert ["queue", "decode", "mask"] == list(hit.seconds())
+    assert ["parse", "queue", "decode_image", "encode", "decode", "mask"] == list(miss.seconds())
+    assert ["parse", "queue", "decode", "mask"] == list(hit.seconds())
 
 
 def test_a_click_on_a_known_image_does_not_wait_for_anothers_encode() -> None:

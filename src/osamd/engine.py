@@ -212,7 +212,8 @@ class Engine:
             if not request.may_pull:
                 self._arrivals.check_is_coming(model)
             # Held from here on, so that it is not let go between encoding and decoding.
-            adapter = await stack.enter_async_context(self._using(model, keep_alive_s=request.keep_alive))
+            with timings.stage("queue"):
+                adapter = await stack.enter_async_context(self._using(model, keep_alive_s=request.keep_alive))
             for prompt in request.prompts or ():
                 check_capabilities(prompt, adapter.capabilities, model=model.name, field=prompt.field)
             lookup = known or await self._look_up(request.image, model, request.owner, timings)
@@ -347,7 +348,12 @@ class Engine:
 
     async def _look_up(self, source: ImageSource, model: Model, owner: str, timings: Timings) -> _Lookup:
         content = _content(source)
-        image_id = await self._side_lane.run(lambda: _image_id(content, model, owner), Timings())
+
+        def hash_content() -> str:
+            with timings.stage("parse"):
+                return _image_id(content, model, owner)
+
+        image_id = await self._side_lane.run(hash_content, timings)
         known = self._images.get(image_id, owner=owner)
         if known is not None:
             return _Lookup(known, image_id, hit=True)

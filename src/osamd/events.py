@@ -19,7 +19,10 @@ STAGES = ("receive", "parse", "queue", "decode_image", "encode", "decode", "mask
 
 
 class Timings:
-    """Seconds spent in each stage of one request. Safe to write from worker threads.
+    """A stopwatch that runs from its making: seconds spent in each stage of one request.
+
+    Safe to write from worker threads. The stages are told apart so that their sum is the request's own time: what is
+    spent waiting for a thread or to be woken counts as ``queue``.
 
     Attributes:
         model: full name of the model that answers, once it is known.
@@ -27,6 +30,7 @@ class Timings:
 
     def __init__(self) -> None:
         self.model: str | None = None
+        self._made = time.perf_counter()
         self._seconds: dict[str, float] = {}
         self._begun: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -53,19 +57,28 @@ class Timings:
         finally:
             self.add(name, time.perf_counter() - start, begun=start)
 
+    def total(self) -> float:
+        """Seconds since the stopwatch was made."""
+        return time.perf_counter() - self._made
+
     def seconds(self) -> Mapping[str, float]:
         """Seconds by stage, in the order a request passes them."""
         with self._lock:
             return {name: self._seconds[name] for name in STAGES if name in self._seconds}
 
     def begun(self) -> Mapping[str, float]:
-        """When each stage first began, on the clock ``time.perf_counter``."""
+        """When each stage first began, in seconds after the stopwatch was made."""
         with self._lock:
-            return dict(self._begun)
+            return {name: at - self._made for name, at in self._begun.items()}
 
     def server_timing(self) -> str:
-        """The value of a ``Server-Timing`` header (W3C), in milliseconds."""
-        return ", ".join(f"{name};dur={seconds * 1e3:.2f}" for name, seconds in self.seconds().items())
+        """The value of a ``Server-Timing`` header (W3C), in milliseconds: the stages, then the total until now."""
+        stages = self.seconds()
+        if not stages:
+            return ""
+        return ", ".join(
+            f"{name};dur={seconds * 1e3:.2f}" for name, seconds in {**stages, "total": self.total()}.items()
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,13 +20,13 @@ Result = TypeVar("Result")
 
 
 class _Job:
-    __slots__ = ("future", "started", "submitted", "work")
+    __slots__ = ("future", "seconds", "work")
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self.work = work
         self.future: Future[Any] = Future()
-        self.submitted = time.perf_counter()
-        self.started = self.submitted
+        # How long the work itself ran.
+        self.seconds = 0.0
 
 
 class Lane:
@@ -60,12 +60,13 @@ class Lane:
             return LaneStatus(self._name, len(self._jobs), self._capacity, running=running, hung=0)
 
     async def run(self, work: Callable[[], Result], timings: Timings) -> Result:
-        """Run ``work`` on a worker thread; time spent waiting is added to the stage ``queue``.
+        """Run ``work`` on a worker thread; time in which it did not run is added to the stage ``queue``.
 
         Raises:
             OverloadedError: the queue is full, or the wait was too long.
             ShuttingDownError: the lane is closed, or was closed before the work began.
         """
+        submitted = time.perf_counter()
         job = self._submit(work)
         loop = asyncio.get_running_loop()
         expiry = None if self._wait_s is None else loop.call_later(self._wait_s, self._expire, job)
@@ -75,7 +76,7 @@ class Lane:
             if expiry is not None:
                 expiry.cancel()
             self._forget(job)
-        timings.add("queue", job.started - job.submitted, begun=job.submitted)
+        timings.add("queue", time.perf_counter() - submitted - job.seconds, begun=submitted)
         return result
 
     def close(self) -> None:
@@ -142,9 +143,11 @@ class Lane:
 
 
 def _do(job: _Job) -> None:
-    job.started = time.perf_counter()
+    started = time.perf_counter()
     try:
-        job.future.set_result(job.work())
+        result = job.work()
+        job.seconds = time.perf_counter() - started
+        job.future.set_result(result)
     except StopIteration as error:
         # asyncio cannot carry this one to the waiter (Python 3.11), who would wait for ever.
         job.future.set_exception(RuntimeError("the work raised StopIteration").with_traceback(error.__traceback__))

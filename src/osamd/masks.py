@@ -152,9 +152,7 @@ def encode_png(pixels: ByteArray) -> bytes:
     # A row begins with the number of its filter, which is none.
     rows = np.zeros((height, width + 1), np.uint8)
     rows[:, 1:] = pixels
-    stream = zlib_ng.compressobj(
-        PNG_LEVEL, zlib_ng.DEFLATED, zlib_ng.MAX_WBITS, PNG_MEMORY_LEVEL, zlib_ng.Z_RLE
-    )
+    stream = zlib_ng.compressobj(PNG_LEVEL, zlib_ng.DEFLATED, zlib_ng.MAX_WBITS, PNG_MEMORY_LEVEL, zlib_ng.Z_RLE)
     compressed = stream.compress(rows) + stream.flush()
     header = struct.pack(">II", width, height) + GREY_8_BIT
     return PNG_SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", compressed) + _chunk(b"IEND", b"")

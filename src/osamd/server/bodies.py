@@ -57,8 +57,8 @@ async def read_body(request: Request, schema: type[Body], settings: Settings, ti
         InvalidRequestError: it has the wrong form; the message names the field.
         BodyTooLargeError: it is too large.
     """
-    with timings.stage("receive"):
-        chunks = await _receive(request)
+    chunks = await _receive(request)
+    timings.add("receive", timings.total())
     local_files = _image_root(request, settings)
     content_type = request.headers.get("content-type", "")
     query = request.url.query

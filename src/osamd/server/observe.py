@@ -32,11 +32,10 @@ class ObserveMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start, begun = time.perf_counter(), time.time()
+        timings, begun = Timings(), time.time()
         given = Headers(scope=scope).get("x-request-id", "")
         # A caller's id goes into logs and headers, so only a harmless one is taken over.
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        timings = Timings()
         scope.setdefault("state", {}).update(request_id=request_id, timings=timings)
         status = 500
         is_begun = False
@@ -62,12 +61,11 @@ class ObserveMiddleware:
                 raise
             await answer_unexpected(Request(scope), error)(scope, receive, observed)
         finally:
-            seconds = time.perf_counter() - start
             event = RequestDone(
                 scope["method"],
                 scope["path"],
                 status,
-                seconds,
+                timings.total(),
                 request_id,
                 code=scope["state"].get("code"),
                 key_name=scope["state"].get("key_name"),
@@ -77,7 +75,7 @@ class ObserveMiddleware:
                 cache=answered.get("x-osamd-cache"),
                 device=answered.get("x-osamd-device"),
                 stages=timings.seconds(),
-                stages_begun={name: at - start for name, at in timings.begun().items()},
+                stages_begun=timings.begun(),
                 begun=begun,
                 traceparent=Headers(scope=scope).get("traceparent"),
             )
