@@ -49,10 +49,14 @@ class FakeModel:
         """One click in the middle."""
         return click(width // 2, height // 2)
 
-    def encode(self, image: ByteArray) -> Embedding:
+    def input_size(self, *, height: int, width: int) -> tuple[int, int]:
+        """All of the image."""
+        return height, width
+
+    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
         """The image itself as the one feature."""
         self.on_encode(image)
-        height, width = image.shape[:2]
+        height, width = size or image.shape[:2]
         self.encoded.append((height, width))
         return Embedding(
             height=height, width=width, features={"image": image.astype(np.float32).transpose(2, 0, 1)[None]}

@@ -34,11 +34,11 @@ class GatedBuiltin(Builtin):
     stage = ""
     gate = Path()
 
-    def encode(self, image: ByteArray) -> Embedding:
+    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
         """Wait if told to, then encode."""
         if self.stage == "encode":
             wait_for(self.gate)
-        return super().encode(image)
+        return super().encode(image, size=size)
 
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool

@@ -185,7 +185,7 @@ def _overlay_png(data: bytes, result: "SegmentResult", settings: "Settings") -> 
     from osamd.images import decode_image  # noqa: PLC0415
     from osamd.masks import encode_color_png, overlay  # noqa: PLC0415
 
-    pixels = decode_image(data, max_pixels=settings.max_image_pixels)
+    pixels = decode_image(data, max_pixels=settings.max_image_pixels).pixels
     return encode_color_png(overlay(pixels, [item.mask for item in result.annotations if item.mask is not None]))
 
 

@@ -5,6 +5,7 @@ alpha, and that tells the size before it decodes.
 """
 
 import io
+from typing import Protocol
 
 import numpy as np
 from PIL import (  # noqa: F401 - importing a plugin is what registers its format
@@ -20,17 +21,26 @@ from PIL import (  # noqa: F401 - importing a plugin is what registers its forma
 )
 
 from osamd.errors import ImageTooLargeError, InvalidImageError
-from osamd.types import ByteArray
+from osamd.types import ByteArray, Picture
 
 # Pillow opens MPO, the JPEG with a second picture behind it that many phones write, as JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 FORMAT_NAMES = "JPEG, PNG, WebP, GIF, TIFF and BMP"
 ORIENTATION_TAG = 0x0112
+# EXIF orientations from here on turn the image on its side.
+FIRST_TURNED = 5
 WHITE = (255, 255, 255, 255)
 SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
-def decode_image(data: bytes, *, max_pixels: int) -> ByteArray:
+class WantedSize(Protocol):
+    """Tells how many rows and columns of an upright image of some size are looked at."""
+
+    def __call__(self, *, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns."""
+
+
+def decode_image(data: bytes, *, max_pixels: int, wanted: WantedSize | None = None) -> Picture:
     """Decode an image to RGB, upright.
 
     EXIF orientation is applied; of an animation the first frame is taken; transparency is laid over white; 16-bit
@@ -39,9 +49,12 @@ def decode_image(data: bytes, *, max_pixels: int) -> ByteArray:
     Args:
         data: the encoded image.
         max_pixels: refused above this many, before any pixel is decoded.
+        wanted: a JPEG is decoded to a half, a quarter or an eighth of its size where that still has at least so many
+            rows and columns, which is two to four times as fast and takes a fraction of the memory; None decodes it
+            as it is.
 
     Returns:
-        (H, W, 3) uint8, RGB, C-contiguous.
+        The pixels, and the size of the whole image.
 
     Raises:
         InvalidImageError: not an image, a broken one, one of an unsupported kind, or one without pixels.
@@ -50,7 +63,13 @@ def decode_image(data: bytes, *, max_pixels: int) -> ByteArray:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             check_size(image.width, image.height, max_pixels)
-            return np.ascontiguousarray(to_rgb(image))
+            is_turned = _orientation(image) >= FIRST_TURNED
+            width, height = (image.height, image.width) if is_turned else (image.width, image.height)
+            if wanted is not None:
+                rows, columns = wanted(height=height, width=width)
+                # Only JPEG can, which then averages over the pixels it leaves out; the others take no notice.
+                image.draft(None, (rows, columns) if is_turned else (columns, rows))
+            return Picture(np.ascontiguousarray(to_rgb(image)), height, width)
     except (ImageTooLargeError, InvalidImageError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

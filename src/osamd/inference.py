@@ -81,9 +81,9 @@ def encode_image(adapter: Adapter, data: bytes, max_pixels: int, timings: Timing
     from osamd.images import decode_image  # noqa: PLC0415 - Pillow is not needed before the first image
 
     with timings.stage("decode_image"):
-        pixels = decode_image(data, max_pixels=max_pixels)
+        picture = decode_image(data, max_pixels=max_pixels, wanted=adapter.input_size)
     with timings.stage("encode"):
-        return adapter.encode(pixels)
+        return adapter.encode(picture.pixels, size=(picture.height, picture.width))
 
 
 def decode_prompts(

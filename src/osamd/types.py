@@ -69,6 +69,21 @@ class Prompt:
     field: str = "prompt"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A decoded image, perhaps smaller than it was.
+
+    Attributes:
+        pixels: (h, w, 3) uint8, RGB, upright, C-contiguous.
+        height: rows of the whole image.
+        width: columns of the whole image.
+    """
+
+    pixels: ByteArray
+    height: int
+    width: int
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a model family takes and gives; everything else is refused with a message made from this."""

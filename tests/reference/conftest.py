@@ -66,7 +66,7 @@ def predictor(authors: Any, picture: ByteArray) -> Any:
 @pytest.fixture(scope="session")
 def picture(photo: bytes) -> ByteArray:
     """The example photo's pixels, (300, 451, 3) uint8."""
-    return decode_image(photo, max_pixels=10**7)
+    return decode_image(photo, max_pixels=10**7).pixels
 
 
 @pytest.fixture(scope="session")

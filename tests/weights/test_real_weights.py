@@ -71,7 +71,7 @@ def theirs(cache: Path, model: str) -> Any:
 
 def photo_pixels(photo: bytes) -> Any:
     """The photo as osam wants it."""
-    return decode_image(photo, max_pixels=10**7)
+    return decode_image(photo, max_pixels=10**7).pixels
 
 
 def ours(server: RunningServer, photo: bytes, model: str, prompt: Mapping[str, Any], **more: Any) -> dict[str, Any]:

@@ -29,11 +29,15 @@ class Adapter(Protocol):
     def default_prompt(self, *, height: int, width: int) -> Prompt:
         """What is segmented when a request says nothing."""
 
-    def encode(self, image: ByteArray) -> Embedding:
+    def input_size(self, *, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns that ``encode`` resizes an image of this size to: finer pixels than these are not seen."""
+
+    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
         """Do the part of the work that depends on the image alone.
 
         Args:
-            image: (H, W, 3) uint8, RGB, upright.
+            image: (h, w, 3) uint8, RGB, upright.
+            size: rows and columns of the whole image where ``image`` is a smaller picture of it; None: it is not.
 
         Raises:
             InferenceError: the model failed.

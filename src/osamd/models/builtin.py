@@ -55,14 +55,18 @@ class Builtin:
             points=np.array([[width // 2, height // 2]], np.float32), point_labels=np.array([FOREGROUND], np.int64)
         )
 
-    def encode(self, image: ByteArray) -> Embedding:
+    def input_size(self, *, height: int, width: int) -> tuple[int, int]:
+        """The larger of the two working sizes."""
+        return working_size(height, width, area=AREAS["large"], multiple=MULTIPLE)
+
+    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
         """Four feature maps at each of the two working sizes, ``small.p4`` to ``large.e``, about 3.5 MB.
 
         The image is resized to about each area at its own aspect ratio, without padding.
         """
-        height, width = image.shape[:2]
-        rows, columns = working_size(height, width, area=AREAS["large"], multiple=MULTIPLE)
-        if height > 2 * rows and width > 2 * columns:
+        height, width = size or image.shape[:2]
+        rows, columns = self.input_size(height=height, width=width)
+        if image.shape[0] > 2 * rows and image.shape[1] > 2 * columns:
             # One pass over a large photo instead of one for each working size.
             image = _resize(image, 2 * rows, 2 * columns)
         features: dict[str, FloatArray] = {}

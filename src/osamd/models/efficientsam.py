@@ -44,13 +44,18 @@ class EfficientSam:
         """One foreground click in the middle, as osam has it."""
         return middle_click(height=height, width=width)
 
-    def encode(self, image: ByteArray) -> Embedding:
+    def input_size(self, *, height: int, width: int) -> tuple[int, int]:
+        """The square."""
+        del height, width
+        return SIDE, SIDE
+
+    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
         """One (1, 256, 64, 64) feature map, 4 MB.
 
         The graph takes any size and resizes to 1024 x 1024 itself. It is done here by the same rule (bilinear between
         the four nearest pixels), on bytes: a photo of 12 megapixels would be 144 MB of float32.
         """
-        height, width = image.shape[:2]
+        height, width = size or image.shape[:2]
         square = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
         pixels = np.ascontiguousarray(square.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
         (embedding,) = self._encoder.run({"batched_images": pixels}, self._embedding)

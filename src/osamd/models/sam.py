@@ -47,12 +47,16 @@ class Sam:
         """One foreground click in the middle, as osam has it."""
         return middle_click(height=height, width=width)
 
-    def encode(self, image: ByteArray) -> Embedding:
+    def input_size(self, *, height: int, width: int) -> tuple[int, int]:
+        """The image's part of the square."""
+        return _resized(height, width)
+
+    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
         """One (1, 256, 64, 64) feature map, 4 MB.
 
         The longest side is resized to 1024 pixels; the rest of the square, right or below, is zero after normalising.
         """
-        height, width = image.shape[:2]
+        height, width = size or image.shape[:2]
         rows, columns = _resized(height, width)
         x = np.zeros((1, 3, SIDE, SIDE), np.float32)
         x[0, :, :rows, :columns] = planes(resize(image, height=rows, width=columns), mean=MEAN, std=STD)

@@ -46,11 +46,16 @@ class Sam2:
         """One foreground click in the middle, as osam has it."""
         return middle_click(height=height, width=width)
 
-    def encode(self, image: ByteArray) -> Embedding:
+    def input_size(self, *, height: int, width: int) -> tuple[int, int]:
+        """The square."""
+        del height, width
+        return SIDE, SIDE
+
+    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
         """Three feature maps, 17 MB; the image is resized to 1024 x 1024 pixels without keeping its aspect ratio."""
         x = planes(resize(image, height=SIDE, width=SIDE), mean=MEAN, std=STD)[None]
         features = self._encoder.run({"input": x}, self._features)
-        height, width = image.shape[:2]
+        height, width = size or image.shape[:2]
         return Embedding(height=height, width=width, features=dict(zip(FEATURES, features, strict=True)))
 
     def decode(

@@ -62,11 +62,16 @@ class Sam3:
         del height, width
         return Prompt(texts=(VISUAL,))
 
-    def encode(self, image: ByteArray) -> Embedding:
+    def input_size(self, *, height: int, width: int) -> tuple[int, int]:
+        """The square."""
+        del height, width
+        return SIDE, SIDE
+
+    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
         """Four feature maps; the image is resized to 1008 x 1008 pixels without keeping its aspect ratio."""
         pixels = np.ascontiguousarray(resize(image, height=SIDE, width=SIDE).transpose(2, 0, 1))
         features = self._image_encoder.run({"image": pixels}, self._features)
-        height, width = image.shape[:2]
+        height, width = size or image.shape[:2]
         return Embedding(height=height, width=width, features=dict(zip(FEATURES, features, strict=True)))
 
     def decode(

@@ -54,14 +54,18 @@ class YoloWorld:
         del height, width
         return Prompt(texts=(ANYTHING,))
 
-    def encode(self, image: ByteArray) -> Embedding:
+    def input_size(self, *, height: int, width: int) -> tuple[int, int]:
+        """The image's part of the square."""
+        return _resized(height, width)
+
+    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
         """The image itself, resized and padded: the graph mixes in the texts from its first layers on.
 
         It is kept as (1, 3, 640, 640) float16 values 0..255, which are exact and half as large as the graph's input.
         """
-        height, width = image.shape[:2]
+        height, width = size or image.shape[:2]
         rows, columns = _resized(height, width)
-        shrinks = max(height, width) > SIDE
+        shrinks = max(image.shape[:2]) > SIDE
         small = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         top, left = _padding(height, width)
         padded = np.full((1, 3, SIDE, SIDE), GREY, np.float16)
