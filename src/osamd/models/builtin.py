@@ -40,7 +40,7 @@ class Builtin:
     capabilities = Capabilities(points=True, boxes=1, mask_input=True)
 
     def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
-        self._encoder = Session(paths["encoder"], placement)
+        self._encoder = Session(paths["encoder"], placement, in_background=True)
         self._decoder = Session(paths["decoder"], placement)
         self.device = device_of(self._encoder.providers)
         self.feature_shapes = {

@@ -36,7 +36,7 @@ class Sam:
     capabilities = Capabilities(points=True, boxes=1, mask_input=True)
 
     def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
-        self._encoder = Session(paths["encoder"], placement)
+        self._encoder = Session(paths["encoder"], placement, in_background=True)
         self._decoder = Session(paths["decoder"], placement)
         self._embedding = self._encoder.outputs_at(0)
         self._answers = self._decoder.outputs_at(LOW_RES_MASKS, SCORES)

@@ -43,7 +43,7 @@ class Sam3:
     capabilities = Capabilities(boxes=MOST_BOXES, texts=MOST_TEXTS)
 
     def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
-        self._image_encoder = Session(paths["image_encoder"], placement)
+        self._image_encoder = Session(paths["image_encoder"], placement, in_background=True)
         self._language_encoder = Session(paths["language_encoder"], placement)
         self._decoder = Session(paths["decoder"], placement)
         self._features = self._image_encoder.outputs_at(*FEATURES.values())
