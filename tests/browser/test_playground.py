@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -180,9 +181,13 @@ def test_mouse(playground: Playground, photo: bytes) -> None:
         playground.stage.hover(position=playground.place_of(*ON))
     assert body_of(previewed.value.request)["prompt"] == {"points": [list(ON)], "point_labels": [1]}
     expect(playground.objects).to_have_count(0)
-    page.keyboard.press("p")
+    assert previewed.value.ok
     playground.click(*ON)
     playground.wait_for_mask()
+    # The mask was there already: the click asked for nothing more.
+    assert [body["prompt"] for body in asked] == [{"points": [list(ON)], "point_labels": [1]}]
+    expect(page.locator("#cost-total")).to_contain_text("Last click")
+    page.keyboard.press("p")
     playground.click(*OFF, button="right")
     expect(playground.objects).to_contain_text(["2 clicks"])
     playground.wait_for_mask()
@@ -244,9 +249,7 @@ def test_clicks_land_on_the_pixel_that_is_seen(open_playground: Opener, server: 
     upright = Image.new("RGB", (300, 200), (20, 30, 60))
     red = (211, 77)
     upright.putpixel(red, (255, 0, 0))
-    exif = Image.Exif()
-    exif[0x0112] = 8  # to be turned by 90 degrees to the left
-    stored = encoded(upright.transpose(Image.Transpose.ROTATE_270), "PNG", exif=exif)
+    stored = turned(upright, "PNG")
     assert np.array_equal(np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(stored)))), np.asarray(upright))
     playground = open_playground(server, device_scale_factor=ratio, viewport={"width": 900, "height": 500})
     page = playground.page
@@ -263,6 +266,13 @@ def test_clicks_land_on_the_pixel_that_is_seen(open_playground: Opener, server: 
         expect(playground.objects).to_have_count(0)
 
 
+def turned(upright: Image.Image, kind: str, **options: Any) -> bytes:
+    """A file in which a picture lies on its side, with the word that it is to be turned by 90 degrees to the left."""
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    return encoded(upright.transpose(Image.Transpose.ROTATE_270), kind, exif=exif, **options)
+
+
 def at_red(playground: Playground, ratio: float) -> tuple[float, float]:
     """The middle of what is red in a screenshot, in pixels of the page."""
     with Image.open(io.BytesIO(playground.page.screenshot())) as picture:
@@ -276,22 +286,39 @@ def at_red(playground: Playground, ratio: float) -> tuple[float, float]:
 
 
 def test_24_megapixels(playground: Playground, client: httpx2.Client) -> None:
-    """A large photo is sent as it is, drawn from a smaller copy, and its mask has every pixel."""
-    big = disc_picture().resize((6000, 4000), Image.Resampling.NEAREST)
-    photo = encoded(big, "JPEG", quality=85)
+    """A large photo, stored turned, is sent as it is and drawn from a smaller copy; none of its pixels is lost."""
+    upright = disc_picture().resize((6000, 4000), Image.Resampling.NEAREST)
+    red = (1754, 1251)
+    upright.paste((255, 0, 0), (red[0] - 1, red[1] - 1, red[0] + 2, red[1] + 2))
+    photo = turned(upright, "JPEG", quality=90, subsampling=0)
     page = playground.page
     playground.use(photo, "big.jpg")
     expect(page.locator("#cost-facts")).to_contain_text(f"Sent{len(photo) / 1000:.0f} kB")
     page.keyboard.press("p")
     playground.click(1750, 1250)
     playground.wait_for_mask()
-    for _ in range(4):
-        page.keyboard.press("+")
     mask = png_pixels(playground.download("mask"))
+    with Image.open(io.BytesIO(playground.download("cutout"))) as picture:
+        cutout = np.asarray(picture)
 
     expected = only_mask(ask(client, photo, prompt={"points": [[1750, 1250]], "point_labels": [1]}))
     assert mask.shape == (4000, 6000)
     np.testing.assert_array_equal(expected, mask > 0)
+    rows, columns = np.nonzero(expected)
+    top, left = rows.min(), columns.min()
+    np.testing.assert_array_equal(expected[top : rows.max() + 1, left : columns.max() + 1], cutout[:, :, 3] > 0)
+    assert np.abs(cutout[red[1] - top, red[0] - left, :3].astype(int) - (255, 0, 0)).max() < 60
+    # Three pixels of 6000 are a red spot only where the photo's own pixels are drawn.
+    page.keyboard.press("Control+z")
+    box = playground.stage.bounding_box()
+    assert box is not None
+    place = playground.place_of(*red)
+    page.mouse.move(box["x"] + place["x"], box["y"] + place["y"])
+    page.mouse.wheel(0, -2600)
+    expect(playground.stage).to_have_attribute("data-is-sharp", "true")
+    with page.expect_request("**/api/generate") as clicked:
+        page.mouse.click(*at_red(playground, 1))
+    assert body_of(clicked.value)["prompt"]["points"] == [list(red)]
 
 
 def test_dropped_and_pasted(playground: Playground, photo: bytes) -> None:

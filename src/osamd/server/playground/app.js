@@ -11,7 +11,7 @@ import { wirePhotos } from "./intake.js";
 import { KeyDialog } from "./key-dialog.js";
 import { ModelsPanel } from "./models-panel.js";
 import { Notice } from "./notice.js";
-import { candidateButtons, ObjectsPanel } from "./objects-panel.js";
+import { candidateButtons, describe, ObjectsPanel } from "./objects-panel.js";
 import { Patience } from "./patience.js";
 import { openPhoto } from "./photo.js";
 import { Stage } from "./stage.js";
@@ -30,19 +30,24 @@ const patience = new Patience({
 });
 const asking = new Asking(patience, {
   onChange: (what) => (what === "preview" ? stage.draw() : refresh()),
+  onReady: () => {
+    // The first photo has a model loaded that was only here before.
+    if (!models.isLoaded) models.load().catch(() => {});
+  },
   onCost: (cost) => costs.add(cost),
+  onAnswer: (object) => {
+    byId("announcement").textContent = `${object.name}: ${describe(object, asking)}`;
+  },
   onTrouble: complain,
 });
 const models = new ModelsPanel({ patience, choose: useModel });
-const stage = new Stage(byId("stage"), byId("canvas"), scene, () => {
+const stage = new Stage(byId("stage"), byId("canvas"), byId("dock"), scene, () => {
   byId("zoom-fit").textContent = `${Math.round(stage.view.scale * 100)} %`;
 });
 const gestures = new Gestures(stage, {
   point: (pixel, label) => {
     if (!asking.capabilities.has("points")) return hint("This model takes no clicks. Drag a box, or type words.");
-    const object = doc.activeOf(history.present);
-    const maskId = object && asking.capabilities.has("mask_input") ? asking.shapesOf(object)[0]?.maskId : null;
-    return commit(doc.addPoint(history.present, pixel, label, maskId));
+    return commit(clicked(pixel, label));
   },
   box: (box) => {
     if (!asking.capabilities.has("box") && !asking.capabilities.has("boxes")) return hint("This model takes no box.");
@@ -83,7 +88,7 @@ function scene() {
     objects: [...present.objects]
       .sort((a, b) => (a.id === present.activeId) - (b.id === present.activeId))
       .filter((object) => !object.isHidden)
-      .map((object) => ({ ...object, isActive: object === active, shapes: asking.shapesOf(object) })),
+      .map((object) => ({ ...object, isActive: object === active, shapes: asking.drawnShapesOf(object) })),
     preview: { shapes: asking.previewShapes, color: (active ?? doc.newObject(present).objects.at(-1)).color },
     dragged: gestures.dragged,
     cursor: gestures.cursor,
@@ -105,12 +110,19 @@ function changed() {
   refresh();
 }
 
+/** The document after a click. A candidate that was picked is refined, where the model can do that. */
+function clicked(pixel, label) {
+  const object = doc.activeOf(history.present);
+  const maskId = object && asking.capabilities.has("mask_input") ? asking.shapesOf(object)[0]?.maskId : null;
+  return doc.addPoint(history.present, pixel, label, maskId);
+}
+
 function hover(pixel, label) {
   if (!pixel || !isPreviewOn || !asking.capabilities.has("points")) {
     asking.endPreview();
     stage.draw();
   } else {
-    asking.preview(doc.activeOf(history.present), pixel, label);
+    asking.preview(doc.activeOf(clicked(pixel, label)));
   }
 }
 
@@ -177,6 +189,7 @@ function useModel(model) {
   byId("words").hidden = !asking.capabilities.has("texts");
   byId("multimask").hidden = !asking.capabilities.has("multimask");
   byId("multimask").setAttribute("aria-pressed", String(asking.isMultimask));
+  stage.resize();
   changed();
 }
 
@@ -208,8 +221,7 @@ function toggleMultimask() {
 
 function togglePreview() {
   isPreviewOn = !isPreviewOn;
-  // Asking for it again is a reason to try again.
-  asking.previewTimes = [];
+  asking.retryPreviews();
   byId("preview").setAttribute("aria-pressed", String(isPreviewOn));
   hover(null);
 }

@@ -1,7 +1,7 @@
 // The conversation with the server about one photo: embed it once, then ask for the mask of each object.
 // Answers are remembered by what was asked, so that undo and redo cost nothing.
 
-import { activeOf, isBlank, promptOf } from "./document.js";
+import { activeOf, promptOf } from "./document.js";
 import { shapeOf } from "./masks.js";
 import * as transport from "./transport.js";
 import { Trouble } from "./troubles.js";
@@ -14,7 +14,7 @@ const REMEMBERED = 400;
 export class Asking {
   /**
    * @param {import("./patience.js").Patience} patience
-   * @param {{onChange: () => void, onCost: (cost: object) => void, onTrouble: (trouble: Error) => void}} hooks
+   * @param {{onChange: (what?: string) => void, onCost: (cost: object) => void, onReady: () => void, onAnswer: (object: object) => void, onTrouble: (trouble: Error) => void}} hooks
    */
   constructor(patience, hooks) {
     this.patience = patience;
@@ -27,7 +27,9 @@ export class Asking {
     this.sent = 0;
     this.answers = new Map();
     this.pending = new Map();
+    this.shown = new Map(); // the last shapes of each object, which stay until newer ones come
     this.previewTimes = [];
+    this.isPreviewRefused = false;
     this.previewShapes = [];
     this.embedding = null;
     this.stopEmbedding = new AbortController();
@@ -55,10 +57,12 @@ export class Asking {
     for (const { controller } of this.pending.values()) controller.abort();
     this.pending.clear();
     this.answers.clear();
+    this.shown.clear();
     this.embedding = null;
     this.photo = null;
     this.endPreview();
-    this.previewTimes = [];
+    this.stopPreview?.abort();
+    this.retryPreviews();
     this.phase = "empty";
   }
 
@@ -94,6 +98,7 @@ export class Asking {
       }
       this.hooks.onCost({ ...cost, kind: "photo" });
       tell("ready", 1);
+      this.hooks.onReady();
       return data;
     } catch (error) {
       if (!signal.aborted) {
@@ -126,6 +131,13 @@ export class Asking {
     return answer.isMultimask ? answer.shapes.slice(object.picked, object.picked + 1) : answer.shapes;
   }
 
+  /** The shapes to draw: while an answer is on its way, those before it. */
+  drawnShapesOf(object) {
+    if (!promptOf(object)) return [];
+    if (this.answerOf(object)) this.shown.set(object.id, this.shapesOf(object));
+    return this.shown.get(object.id) ?? [];
+  }
+
   isPending(object) {
     return this.pending.has(object.id);
   }
@@ -148,17 +160,26 @@ export class Asking {
     if (before?.key === key) return;
     before?.controller.abort();
     this.pending.delete(object.id);
-    if (!fields || this.answers.has(key) || !this.photo || !this.model) return;
+    if (!fields || !this.photo || !this.model) return;
+    const known = this.answers.get(key);
+    if (known) {
+      // A preview asked it already; what that cost is what the click cost.
+      if (known.cost) this.hooks.onCost({ ...known.cost, kind: "click" });
+      known.cost = null;
+      return;
+    }
     const controller = new AbortController();
     this.pending.set(object.id, { key, controller });
     this.hooks.onChange();
     try {
-      const { data, cost } = await this.patience.run(() => this.generate(fields, controller.signal), controller.signal);
+      // A preview of just this may be on its way.
+      const early = this.asked?.key === key ? await this.asked.reply.catch(() => null) : null;
+      const { data, cost } = early ?? (await this.patience.run(() => this.generate(fields, controller.signal), controller.signal));
       const shapes = await Promise.all(data.annotations.map(shapeOf));
       controller.signal.throwIfAborted();
-      if (this.answers.size > REMEMBERED) this.answers.delete(this.answers.keys().next().value);
-      this.answers.set(key, { shapes, isMultimask: Boolean(fields.multimask) });
+      this.remember(key, { shapes, isMultimask: Boolean(fields.multimask), cost: null });
       this.hooks.onCost({ ...cost, kind: "click" });
+      this.hooks.onAnswer(object);
     } catch (error) {
       // What another click overtook is no news, and the photo tells its own troubles.
       if (!controller.signal.aborted && this.phase !== "failed") {
@@ -168,6 +189,11 @@ export class Asking {
       if (this.pending.get(object.id)?.controller === controller) this.pending.delete(object.id);
       this.hooks.onChange();
     }
+  }
+
+  remember(key, answer) {
+    if (this.answers.size > REMEMBERED) this.answers.delete(this.answers.keys().next().value);
+    this.answers.set(key, answer);
   }
 
   /** One request about the photo; a photo that the server has forgotten is sent again. */
@@ -194,26 +220,27 @@ export class Asking {
     return fields.multimask ? data.annotations.slice(object.picked, object.picked + 1) : data.annotations;
   }
 
+  retryPreviews() {
+    this.previewTimes = [];
+    this.isPreviewRefused = false;
+  }
+
+  /** Whether previews keep up with the pointer, as far as is known. */
   get isQuick() {
     const times = [...this.previewTimes].sort((a, b) => a - b);
     return times.length < 3 || times[times.length >> 1] < PREVIEW_MS;
   }
 
-  /** How long a preview takes, or null while nobody knows. */
-  get previewMs() {
-    return this.previewTimes.length ? this.previewTimes.at(-1) : null;
-  }
-
-  /** Show the mask that a click on this pixel would give. One request at a time; the newest pixel is asked next. */
-  preview(object, pixel, label) {
-    this.wantedPreview = { object, pixel, label };
-    if (!this.isPreviewing && this.phase === "ready" && this.isQuick && !this.patience.waiting) this.runPreviews();
+  /** Show the mask that an object would have after one more click. One request at a time; the newest is asked next. */
+  preview(object) {
+    this.wantedPreview = object;
+    const isPossible = this.phase === "ready" && this.isQuick && !this.isPreviewRefused && !this.patience.waiting;
+    if (isPossible && !this.isPreviewing) this.runPreviews();
   }
 
   endPreview() {
     this.wantedPreview = null;
     this.previewShapes = [];
-    this.stopPreview?.abort();
   }
 
   async runPreviews() {
@@ -229,28 +256,27 @@ export class Asking {
       }
     } catch {
       // A preview is a courtesy: whatever the trouble, it ends quietly, and the click will tell.
-      this.previewTimes = [Infinity, Infinity, Infinity];
+      this.isPreviewRefused = true;
     } finally {
       this.isPreviewing = false;
     }
   }
 
-  async previewOnce({ object, pixel, label }) {
-    const prompt = (object && !isBlank(object) && promptOf(object)) || {};
-    const fields = {
-      prompt: {
-        ...prompt,
-        points: [...(prompt.points ?? []), [pixel.x, pixel.y]],
-        point_labels: [...(prompt.point_labels ?? []), label],
-      },
-    };
-    this.stopPreview = new AbortController();
-    const { signal } = this.stopPreview;
-    const { data, cost } = await this.generate(fields, signal);
-    const shapes = await Promise.all(data.annotations.map(shapeOf));
-    this.previewTimes = [...this.previewTimes.slice(-8), cost.ms];
-    if (signal.aborted) return;
-    this.previewShapes = shapes;
+  async previewOnce(object) {
+    const fields = this.fieldsOf(object);
+    const key = JSON.stringify(fields);
+    if (!this.answers.has(key)) {
+      this.stopPreview = new AbortController();
+      const { signal } = this.stopPreview;
+      this.asked = { key, reply: this.generate(fields, signal) };
+      const { data, cost } = await this.asked.reply;
+      const shapes = await Promise.all(data.annotations.map(shapeOf));
+      signal.throwIfAborted();
+      this.previewTimes = [...this.previewTimes.slice(-8), cost.ms];
+      if (!this.answers.has(key)) this.remember(key, { shapes, isMultimask: Boolean(fields.multimask), cost });
+    }
+    if (!this.wantedPreview) return;
+    this.previewShapes = this.shapesOf(object);
     this.hooks.onChange("preview");
   }
 }

@@ -1,6 +1,6 @@
 // "As code": the last thing done, in three languages, to copy.
 
-import { byId, icon, roving } from "./dom.js";
+import { byId, icon, make, roving } from "./dom.js";
 import { snippet } from "./snippets.js";
 import { baseUrl, hasKey } from "./transport.js";
 
@@ -36,7 +36,9 @@ export class CodePanel {
     const text = this.request ? snippet(this.language, { base: baseUrl(), hasKey: hasKey(), ...this.request }) : EMPTY;
     byId("copy").disabled = !this.request;
     byId("code").classList.toggle("empty", !this.request);
-    if (byId("code").textContent !== text) byId("code").textContent = text;
+    // Long addresses may break after their parts; what is copied has no break in it.
+    const parts = text.split(/(?<=[?&/])/).flatMap((part, index) => (index ? [make("wbr"), part] : [part]));
+    if (byId("code").textContent !== text) byId("code").replaceChildren(...parts);
   }
 
   async copy() {

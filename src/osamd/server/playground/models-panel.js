@@ -24,6 +24,10 @@ export class ModelsPanel {
     byId("model").addEventListener("click", () => this.open());
   }
 
+  get isLoaded() {
+    return Boolean(this.models.find(({ name }) => name === this.chosen)?.is_loaded);
+  }
+
   async open() {
     this.draw();
     this.dialog.showModal();
@@ -69,7 +73,7 @@ export class ModelsPanel {
     );
     const row = make("li", { class: `model ${isChosen ? "is-chosen" : ""}` }, make("span", { class: `state-dot ${state}` }), about);
     if (pull) {
-      row.append(make("button", { type: "button", class: "button small", "data-model": model.name, onclick: () => pull.controller.abort() }, "Stop"));
+      row.append(make("button", { type: "button", class: "button small", "data-model": model.name, title: "The server goes on without you", onclick: () => pull.controller.abort() }, "Leave"));
       row.append(this.progress(model, pull));
     } else if (model.is_present) {
       const use = () => {
@@ -77,7 +81,7 @@ export class ModelsPanel {
         this.dialog.close();
       };
       const label = isChosen ? "In use" : "Use";
-      row.append(make("button", { type: "button", class: `button small ${isChosen ? "quiet" : "primary"}`, "data-model": model.name, "aria-label": `${label} ${shortName(model.name)}`, onclick: use }, label));
+      row.append(make("button", { type: "button", class: `button small ${isChosen ? "quiet" : ""}`, "data-model": model.name, "aria-label": `${label} ${shortName(model.name)}`, onclick: use }, label));
     } else if (model.may_pull) {
       row.append(make("button", { type: "button", class: "button small", "data-model": model.name, "aria-label": `Pull ${shortName(model.name)}`, onclick: () => this.pull(model) }, "Pull"));
     }

@@ -17,7 +17,7 @@ export class Notice {
 
   /** A trouble that waiting may mend: how long, and what to do instead. */
   wait(trouble, seconds, { tryNow, stop }) {
-    const next = `Next try in ${seconds} s.`;
+    const next = `Next try in ${seconds}\u00a0s.`;
     if (this.isWaiting === trouble) {
       this.element.querySelector(".countdown").textContent = next;
       return;

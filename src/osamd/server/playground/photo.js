@@ -1,11 +1,14 @@
 // A photo: its bytes go to the server as they are; what is drawn is a smaller copy, and a sharp patch when zoomed in.
+//
+// Pixels are always taken by drawing the <img>: cutting a part out with createImageBitmap forgets, in Chromium, that a
+// photo may be stored turned (EXIF).
 
 // Longest side of the copy, in pixels. Drawing 24 megapixels at each movement would not be smooth.
 const COPY_SIDE = 2560;
 
 export class UnreadablePhoto extends Error {}
 
-/** Read a photo. Width and height are those of the upright picture, as the API's. */
+/** Read a photo. Width and height are those of the upright picture, as the API's. Whoever drops it closes it. */
 export async function openPhoto(blob, name) {
   const url = URL.createObjectURL(blob);
   const image = new Image();
@@ -13,38 +16,41 @@ export async function openPhoto(blob, name) {
   try {
     await image.decode();
     const { naturalWidth: width, naturalHeight: height } = image;
-    if (!width || !height) throw new Error("no size");
     const shrink = Math.min(1, COPY_SIDE / Math.max(width, height));
-    const copy = await createImageBitmap(image, {
-      resizeWidth: Math.max(1, Math.round(width * shrink)),
-      resizeHeight: Math.max(1, Math.round(height * shrink)),
-      resizeQuality: "high",
-    });
-    return { blob, name, width, height, copy, isReduced: shrink < 1 };
+    const whole = { x: 0, y: 0, width, height };
+    const copy = drawn(image, whole, shrink).canvas.transferToImageBitmap();
+    const close = () => {
+      copy.close();
+      URL.revokeObjectURL(url);
+    };
+    return { blob, name, width, height, image, copy, isReduced: shrink < 1, close };
   } catch {
-    throw new UnreadablePhoto(`${name || "This file"} is no picture that this browser can show.`);
-  } finally {
     URL.revokeObjectURL(url);
+    throw new UnreadablePhoto(`${name || "This file"} is no picture that this browser can show.`);
   }
 }
 
+/** A canvas with a part of the picture over white. */
+function drawn(image, part, shrink, options) {
+  const width = Math.max(1, Math.round(part.width * shrink));
+  const height = Math.max(1, Math.round(part.height * shrink));
+  const context = new OffscreenCanvas(width, height).getContext("2d", options);
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, width, height);
+  context.imageSmoothingQuality = shrink < 1 ? "high" : "low";
+  context.drawImage(image, part.x, part.y, part.width, part.height, 0, 0, width, height);
+  return context;
+}
+
 /** A part of the photo from its full pixels, at most so many of them wide. */
-export async function patchOf(photo, part, mostWidth) {
-  const shrink = Math.min(1, mostWidth / part.width);
-  return createImageBitmap(photo.blob, part.x, part.y, part.width, part.height, {
-    resizeWidth: Math.max(1, Math.round(part.width * shrink)),
-    resizeHeight: Math.max(1, Math.round(part.height * shrink)),
-    resizeQuality: "medium",
-  });
+export async function patchOf({ image }, part, mostWidth) {
+  // The browser may have let go of the decoded picture; this brings it back beside the page's own work.
+  await image.decode();
+  return drawn(image, part, Math.min(1, mostWidth / part.width)).canvas.transferToImageBitmap();
 }
 
 /** Pixels of a part of the photo over white, RGBA. */
-export async function pixelsOf(photo, part) {
-  const bitmap = await createImageBitmap(photo.blob, part.x, part.y, part.width, part.height);
-  const context = new OffscreenCanvas(part.width, part.height).getContext("2d", { willReadFrequently: true });
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, part.width, part.height);
-  context.drawImage(bitmap, 0, 0);
-  bitmap.close();
-  return context.getImageData(0, 0, part.width, part.height).data;
+export async function pixelsOf({ image }, part) {
+  await image.decode();
+  return drawn(image, part, 1, { willReadFrequently: true }).getImageData(0, 0, part.width, part.height).data;
 }

@@ -18,7 +18,7 @@ export function queryOf({ model, prompt, multimask }) {
 function curl({ base, photo, hasKey, ...request }) {
   const lines = [`curl ${shellQuoted(`${base}/api/generate?${queryOf(request)}`)}`];
   if (hasKey) lines.push('-H "X-API-Key: $API_KEY"');
-  lines.push('-H "Content-Type: application/octet-stream"', '-H "Accept: image/png"');
+  lines.push('-H "Accept: image/png"');
   lines.push(`--data-binary ${shellQuoted(`@${photo}`)}`, "-o mask.png");
   return lines.join(" \\\n  ");
 }
@@ -51,7 +51,7 @@ function python({ base, photo, hasKey, model, prompt, multimask }) {
 }
 
 function javascript({ base, photo, hasKey, ...request }) {
-  const headers = ['"Content-Type": "application/octet-stream"', 'Accept: "image/png"'];
+  const headers = ['Accept: "image/png"'];
   if (hasKey) headers.unshift('"X-API-Key": process.env.API_KEY');
   return [
     'import { readFile, writeFile } from "node:fs/promises";',

@@ -12,11 +12,12 @@ export class Stage {
   /**
    * @param {HTMLElement} element
    * @param {HTMLCanvasElement} canvas
+   * @param {HTMLElement} dock what lies over its lower end
    * @param {() => object} scene what to draw: {objects: [{color, shapes, points, box, isActive}], preview, dragged, cursor}
    * @param {() => void} onView told when the view changes
    */
-  constructor(element, canvas, scene, onView) {
-    Object.assign(this, { element, canvas, scene, onView });
+  constructor(element, canvas, dock, scene, onView) {
+    Object.assign(this, { element, canvas, dock, scene, onView });
     this.context = canvas.getContext("2d");
     this.photo = null;
     this.view = { scale: 1, x: 0, y: 0 };
@@ -33,7 +34,7 @@ export class Stage {
   }
 
   show(photo) {
-    this.photo?.copy.close();
+    this.photo?.close();
     this.dropPatch();
     this.photo = photo;
     this.isFitted = true;
@@ -53,9 +54,8 @@ export class Stage {
   }
 
   fitted() {
-    // Room for the toolbar below.
-    const margin = this.size.width < 640 ? { top: 10, side: 8, bottom: 68 } : { top: 24, side: 24, bottom: 80 };
-    return fit(this.photo, this.size, margin);
+    const side = this.size.width < 640 ? 8 : 24;
+    return fit(this.photo, this.size, { top: side, side, bottom: this.dock.offsetHeight + 14 + side });
   }
 
   fitPhoto() {
@@ -119,12 +119,14 @@ export class Stage {
     if (view !== this.view || photo !== this.photo) return bitmap.close();
     this.dropPatch();
     this.patch = { bitmap, ...part };
+    this.element.dataset.isSharp = true;
     this.draw();
   }
 
   dropPatch() {
     this.patch?.bitmap.close();
     this.patch = null;
+    delete this.element.dataset.isSharp;
   }
 
   draw() {
@@ -143,8 +145,6 @@ export class Stage {
     context.setTransform(ratio * view.scale, 0, 0, ratio * view.scale, ratio * view.x, ratio * view.y);
     context.imageSmoothingEnabled = view.scale * ratio < SQUARE_SCALE;
     context.imageSmoothingQuality = "high";
-    context.fillStyle = "#fff";
-    context.fillRect(0, 0, photo.width, photo.height);
     context.drawImage(photo.copy, 0, 0, photo.width, photo.height);
     if (this.patch) context.drawImage(this.patch.bitmap, this.patch.x, this.patch.y, this.patch.width, this.patch.height);
     for (const object of scene.objects) for (const shape of object.shapes) this.paintShape(shape, object);
@@ -175,10 +175,10 @@ export class Stage {
       context.fillStyle = color;
       // The hue first, which leaves light and dark as they are, then a veil that shows on any ground.
       context.globalCompositeOperation = "color";
-      context.globalAlpha = isActive ? 0.6 : 0.4;
+      context.globalAlpha = isActive ? 0.78 : 0.62;
       context.fill(path, "evenodd");
       context.globalCompositeOperation = "source-over";
-      context.globalAlpha = isActive ? 0.18 : 0.12;
+      context.globalAlpha = isActive ? 0.13 : 0.08;
       context.fill(path, "evenodd");
       context.globalAlpha = 1;
     } else {
