@@ -20,13 +20,18 @@ ROOT = Path(__file__).resolve().parents[1]
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
+def is_loopback(address: str) -> bool:
+    """Whether it is this machine's own."""
+    return address in LOOPBACK or address.startswith("127.")
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections beyond the loopback are refused, so that no test can depend on one."""
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: Any) -> None:
-        if self.family in {socket.AF_INET, socket.AF_INET6} and address[0] not in LOOPBACK:
+        if self.family in {socket.AF_INET, socket.AF_INET6} and not is_loopback(str(address[0])):
             raise RuntimeError(f"a test tried to reach {address[0]}")
         connect(self, address)
 

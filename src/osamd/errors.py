@@ -7,6 +7,8 @@
     |  |- InvalidRequestError      422 invalid_request    the body or a field has the wrong form
     |  |- InvalidPromptError       422 invalid_prompt     points, labels, boxes or texts do not make sense
     |  |- InvalidImageError        422 invalid_image      the bytes are no image, or a broken one
+    |  |- UrlRefusedError          422 url_refused        images are not fetched from there
+    |  |- UrlFailedError           422 url_failed         the image behind the URL could not be fetched
     |  |- BodyTooLargeError        413 body_too_large     more bytes than the server takes
     |  |- BodyTimeoutError         408 body_timeout       the body came too slowly
     |  |- ImageTooLargeError       413 image_too_large    more pixels than the server takes
@@ -93,6 +95,18 @@ class InvalidImageError(RequestError):
     """The bytes are not an image that can be read."""
 
     code = "invalid_image"
+
+
+class UrlRefusedError(RequestError):
+    """Images are not fetched from this URL: not at all, or not from this host, scheme, port or address."""
+
+    code = "url_refused"
+
+
+class UrlFailedError(RequestError):
+    """The image behind the URL could not be fetched, or not in time."""
+
+    code = "url_failed"
 
 
 class BodyTooLargeError(RequestError):

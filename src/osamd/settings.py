@@ -23,6 +23,7 @@ LogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 MEBIBYTE = 1024 * 1024
+HOST = re.compile(r"(\*|(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*)(:[0-9]{1,5})?")
 # As browsers write it: lower case, no path, and no port where it is the scheme's own.
 ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 USER_CATALOG = "~/.config/osamd/models.toml"
@@ -191,6 +192,21 @@ class Settings(BaseSettings):
         description="Folder below which `image_path` may name files. Unset: refused, except in development on"
         " loopback, where it is the working directory.",
     )
+    url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Hosts from which `image_url` may name images, separated by commas: `example.com`,"
+        " `*.example.com`, `example.com:8443`, or `*` for every public one. Unset: nothing is fetched.",
+    )
+    url_schemes: Annotated[tuple[Literal["http", "https"], ...], NoDecode] = Field(
+        default=("https",), description="Schemes such a URL may have, separated by commas."
+    )
+    url_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Networks, separated by commas, where such hosts may be although their addresses are not public.",
+    )
+    url_bytes: int = Field(default=16 * MEBIBYTE, ge=1, description="Largest image behind a URL, in bytes.")
+    url_s: float = Field(default=10.0, gt=0, description="Seconds in which it must be here, redirects included.")
+    url_fetches: int = Field(default=4, ge=1, le=64, description="Images that are fetched at once; more get 503.")
     mask_layout: MaskLayout = Field(
         default="full", description="Default `mask_layout`: `full` covers the image, `crop` its box (osam >= 0.4)."
     )
@@ -207,7 +223,11 @@ class Settings(BaseSettings):
         " in a terminal, else JSON.",
     )
 
-    @field_validator("models", "preload", "onnx_providers", "include", "cors_origins", "trusted_proxies", mode="before")
+    @field_validator(
+        *("models", "preload", "onnx_providers", "include", "cors_origins"),
+        *("trusted_proxies", "url_hosts", "url_schemes", "url_networks"),
+        mode="before",
+    )
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -239,7 +259,15 @@ class Settings(BaseSettings):
                 raise ValueError("origins such as https://example.com or http://localhost:3000 are wanted")
         return value
 
-    @field_validator("trusted_proxies")
+    @field_validator("url_hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if HOST.fullmatch(host) is None:
+                raise ValueError("hosts such as example.com, *.example.com, example.com:8443 or * are wanted")
+        return value
+
+    @field_validator("trusted_proxies", "url_networks")
     @classmethod
     def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for network in value:

@@ -24,6 +24,7 @@ from osamd.server.limits import AdmissionMiddleware, BodyMiddleware
 from osamd.server.metrics import Metrics
 from osamd.server.observe import ObserveMiddleware
 from osamd.server.problems import add_error_handlers
+from osamd.server.remote_images import RemoteImages
 from osamd.server.routes import docs, embed, generate, health, models, playground
 from osamd.server.routes import metrics as metrics_route
 from osamd.settings import Settings, load_settings, variable_of
@@ -89,6 +90,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
     )
     app.state.settings = settings
     app.state.engine = engine
+    app.state.remote_images = RemoteImages(settings)
     app.state.metrics = metrics
     for routes in (health, generate, embed, models, metrics_route):
         app.include_router(routes.router)

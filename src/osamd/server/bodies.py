@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from osamd.errors import BodyTooLargeError, ClientGoneError, InvalidImageError, InvalidRequestError
 from osamd.events import Timings
-from osamd.server.context import engine_of
+from osamd.server.context import engine_of, remote_images_of
 from osamd.server.schemas import SPELLINGS, GenerateBody, ImageFields, WireModel, decode_base64, invalid_request
 from osamd.settings import Settings
 from osamd.types import ImageSource
@@ -44,10 +44,10 @@ XYXY = 4
 
 @dataclass(frozen=True, slots=True)
 class ParsedBody(Generic[Body]):
-    """A request's fields and where its pixels are."""
+    """A request's fields and where its pixels are; None where they are behind ``image_url``."""
 
     fields: Body
-    image: ImageSource
+    image: ImageSource | None
 
 
 async def read_body(request: Request, schema: type[Body], settings: Settings, timings: Timings) -> ParsedBody[Body]:
@@ -68,6 +68,19 @@ async def read_body(request: Request, schema: type[Body], settings: Settings, ti
             return _parse(b"".join(chunks), content_type, query, schema, local_files, settings.max_body_bytes)
 
     return await engine_of(request).aside(parse, timings)
+
+
+async def image_of(request: Request, parsed: ParsedBody[Body], timings: Timings) -> ImageSource:
+    """Where a request's pixels are; what is behind a URL is fetched.
+
+    Raises:
+        RequestError: it may not, or cannot, be fetched.
+        OverloadedError: too many are being fetched.
+    """
+    if parsed.image is not None:
+        return parsed.image
+    with timings.stage("receive"):
+        return ImageSource(data=await remote_images_of(request).fetch(parsed.fields.image_url or ""))
 
 
 async def read_json(request: Request, schema: type[Fields]) -> Fields:
@@ -112,7 +125,7 @@ def _parse(
     else:
         fields = _from_pairs(_pairs(query), schema)
         data = raw or None
-        if data is None and fields.image_id is None:
+        if data is None and fields.image_id is None and fields.image_url is None:
             raise InvalidRequestError("the body is empty: JSON, multipart/form-data or an encoded image is wanted")
     return ParsedBody(fields, _image_source(fields, data, image_root, most))
 
@@ -258,7 +271,7 @@ def _numbers(text: str, count: int, field: str) -> list[float]:
     return numbers
 
 
-def _image_source(fields: ImageFields, data: bytes | None, image_root: Path | None, most: int) -> ImageSource:
+def _image_source(fields: ImageFields, data: bytes | None, image_root: Path | None, most: int) -> ImageSource | None:
     kept = fields.image_embedding if isinstance(fields, GenerateBody) else None
     if kept is not None and fields.image_id is None and fields.image_path is None:
         # osam's clients send the image along; the embedding saves encoding it again.
@@ -269,15 +282,20 @@ def _image_source(fields: ImageFields, data: bytes | None, image_root: Path | No
             ("image", fields.image if data is None else data),
             ("image_id", fields.image_id),
             ("image_path", fields.image_path),
+            ("image_url", fields.image_url),
         )
         if value is not None
     ]
     if data is not None and fields.image is not None:
         raise InvalidRequestError("the image is given twice", field="image")
     if not given:
-        raise InvalidRequestError("no image: give image, image_id, image_path or image_embedding", field="image")
+        raise InvalidRequestError(
+            "no image: give image, image_id, image_path, image_url or image_embedding", field="image"
+        )
     if len(given) > 1:
         raise InvalidRequestError(f"give one image, not {' and '.join(given)}", field=given[-1])
+    if fields.image_url is not None:
+        return None
     if fields.image_id is not None:
         return ImageSource(image_id=fields.image_id)
     if fields.image_path is not None:

@@ -6,6 +6,7 @@ from osamd.engine import Engine
 from osamd.events import Timings
 from osamd.server.auth import ADMIN
 from osamd.server.metrics import Metrics
+from osamd.server.remote_images import RemoteImages
 from osamd.settings import Settings
 
 # Where the app's lifespan leaves the settings for the connections.
@@ -28,6 +29,12 @@ def settings_of(request: Request) -> Settings:
     """The app's settings."""
     settings: Settings = request.app.state.settings
     return settings
+
+
+def remote_images_of(request: Request) -> RemoteImages:
+    """What fetches images by URL."""
+    remote_images: RemoteImages = request.app.state.remote_images
+    return remote_images
 
 
 def owner_of(request: Request) -> str:

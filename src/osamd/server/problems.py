@@ -38,6 +38,8 @@ from osamd.errors import (
     ShuttingDownError,
     StorageError,
     UnknownModelError,
+    UrlFailedError,
+    UrlRefusedError,
 )
 from osamd.server.schemas import invalid_request
 
@@ -56,6 +58,8 @@ IMAGE_ERRORS = (
     ImageTooLargeError,
     InvalidRequestError,
     InvalidImageError,
+    UrlRefusedError,
+    UrlFailedError,
     RateLimitedError,
     OverloadedError,
     ShuttingDownError,

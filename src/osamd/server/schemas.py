@@ -34,6 +34,7 @@ ArrayType = Literal["float32", "float16"]
 BACKGROUND, FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 0, 1, 2, 3
 # No request of any configuration may make the parser build longer lists than this.
 LONGEST_LIST = 4096
+LONGEST_URL = 2048
 LABELS = frozenset({BACKGROUND, FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT})
 BOX_NUMBERS = 4
 EMBEDDING_AXES = 3
@@ -209,6 +210,12 @@ class ImageFields(WireModel):
     )
     image_path: StrictStr | None = Field(
         default=None, description="A file on the server, where its operator allows that (`OSAMD_IMAGE_ROOT`)."
+    )
+
+    image_url: StrictStr | None = Field(
+        default=None,
+        max_length=LONGEST_URL,
+        description="Where the server fetches the image, where its operator allows that (`OSAMD_URL_HOSTS`).",
     )
 
     @model_validator(mode="before")

@@ -5,7 +5,7 @@ from fastapi import APIRouter, Request, Response
 from osamd.deadline import deadline
 from osamd.errors import AccessError, EmbeddingExpiredError, ServerConfigurationError
 from osamd.server.attendance import attended
-from osamd.server.bodies import read_body
+from osamd.server.bodies import image_of, read_body
 from osamd.server.context import engine_of, is_admin, owner_of, settings_of, timings_of
 from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
@@ -28,7 +28,7 @@ async def embed(request: Request) -> HandleSchema:
         parsed = await read_body(request, EmbedBody, settings, timings)
         async with attended(request):
             handle = await engine_of(request).embed(
-                parsed.image,
+                await image_of(request, parsed, timings),
                 model=parsed.fields.model,
                 owner=owner_of(request),
                 timings=timings,

@@ -7,7 +7,7 @@ from osamd.errors import AdminOnlyError, InvalidPromptError
 from osamd.events import Timings
 from osamd.keep_alive import PINNED
 from osamd.server.attendance import attended
-from osamd.server.bodies import ParsedBody, read_body
+from osamd.server.bodies import ParsedBody, image_of, read_body
 from osamd.server.context import engine_of, is_admin, owner_of, settings_of, timings_of
 from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
@@ -50,7 +50,7 @@ async def _answer(request: Request, parsed: ParsedBody[GenerateBody], settings: 
     engine = engine_of(request)
     result = await engine.segment(
         SegmentRequest(
-            image=parsed.image,
+            image=await image_of(request, parsed, timings),
             model=parsed.fields.model,
             prompts=parsed.fields.to_prompts(settings),
             multimask=bool(parsed.fields.multimask),

@@ -1,0 +1,49 @@
+"""Which internet addresses a server may be sent to by a caller. Pure."""
+
+import ipaddress
+from collections.abc import Collection
+from typing import Final
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# What Python's is_global lets pass, or did in some version, and what yet is nobody's public web server: other networks'
+# addresses in IPv6 clothes, old relays, and clouds' own services.
+NEVER: Final[tuple[Network, ...]] = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "168.63.129.16/32",  # Azure's own services
+        "192.0.0.0/24",  # IETF's protocols; 192.0.0.192 is Oracle's metadata
+        "192.88.99.0/24",  # 6to4 relays
+        "100.64.0.0/10",  # carriers' networks; 100.100.100.200 is Alibaba's metadata
+        "::/96",  # IPv4 in IPv6, and the unspecified address
+        "64:ff9b::/96",  # NAT64: any IPv4 address
+        "64:ff9b:1::/48",  # NAT64 of local networks
+        "100::/64",  # discarded
+        "2001::/23",  # IETF's protocols; Teredo: any IPv4 address
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4: any IPv4 address
+        "3fff::/20",  # documentation
+        "5f00::/16",  # segment routing
+        "fc00::/7",  # local
+        "fec0::/10",  # local, as it was once
+    )
+)
+
+
+def may_connect(text: str, allowed: Collection[Network] = ()) -> bool:
+    """Whether an address, as a resolver gives it, is a public one, or in a network that the operator allows.
+
+    Private, loopback, link-local, multicast, reserved and metadata addresses are not public, whatever they are dressed
+    as; what is no address is none.
+    """
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        # The kernel connects to the address inside.
+        address = address.ipv4_mapped
+    if any(address in network for network in allowed):
+        return True
+    return address.is_global and not address.is_multicast and not any(address in network for network in NEVER)
