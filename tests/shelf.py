@@ -3,7 +3,8 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,13 +112,20 @@ class Library:
 
 
 @contextlib.contextmanager
-def run_library(folder: Path, *, fresh: int = 0, env: Mapping[str, str] | None = None) -> Iterator[Library]:
+def run_library(
+    folder: Path,
+    *,
+    fresh: int = 0,
+    env: Mapping[str, str] | None = None,
+    command: Sequence[str] = (sys.executable, "-m", "osamd", "serve"),
+) -> Iterator[Library]:
     """Run a server whose catalogue has a local model of each family, and models that can be pulled.
 
     Args:
         folder: for everything.
         fresh: how many models no test has touched yet.
         env: more of its environment.
+        command: how the server is started.
     """
     (folder / "rows").mkdir()
     cache = folder / "cache"
@@ -131,5 +139,5 @@ def run_library(folder: Path, *, fresh: int = 0, env: Mapping[str, str] | None =
         named["twin"] = shelf.add_web("twin", shares=first)
         models = iter([shelf.add_web(f"fresh{number}") for number in range(fresh)])
         catalog = {"API_KEY": KEY, "OSAMD_CATALOG": str(shelf.write()), "OSAMD_THREADS": "1", "OSAMD_PULL": "auto"}
-        with run_server(cache=cache, env=catalog | dict(env or {})) as running:
+        with run_server(cache=cache, env=catalog | dict(env or {}), command=command) as running:
             yield Library(running, cache, web, paths, models, named)

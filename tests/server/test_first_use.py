@@ -1,4 +1,5 @@
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,18 @@ from osamd.client import Client
 from osamd.errors import ModelUnavailableError
 
 PULL_WAIT_S = 0.4
+OSAMD_SERVE = (sys.executable, "-m", "osamd", "serve")
+# The command of the image.
+UVICORN_MAIN = (
+    sys.executable,
+    "-m",
+    "uvicorn",
+    "--app-dir",
+    str(Path(__file__).parents[2]),
+    "main:app",
+    "--port",
+    "{port}",
+)
 
 
 @pytest.fixture(scope="module")
@@ -188,10 +201,14 @@ def test_local_file_that_was_changed(tmp_path: Path, photo: bytes) -> None:
     assert before["annotations"][0]["mask"] == after["annotations"][0]["mask"]
 
 
-@pytest.mark.parametrize("way", ["generate", "pull"])
-def test_server_stops_in_the_middle_of_a_pull(tmp_path: Path, photo: bytes, way: str) -> None:
+@pytest.mark.parametrize(
+    ("way", "command"),
+    [("generate", OSAMD_SERVE), ("generate", UVICORN_MAIN), ("pull", OSAMD_SERVE)],
+    ids=["generate", "generate under uvicorn's own command", "pull"],
+)
+def test_server_stops_in_the_middle_of_a_pull(tmp_path: Path, photo: bytes, way: str, command: tuple[str, ...]) -> None:
     """A stopped server ends in good time and keeps what has come; the next one goes on from there."""
-    with run_library(tmp_path, fresh=1) as library:
+    with run_library(tmp_path, fresh=1, command=command) as library:
         fresh = next(library.fresh)
         go_on = held(fresh)
         caller = Caller(library, photo, fresh) if way == "generate" else None

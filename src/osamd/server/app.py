@@ -27,6 +27,7 @@ from osamd.server.problems import add_error_handlers
 from osamd.server.remote_images import RemoteImages
 from osamd.server.routes import docs, embed, generate, health, models, playground
 from osamd.server.routes import metrics as metrics_route
+from osamd.server.stopping import told_of_stop
 from osamd.settings import Settings, load_settings, variable_of
 from osamd.store import Store
 
@@ -170,8 +171,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
 
     task = asyncio.create_task(preload())
     try:
-        # For the connections, which know nothing of the app.
-        yield {SETTINGS_STATE: app.state.settings}
+        # Requests that wait for a model to come hear of a stop at once; the others are finished first.
+        with told_of_stop(engine.stop_pulls):
+            # For the connections, which know nothing of the app.
+            yield {SETTINGS_STATE: app.state.settings}
     finally:
         task.cancel()
         await engine.close()

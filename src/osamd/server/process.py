@@ -2,32 +2,17 @@
 
 import contextlib
 import signal
-import socket
 import sys
 
 import uvicorn
 from fastapi import FastAPI
 
-from osamd.engine import Engine
 from osamd.server.connections import PatientConnection
 from osamd.settings import Settings
 
 GRACE_S = 30
 # uvicorn's own code, for a port that is taken and the like.
 STARTUP_FAILED = 3
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, which waits for the requests that still run: those that wait for a model to come are told first."""
-
-    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
-        super().__init__(config)
-        self._engine = engine
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop."""
-        self._engine.stop_pulls()
-        await super().shutdown(sockets)
 
 
 def serve(app: FastAPI, settings: Settings) -> None:
@@ -48,7 +33,7 @@ def serve(app: FastAPI, settings: Settings) -> None:
         # The app does that, for the proxies it was told to trust; uvicorn would trust every local process.
         proxy_headers=False,
     )
-    server = _Server(config, app.state.engine)
+    server = uvicorn.Server(config)
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     if not server.started:
