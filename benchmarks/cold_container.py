@@ -24,6 +24,11 @@ POLL_S = 0.005
 GIVE_UP_S = 300.0
 
 
+def podman(*arguments: str, check: bool = True) -> str:
+    """Run podman to its end; returns what it wrote."""
+    return subprocess.run([*TOOL, *arguments], check=check, capture_output=True, text=True).stdout.strip()  # noqa: S603
+
+
 def forget(folder: Path) -> int:
     """Drop the files below a folder from the page cache; returns their bytes."""
     total = 0
@@ -47,11 +52,11 @@ def start_once(image: str, limits: list[str]) -> dict[str, float]:
     """Seconds from the start of ``podman run`` to each sign of life."""
     name, port = f"osamd-cold-{uuid.uuid4().hex}", free_port()
     photo = PHOTO.read_bytes()
-    command = [*TOOL, "run", "--detach", "--name", name, "--network", "host", *LIMITS, *limits]
+    command = ["run", "--detach", "--name", name, "--network", "host", *LIMITS, *limits]
     command += ["--env", f"API_KEY={KEY}", "--env", f"PORT={port}", image]
     began = time.perf_counter()
     try:
-        subprocess.run(command, check=True, capture_output=True)
+        podman(*command)
         seconds = {"container started": time.perf_counter() - began}
         with httpx2.Client(
             base_url=f"http://127.0.0.1:{port}", headers={"X-API-Key": KEY}, timeout=GIVE_UP_S
@@ -64,7 +69,9 @@ def start_once(image: str, limits: list[str]) -> dict[str, float]:
                 client.post("/api/generate?point=225,150", content=photo).raise_for_status()
                 seconds[sign] = time.perf_counter() - began
     finally:
-        subprocess.run([*TOOL, "rm", "--force", "--time", "1", name], check=True, capture_output=True)
+        # It is stopped first: removed while it still reads, podman cannot always unmount it.
+        podman("stop", "--time", "30", name, check=False)
+        podman("rm", "--force", name, check=False)
     return seconds
 
 
@@ -88,9 +95,7 @@ def main() -> None:
     parser.add_argument("--device", default="/dev/vda", help="the disk that holds podman's storage")
     parser.add_argument("--rates", default="8,64", help="MiB/s that the disk is slowed to, separated by commas")
     arguments = parser.parse_args()
-    mounted = subprocess.run(
-        [*TOOL, "image", "mount", arguments.image], check=True, capture_output=True, text=True
-    ).stdout.strip()
+    mounted = podman("image", "mount", arguments.image)
     start_once(arguments.image, [])
     rates = [int(rate) for rate in arguments.rates.split(",") if rate]
     scenarios: dict[str, list[str] | None] = {"files in memory": None, "files on this disk": []}
@@ -105,7 +110,7 @@ def main() -> None:
                 forget(Path(mounted))
             rounds.append(start_once(arguments.image, limits or []))
         results[scenario] = {sign: round(statistics.median(run[sign] for run in rounds), 3) for sign in rounds[0]}
-    subprocess.run([*TOOL, "image", "unmount", arguments.image], check=True, capture_output=True)
+    podman("image", "unmount", arguments.image)
     print(json.dumps(results, indent=1))
 
 
