@@ -4,8 +4,15 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
+from uvicorn.main import main as uvicorns_command
+
+from osamd.server.app import create_app
+from osamd.server.process import serve
+from osamd.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 GPU_FILES = ("gpu-cuda13.txt", "gpu-cuda12.txt")
@@ -88,3 +95,30 @@ def test_the_command_is_the_seeds() -> None:
     assert "/venv/bin/uvicorn main:app --host 0.0.0.0 --port 11368" == " ".join(json.loads(command))
     gpu = dockerfile[dockerfile.index("\nFROM base AS gpu\n") : dockerfile.index("\nFROM base AS cpu\n")]
     assert "    OSAMD_DEVICE=cuda\n" in gpu
+
+
+class _NotStartedError(Exception):
+    """Raised instead of starting a server."""
+
+
+def test_uvicorns_own_command_is_told_what_serve_tells_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image's variables give uvicorn's command the options of ``osamd serve``, limits on slow clients too."""
+    wanted: dict[str, Any] = {}
+
+    def config(_: object, **options: Any) -> None:
+        wanted.update(options)
+        raise _NotStartedError
+
+    monkeypatch.setattr(uvicorn, "Config", config)
+    with pytest.raises(_NotStartedError):
+        serve(create_app(load_settings(app_env="development")), load_settings())
+    dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
+    for name, value in re.findall(r"\b(UVICORN_[A-Z_]+)=(\S+)", dockerfile):
+        monkeypatch.setenv(name, value)
+    told = uvicorns_command.make_context("uvicorn", ["main:app"], auto_envvar_prefix="UVICORN").params
+    # The command names host and port; the log is configured by main.py, after uvicorn has been.
+    names = set(wanted) - {"host", "port", "log_config"}
+    protocol = wanted["http"]
+    assert {name: wanted[name] for name in names} | {"http": f"{protocol.__module__}:{protocol.__name__}"} == {
+        name: told[name] for name in names
+    }
