@@ -142,13 +142,15 @@ class Modal(ModuleType):
 
 
 def test_modal_serves_our_app(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The function gives the app of main.py, on the GPU image, over a volume at our cache, and sleeps."""
-    modal = Modal()
+    """The function gives the app of /app/main.py, on the GPU image, over a volume at our cache, and sleeps."""
+    modal, main = Modal(), ModuleType("main")
+    main.__dict__["app"] = object()
     monkeypatch.setitem(sys.modules, "modal", modal)
-    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
-    monkeypatch.setenv("API_KEY", "modal-key")
+    monkeypatch.setitem(sys.modules, "main", main)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     web = runpy.run_path(str(ROOT / "deploy" / "modal" / "app.py"))["web"]
-    assert "osamd" == web().title
+    assert main.__dict__["app"] is web()
+    assert "/app" == sys.path[0]
     assert [MOUNT] == list(modal.told["volumes"])
     assert (0, [], "L4") == (modal.told["min_containers"], modal.told["entrypoint"], modal.told["gpu"])
     assert modal.told["registry"].endswith(":gpu")
