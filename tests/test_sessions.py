@@ -37,8 +37,10 @@ def has_cuda(monkeypatch: pytest.MonkeyPatch, behaviour: str) -> list[Sequence[s
     """Have ONNX Runtime list CUDA, but not get it: it falls back ``silently``, or ``raises``; what was asked for."""
     asked: list[Sequence[str]] = []
 
-    def create(path: Path, options: Any, providers: Sequence[str]) -> Any:
+    def create(path: Path, options: Any, providers: Sequence[str], provider_options: Sequence[dict[str, str]]) -> Any:
         asked.append(providers)
+        told = [{"cudnn_conv_algo_search": "HEURISTIC"} if name == CUDA else {} for name in providers]
+        assert told == list(provider_options)
         if CUDA in providers and behaviour == "raises":
             raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected")
         return REAL(path, options, providers=[CPU])

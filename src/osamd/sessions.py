@@ -30,6 +30,8 @@ logger = logging.getLogger("osamd")
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+# Else cuDNN tries every algorithm at each new size of an image, for seconds; fixed sizes pay it at the first run.
+OPTIONS = {CUDA: {"cudnn_conv_algo_search": "HEURISTIC"}}
 PROVIDERS_VARIABLE = "OSAM_ONNX_PROVIDERS"
 WARNINGS_OFF = 3
 
@@ -145,7 +147,9 @@ def _open(path: Path, providers: Sequence[str], threads: int, profile: Path | No
     # Threads that spin between inferences would burn an idle server's CPU.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = ort.InferenceSession(path, options, providers=list(providers))
+        session = ort.InferenceSession(
+            path, options, providers=list(providers), provider_options=[OPTIONS.get(name, {}) for name in providers]
+        )
     except Exception as error:
         raise ModelLoadError(f"{path} does not load on {device_of(providers)}: {error}") from error
     active = session.get_providers()

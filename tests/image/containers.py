@@ -81,7 +81,11 @@ class Container:
 
 @contextlib.contextmanager
 def run_container(
-    *flags: str, env: Mapping[str, str] | None = None, published: bool = True, wait_for: str = "/ready"
+    *flags: str,
+    env: Mapping[str, str] | None = None,
+    published: bool = True,
+    wait_for: str = "/ready",
+    image: str = IMAGE,
 ) -> Iterator[Container]:
     """Run the image's own command until the block ends.
 
@@ -90,6 +94,7 @@ def run_container(
         env: its environment.
         published: whether its port is published; otherwise it is on the host's network, on a port by ``PORT``.
         wait_for: the path that must answer 200 before the block begins.
+        image: another image.
     """
     name, port = f"osamd-test-{uuid.uuid4().hex}", free_port()
     variables = dict(env or {})
@@ -98,7 +103,7 @@ def run_container(
     else:
         network, variables = ["--network", "host"], variables | {"PORT": str(port)}
     options = [part for key, value in variables.items() for part in ("--env", f"{key}={value}")]
-    started = tool(*RUN, "--detach", "--name", name, *network, *options, *flags, IMAGE)
+    started = tool(*RUN, "--detach", "--name", name, *network, *options, *flags, image)
     running = Container(name, f"http://127.0.0.1:{port}")
     try:
         if started.returncode:

@@ -6,16 +6,17 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from asking import CLICK, GENERATE, ask, click
-from blob_server import serve_blobs
-from containers import HARDENED, UID, Container, image_config, mount, run_container, run_once, tool
+from blob_server import BlobServer, serve_blobs
+from containers import HARDENED, IMAGE, UID, Container, image_config, mount, run_container, run_once, tool
 from pictures import encoded
 from PIL import Image
 from serving import KEY
-from shelf import Shelf
+from shelf import Shelf, WebModel
 
 from osamd import __version__
 
@@ -35,7 +36,25 @@ def hardened() -> Iterator[Container]:
 
 def no_hidden_tmpfs() -> tuple[str, ...]:
     """Podman mounts writable folders over a read-only root unless told; Docker does not."""
-    return ("--read-only-tmpfs=false",) if "podman" in tool("--version").stdout else ()
+    return ("--read-only-tmpfs=false",) if is_podman() else ()
+
+
+@contextmanager
+def one_model(folder: Path, shared: Path) -> Iterator[tuple[BlobServer, WebModel, tuple[str, ...]]]:
+    """A web server with the model ``mine``, and the flags that lend a container the catalogue that names it."""
+    rows = shared.with_name(f"{shared.name}.toml")
+    with serve_blobs() as web:
+        shelf = Shelf(folder, web)
+        model = shelf.add_web("mine")
+        shutil.copy(shelf.write(), rows)
+        rows.chmod(0o644)
+        yield web, model, ("--volume", f"{rows}:/root/.config/osamd/models.toml:ro")
+    rows.unlink()
+
+
+def is_podman() -> bool:
+    """Whether the containers' tool is podman."""
+    return "podman" in tool("--version").stdout
 
 
 def test_the_seeds_own_command(tmp_path: Path) -> None:
@@ -95,14 +114,9 @@ def test_port_is_honoured() -> None:
 
 def test_volume_outlives_the_server(tmp_path: Path, photo: bytes) -> None:
     """A volume of root's is handed to uid 999; what the first server pulls, the second one has: it asks nobody."""
-    with mount() as cache, serve_blobs() as web:
-        shelf = Shelf(tmp_path, web)
-        model = shelf.add_web("mine")
-        rows = cache.with_name(f"{cache.name}.toml")
-        shutil.copy(shelf.write(), rows)
-        rows.chmod(0o644)
+    with mount() as cache, one_model(tmp_path, cache) as (web, model, rows):
         (cache / "of-root").write_text("")
-        flags = ("--volume", f"{cache}:/root/.cache/osam", "--volume", f"{rows}:/root/.config/osamd/models.toml:ro")
+        flags = (*rows, "--volume", f"{cache}:/root/.cache/osam")
         for asked in (2, 2):
             with run_container(*flags, env={"API_KEY": KEY}, published=False) as running, running.client() as client:
                 assert ask(client, photo, model="mine")["annotations"]
@@ -112,9 +126,47 @@ def test_volume_outlives_the_server(tmp_path: Path, photo: bytes) -> None:
                 assert "NoNewPrivs:\t1" in status
                 assert 0 == running.stop()
             assert asked == len(web.asked)
-        rows.unlink()
         assert {UID} == {path.stat().st_uid for path in [cache, *cache.rglob("*")]}
         assert all(cache.joinpath(*place.parts[-3:]).is_file() for place in model.places(cache))
+
+
+def test_weights_can_be_pulled_ahead(tmp_path: Path, photo: bytes) -> None:
+    """The image's ``osamd pull`` fills a volume; a server over it needs no network for that model."""
+    with mount() as cache, one_model(tmp_path, cache) as (_, _, rows):
+        flags = (*rows, "--volume", f"{cache}:/root/.cache/osam")
+        pulled = run_once("osamd", "pull", "mine", flags=(*flags, "--network", "host"))
+        assert 0 == pulled.returncode, pulled.stderr
+        with run_container(*flags, env={"API_KEY": KEY, "OSAMD_PULL": "never"}) as running, running.client() as client:
+            assert ask(client, photo, model="mine")["annotations"]
+
+
+def test_weights_can_be_baked_in(tmp_path: Path, photo: bytes) -> None:
+    """``deploy/warmup/Dockerfile`` puts weights into an image, which pulls nothing and runs unprivileged."""
+    if not is_podman():
+        pytest.skip("only podman's build can be lent a catalogue")
+    name = f"localhost/osamd-baked:{tmp_path.name}"
+    with mount() as folder, one_model(tmp_path, folder) as (_, _, rows):
+        file = str(ROOT / "deploy" / "warmup" / "Dockerfile")
+        options = ("--build-arg", f"IMAGE={IMAGE}", "--build-arg", "MODELS=mine", "--tag", name, *rows)
+        built = tool("build", "--file", file, "--network", "host", "--format", "docker", *options, str(tmp_path))
+        assert 0 == built.returncode, built.stderr
+        try:
+            flags = (*HARDENED, "--user", f"{UID}:{UID}", *no_hidden_tmpfs(), *rows)
+            with run_container(*flags, env={"API_KEY": KEY}, image=name) as running, running.client() as client:
+                assert ask(client, photo, model="mine")["annotations"]
+        finally:
+            tool("rmi", "--force", name)
+
+
+def test_slow_clients_are_left(hardened: Container) -> None:
+    """Limits on connections hold under uvicorn's own command too: half a head is answered 408 when its time is up."""
+    with run_container(env={"API_KEY": KEY, "OSAMD_HEAD_S": "0.5"}, published=False) as running:
+        host, port = running.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n")
+            assert connection.makefile("rb").read().startswith(b"HTTP/1.1 408 ")
+    with hardened.client() as client:
+        assert "server" not in client.get("/health").headers
 
 
 def test_sigterm_drains(photo: bytes) -> None:
@@ -147,12 +199,13 @@ def _refuses(host: str, port: int) -> bool:
     return False
 
 
-def test_gpu_is_not_claimed() -> None:
+def test_gpu_is_not_claimed(photo: bytes) -> None:
     """In the CPU image ``OSAMD_DEVICE=cuda`` is never ready, and the doctor says which package is the wrong one."""
     with (
         run_container(env={"API_KEY": KEY, "OSAMD_DEVICE": "cuda"}, wait_for="/health") as running,
         running.client() as client,
     ):
+        assert "model_load_failed" == client.post(GENERATE, content=photo).json()["code"]
         assert 503 == client.get("/ready").status_code
         assert "built without it" in running.log()
     ended = run_once("osamd", "doctor", "--device", "cuda")
