@@ -66,6 +66,32 @@ def test_a_value_larger_than_the_cache_is_not_kept_and_costs_nobody_else() -> No
     assert "A" == cache.get("a", owner="me")
 
 
+def test_who_holds_most_gives_up_first() -> None:
+    """One who puts a hundred values pushes out his own; another's single one, although older, stays."""
+    cache: OwnedCache[int] = OwnedCache(capacity_bytes=100, ttl_s=60)
+    cache.put("few", 1, nbytes=10, owner="alice")
+    for number in range(100):
+        cache.put(f"many-{number}", number, nbytes=10, owner="bob")
+
+    assert 1 == cache.get("few", owner="alice")
+    assert [None, 91] == [cache.get(f"many-{number}", owner="bob") for number in (90, 91)]
+    assert 100 == cache.nbytes
+
+
+def test_a_large_value_of_a_newcomer_finds_room() -> None:
+    """Somebody whose one value is the largest share of all still gets it in: the others give up what they must."""
+    cache: OwnedCache[int] = OwnedCache(capacity_bytes=100, ttl_s=60)
+    for number in range(10):
+        cache.put(f"small-{number}", number, nbytes=10, owner="bob")
+    cache.put("large", 1, nbytes=70, owner="alice")
+
+    assert 1 == cache.get("large", owner="alice")
+    assert [7, 8, 9] == [
+        found for number in range(10) if (found := cache.get(f"small-{number}", owner="bob")) is not None
+    ]
+    assert 100 == cache.nbytes
+
+
 def test_putting_again_replaces() -> None:
     """The new value counts, once."""
     cache = cache_of(30)
@@ -155,6 +181,15 @@ class CacheMachine(RuleBasedStateMachine):
         """Whether the model still has the key."""
         return key in self.model and self.clock.now - self.model[key][2] < TTL_S
 
+    def next_to_go(self, new: str) -> str:
+        """The least recently used entry of the owner who holds most; the new one stays."""
+        held = dict.fromkeys(("alice", "bob"), 0)
+        for key, (_, size, _) in self.model.items():
+            held[key.partition(":")[0]] += size
+        others = [key for key in self.model if key != new]
+        most = max(held[key.partition(":")[0]] for key in others)
+        return next(key for key in others if held[key.partition(":")[0]] == most)
+
     @rule(key=keys, nbytes=st.integers(0, CAPACITY + 10))
     def put(self, key: str, nbytes: int) -> None:
         """A new value under a key."""
@@ -168,7 +203,7 @@ class CacheMachine(RuleBasedStateMachine):
         if nbytes <= CAPACITY:
             self.model[key] = (value, nbytes, self.clock.now)
             while sum(size for _, size, _ in self.model.values()) > CAPACITY:
-                self.model.popitem(last=False)
+                del self.model[self.next_to_go(key)]
         assert sum(size for _, size, _ in self.model.values()) == self.cache.nbytes
 
     @rule(key=keys, owner=owners)

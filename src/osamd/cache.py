@@ -5,7 +5,7 @@ Both belong to one event loop and need no locks.
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -24,8 +24,11 @@ class _Entry(Generic[Value]):
 class OwnedCache(Generic[Value]):
     """Least-recently-used values within a byte budget. A value is only ever given to the owner who put it.
 
+    Where room is needed, the owner who holds most gives up the least recently used of his: one who puts much takes no
+    room from one who puts little.
+
     Args:
-        capacity_bytes: the oldest values go when more would be held; a value larger than this is not kept.
+        capacity_bytes: at most so many are held; a value larger than this is not kept.
         ttl_s: a value not used for so long is forgotten.
         clock: seconds that never run backwards.
     """
@@ -36,6 +39,9 @@ class OwnedCache(Generic[Value]):
         self._clock = clock
         self._entries: OrderedDict[str, _Entry[Value]] = OrderedDict()
         self._nbytes = 0
+        # By owner: bytes and values; who has none is in neither.
+        self._held: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
 
     @property
     def nbytes(self) -> int:
@@ -59,17 +65,21 @@ class OwnedCache(Generic[Value]):
         return entry.value
 
     def put(self, key: str, value: Value, *, nbytes: int, owner: str) -> None:
-        """Remember a value, dropping expired and then the least recently used ones until it fits."""
+        """Remember a value, dropping expired ones and then others until it fits."""
         self._drop(key)
         now = self._clock()
         for stale in [name for name, entry in self._entries.items() if entry.expires <= now]:
             self._drop(stale)
         if nbytes > self._capacity_bytes:
             return
-        while self._nbytes + nbytes > self._capacity_bytes:
-            self._drop(next(iter(self._entries)))
-        self._entries[key] = _Entry(value, nbytes, owner, now + self._ttl_s)
+        # Counted first, so that who puts is the one with most when he would be.
+        if nbytes:
+            self._held[owner] += nbytes
         self._nbytes += nbytes
+        while self._nbytes > self._capacity_bytes:
+            self._drop(self._next_to_go())
+        self._entries[key] = _Entry(value, nbytes, owner, now + self._ttl_s)
+        self._counts[owner] += 1
 
     def delete(self, key: str, *, owner: str) -> bool:
         """Forget a value; False when there was none of this owner's."""
@@ -86,12 +96,26 @@ class OwnedCache(Generic[Value]):
     def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()
+        self._held.clear()
+        self._counts.clear()
         self._nbytes = 0
+
+    def _next_to_go(self) -> str:
+        # Somebody with nothing yet but what he is just putting has nothing to give.
+        most = max(self._held[owner] for owner in self._counts)
+        return next(key for key, entry in self._entries.items() if self._held[entry.owner] == most)
 
     def _drop(self, key: str) -> None:
         entry = self._entries.pop(key, None)
-        if entry is not None:
-            self._nbytes -= entry.nbytes
+        if entry is None:
+            return
+        self._nbytes -= entry.nbytes
+        self._held[entry.owner] -= entry.nbytes
+        self._counts[entry.owner] -= 1
+        if not self._counts[entry.owner]:
+            del self._counts[entry.owner]
+        if not self._held[entry.owner]:
+            del self._held[entry.owner]
 
 
 @dataclass(slots=True)
