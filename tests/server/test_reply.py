@@ -297,7 +297,7 @@ def test_request_id_is_taken_over(server: RunningServer, client: httpx2.Client) 
 
     assert response.headers["X-Request-Id"] == "my-own.id_7"
     assert response.json()["request_id"] == "my-own.id_7"
-    assert "my-own.id_7" in server.log_text()
+    assert server.log_line("my-own.id_7")
 
 
 @pytest.mark.parametrize("given", ["two words", "x" * 129, "quote\"'<", ""])
