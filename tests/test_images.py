@@ -435,3 +435,54 @@ def test_corrupted_images_never_raise_anything_else(kind: str, seed: int, change
     except OsamdError:
         return
     assert (3, 3) == (pixels.ndim, pixels.shape[2])
+
+
+def shades(width: int, height: int) -> Image.Image:
+    """A picture whose red grows to the right and whose green grows downwards."""
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, np.full_like(x, 90)], axis=-1).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ((400, 600), (400, 600)),
+        ((401, 600), (800, 1200)),
+        ((201, 300), (400, 600)),
+        ((200, 300), (200, 300)),
+        ((100, 150), (100, 150)),
+        ((1, 1), (100, 150)),
+        ((100, 301), (400, 600)),
+        ((5000, 5000), (800, 1200)),
+    ],
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_is_decoded_no_finer_than_wanted(
+    wanted: tuple[int, int], expected: tuple[int, int], orientation: int
+) -> None:
+    """To a half, a quarter or an eighth, where both sides stay large enough; told is the size of the whole image."""
+    stored = shades(1200, 800) if orientation == 1 else shades(1200, 800).transpose(Image.Transpose.ROTATE_90)
+    data = with_orientation(stored, "JPEG", orientation)
+    asked: list[tuple[int, int]] = []
+
+    def wants(*, height: int, width: int) -> tuple[int, int]:
+        asked.append((height, width))
+        return wanted
+
+    picture = decode_image(data, max_pixels=MAX_PIXELS, wanted=wants)
+
+    assert [(800, 1200)] == asked
+    assert (800, 1200) == (picture.height, picture.width)
+    assert (*expected, 3) == picture.pixels.shape
+    exact = np.asarray(shades(expected[1], expected[0])).astype(int)
+    assert np.abs(picture.pixels.astype(int) - exact).max() <= 8
+
+
+def test_other_formats_are_decoded_as_they_are() -> None:
+    """Only JPEG can be decoded smaller."""
+    data = encoded(shades(640, 480), "PNG")
+
+    picture = decode_image(data, max_pixels=MAX_PIXELS, wanted=lambda *, height, width: (height // 4, width // 4))
+
+    assert (480, 640, 3) == picture.pixels.shape
+    assert (480, 640) == (picture.height, picture.width)

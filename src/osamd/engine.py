@@ -138,7 +138,7 @@ class Engine:
         self._to_preload = settings.preload or ((DEFAULT_MODEL,) if settings.device == "cuda" else ())
         self._load_lane = Lane("load", workers=1, capacity=LOAD_CAPACITY)
         wait_s = settings.queue_wait_s
-        self._encode_lane = Lane("encode", workers=1, capacity=settings.encode_queue, wait_s=wait_s, steps_back=True)
+        self._encode_lane = Lane("encode", workers=1, capacity=settings.encode_queue, wait_s=wait_s)
         self._decode_lane = Lane("decode", workers=DECODE_WORKERS, capacity=settings.decode_queue, wait_s=wait_s)
         # Parsing, hashing and writing answers: short, but not for the event loop.
         self._side_lane = Lane("side", workers=SIDE_WORKERS, capacity=settings.decode_queue, wait_s=wait_s)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from osamd.catalog import Model
 from osamd.errors import DeadlineExceededError, InferenceError, InvalidPromptError, ModelLoadError, SettingsError
@@ -43,7 +43,7 @@ def load_model(model: Model, *, store: Store, settings: Settings) -> Adapter:
     """
     # Imported here: ONNX Runtime costs a tenth of a second that /health must not wait for.
     from osamd.models import build_model  # noqa: PLC0415
-    from osamd.sessions import choose_placement  # noqa: PLC0415
+    from osamd.sessions import choose_placement, graph_cache  # noqa: PLC0415
 
     paths = store.paths(model)
     try:
@@ -52,6 +52,8 @@ def load_model(model: Model, *, store: Store, settings: Settings) -> Adapter:
         )
     except SettingsError as error:
         raise ModelLoadError(str(error)) from error
+    if not any(blob.attachments for blob in model.blobs.values()):
+        placement = replace(placement, graphs=graph_cache(settings.cache / "osamd" / "graphs"))
     adapter = build_model(model, paths, placement)
     if adapter.device == "cuda":
         _run_once(adapter, model)

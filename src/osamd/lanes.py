@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from osamd.errors import OverloadedError, ShuttingDownError
 from osamd.events import Timings
-from osamd.priority import step_back
 from osamd.status import LaneStatus
 
 Result = TypeVar("Result")
@@ -34,17 +33,14 @@ class Lane:
     """A named queue of at most ``capacity`` waiting jobs and ``workers`` threads that run them in order.
 
     Idle workers block on a condition and use no CPU. Threads start with the first job. What has waited for ``wait_s``
-    seconds is refused; None lets it wait. With ``steps_back`` the workers give way to threads that want to run.
+    seconds is refused; None lets it wait.
     """
 
-    def __init__(
-        self, name: str, *, workers: int, capacity: int, wait_s: float | None = None, steps_back: bool = False
-    ) -> None:
+    def __init__(self, name: str, *, workers: int, capacity: int, wait_s: float | None = None) -> None:
         self._name = name
         self._capacity = capacity
         self._wait_s = wait_s
         self._worker_count = workers
-        self._steps_back = steps_back
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -130,8 +126,6 @@ class Lane:
             job.future.set_exception(OverloadedError(f"waited {self._wait_s:g} s in the {self._name} queue"))
 
     def _work(self) -> None:
-        if self._steps_back:
-            step_back()
         while True:
             with self._changed:
                 while not self._jobs and not self._closed:

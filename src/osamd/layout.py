@@ -5,6 +5,7 @@
     models/blobs/sha256-HEX        a blob, or a folder for a blob with attachments, each under its own name
     models/blobs/.osamd/HEX/       what is being pulled: beside the blobs, so that a rename publishes it
     osamd/locks/HEX.lock           whose turn it is to pull a blob
+    osamd/graphs/                  optimised graphs, as osamd.graphs keeps them
 """
 
 import os

@@ -7,11 +7,11 @@ import gc
 import io
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 from osamd.errors import InferenceError, ModelLoadError, SettingsError
-from osamd.priority import step_back
+from osamd.graphs import GraphCache
+from osamd.priority import BackgroundThread
 from osamd.settings import Device
 
 logger = logging.getLogger("osamd")
@@ -35,6 +36,8 @@ OPTIONS = {CUDA: {"cudnn_conv_algo_search": "HEURISTIC"}}
 PROVIDERS_VARIABLE = "OSAM_ONNX_PROVIDERS"
 WARNINGS_OFF = 3
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -44,11 +47,13 @@ class Placement:
         providers: ONNX Runtime providers in the order they are tried.
         threads: threads of one inference.
         may_fall_back: whether a model that does not get the first provider runs on the CPU instead of failing.
+        graphs: where optimised graphs are kept, or None. Only used for the CPU.
     """
 
     providers: tuple[str, ...]
     threads: int
     may_fall_back: bool = False
+    graphs: GraphCache | None = None
 
     @property
     def device(self) -> str:
@@ -68,6 +73,11 @@ def built_for_cuda() -> tuple[int, int] | None:
     """The CUDA that this ONNX Runtime was built with, such as (13, 0); None for a build for the CPU."""
     parts = str(getattr(ort, "cuda_version", "")).split(".")
     return (int(parts[0]), int(parts[1])) if len(parts) > 1 and all(part.isdigit() for part in parts[:2]) else None
+
+
+def graph_cache(folder: Path) -> GraphCache:
+    """Optimised graphs of this version of ONNX Runtime, kept in a folder."""
+    return GraphCache(folder, ort.__version__)
 
 
 def available_providers() -> tuple[str, ...]:
@@ -117,24 +127,30 @@ def load_cuda_libraries() -> None:
         logger.debug("%s", line)
 
 
-def _load(
-    path: Path, providers: Sequence[str], threads: int, *, in_background: bool, profile: Path | None
-) -> ort.InferenceSession:
-    if not in_background:
-        return _open(path, providers, threads, profile)
+def _load(path: Path, providers: Sequence[str], placement: Placement, profile: Path | None) -> ort.InferenceSession:
+    graphs = placement.graphs
+    kept = graphs.place(path, provider=CPU) if graphs is not None and tuple(providers) == (CPU,) else None
+    if graphs is None or kept is None:
+        return _open(path, providers, _options(placement.threads, profile))
+    if kept.exists():
+        options = _options(placement.threads, profile)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            return _open(kept, providers, options)
+        except ModelLoadError as error:
+            logger.warning("an optimised graph does not load and is made anew: %s", error)
+    with graphs.making(kept) as written:
+        options = _options(placement.threads, profile)
+        if written is not None:
+            options.optimized_model_filepath = str(written)
+        try:
+            return _open(path, providers, options)
+        except ModelLoadError:
+            # Perhaps only the optimised graph could not be written.
+            return _open(path, providers, _options(placement.threads, profile))
 
-    def open_behind() -> ort.InferenceSession:
-        step_back()
-        return _open(path, providers, threads, profile)
 
-    # The session's own threads inherit the priority of the one that makes them.
-    with ThreadPoolExecutor(1) as maker:
-        return maker.submit(open_behind).result()
-
-
-def _open(path: Path, providers: Sequence[str], threads: int, profile: Path | None) -> ort.InferenceSession:
-    if CUDA in providers:
-        load_cuda_libraries()
+def _options(threads: int, profile: Path | None) -> ort.SessionOptions:
     options = ort.SessionOptions()
     if profile is not None:
         options.enable_profiling = True
@@ -146,6 +162,12 @@ def _open(path: Path, providers: Sequence[str], threads: int, profile: Path | No
     options.enable_mem_pattern = False
     # Threads that spin between inferences would burn an idle server's CPU.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _open(path: Path, providers: Sequence[str], options: ort.SessionOptions) -> ort.InferenceSession:
+    if CUDA in providers:
+        load_cuda_libraries()
     try:
         session = ort.InferenceSession(
             path, options, providers=list(providers), provider_options=[OPTIONS.get(name, {}) for name in providers]
@@ -179,6 +201,10 @@ def _tell_fallback(provider: str, reason: str) -> None:
     logger.warning("running on the CPU, because %s is not to be had: %s", provider, reason)
 
 
+def _run_here(work: Callable[[], Result]) -> Result:
+    return work()
+
+
 class Session:
     """A loaded graph. Safe to run from several threads at once.
 
@@ -196,7 +222,16 @@ class Session:
     def __init__(
         self, path: Path, placement: Placement, *, in_background: bool = False, profile: Path | None = None
     ) -> None:
-        load = functools.partial(_load, path, threads=placement.threads, in_background=in_background, profile=profile)
+        self._run = _run_here
+        if in_background:
+            behind = BackgroundThread(f"osamd-{path.stem}")
+            weakref.finalize(self, behind.close)
+            self._run = behind.run
+
+        def load(providers: Sequence[str]) -> ort.InferenceSession:
+            # The session's own threads inherit the priority of the one that makes them.
+            return self._run(lambda: _load(path, providers, placement, profile))
+
         try:
             self._session = load(placement.providers)
         except ModelLoadError as error:
@@ -244,7 +279,9 @@ class Session:
             InferenceError: ONNX Runtime refused the input or failed.
         """
         try:
-            results: list[npt.NDArray[np.float32]] = self._session.run(outputs, dict(feeds), self._options)
+            results: list[npt.NDArray[np.float32]] = self._run(
+                lambda: self._session.run(outputs, dict(feeds), self._options)
+            )
         except Exception as error:
             raise InferenceError(f"inference failed: {error}") from error
         return results
