@@ -56,8 +56,9 @@ class Builtin:
         )
 
     def input_size(self, *, height: int, width: int) -> tuple[int, int]:
-        """The larger of the two working sizes."""
-        return working_size(height, width, area=AREAS["large"], multiple=MULTIPLE)
+        """Twice the larger of the two working sizes: masks depend on how the last step down is taken."""
+        rows, columns = working_size(height, width, area=AREAS["large"], multiple=MULTIPLE)
+        return 2 * rows, 2 * columns
 
     def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
         """Four feature maps at each of the two working sizes, ``small.p4`` to ``large.e``, about 3.5 MB.
@@ -65,7 +66,7 @@ class Builtin:
         The image is resized to about each area at its own aspect ratio, without padding.
         """
         height, width = size or image.shape[:2]
-        rows, columns = self.input_size(height=height, width=width)
+        rows, columns = working_size(height, width, area=AREAS["large"], multiple=MULTIPLE)
         if image.shape[0] > 2 * rows and image.shape[1] > 2 * columns:
             # One pass over a large photo instead of one for each working size.
             image = _resize(image, 2 * rows, 2 * columns)
