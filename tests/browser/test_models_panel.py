@@ -36,12 +36,12 @@ def choose(playground: Playground, name: str) -> None:
     page.locator("#model").click()
     page.get_by_role("button", name=re.compile(f"^Use {name}$")).click()
     expect(page.locator("#model-name")).to_have_text(name)
-    playground.wait_until_ready()
 
 
 def test_candidates(playground: Playground, library: Library) -> None:
     """A model that gives candidates lets one be picked, by mouse or key; what is taken away is the picked one."""
     choose(playground, "efficientsam:10m")
+    playground.wait_until_ready()
     page = playground.page
     page.locator("#multimask").click()
     playground.click(70, 50)
@@ -65,6 +65,7 @@ def test_candidates(playground: Playground, library: Library) -> None:
 def test_words(playground: Playground) -> None:
     """A model that takes words gets them, and clicks are refused in words of our own."""
     choose(playground, "yoloworld")
+    playground.wait_until_ready()
     page = playground.page
     playground.click(70, 50)
     expect(playground.status).to_contain_text("takes no clicks")
@@ -75,6 +76,8 @@ def test_words(playground: Playground) -> None:
     found = len(asked.value.json()["annotations"])
     expected = f"{found} found" if found > 1 else "box only" if found else "Nothing found"
     expect(playground.objects).to_contain_text([expected])
+    choose(playground, "sam:300m")
+    expect(playground.objects).to_have_text(["Not for this model"])
 
 
 def test_pull(playground: Playground, library: Library) -> None:
@@ -87,6 +90,7 @@ def test_pull(playground: Playground, library: Library) -> None:
     page.locator("#model").click()
     row = page.locator("#models .model", has_text=name)
     expect(row).to_contain_text("Not here yet · MIT")
+    expect(row.get_by_role("link", name="MIT")).to_have_attribute("href", "https://example.org/licence")
     page.get_by_role("button", name=f"Pull {name}", exact=True).click()
     try:
         expect(row).to_contain_text(" of ")

@@ -27,15 +27,14 @@ ASLEEP: dict[str, Any] = {"status": 502, "content_type": "text/html", "body": "<
 @pytest.mark.parametrize(
     ("answer", "kind", "title"),
     [
-        (problem(429, "rate_limited"), "limit", "Too many requests"),
         (problem(503, "overloaded"), "full", "The server is busy"),
         (problem(503, "model_pulling"), "pulling", "The model is on its way"),
     ],
 )
-def test_limits_are_waited_out(
+def test_waits_are_waited_out(
     playground: Playground, photo: bytes, answer: dict[str, Any], kind: str, title: str
 ) -> None:
-    """A limit is named, the wait is the one the server asks for, and the click is not lost."""
+    """What is in the way is named, the wait is the one the server asks for, and the click is not lost."""
     page = playground.page
     playground.use(photo)
     page.keyboard.press("p")
@@ -52,12 +51,25 @@ def test_limits_are_waited_out(
     expect(playground.notice).to_be_hidden()
 
 
+def test_spent_limit(open_playground: Opener, tmp_path: Path, photo: bytes) -> None:
+    """A server that lets this key ask twice a minute answers 429 to the first click; the page says when it goes on."""
+    env = {"API_KEY": KEY, "OSAMD_REQUESTS_PER_MINUTE": "2"}
+    with run_server(cache=tmp_path, env=env) as server:
+        playground = open_playground(server)
+        playground.use(photo)
+        playground.click(*ON)
+        expect(playground.notice).to_have_attribute("data-kind", "limit")
+        expect(playground.notice).to_contain_text("Too many requests")
+        seconds = int("".join(filter(str.isdigit, playground.page.locator(".countdown").inner_text())))
+        assert 1 <= seconds <= 30
+
+
 def test_sleeping_host(open_playground: Opener, server: RunningServer, photo: bytes) -> None:
     """A host that answers in the server's place is taken for one that wakes it up; the page tries by itself."""
     playground = open_playground(server, key=None)
     page = playground.page
     expect(page.locator("#key-dialog")).to_be_visible()
-    answers = [ASLEEP, ASLEEP]
+    answers = [ASLEEP]
 
     def wake(route: Route) -> None:
         if answers:

@@ -186,6 +186,7 @@ function refreshCandidates(active) {
 
 function useModel(model) {
   asking.useModel(model.name, model.capabilities);
+  history.rewrite(doc.withoutCandidates);
   byId("words").hidden = !asking.capabilities.has("texts");
   byId("multimask").hidden = !asking.capabilities.has("multimask");
   byId("multimask").setAttribute("aria-pressed", String(asking.isMultimask));

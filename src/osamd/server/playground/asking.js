@@ -110,10 +110,20 @@ export class Asking {
     }
   }
 
+  /** Whether the model can be asked about an object. */
+  takes(object) {
+    const has = (name) => this.capabilities.has(name);
+    return (
+      (!object.points.length || has("points")) &&
+      (!object.box || has("box") || has("boxes")) &&
+      (!object.texts.length || has("texts"))
+    );
+  }
+
   /** What is asked about an object, or null when nothing is. */
   fieldsOf(object) {
     const prompt = promptOf(object);
-    if (!prompt) return null;
+    if (!prompt || !this.takes(object)) return null;
     const fields = { prompt };
     if (this.isMultimask && !prompt.mask_input) fields.multimask = true;
     return fields;
@@ -133,7 +143,7 @@ export class Asking {
 
   /** The shapes to draw: while an answer is on its way, those before it. */
   drawnShapesOf(object) {
-    if (!promptOf(object)) return [];
+    if (!this.fieldsOf(object)) return [];
     if (this.answerOf(object)) this.shown.set(object.id, this.shapesOf(object));
     return this.shown.get(object.id) ?? [];
   }

@@ -41,7 +41,7 @@ export function chartOf(costs) {
   const shown = costs.slice(-SHOWN);
   const most = Math.max(...shown.map(({ ms }) => ms), 1);
   const step = WIDTH / SHOWN;
-  const label = `The last ${shown.length} requests, in milliseconds: ${shown.map(({ ms }) => Math.round(ms)).join(", ")}`;
+  const label = `Milliseconds of the last requests: ${shown.map(({ ms }) => Math.round(ms)).join(", ")}`;
   const chart = element("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT + 1}`, role: "img", "aria-label": label, preserveAspectRatio: "none" });
   chart.append(element("rect", { x: 0, y: HEIGHT, width: WIDTH, height: 1, class: "axis" }));
   shown.forEach((cost, index) => {

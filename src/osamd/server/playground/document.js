@@ -73,6 +73,11 @@ export function remove(doc, id) {
   return { ...doc, objects, activeId };
 }
 
+/** Without what belongs to the model before: candidates, and the masks that clicks refined. */
+export function withoutCandidates(doc) {
+  return { ...doc, objects: doc.objects.map((object) => ({ ...object, base: null, picked: 0 })) };
+}
+
 /** The `prompt` of the API, or null for an object about which nothing was said. */
 export function promptOf(object) {
   if (isBlank(object)) return null;
@@ -108,6 +113,13 @@ export class History {
 
   replace(doc) {
     this.present = doc;
+  }
+
+  /** Change every step, those before and after too. */
+  rewrite(change) {
+    this.past = this.past.map(change);
+    this.present = change(this.present);
+    this.future = this.future.map(change);
   }
 
   undo() {

@@ -9,6 +9,7 @@ export function wirePhotos(usePhoto, complain) {
     event.target.value = "";
     if (file) usePhoto(file, file.name);
   });
+  for (const button of document.querySelectorAll("[data-pick]")) button.addEventListener("click", () => byId("file").click());
   addEventListener("paste", (event) => {
     const item = [...(event.clipboardData?.items ?? [])].find(({ type }) => type.startsWith("image/"));
     if (!item) return;

@@ -12,6 +12,12 @@ function stateOf(model) {
   return ["away", model.may_pull ? "Not here yet" : "Not here; pulling is not allowed"];
 }
 
+function licence({ license, license_url }) {
+  const words = license || "licence unknown";
+  if (!/^https?:\/\//.test(license_url)) return words;
+  return make("a", { href: license_url, target: "_blank", rel: "noopener noreferrer" }, words);
+}
+
 export class ModelsPanel {
   /** @param {{choose: (model: object) => void, patience: import("./patience.js").Patience}} hooks */
   constructor(hooks) {
@@ -63,13 +69,13 @@ export class ModelsPanel {
     const [state, words] = stateOf(model);
     const pull = this.pulls.get(model.name);
     const isChosen = model.name === this.chosen;
-    const facts = [words, model.size ? bytesText(model.size) : null, model.license || "licence unknown"].filter(Boolean);
+    const facts = [words, model.size ? bytesText(model.size) : null].filter(Boolean);
     const about = make(
       "span",
       { class: "model-text" },
       make("b", {}, shortName(model.name)),
       make("span", { class: "about" }, `Takes ${model.takes}${model.capabilities.includes("multimask") ? "; gives candidates" : ""}`),
-      make("span", { class: "about" }, facts.join(" · ")),
+      make("span", { class: "about" }, `${facts.join(" · ")} · `, licence(model)),
     );
     const row = make("li", { class: `model ${isChosen ? "is-chosen" : ""}` }, make("span", { class: `state-dot ${state}` }), about);
     if (pull) {

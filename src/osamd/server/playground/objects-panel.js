@@ -11,6 +11,7 @@ function percent(area, photo) {
 /** What stands under an object's name. */
 export function describe(object, asking) {
   if (isBlank(object)) return "Click on the photo";
+  if (!asking.takes(object)) return "Not for this model";
   const shapes = asking.shapesOf(object);
   if (!asking.answerOf(object)) return asking.isPending(object) ? "Asking…" : "No answer";
   if (!shapes.length) return "Nothing found";
