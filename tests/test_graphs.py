@@ -7,7 +7,7 @@ import onnxruntime as ort
 import pytest
 from graphs import write_family
 
-from osamd import graphs, sessions
+from osamd import graphs
 from osamd.errors import ModelLoadError
 from osamd.graphs import GraphCache
 from osamd.sessions import CPU, Placement, Session, graph_cache
@@ -30,7 +30,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(Path(path).name)
         return real(path, *args, **keywords)
 
-    monkeypatch.setattr(sessions.ort, "InferenceSession", create)
+    monkeypatch.setattr(ort, "InferenceSession", create)
     return names
 
 
@@ -110,7 +110,7 @@ def test_a_full_disk_is_no_error(graph: Path, tmp_path: Path, monkeypatch: pytes
             raise RuntimeError("No space left on device")
         return real(path, options, **keywords)
 
-    monkeypatch.setattr(sessions.ort, "InferenceSession", create)
+    monkeypatch.setattr(ort, "InferenceSession", create)
     session = Session(graph, Placement((CPU,), 1, graphs=graph_cache(tmp_path / "kept")))
 
     assert session.run({"x": X})
