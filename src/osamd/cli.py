@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from osamd.types import SegmentResult
 
 INTERRUPTED = 130
+# More clients or requests than this, or longer, is a load test, for which there are better tools.
+MOST, LONGEST_S = 1000, 3600
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_library(commands)
     _add_keys(commands)
     _add_doctor(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -189,13 +192,13 @@ def _overlay_png(data: bytes, result: "SegmentResult", settings: "Settings") -> 
     return encode_color_png(overlay(pixels, [item.mask for item in result.annotations if item.mask is not None]))
 
 
-def _write(png: bytes, output: Path | None) -> None:
+def _write(data: bytes, output: Path | None) -> None:
     if output is None:
-        sys.stdout.buffer.write(png)
+        sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
     try:
-        output.write_bytes(png)
+        output.write_bytes(data)
     except OSError as error:
         raise InvalidRequestError(f"{output}: {error.strerror}") from None
     print(f"osamd: wrote {output}", file=sys.stderr)
@@ -311,3 +314,70 @@ def _doctor(arguments: argparse.Namespace) -> int:
     report = examine(arguments.device)
     print(report.text())
     return report.exit_code
+
+
+def _add_bench(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure a deployment",
+        description="Measure how fast a server answers, as its users see it: the first answer (let the host fall asleep"
+        " before, and that is the cold start), new images, clicks, and clicks of several clients at once. The prompt is"
+        " the model's default: one click in the middle for most. The key is read from API_KEY.",
+    )
+    parser.add_argument("url", nargs="?", default="http://127.0.0.1:11368", help="the server (http://127.0.0.1:11368)")
+    parser.add_argument("--model", help="a model's name (builtin)")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="a photo, sent as JPEG (an example of 1920 x 1280)")
+    parser.add_argument("--requests", type=_count, default=20, metavar="N", help="clicks of each kind (20)")
+    parser.add_argument("--clients", type=_count, default=4, metavar="N", help="clients at once, at the end (4)")
+    parser.add_argument("--seconds", type=_seconds, default=10.0, metavar="S", help="how long they click (10)")
+    parser.add_argument(
+        "--patience", type=_seconds, default=120.0, metavar="S", help="how long a sleeping host may take to wake (120)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a picture there, as SVG")
+    parser.set_defaults(command=_bench)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST):
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to {MOST}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= LONGEST_S:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, and at most {LONGEST_S}")
+    return value
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    import json  # noqa: PLC0415
+
+    from osamd.bench.chart import svg  # noqa: PLC0415
+    from osamd.bench.phases import Plan, measure  # noqa: PLC0415
+    from osamd.bench.progress import Progress  # noqa: PLC0415
+    from osamd.bench.report import text  # noqa: PLC0415
+    from osamd.settings import load_settings  # noqa: PLC0415
+
+    key = load_settings().api_key
+    plan = Plan(
+        url=arguments.url,
+        api_key=key.get_secret_value() if key is not None else None,
+        model=arguments.model,
+        image=arguments.image,
+        requests=arguments.requests,
+        clients=arguments.clients,
+        seconds=arguments.seconds,
+        patience_s=arguments.patience,
+    )
+    result = measure(plan, Progress())
+    print(text(result))
+    if arguments.json is not None:
+        _write(json.dumps(result.as_json(), indent=1).encode(), arguments.json)
+    if arguments.plot is not None:
+        _write(svg(result).encode(), arguments.plot)
+    return 0

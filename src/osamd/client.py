@@ -86,6 +86,8 @@ class Segmentation:
         annotations: the objects found.
         raw: the JSON as it came.
         timings_ms: milliseconds by stage, from ``Server-Timing``.
+        sent_bytes: of the request's body.
+        received_bytes: of the answer's body, as it came over the network.
     """
 
     model: str
@@ -95,6 +97,8 @@ class Segmentation:
     annotations: tuple[FoundObject, ...]
     raw: Mapping[str, Any]
     timings_ms: Mapping[str, float]
+    sent_bytes: int
+    received_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +209,8 @@ def _segmentation(response: httpx2.Response) -> Segmentation:
             annotations=annotations,
             raw=raw,
             timings_ms=_server_timing(response.headers.get("server-timing", "")),
+            sent_bytes=int(response.request.headers.get("content-length", 0)),
+            received_bytes=response.num_bytes_downloaded,
         )
     except (KeyError, TypeError):
         raise UnreachableError("the answer is not one of osamd's") from None
