@@ -73,11 +73,18 @@ def run(
 
 
 def request(
-    image: bytes | str, *prompts: Prompt, model: str | None = None, owner: str = "me", multimask: bool = False
+    image: bytes | str,
+    *prompts: Prompt,
+    model: str | None = None,
+    owner: str = "me",
+    multimask: bool = False,
+    keep_alive: float | None = None,
 ) -> SegmentRequest:
     """A request on an image's bytes or a handle; without prompts the model's default decides."""
     source = ImageSource(data=image) if isinstance(image, bytes) else ImageSource(image_id=image)
-    return SegmentRequest(source, model=model, prompts=prompts or None, multimask=multimask, owner=owner)
+    return SegmentRequest(
+        source, model=model, prompts=prompts or None, multimask=multimask, owner=owner, keep_alive=keep_alive
+    )
 
 
 async def segment(engine: Engine, asked: SegmentRequest) -> SegmentResult:

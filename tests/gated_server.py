@@ -4,6 +4,7 @@ python gated_server.py load|encode|decode FILE
 """
 
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -28,6 +29,11 @@ def wait_for(gate: Path) -> None:
         time.sleep(0.01)
 
 
+def is_warming_up() -> bool:
+    """Whether this is the run before the server is ready."""
+    return threading.current_thread().name.startswith("osamd-load")
+
+
 class GatedBuiltin(Builtin):
     """The built-in model, one of whose stages waits."""
 
@@ -36,7 +42,7 @@ class GatedBuiltin(Builtin):
 
     def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
         """Wait if told to, then encode."""
-        if self.stage == "encode":
+        if self.stage == "encode" and not is_warming_up():
             wait_for(self.gate)
         return super().encode(image, size=size)
 
@@ -44,7 +50,7 @@ class GatedBuiltin(Builtin):
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
     ) -> list[Candidate]:
         """Wait if told to, then decode."""
-        if self.stage == "decode":
+        if self.stage == "decode" and not is_warming_up():
             wait_for(self.gate)
         return super().decode(embedding, prompt, mask_input=mask_input, multimask=multimask)
 

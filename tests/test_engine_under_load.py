@@ -16,6 +16,7 @@ from osamd.errors import (
     InvalidPromptError,
     ModelLoadError,
     ModelUnavailableError,
+    OutOfMemoryError,
     OverloadedError,
     ShuttingDownError,
     UnknownModelError,
@@ -122,7 +123,7 @@ def test_a_failing_encode_fails_alone() -> None:
     run(main, FakeModel(on_encode=on_encode))
 
 
-@pytest.mark.parametrize("error", [InferenceError("failed"), ValueError("a bug"), MemoryError()])
+@pytest.mark.parametrize("error", [InferenceError("failed"), ValueError("a bug"), OutOfMemoryError("full")])
 def test_a_failing_decode_fails_alone(error: Exception) -> None:
     """One poisoned prompt gets its error, another on the same image its mask, and the image is still known."""
 

@@ -6,20 +6,21 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from osamd.errors import OverloadedError, ShuttingDownError
+from osamd.errors import InferenceError, OverloadedError, ShuttingDownError
 from osamd.events import Timings
-from osamd.lanes import Lane
+from osamd.lanes import MOST_HUNG, Lane
 
 LONG_S = 20.0
 
 
 @contextlib.contextmanager
-def lane(*, workers: int = 1, capacity: int = 100, wait_s: float | None = None) -> Iterator[Lane]:
+def lane(*, workers: int = 1, capacity: int = 100, **limits: Any) -> Iterator[Lane]:
     """A lane that is closed at the end."""
-    opened = Lane("test", workers=workers, capacity=capacity, wait_s=wait_s)
+    opened = Lane("test", workers=workers, capacity=capacity, **limits)
     try:
         yield opened
     finally:
@@ -341,3 +342,147 @@ def test_every_waiter_is_answered_exactly_once_under_a_hammer() -> None:
     assert {number for number, _ in own} <= set(ran)
     assert {int, ValueError, ShuttingDownError} <= {type(answer) for answer in answers}
     assert 0 == opened.waiting
+
+
+# --- work that does not end -----------------------------------------------------------------------------------------
+
+
+def test_work_that_does_not_end_fails_and_the_next_gets_a_new_worker() -> None:
+    """Its waiter is told, who waits behind it is served, and its thread ends when it comes back after all."""
+    gate = Gate()
+    told: list[tuple[str, int]] = []
+
+    async def main() -> tuple[BaseException | str, str]:
+        hung = asyncio.create_task(opened.run(gate, Timings()))
+        await wait_for(gate.begun)
+        waiting = asyncio.create_task(opened.run(lambda: threading.current_thread().name, Timings()))
+        answers = await asyncio.gather(hung, waiting, return_exceptions=True)
+        assert (1, 0) == (opened.status().hung, opened.status().running)
+        gate.opened.set()
+        await settle(lambda: opened.hung == 0)
+        return answers[0], str(answers[1])
+
+    with lane(hang_s=0.05, on_hung=lambda name, hung: told.append((name, hung))) as opened:
+        error, name = asyncio.run(main())
+    assert isinstance(error, InferenceError)
+    assert ("osamd-test-1", [("test", 1)]) == (name, told)
+
+
+def test_work_whose_waiter_left_is_given_up_too() -> None:
+    """A worker is not lost to a request that was cancelled."""
+    gate = Gate()
+
+    async def main() -> str:
+        hung = asyncio.create_task(opened.run(gate, Timings()))
+        await wait_for(gate.begun)
+        hung.cancel()
+        name = await opened.run(lambda: threading.current_thread().name, Timings())
+        gate.opened.set()
+        return name
+
+    with lane(hang_s=0.05) as opened:
+        assert "osamd-test-1" == asyncio.run(main())
+
+
+def test_the_time_in_the_queue_is_not_the_works() -> None:
+    """What had to wait is not given up for that."""
+    gates = [Gate(), Gate()]
+
+    async def main() -> list[str]:
+        first = asyncio.create_task(opened.run(gates[0], Timings()))
+        second = asyncio.create_task(opened.run(gates[1], Timings()))
+        await wait_for(gates[0].begun)
+        await asyncio.sleep(0.3)
+        gates[0].opened.set()
+        await wait_for(gates[1].begun)
+        await asyncio.sleep(0.3)
+        gates[1].opened.set()
+        return list(await asyncio.gather(first, second))
+
+    with lane(hang_s=0.5) as opened:
+        assert ["through", "through"] == asyncio.run(main())
+
+
+def test_workers_are_not_replaced_without_end() -> None:
+    """After so many that do not come back there is no new one, until one does."""
+    gates = [Gate() for _ in range(MOST_HUNG + 1)]
+
+    async def main() -> None:
+        for gate in gates:
+            with pytest.raises(InferenceError):
+                await opened.run(gate, Timings())
+        assert MOST_HUNG + 1 == opened.hung
+        last = asyncio.create_task(opened.run(lambda: "served", Timings()))
+        await asyncio.sleep(0.1)
+        assert 1 == opened.waiting
+        gates[-1].opened.set()
+        assert "served" == await last
+        for gate in gates:
+            gate.opened.set()
+        await settle(lambda: opened.hung == 0)
+
+    with lane(hang_s=0.05) as opened:
+        asyncio.run(main())
+
+
+def test_finished_work_is_not_kept_by_its_watch() -> None:
+    """An image of 50 megapixels must not stay for as long as it could have taken, also when its waiter left."""
+
+    class Picture:
+        pass
+
+    async def main(*, leaves: bool) -> None:
+        gate, picture = Gate(), Picture()
+        gone = weakref.ref(picture)
+        task = asyncio.create_task(opened.run(lambda picture=picture: (gate(), picture)[0], Timings()))  # type: ignore[misc]
+        del picture
+        await wait_for(gate.begun)
+        if leaves:
+            task.cancel()
+        gate.opened.set()
+        await asyncio.gather(task, return_exceptions=True)
+        del task
+        await settle(lambda: gc.collect() >= 0 and gone() is None)
+
+    with lane(hang_s=600.0) as opened:
+        asyncio.run(main(leaves=False))
+        asyncio.run(main(leaves=True))
+
+
+def test_a_draining_lane_refuses_what_would_wait() -> None:
+    """What waits is refused at once, what runs is finished, and what finds a free worker is done."""
+    gate = Gate()
+
+    async def main() -> list[BaseException | str]:
+        running = asyncio.create_task(opened.run(gate, Timings()))
+        await wait_for(gate.begun)
+        waiting = asyncio.create_task(opened.run(lambda: "late", Timings()))
+        await settle(lambda: opened.waiting == 1)
+        opened.drain()
+        refused = await asyncio.gather(waiting, opened.run(lambda: "later", Timings()), return_exceptions=True)
+        gate.opened.set()
+        answers = [*refused, await running]
+        await settle(lambda: opened.status().running == 0)
+        return [*answers, await opened.run(lambda: "free", Timings())]
+
+    with lane() as opened:
+        first, second, *rest = asyncio.run(main())
+    assert (ShuttingDownError, ShuttingDownError) == (type(first), type(second))
+    assert ["through", "free"] == rest
+
+
+def test_closing_does_not_wait_for_ever() -> None:
+    """With patience, the caller hears that something has not ended, and goes on."""
+    gate = Gate()
+
+    async def main() -> bool:
+        running = asyncio.create_task(opened.run(gate, Timings()))
+        await wait_for(gate.begun)
+        closed = await asyncio.to_thread(opened.close, patience_s=0.05)
+        gate.opened.set()
+        await running
+        return closed
+
+    with lane() as opened:
+        assert not asyncio.run(main())
+        assert opened.close(patience_s=LONG_S)

@@ -32,16 +32,22 @@ from osamd.errors import (
     SettingsError,
     UnknownModelError,
 )
-from osamd.events import Event, ModelLoaded, ModelUnloaded, PullProgress, Sink, Timings
+from osamd.events import (
+    Event,
+    ModelLoaded,
+    ModelUnloaded,
+    PullProgress,
+    Sink,
+    Timings,
+)
 from osamd.exchange import restore
 from osamd.geometry import check_inside
-from osamd.inference import Found, check_capabilities, decode_prompts, encode_image, load_model
+from osamd.inference import Found, check_capabilities, decode_prompts, encode_image, load_model, run_once
 from osamd.keep_alive import KeepAlive
-from osamd.lanes import Lane
 from osamd.models.base import Adapter
 from osamd.residency import Loaded, Residency, half_of_memory
 from osamd.settings import Settings, variable_of
-from osamd.status import CacheStatus, EngineStatus, Resident
+from osamd.status import CacheStatus, EngineStatus, Resident, State
 from osamd.store import Store
 from osamd.types import (
     Annotation,
@@ -54,10 +60,8 @@ from osamd.types import (
     SegmentRequest,
     SegmentResult,
 )
+from osamd.workers import Workers, release_memory
 
-DECODE_WORKERS = 2
-SIDE_WORKERS = 2
-LOAD_CAPACITY = 64
 # Low-resolution masks kept for refinement; 64 MB are 2 600 answers of the built-in model, 250 of SAM's.
 REFINEMENT_CACHE_BYTES = 64_000_000
 ID_HEX_DIGITS = 32
@@ -133,24 +137,30 @@ class Engine:
             capacity_bytes=REFINEMENT_CACHE_BYTES, ttl_s=settings.embedding_ttl_s
         )
         self._encodes: SingleFlight[_EmbeddedImage] = SingleFlight()
-        self._once_loaded: set[str] = set()
+        self._warm: set[str] = set()
+        self._draining = False
         # A GPU that was asked for is shown to work before the server is ready, also where nothing is to be preloaded.
         self._to_preload = settings.preload or ((DEFAULT_MODEL,) if settings.device == "cuda" else ())
-        self._load_lane = Lane("load", workers=1, capacity=LOAD_CAPACITY)
-        wait_s = settings.queue_wait_s
-        self._encode_lane = Lane("encode", workers=1, capacity=settings.encode_queue, wait_s=wait_s)
-        self._decode_lane = Lane("decode", workers=DECODE_WORKERS, capacity=settings.decode_queue, wait_s=wait_s)
-        # Parsing, hashing and writing answers: short, but not for the event loop.
-        self._side_lane = Lane("side", workers=SIDE_WORKERS, capacity=settings.decode_queue, wait_s=wait_s)
+        self._workers = Workers(settings, unload_idle=self._models.unload_idle, emit=self._emit)
         self._encode_allowance = Allowance("images to encode", settings.encodes_per_minute)
 
     @property
-    def ready(self) -> bool:
-        """Whether every model to preload has been loaded once; one that made room since comes back."""
+    def state(self) -> State:
+        """Whether every model to preload has been loaded and run once; one that made room since comes back."""
+        if self._draining:
+            return "stopping"
+        if self._workers.is_stuck:
+            return "stuck"
         try:
-            return all(self._catalog.resolve(name).name in self._once_loaded for name in self._to_preload)
+            is_warm = all(self._catalog.resolve(name).name in self._warm for name in self._to_preload)
         except UnknownModelError:
-            return False
+            is_warm = False
+        return "ready" if is_warm else "loading"
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should be sent here."""
+        return self.state == "ready"
 
     @property
     def residents(self) -> list[Resident]:
@@ -160,8 +170,8 @@ class Engine:
     def status(self) -> EngineStatus:
         """How things stand at this moment."""
         return EngineStatus(
-            ready=self.ready,
-            lanes=tuple(lane.status() for lane in (self._load_lane, self._encode_lane, self._decode_lane)),
+            state=self.state,
+            lanes=self._workers.status(),
             cache=CacheStatus(len(self._images), self._images.nbytes, self._settings.embedding_cache_bytes),
             residents=tuple(self.residents),
             pulling=self._arrivals.pulling,
@@ -178,7 +188,7 @@ class Engine:
         return self._store
 
     async def preload(self) -> None:
-        """Load the configured models; one that fails leaves the engine not ready and is logged by the caller.
+        """Load the configured models and run each once; one that fails leaves the engine not ready.
 
         Raises:
             OsamdError: the first failure, after all models were tried.
@@ -189,8 +199,12 @@ class Engine:
                 model = self._catalog.resolve(name)
                 # Nobody's request waits here, and a server that gave up would never be ready.
                 await self._arrivals.bring(model, is_patient=True)
-                async with self._using(model):
-                    pass
+                async with self._using(model) as adapter:
+                    # On a GPU that was part of loading it.
+                    if adapter.device != "cuda":
+                        once = functools.partial(run_once, adapter, model)
+                        await self._workers.run(self._workers.load, once, model=model.name, timings=Timings())
+                self._warm.add(model.name)
             except OsamdError as error:
                 first = first or error
         if first is not None:
@@ -233,7 +247,7 @@ class Engine:
                 timings=timings,
             )
             try:
-                found = await self._decode_lane.run(decode, timings)
+                found = await self._workers.run(self._workers.decode, decode, model=model.name, timings=timings)
             except asyncio.CancelledError:
                 abandoned.set()
                 raise
@@ -289,7 +303,7 @@ class Engine:
             OverloadedError: the queue is full, or the wait was too long.
             ShuttingDownError: the engine was closed.
         """
-        return await self._side_lane.run(work, timings)
+        return await self._workers.side.run(work, timings)
 
     def follow_pull(self, model: Model) -> AsyncIterator[PullProgress]:
         """Pull a model and tell how it goes; see ``Arrivals.follow``."""
@@ -302,10 +316,6 @@ class Engine:
     def check_may_pull(self, model: Model) -> None:
         """Raise ``PullForbiddenError`` where callers may not have this model pulled."""
         self._arrivals.check_may_pull(model)
-
-    def stop_pulls(self) -> None:
-        """Stop what is being pulled, and tell those who wait for it; what has come is kept for the next time."""
-        self._arrivals.stop()
 
     async def remove(self, model: Model) -> int:
         """Delete a model's files and unload it; returns the bytes freed.
@@ -323,14 +333,28 @@ class Engine:
             raise UnknownModelError(f"{model.name} is not on this server", field="model")
         return freed
 
-    async def close(self) -> None:
-        """Finish what runs, refuse what waits, and let the workers go."""
+    def drain(self) -> None:
+        """Refuse what waits; what runs is finished, and what still comes is answered if it need not wait."""
+        self._draining = True
+        self._arrivals.stop()
+        self._workers.drain()
+
+    async def close(self, *, patience_s: float | None = None) -> bool:
+        """Finish what runs, refuse what waits, and let the workers go.
+
+        Args:
+            patience_s: seconds to wait for what runs; None waits however long it takes.
+
+        Returns:
+            Whether everything has ended; else some thread still computes something that nobody waits for.
+        """
+        self.drain()
         await self._arrivals.close()
-        for lane in (self._encode_lane, self._decode_lane, self._load_lane, self._side_lane):
-            await asyncio.to_thread(lane.close)
+        has_ended = await self._workers.close(patience_s=patience_s)
         await self._models.close()
         self._images.clear()
         self._refinements.clear()
+        return has_ended
 
     def _recall(self, source: ImageSource, model_name: str | None, owner: str) -> _Lookup | None:
         """The image of a handle; None where another source is given."""
@@ -353,7 +377,7 @@ class Engine:
             with timings.stage("parse"):
                 return _image_id(content, model, owner)
 
-        image_id = await self._side_lane.run(hash_content, timings)
+        image_id = await self._workers.side.run(hash_content, timings)
         known = self._images.get(image_id, owner=owner)
         if known is not None:
             return _Lookup(known, image_id, hit=True)
@@ -384,7 +408,7 @@ class Engine:
                     loop.call_soon_threadsafe(self._remember, image_id, image, owner)
                 return image
 
-            return await self._encode_lane.run(encode, timings)
+            return await self._workers.run(self._workers.encode, encode, model=model.name, timings=timings)
 
     def _remember(self, image_id: str, image: _EmbeddedImage, owner: str) -> None:
         self._images.put(image_id, image, nbytes=image.embedding.nbytes, owner=owner)
@@ -408,10 +432,10 @@ class Engine:
 
     async def _load(self, model: Model) -> Loaded:
         start = time.perf_counter()
-        adapter = await self._load_lane.run(functools.partial(self._load_adapter, model), Timings())
+        load = functools.partial(self._load_adapter, model)
+        adapter = await self._workers.run(self._workers.load, load, model=model.name, timings=Timings())
         # When nobody holds it any more, be it a job that outlived its request.
         weakref.finalize(adapter, _return_memory, asyncio.get_running_loop()).atexit = False
-        self._once_loaded.add(model.name)
         self._emit(ModelLoaded(model.name, adapter.device, time.perf_counter() - start))
         return Loaded(adapter)
 
@@ -504,8 +528,6 @@ def _image_id(content: Sequence[bytes | memoryview], model: Model, owner: str) -
 
 def _return_memory(loop: asyncio.AbstractEventLoop) -> None:
     """Give what a freed model held back to the system, on a thread."""
-    from osamd.sessions import release_memory  # noqa: PLC0415 - loaded with the first model
-
     # A loop that has ended needs nothing any more.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(loop.run_in_executor, None, release_memory)

@@ -35,6 +35,7 @@
     |  |- StorageError             503 storage_failed     the cache cannot be written
     |  |  `- InsufficientStorageError 503 disk_full       too little room for a blob
     |  |- ModelLoadError           503 model_load_failed  a blob is there but does not load
+    |  |- OutOfMemoryError         503 out_of_memory      not enough memory, even without the models that were idle
     |  `- InferenceError           500 inference_failed   the model failed on this input
     |- ServerConfigurationError    500 not_configured     production without API_KEY
     |- SettingsError               exit code only         a setting has a value it cannot have
@@ -296,6 +297,13 @@ class InsufficientStorageError(StorageError):
 
 class ModelLoadError(ModelError):
     """The model could not be loaded."""
+
+
+class OutOfMemoryError(ModelError):
+    """There was not enough memory for this, even after idle models were let go."""
+
+    code = "out_of_memory"
+    default_retry_after_s = 10.0
 
 
 class InferenceError(ModelError):

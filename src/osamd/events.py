@@ -187,7 +187,45 @@ class PullFailed:
     reason: str
 
 
-Event = ModelLoaded | ModelUnloaded | PullStarted | PullProgress | ModelPulled | PullFailed | RequestDone
+@dataclass(frozen=True, slots=True)
+class MemoryRanOut:
+    """Something did not fit into memory; it is tried once more without the models that were idle.
+
+    Attributes:
+        model: for which it was.
+        reason: as the library that failed says it.
+        unloaded: full names of the models that were let go.
+    """
+
+    model: str
+    reason: str
+    unloaded: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHung:
+    """A computation did not end; its request was failed and its worker replaced.
+
+    Attributes:
+        lane: whose worker it was.
+        hung: how many of this lane's workers are in that state now.
+    """
+
+    lane: str
+    hung: int
+
+
+Event = (
+    ModelLoaded
+    | ModelUnloaded
+    | PullStarted
+    | PullProgress
+    | ModelPulled
+    | PullFailed
+    | MemoryRanOut
+    | WorkerHung
+    | RequestDone
+)
 Sink = Callable[[Event], None]
 
 
@@ -208,6 +246,13 @@ def log_event(event: Event) -> None:
         case PullProgress():
             level = logging.INFO if event.status == "done" else logging.DEBUG
             message = f"pull {event.model}: {event.role} {event.status}, {event.completed} bytes"
+        case MemoryRanOut():
+            gone = ", ".join(event.unloaded) or "nothing"
+            level = logging.WARNING
+            message = f"out of memory for {event.model}: {event.reason}; let go of {gone}, and try once more"
+        case WorkerHung():
+            level = logging.ERROR
+            message = f"work in the {event.lane} lane does not end: gave its worker up, {event.hung} of them now"
         case RequestDone():
             level = logging.DEBUG if event.path in PROBES else logging.INFO
             message = _request_line(event)

@@ -56,12 +56,16 @@ def load_model(model: Model, *, store: Store, settings: Settings) -> Adapter:
         placement = replace(placement, graphs=graph_cache(settings.cache / "osamd" / "graphs"))
     adapter = build_model(model, paths, placement)
     if adapter.device == "cuda":
-        _run_once(adapter, model)
+        run_once(adapter, model)
     return adapter
 
 
-def _run_once(adapter: Adapter, model: Model) -> None:
-    """A GPU's first run takes seconds, and shows libraries that are missing: better before anybody waits for it."""
+def run_once(adapter: Adapter, model: Model) -> None:
+    """Encode and decode: the first run takes longest, and shows libraries that are missing.
+
+    Raises:
+        ModelLoadError: the model does not run.
+    """
     import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
 
     try:
@@ -69,7 +73,7 @@ def _run_once(adapter: Adapter, model: Model) -> None:
         prompt = adapter.default_prompt(height=FIRST_SIDE, width=FIRST_SIDE)
         adapter.decode(embedding, prompt, mask_input=None, multimask=False)
     except InferenceError as error:
-        raise ModelLoadError(f"{model.name} loads on the GPU but does not run there: {error}") from error
+        raise ModelLoadError(f"{model.name} loads but does not run on {adapter.device}: {error}") from error
 
 
 def encode_image(adapter: Adapter, data: bytes, max_pixels: int, timings: Timings) -> Embedding:

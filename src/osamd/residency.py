@@ -122,6 +122,17 @@ class Residency:
         self._schedule(place)
         return True
 
+    def unload_idle(self) -> list[str]:
+        """Let every model go that nobody uses and nobody pinned; returns their names."""
+        idle = [
+            place
+            for place in self._places.values()
+            if place.loaded is not None and not place.users and place.keep_alive_s != PINNED
+        ]
+        for place in idle:
+            self._drop(place)
+        return [place.model.name for place in idle]
+
     async def close(self) -> None:
         """Let all models go, and give up those that wait for room."""
         places = list(self._places.values())

@@ -22,8 +22,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
 
-from osamd.errors import InferenceError, ModelLoadError, SettingsError
+from osamd.errors import InferenceError, ModelLoadError, OutOfMemoryError, SettingsError
 from osamd.graphs import GraphCache
+from osamd.memory import is_out_of_memory
 from osamd.priority import BackgroundThread
 from osamd.settings import Device
 
@@ -173,6 +174,8 @@ def _open(path: Path, providers: Sequence[str], options: ort.SessionOptions) -> 
             path, options, providers=list(providers), provider_options=[OPTIONS.get(name, {}) for name in providers]
         )
     except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(f"{path} does not fit into the memory of {device_of(providers)}: {error}") from error
         raise ModelLoadError(f"{path} does not load on {device_of(providers)}: {error}") from error
     active = session.get_providers()
     if active[0] != providers[0]:
@@ -283,5 +286,7 @@ class Session:
                 lambda: self._session.run(outputs, dict(feeds), self._options)
             )
         except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfMemoryError(f"inference ran out of memory: {error}") from error
             raise InferenceError(f"inference failed: {error}") from error
         return results

@@ -166,6 +166,17 @@ class Settings(BaseSettings):
     send_idle_s: float = Field(
         default=30.0, gt=0, description="Seconds a client may take to read some of its answer before it is cut off."
     )
+    hang_s: float = Field(
+        default=150.0,
+        gt=0,
+        description="Seconds after which a computation that still runs counts as hung: its request fails and its worker"
+        " is replaced.",
+    )
+    grace_s: float = Field(
+        default=25.0,
+        gt=0,
+        description="Seconds that what runs has when the server is told to stop. Hosts kill after 30, Docker after 10.",
+    )
     embedding_cache_bytes: int = Field(
         default=512 * MEBIBYTE, ge=0, description="Memory for embeddings of recent images, in bytes."
     )

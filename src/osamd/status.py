@@ -1,8 +1,11 @@
 """What the engine is doing at this moment, as frozen records for those who watch it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from osamd.catalog import Model
+
+State = Literal["ready", "loading", "stopping", "stuck"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +64,15 @@ class EngineStatus:
     """All of it.
 
     Attributes:
-        ready: whether the configured models are loaded and warm, and nothing is stuck.
+        state: ``ready`` when the configured models are loaded and warm, ``loading`` before, ``stopping``, or ``stuck``
+            when only a new process helps.
         lanes: in the order of a request.
         cache: of embeddings.
         residents: loaded models.
         pulling: names of models on their way here.
     """
 
-    ready: bool
+    state: State
     lanes: tuple[LaneStatus, ...]
     cache: CacheStatus
     residents: tuple[Resident, ...]

@@ -28,7 +28,7 @@ from osamd.status import CacheStatus, EngineStatus, LaneStatus
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 USER = "user-key-9kQz"
 STATUS = EngineStatus(
-    ready=True,
+    state="ready",
     lanes=(LaneStatus("encode", waiting=3, capacity=16, running=1, hung=0),),
     cache=CacheStatus(entries=2, nbytes=700, capacity_bytes=1000),
     residents=(),

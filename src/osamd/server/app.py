@@ -27,7 +27,7 @@ from osamd.server.problems import add_error_handlers
 from osamd.server.remote_images import RemoteImages
 from osamd.server.routes import docs, embed, generate, health, models, playground
 from osamd.server.routes import metrics as metrics_route
-from osamd.server.stopping import told_of_stop
+from osamd.server.stopping import heeding_signals
 from osamd.settings import Settings, load_settings, variable_of
 from osamd.store import Store
 
@@ -38,6 +38,8 @@ PUBLIC_PATHS = frozenset({"/health", "/ready"})
 PAGE_PATHS = frozenset({"/docs", "/openapi.json", "/playground"})
 PAGE_PREFIXES = ("/docs/", "/playground/")
 HEAD_START_S = 0.05
+# For computations that nobody waits for any more, once all requests are answered.
+LEFTOVERS_S = 1.0
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
     "metrics": False,
@@ -93,6 +95,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
     app.state.engine = engine
     app.state.remote_images = RemoteImages(settings)
     app.state.metrics = metrics
+    app.state.has_leftovers = False
     for routes in (health, generate, embed, models, metrics_route):
         app.include_router(routes.router)
     if settings.docs == "on":
@@ -170,11 +173,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
             logger.error("not ready: %s", error)  # noqa: TRY400
 
     task = asyncio.create_task(preload())
-    try:
-        # Requests that wait for a model to come hear of a stop at once; the others are finished first.
-        with told_of_stop(engine.stop_pulls):
+    loop = asyncio.get_running_loop()
+    with heeding_signals(lambda: loop.call_soon_threadsafe(engine.drain)):
+        try:
             # For the connections, which know nothing of the app.
             yield {SETTINGS_STATE: app.state.settings}
-    finally:
-        task.cancel()
-        await engine.close()
+        finally:
+            task.cancel()
+            app.state.has_leftovers = not await engine.close(patience_s=LEFTOVERS_S)

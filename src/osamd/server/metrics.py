@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Final
 
 from osamd import __version__
 from osamd.device_memory import DeviceMemory
-from osamd.events import Event, ModelLoaded, ModelPulled, ModelUnloaded, PullFailed, PullProgress, RequestDone
+from osamd.events import (
+    Event,
+    MemoryRanOut,
+    ModelLoaded,
+    ModelPulled,
+    ModelUnloaded,
+    PullFailed,
+    PullProgress,
+    RequestDone,
+    WorkerHung,
+)
 from osamd.status import EngineStatus
 
 if TYPE_CHECKING:
@@ -123,6 +133,10 @@ class _Counters:
             "osamd_pulls", "Pulls that ended, by whether the model came.", ("model", "result"), registry=registry
         )
         self._pulled_bytes = Counter("osamd_pulled_bytes", "Bytes downloaded.", registry=registry)
+        self._ran_out = Counter(
+            "osamd_out_of_memory", "Times that memory ran out, on the host or the GPU.", ("model",), registry=registry
+        )
+        self._hung = Counter("osamd_hung_workers", "Workers given up so far.", ("lane",), registry=registry)
         self._completed: dict[str, int] = {}
         # The process's own: memory, CPU seconds, file descriptors, start time.
         ProcessCollector(registry=registry)
@@ -143,6 +157,10 @@ class _Counters:
                 self._pulls.labels(event.model, "pulled").inc()
             case PullFailed():
                 self._pulls.labels(event.model, "failed").inc()
+            case MemoryRanOut():
+                self._ran_out.labels(event.model).inc()
+            case WorkerHung():
+                self._hung.labels(event.lane).inc()
             case _:
                 pass
 
@@ -183,7 +201,7 @@ class _Now:
         build = Gauge("osamd_build_info", "Always 1; the labels say what is running.", labels=("version", "python"))
         build.add_metric((__version__, platform.python_version()), 1)
         yield build
-        yield Gauge("osamd_ready", "Whether /ready answers 200.", value=int(status.ready))
+        yield Gauge("osamd_ready", "Whether /ready answers 200.", value=int(status.state == "ready"))
         lanes = {
             "waiting": "Jobs that wait for a worker.",
             "capacity": "Jobs that may wait.",

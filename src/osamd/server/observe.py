@@ -1,5 +1,6 @@
 """The outermost middleware: a request id in and out, ``Server-Timing``, and an event when the answer is complete."""
 
+import asyncio
 import re
 import time
 import uuid
@@ -9,8 +10,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from osamd.errors import ShuttingDownError
 from osamd.events import RequestDone, Sink, Timings
-from osamd.server.problems import answer_unexpected
+from osamd.server.problems import answer_error, answer_unexpected
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -55,6 +57,12 @@ class ObserveMiddleware:
 
         try:
             await self._app(scope, receive, observed)
+        # The grace time of a server that stops is over; its callers are told, rather than cut off.
+        except asyncio.CancelledError:
+            if is_begun:
+                raise
+            error = ShuttingDownError("the server has stopped, and could not finish this")
+            await answer_error(Request(scope), error)(scope, receive, observed)
         # Answered here, so that this answer too has its headers.
         except Exception as error:
             if is_begun:

@@ -16,28 +16,35 @@ async def index() -> str:
 
 
 @router.head("/health", include_in_schema=False)
-@router.get("/health", summary="Live", response_description="The process answers.")
-async def health() -> dict[str, str]:
+@router.get(
+    "/health",
+    summary="Live",
+    response_description="The process answers.",
+    responses={503: {"description": "Too many computations do not end: only a new process helps."}},
+)
+async def health(request: Request) -> JSONResponse:
     """Answers at once, before any model is loaded."""
-    return {"status": "ok"}
+    is_stuck = engine_of(request).state == "stuck"
+    return JSONResponse({"status": "stuck" if is_stuck else "ok"}, status_code=503 if is_stuck else 200)
 
 
 @router.head("/ready", include_in_schema=False)
 @router.get(
     "/ready",
     summary="Ready",
-    response_description="Every model of OSAMD_PRELOAD is loaded.",
-    responses={503: {"description": "Some are not loaded yet, or could not be."}},
+    response_description="Every model of OSAMD_PRELOAD is loaded and has run once.",
+    responses={503: {"description": "Some are not loaded yet or could not be, or the server stops or is stuck."}},
 )
 async def ready(request: Request) -> JSONResponse:
-    """Whether the configured models are loaded."""
-    engine = engine_of(request)
-    residents = engine.residents
+    """Whether the configured models are loaded, and where they run; `hung` counts computations that do not end."""
+    status = engine_of(request).status()
+    hung = {lane.name: lane.hung for lane in status.lanes if lane.hung}
     return JSONResponse(
         {
-            "status": "ready" if engine.ready else "loading",
-            "models": [resident.model.name for resident in residents],
-            "devices": {resident.model.name: resident.device for resident in residents},
+            "status": status.state,
+            "models": [resident.model.name for resident in status.residents],
+            "devices": {resident.model.name: resident.device for resident in status.residents},
+            **({"hung": hung} if hung else {}),
         },
-        status_code=200 if engine.ready else 503,
+        status_code=200 if status.state == "ready" else 503,
     )
