@@ -1,6 +1,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -285,7 +286,7 @@ def test_owners_share_nothing() -> None:
             with pytest.raises(EmbeddingExpiredError):
                 await segment(engine, request(image_id, owner=stranger))
             with pytest.raises(EmbeddingExpiredError):
-                engine.forget(image_id, owner=stranger)
+                await engine.forget(image_id, owner=stranger)
         refined = replace(click(9, 9), mask_id=mine.annotations[0].mask_id)
         with pytest.raises(EmbeddingExpiredError):
             await segment(engine, request(theirs.image.image_id, refined, owner="bob"))
@@ -300,11 +301,11 @@ def test_forgetting_is_final() -> None:
 
     async def main(engine: Engine) -> None:
         handle = await embed(engine, picture())
-        engine.forget(handle.image_id, owner="me")
+        await engine.forget(handle.image_id, owner="me")
         with pytest.raises(EmbeddingExpiredError):
             await segment(engine, request(handle.image_id))
         with pytest.raises(EmbeddingExpiredError):
-            engine.forget(handle.image_id, owner="me")
+            await engine.forget(handle.image_id, owner="me")
         assert not (await segment(engine, request(picture()))).cache_hit
 
     run(main, model)
@@ -315,7 +316,7 @@ def test_forgetting_an_image_forgets_its_masks() -> None:
 
     async def main(engine: Engine) -> None:
         first = await segment(engine, request(picture(), click(5, 5)))
-        engine.forget(first.image.image_id, owner="me")
+        await engine.forget(first.image.image_id, owner="me")
         with pytest.raises(EmbeddingExpiredError):
             await segment(engine, request(picture(), Prompt(mask_id=first.annotations[0].mask_id)))
 
@@ -452,3 +453,56 @@ def test_a_bad_image_is_refused(data: bytes, error: type[Exception]) -> None:
     run(main, model, max_image_pixels=2000)
 
     assert [(HEIGHT, WIDTH)] == model.encoded
+
+
+def test_a_restarted_server_knows_its_images_from_the_disk(tmp_path: Path) -> None:
+    """With room on the disk a handle outlives the process, and the image sent again is a hit; forgetting is final."""
+    model = FakeModel()
+    handles = []
+
+    async def first(engine: Engine) -> None:
+        handles.append((await embed(engine, picture())).image_id)
+
+    async def second(engine: Engine) -> None:
+        (image_id,) = handles
+        with pytest.raises(EmbeddingExpiredError):
+            await segment(engine, request(image_id, owner="stranger"))
+        assert (await segment(engine, request(image_id))).cache_hit
+        assert (await segment(engine, request(picture()))).cache_hit
+        assert (await segment(engine, request(picture()))).image.image_id == image_id
+        await engine.forget(image_id, owner="me")
+
+    async def third(engine: Engine) -> None:
+        with pytest.raises(EmbeddingExpiredError):
+            await segment(engine, request(handles[0]))
+
+    for main in (first, second, third):
+        run(main, model, cache=tmp_path, embedding_disk_bytes=10**8)
+
+    assert 1 == len(model.encoded)
+
+
+def test_without_room_on_the_disk_nothing_is_written_there(tmp_path: Path) -> None:
+    """The tier is off unless it is given room: photos leave no trace."""
+
+    async def main(engine: Engine) -> None:
+        await embed(engine, picture())
+
+    run(main, cache=tmp_path)
+
+    assert [] == list(tmp_path.rglob("*.npz"))
+
+
+def test_the_disk_gives_back_what_memory_had_to_drop(tmp_path: Path) -> None:
+    """A cache too small for two images still answers both handles, each encoded once."""
+    model = FakeModel()
+
+    async def main(engine: Engine) -> None:
+        first = await embed(engine, picture(5))
+        second = await embed(engine, picture(9))
+        for handle in (first, second, first):
+            assert (await segment(engine, request(handle.image_id))).cache_hit
+
+    run(main, model, cache=tmp_path, embedding_disk_bytes=10**8, embedding_cache_bytes=1)
+
+    assert 2 == len(model.encoded)

@@ -22,6 +22,7 @@ from osamd.arrivals import Arrivals
 from osamd.cache import OwnedCache, SingleFlight
 from osamd.catalog import DEFAULT_MODEL, Catalog, Model
 from osamd.deadline import deadline
+from osamd.embedding_files import EmbeddingFiles
 from osamd.errors import (
     EmbeddingExpiredError,
     ImageTooLargeError,
@@ -45,6 +46,7 @@ from osamd.geometry import check_inside
 from osamd.inference import Found, check_capabilities, decode_prompts, encode_image, load_model, run_once
 from osamd.keep_alive import KeepAlive
 from osamd.models.base import Adapter
+from osamd.remembered import EncodedImage, RememberedImages
 from osamd.residency import Loaded, Residency, half_of_memory
 from osamd.settings import Settings, variable_of
 from osamd.status import CacheStatus, EngineStatus, Resident, State
@@ -71,14 +73,6 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class _EmbeddedImage:
-    embedding: Embedding
-    model: Model
-    # Of the files that made it: a handle outlives a local file's change, its embedding must not.
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Refinement:
     logits: MaskLogits
     image_id: str
@@ -86,7 +80,7 @@ class _Refinement:
 
 @dataclass(frozen=True, slots=True)
 class _Lookup:
-    image: _EmbeddedImage
+    image: EncodedImage
     image_id: str
     hit: bool
 
@@ -130,13 +124,16 @@ class Engine:
             measure=lambda model: store.size(model) or 0,
             unloaded=lambda model: self._emit(ModelUnloaded(model.name)),
         )
-        self._images: OwnedCache[_EmbeddedImage] = OwnedCache(
+        self._embeddings: OwnedCache[EncodedImage] = OwnedCache(
             capacity_bytes=settings.embedding_cache_bytes, ttl_s=settings.embedding_ttl_s
         )
+        self._images = RememberedImages(self._embeddings, _embedding_files(settings), resolve=catalog.resolve)
+        on_disk_s = settings.embedding_disk_ttl_s if settings.embedding_disk_bytes else 0.0
+        self._remembered_s = max(settings.embedding_ttl_s, on_disk_s)
         self._refinements: OwnedCache[_Refinement] = OwnedCache(
             capacity_bytes=REFINEMENT_CACHE_BYTES, ttl_s=settings.embedding_ttl_s
         )
-        self._encodes: SingleFlight[_EmbeddedImage] = SingleFlight()
+        self._encodes: SingleFlight[EncodedImage] = SingleFlight()
         self._warm: set[str] = set()
         self._draining = False
         # A GPU that was asked for is shown to work before the server is ready, also where nothing is to be preloaded.
@@ -172,7 +169,7 @@ class Engine:
         return EngineStatus(
             state=self.state,
             lanes=self._workers.status(),
-            cache=CacheStatus(len(self._images), self._images.nbytes, self._settings.embedding_cache_bytes),
+            cache=CacheStatus(len(self._embeddings), self._embeddings.nbytes, self._settings.embedding_cache_bytes),
             residents=tuple(self.residents),
             pulling=self._arrivals.pulling,
         )
@@ -220,7 +217,7 @@ class Engine:
         """
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(deadline(self._settings.deadline_s))
-            known = self._recall(request.image, request.model, request.owner)
+            known = await self._recall(request.image, request.model, request.owner, timings)
             model = known.image.model if known is not None else self._named(request.model)
             timings.model = model.name
             if not request.may_pull:
@@ -277,7 +274,7 @@ class Engine:
             ModelError: the model is not there or failed.
         """
         async with deadline(self._settings.deadline_s):
-            known = self._recall(image, model, owner)
+            known = await self._recall(image, model, owner, timings)
             row = known.image.model if known is not None else self._named(model)
             timings.model = row.name
             if known is not None:
@@ -286,13 +283,13 @@ class Engine:
                 self._arrivals.check_is_coming(row)
             return self._handle(await self._look_up(image, row, owner, timings))
 
-    def forget(self, image_id: str, *, owner: str) -> None:
-        """Forget an image.
+    async def forget(self, image_id: str, *, owner: str) -> None:
+        """Forget an image, in memory and on the disk.
 
         Raises:
             EmbeddingExpiredError: this owner has no such image.
         """
-        if not self._images.delete(image_id, owner=owner):
+        if not await self._images.forget(image_id, owner=owner):
             raise _expired()
         self._refinements.drop_if(lambda refinement: refinement.image_id == image_id)
 
@@ -352,15 +349,17 @@ class Engine:
         await self._arrivals.close()
         has_ended = await self._workers.close(patience_s=patience_s)
         await self._models.close()
-        self._images.clear()
+        await self._images.close()
         self._refinements.clear()
         return has_ended
 
-    def _recall(self, source: ImageSource, model_name: str | None, owner: str) -> _Lookup | None:
+    async def _recall(
+        self, source: ImageSource, model_name: str | None, owner: str, timings: Timings
+    ) -> _Lookup | None:
         """The image of a handle; None where another source is given."""
         if source.image_id is None:
             return None
-        image = self._images.get(source.image_id, owner=owner)
+        image = await self._images.find(source.image_id, owner=owner, timings=timings)
         if image is None or image.digest != image.model.digest:
             raise _expired()
         if model_name is not None and self._catalog.resolve(model_name).name != image.model.name:
@@ -378,13 +377,13 @@ class Engine:
                 return _image_id(content, model, owner)
 
         image_id = await self._workers.side.run(hash_content, timings)
-        known = self._images.get(image_id, owner=owner)
+        known = await self._images.find(image_id, owner=owner, timings=timings)
         if known is not None:
             return _Lookup(known, image_id, hit=True)
         start = time.perf_counter()
         own_timings: list[Timings] = []
 
-        async def encode() -> _EmbeddedImage:
+        async def encode() -> EncodedImage:
             own_timings.append(timings)
             if source.exchanged is not None:
                 return await self._restore(model, source.exchanged, image_id, owner)
@@ -396,30 +395,28 @@ class Engine:
             timings.add("encode", time.perf_counter() - start)
         return _Lookup(image, image_id, hit=False)
 
-    async def _encode(self, model: Model, data: bytes, image_id: str, owner: str, timings: Timings) -> _EmbeddedImage:
+    async def _encode(self, model: Model, data: bytes, image_id: str, owner: str, timings: Timings) -> EncodedImage:
         async with self._using(model) as adapter:
             loop = asyncio.get_running_loop()
 
-            def encode() -> _EmbeddedImage:
+            def encode() -> EncodedImage:
                 embedding = encode_image(adapter, data, self._settings.max_image_pixels, timings)
-                image = _EmbeddedImage(embedding, model, model.digest)
+                image = EncodedImage(embedding, model, model.digest)
+                remember = functools.partial(self._images.remember, image_id, image, owner=owner)
                 # Not left to the waiter: he may have gone, and comes back for what took too long.
                 with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(self._remember, image_id, image, owner)
+                    loop.call_soon_threadsafe(remember)
                 return image
 
             return await self._workers.run(self._workers.encode, encode, model=model.name, timings=timings)
 
-    def _remember(self, image_id: str, image: _EmbeddedImage, owner: str) -> None:
-        self._images.put(image_id, image, nbytes=image.embedding.nbytes, owner=owner)
-
-    async def _restore(self, model: Model, exchanged: ExchangedEmbedding, image_id: str, owner: str) -> _EmbeddedImage:
+    async def _restore(self, model: Model, exchanged: ExchangedEmbedding, image_id: str, owner: str) -> EncodedImage:
         if exchanged.height * exchanged.width > self._settings.max_image_pixels:
             message = f"an image of at most {self._settings.max_image_pixels:,} pixels is wanted"
             raise ImageTooLargeError(message, field="image_embedding")
         async with self._using(model) as adapter:
-            image = _EmbeddedImage(restore(exchanged, adapter.feature_shapes, model=model.name), model, model.digest)
-        self._remember(image_id, image, owner)
+            image = EncodedImage(restore(exchanged, adapter.feature_shapes, model=model.name), model, model.digest)
+        self._images.remember(image_id, image, owner=owner)
         return image
 
     @contextlib.asynccontextmanager
@@ -481,7 +478,7 @@ class Engine:
             model=lookup.image.model.name,
             width=embedding.width,
             height=embedding.height,
-            expires_at=datetime.now(UTC) + timedelta(seconds=self._settings.embedding_ttl_s),
+            expires_at=datetime.now(UTC) + timedelta(seconds=self._remembered_s),
         )
 
 
@@ -500,6 +497,16 @@ def _placed_prompts(request: SegmentRequest, adapter: Adapter, embedding: Embedd
     for prompt in request.prompts:
         check_inside(prompt, height=height, width=width, field=prompt.field)
     return request.prompts
+
+
+def _embedding_files(settings: Settings) -> EmbeddingFiles | None:
+    if not settings.embedding_disk_bytes:
+        return None
+    return EmbeddingFiles(
+        settings.cache / "osamd" / "embeddings",
+        capacity_bytes=settings.embedding_disk_bytes,
+        ttl_s=settings.embedding_disk_ttl_s,
+    )
 
 
 def _expired() -> EmbeddingExpiredError:

@@ -183,6 +183,15 @@ class Settings(BaseSettings):
     embedding_ttl_s: float = Field(
         default=3600.0, gt=0, description="Seconds an unused embedding, and so its image_id, is remembered."
     )
+    embedding_disk_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Room on the disk for embeddings, below OSAMD_CACHE, in bytes: a server that slept still knows its"
+        " images. 0 keeps none there.",
+    )
+    embedding_disk_ttl_s: float = Field(
+        default=7 * 86400.0, gt=0, description="Seconds an unused embedding is kept on the disk."
+    )
     max_body_bytes: int = Field(default=64 * MEBIBYTE, ge=1024, description="Largest request body, in bytes.")
     max_image_pixels: int = Field(
         default=50_000_000,

@@ -46,4 +46,4 @@ async def embed(request: Request) -> HandleSchema:
 )
 async def forget(request: Request, image_id: str) -> None:
     """Forget an image of this key at once."""
-    engine_of(request).forget(image_id, owner=owner_of(request))
+    await engine_of(request).forget(image_id, owner=owner_of(request))
