@@ -22,6 +22,7 @@ from osamd import __version__
 
 pytestmark = pytest.mark.image
 ROOT = Path(__file__).resolve().parents[2]
+GPU_IMAGE = "localhost/osamd:gpu"
 EXAMPLE_KEY = "your_local_key_here"
 # Above the base image. ONNX Runtime, OpenCV and NumPy are most of it.
 MOST_MEGABYTES = 350
@@ -211,6 +212,27 @@ def test_gpu_is_not_claimed(photo: bytes) -> None:
     ended = run_once("osamd", "doctor", "--device", "cuda")
     assert 1 == ended.returncode
     assert "onnxruntime-gpu" in ended.stdout
+
+
+def test_gpu_image_without_a_gpu() -> None:
+    """The GPU image holds the GPU's ONNX Runtime alone; where no GPU is, it is live, never ready, and says why."""
+    if tool("image", "inspect", GPU_IMAGE).returncode != 0:
+        pytest.skip("scripts/image-build gpu has not been run: it downloads 1.6 GB")
+    with run_container(env={"API_KEY": KEY}, image=GPU_IMAGE, wait_for="/health") as running:
+        with running.client() as client:
+            answer = client.get("/api/tags")
+            assert 200 == answer.status_code
+            assert 503 == client.get("/ready").status_code
+        report = running.inside("osamd", "doctor")
+        packages = running.inside("sh", "-c", "cd /venv/lib/python3*/site-packages && ls -d onnxruntime*.dist-info")
+    found = {line.split()[1]: line for line in report.stdout.splitlines()}
+    if found["driver"].startswith("ok"):
+        pytest.skip("this machine has a GPU")
+    assert 1 == report.returncode
+    assert "libcuda.so.1" in found["driver"]
+    assert ["ok", "ok"] == [found[name].split()[0] for name in ("CUDA", "cuDNN")]
+    (package,) = packages.stdout.split()
+    assert package.startswith("onnxruntime_gpu-")
 
 
 def test_nothing_else_is_inside() -> None:
