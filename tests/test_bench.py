@@ -37,7 +37,7 @@ def phase(name: str, seconds: Sequence[float], stages_ms: dict[str, float]) -> P
 
 
 NEW = phase("new image", [1.5, 2.5], {"encode": 1700.0, "decode": 50.0})
-CLICK = phase("click by image_id", [0.06, 0.05, 0.07, 0.06], {"decode": 50.0})
+CLICK = phase("click by image_id", [0.06, 0.05, 0.07, 0.06], {"decode": 50.0, "total": 53.0})
 RESULT = Result("http://127.0.0.1:1 & co", "builtin:latest", 1920, 1280, "2026-11-25T10:00:00+00:00", [NEW, CLICK])
 
 
@@ -51,10 +51,10 @@ def test_percentiles_are_values_that_were_measured() -> None:
 
 
 def test_a_phase_tells_rate_bytes_and_what_is_outside_the_server() -> None:
-    """Outside is what no stage has, so that all parts sum up to what the client saw."""
+    """What no stage has is the server's up to its total, and outside from there on: all parts sum up to the whole."""
     assert (2.0, 51, 24_100) == (CLICK.per_second, CLICK.sent_bytes, CLICK.received_bytes)
-    assert {"decode": 50.0, "outside": 10.0} == pytest.approx(CLICK.stages_ms())
-    assert {"encode": 1700.0, "decode": 50.0, "outside": 250.0} == pytest.approx(NEW.stages_ms())
+    assert {"decode": 50.0, "other": 3.0, "outside": 7.0} == pytest.approx(CLICK.stages_ms())
+    assert {"encode": 1700.0, "decode": 50.0, "other": 0.0, "outside": 250.0} == pytest.approx(NEW.stages_ms())
 
 
 def test_json_has_every_answer() -> None:
@@ -63,7 +63,7 @@ def test_json_has_every_answer() -> None:
 
     assert [0.05, 0.06, 0.06, 0.07] == sorted(document["phases"][1]["seconds"])
     assert (0.06, 0.07) == (document["phases"][1]["p50_s"], document["phases"][1]["p99_s"])
-    assert {"decode": 50.0, "outside": 10.0} == document["phases"][1]["stages_ms"]
+    assert {"decode": 50.0, "other": 3.0, "outside": 7.0} == document["phases"][1]["stages_ms"]
 
 
 def test_durations_and_sizes_are_told_in_units_that_fit() -> None:
@@ -104,8 +104,8 @@ def test_the_report_has_latencies_rate_and_stages() -> None:
     assert "http://127.0.0.1:1 & co  builtin:latest  1920 x 1280 photo" == lines[0]
     assert "click by image_id  4  60.0 ms  70.0 ms  70.0 ms  70.0 ms  51 B   24.1 KB" in lines
     assert "1 client: 2.0 clicks a second over 2.0 s" in lines
-    assert "                   encode  decode  outside" in lines
-    assert "click by image_id            50.0     10.0" in lines
+    assert "                   encode  decode  other  outside" in lines
+    assert "click by image_id            50.0    3.0      7.0" in lines
 
 
 def test_the_picture_has_a_dot_for_each_answer_and_bars_of_full_width() -> None:
@@ -115,7 +115,7 @@ def test_the_picture_has_a_dot_for_each_answer_and_bars_of_full_width() -> None:
     assert 6 == len(picture.findall(f"{SVG}circle"))
     bars = [bar for bar in picture.findall(f"{SVG}rect") if bar.find(f"{SVG}title") is not None]
     widths = [float(bar.attrib["width"]) for bar in bars]
-    assert [560.0, 560.0] == pytest.approx([sum(widths[:3]), sum(widths[3:])], abs=0.2)
+    assert [560.0, 560.0] == pytest.approx([sum(widths[:4]), sum(widths[4:])], abs=0.2)
     assert "http://127.0.0.1:1 & co" in "".join(picture.itertext())
 
 

@@ -31,7 +31,8 @@ def measure(bench: Workbench) -> Outcome:
         ours = _after_photos(server, model, range(8000, 8000 + ours_count))
     with run_osam(bench.folder / "memory-osam", paths) as server:
         peer = _after_photos(server, model, range(8000, 8000 + peer_count))
-    with run_osamd(bench.folder / "flat", {}, {"OSAMD_EMBEDDING_CACHE_BYTES": SMALL_CACHE}) as server:
+    settings = {"OSAMD_EMBEDDING_CACHE_BYTES": SMALL_CACHE, "OSAMD_REQUESTS_PER_MINUTE": "1000000"}
+    with run_osamd(bench.folder / "flat", {}, settings) as server:
         photos = _after_small_photos(server, range(bench.rounds(quick=50, full=500)))
         clicks = _after_clicks(server, bench.rounds(quick=500, full=10_000))
     rows = [

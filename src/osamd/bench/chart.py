@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
 from osamd.bench.report import decades, duration, stage_names
-from osamd.bench.samples import Phase, Result, percentile
+from osamd.bench.samples import OTHER, OUTSIDE, Phase, Result, percentile
 
 LEFT, WIDTH, RIGHT, ROW, TOP = 230, 560, 90, 34, 70
-# Colours that stay apart for most kinds of colour vision (Okabe and Ito, 2008), and grey for what is outside.
+# Colours that stay apart for most kinds of colour vision (Okabe and Ito, 2008), and greys for what is in no stage.
 COLORS = ("#56b4e9", "#f0e442", "#cc79a7", "#009e73", "#d55e00", "#0072b2", "#e69f00", "#000000")
-GREY = "#999999"
+OTHERS = {OTHER: "#666666", OUTSIDE: "#bbbbbb"}
 INK, PAPER, LINE = "#222222", "#ffffff", "#dddddd"
 
 
@@ -66,12 +66,11 @@ def _dots(phases: Sequence[Phase]) -> list[str]:
 
 def _bars(phases: Sequence[Phase], top: float) -> list[str]:
     stages = stage_names(phases)
-    # A ninth stage would be grey: there are eight colours that stay apart.
-    colors = {**dict(zip(stages, COLORS, strict=False)), stages[-1]: GREY}
+    colors = {name: COLORS[number % len(COLORS)] for number, name in enumerate(stages)} | OTHERS
     parts = [_text(16, top - 14, "mean time by stage")]
     at = float(LEFT)
     for name in stages:
-        parts.append(f'<rect x="{at:.1f}" y="{top - 24:.1f}" width="10" height="10" fill="{colors.get(name, GREY)}"/>')
+        parts.append(f'<rect x="{at:.1f}" y="{top - 24:.1f}" width="10" height="10" fill="{colors[name]}"/>')
         parts.append(_text(at + 14, top - 15, name, size=12))
         at += 24 + 6.8 * len(name)
     for number, phase in enumerate(phases):
@@ -82,7 +81,7 @@ def _bars(phases: Sequence[Phase], top: float) -> list[str]:
             width = milliseconds / whole * WIDTH
             parts.append(
                 f'<rect x="{at:.1f}" y="{y + 6:.1f}" width="{width:.1f}" height="{ROW - 12}"'
-                f' fill="{colors.get(name, GREY)}"><title>{escape(name)} {milliseconds:.1f} ms</title></rect>'
+                f' fill="{colors[name]}"><title>{escape(name)} {milliseconds:.1f} ms</title></rect>'
             )
             at += width
         parts.append(_text(LEFT + WIDTH + 12, y + ROW / 2 + 4, duration(whole / 1e3)))

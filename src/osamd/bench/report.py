@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from osamd.bench.samples import OUTSIDE, Phase, Result, percentile
+from osamd.bench.samples import OTHER, OUTSIDE, Phase, Result, percentile
 
 STRIP_WIDTH = 60
 # How many answers fell into a column, from one to many.
@@ -48,9 +48,9 @@ def _stage_rows(phases: Sequence[Phase]) -> list[list[str]]:
 
 
 def stage_names(phases: Sequence[Phase]) -> list[str]:
-    """All stages that any phase has, and last what is outside the server."""
+    """All stages that any phase has, and last what is in none of them and what is outside the server."""
     names = dict.fromkeys(name for phase in phases for name in phase.stages_ms())
-    return [*(name for name in names if name != OUTSIDE), OUTSIDE]
+    return [*(name for name in names if name not in {OTHER, OUTSIDE}), OTHER, OUTSIDE]
 
 
 def strips(phases: Sequence[Phase]) -> str:

@@ -5,7 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Mean seconds that no stage of the server has: network, proxies, and the client itself.
+# The server's own time for a request, as it tells it beside the stages.
+TOTAL = "total"
+# What of it no stage has, such as waiting for a model to load.
+OTHER = "other"
+# What is not the server's: network, proxies, and the client itself.
 OUTSIDE = "outside"
 
 
@@ -65,11 +69,14 @@ class Phase:
         return statistics.mean(answer.received_bytes for answer in self.answers)
 
     def stages_ms(self) -> dict[str, float]:
-        """Mean milliseconds by stage in the server's order, and ``outside`` last."""
+        """Mean milliseconds by stage in the server's order, then ``other`` and ``outside``; all sum up to the whole."""
         names = dict.fromkeys(name for answer in self.answers for name in answer.stages_ms)
         found = {name: statistics.mean(answer.stages_ms.get(name, 0.0) for answer in self.answers) for name in names}
         whole = statistics.mean(self.seconds) * 1e3
-        return found | {OUTSIDE: max(0.0, whole - sum(found.values()))}
+        total = found.pop(TOTAL, 0.0)
+        told = sum(found.values())
+        other = max(0.0, total - told)
+        return found | {OTHER: other, OUTSIDE: max(0.0, whole - told - other)}
 
     def as_json(self) -> dict[str, Any]:
         """All figures, and the seconds of each answer."""
