@@ -64,7 +64,8 @@ export class Trouble extends Error {
 
   /** Seconds until the next try, the server's own word first. */
   pauseS(attempt) {
-    const own = Math.min(15, 1.5 ** attempt);
+    // The browser says when the connection is back; what is tried meanwhile is in case it errs.
+    const own = this.kind === "offline" ? 60 : Math.min(15, 1.5 ** attempt);
     return Math.max(1, Math.min(this.retryAfterS ?? own, 120));
   }
 }

@@ -24,7 +24,7 @@ PAGE_POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; object-src 'none';"
     " frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-OWN_FILES = {"start.js": "text/javascript"}
+OWN_FILES = {"start.js": "text/javascript", "page.css": "text/css"}
 
 
 def _swagger_folder() -> Path:
