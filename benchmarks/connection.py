@@ -25,16 +25,18 @@ class Reply:
         body: as it came.
         seconds: from the first byte sent to the last byte read.
         stages_s: seconds by stage, from ``Server-Timing``; empty where the server sends none.
+        server_s: the server's own seconds until it began to answer, from the same header; 0 where it sends none.
     """
 
     body: bytes
     seconds: float
     stages_s: Mapping[str, float]
+    server_s: float
 
     @property
-    def server_s(self) -> float:
-        """Seconds of all stages together."""
-        return sum(self.stages_s.values())
+    def untold_s(self) -> float:
+        """The server's own seconds that no stage has."""
+        return self.server_s - sum(self.stages_s.values())
 
     def json(self) -> Any:
         """The body, parsed; not part of ``seconds``."""
@@ -78,11 +80,13 @@ class Connection:
         seconds = self._used_at - start
         if response.status != OK:
             raise RuntimeError(f"{method} {path} answered {response.status}: {data[:300]!r}")
-        return Reply(data, seconds, stages(response.getheader("Server-Timing", "")))
+        durations = stages(response.getheader("Server-Timing", ""))
+        total = durations.pop("total", 0.0)
+        return Reply(data, seconds, durations, total)
 
 
 def stages(header: str) -> dict[str, float]:
-    """Seconds by stage of a ``Server-Timing`` header."""
+    """Seconds by stage of a ``Server-Timing`` header, and the ``total``."""
     found = {}
     for part in header.split(","):
         name, _, milliseconds = part.strip().partition(";dur=")

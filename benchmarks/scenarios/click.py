@@ -55,6 +55,7 @@ def measure(bench: Workbench) -> Outcome:
                 for name, reply in (("by image", by_image), ("by image_id", by_id)):
                     now[name].append(reply.seconds)
                     now[f"{name}, server"].append(reply.server_s)
+                now["untold"].append(by_id.untold_s)
                 if number >= 0:
                     for stage, duration_s in by_id.stages_s.items():
                         stages[stage].append(duration_s)
@@ -98,12 +99,11 @@ def _rows(taken: dict[str, list[float]], sizes: dict[str, list[float]]) -> list[
     percent = [100 * ours / theirs for ours, theirs in zip(sizes["osamd"], sizes["osam"], strict=True)]
     amounts = {name: size(statistics.median(values)) for name, values in sizes.items()}
     rows.append(Row("reply to a click", spread(percent), "%", "of osam's", Target("at most", REPLY_PERCENT), amounts))
-    gaps = [whole - told for whole, told in zip(taken["by image_id"], taken["by image_id, server"], strict=True)]
-    allowed = max(STAGES_MS, STAGES_PERCENT / 100 * statistics.median(taken["by image_id"]) * 1e3)
+    allowed = max(STAGES_MS, STAGES_PERCENT / 100 * statistics.median(taken["by image_id, server"]) * 1e3)
     rows.append(
         Row(
-            "time of a click by image_id that no stage of Server-Timing has (client and network are in it)",
-            spread([gap * 1e3 for gap in gaps]),
+            "the server's own time for a click by image_id that no stage of Server-Timing has",
+            spread([abs(gap) * 1e3 for gap in taken["untold"]]),
             "ms",
             target=Target("at most", allowed),
         )
