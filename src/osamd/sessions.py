@@ -33,7 +33,8 @@ logger = logging.getLogger("osamd")
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 # Else cuDNN tries every algorithm at each new size of an image, for seconds; fixed sizes pay it at the first run.
-OPTIONS = {CUDA: {"cudnn_conv_algo_search": "HEURISTIC"}}
+# And memory is taken as it is needed, not doubled each time.
+OPTIONS = {CUDA: {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}}
 PROVIDERS_VARIABLE = "OSAM_ONNX_PROVIDERS"
 WARNINGS_OFF = 3
 
