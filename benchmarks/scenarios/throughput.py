@@ -89,7 +89,7 @@ class _Contest:
 
 def measure(bench: Workbench) -> Outcome:
     """Clicks a second of the server, of loops with 1 to all threads, and of one loop a core."""
-    contest = _Contest(bench, window_s=2.5 if bench.is_quick else 6.0)
+    contest = _Contest(bench, window_s=1.5 if bench.is_quick else 6.0)
     loops = [partial(contest.loop, threads) for threads in range(1, bench.threads + 1)]
     parts: list[Callable[[], None]] = [contest.serve, *loops, contest.loop_a_core]
     for number in range(-1, bench.rounds(quick=3, full=6)):
