@@ -37,6 +37,13 @@ serve: $(VENV)/runtime ## Serve in development mode on 127.0.0.1:11368
 test: $(VENV)/dev ## Run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+$(VENV)/proof: requirements/proof.txt $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/proof.txt
+	@touch $@
+
+proof: $(VENV)/proof ## Search for inputs nobody thought of: PROOF_S=60 seconds for each of schemathesis and the fuzzers
+	$(BIN)/python -m pytest -m proof -s tests/proof $(PYTEST_ARGS)
+
 test-weights: $(VENV)/dev ## Pull every real model (10 GB, from the internet) and compare it with osam on a photo
 	$(BIN)/python -m pytest -m weights -s tests/weights $(PYTEST_ARGS)
 
@@ -83,6 +90,8 @@ lint: $(VENV)/dev $(VENV)/deploy ## Check style, types, imports, generated docs 
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/reference.py --check
 	scripts/lint-deploy $(VENV)/checkers/bin
+	scripts/lint-secrets $(VENV)/checkers/bin
+	scripts/audit $(VENV)/checkers/bin
 
 format: $(VENV)/dev ## Format the code
 	$(BIN)/ruff check --fix .

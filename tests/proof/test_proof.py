@@ -1,0 +1,90 @@
+"""Long searches for what nobody thought of; ``make proof`` runs them, PROOF_S seconds each."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pictures import disc_picture, encoded
+from serving import KEY, run_server
+
+HERE = Path(__file__).parent
+SECONDS = int(os.environ.get("PROOF_S", "60"))
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+    "ignored_auth",
+    "unsupported_method",
+)
+
+pytestmark = pytest.mark.proof
+
+
+def searched(*command: str) -> str:
+    """What a search printed; fails with it when something was found."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", timeout=SECONDS * 3 + 120, check=False
+    )
+    printed = done.stdout + done.stderr
+    assert 0 == done.returncode, printed[-8000:]
+    return printed
+
+
+def test_the_served_document_is_kept(tmp_path: Path) -> None:
+    """Schemathesis finds no 5xx but 503 and 504, no answer that the document does not have, and no open door."""
+    env = {"API_KEY": KEY, "OSAMD_REQUESTS_PER_MINUTE": "1000000", "OSAMD_WRONG_KEYS_PER_MINUTE": "100000"}
+    with run_server(cache=tmp_path, env=env) as running:
+        printed = searched(
+            str(Path(sys.executable).with_name("schemathesis")),
+            "--config-file",
+            str(HERE / "schemathesis.toml"),
+            "run",
+            f"{running.url}/openapi.json",
+            "--header",
+            f"X-API-Key: {KEY}",
+            "--checks",
+            ",".join(CHECKS),
+            "--max-time",
+            str(SECONDS),
+            "--no-color",
+        )
+        with running.client() as client:
+            assert 200 == client.get("/ready").status_code
+    print(printed[-600:])
+    assert "Traceback" not in running.log_text()
+
+
+def seeds_of_images(folder: Path) -> None:
+    """A small picture of each kind."""
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"):
+        (folder / kind).write_bytes(encoded(disc_picture(), kind))
+
+
+def seeds_of_bodies(folder: Path) -> None:
+    """A request of each kind."""
+    prompt = {"points": [[1, 2], [3, 4]], "point_labels": [1, 0], "box": [1, 2, 3, 4], "texts": ["cat"]}
+    whole = {"model": "sam", "image": "aGVsbG8=", "prompts": [prompt], "multimask": True, "mask_format": "rle"}
+    parts = "".join(
+        f'--seam\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in {"point": "1,2", "box": "1,2,3,4", "image_id": "img_0", "keep_alive": "5m"}.items()
+    )
+    (folder / "json").write_bytes(b"\0" + json.dumps(whole).encode())
+    (folder / "multipart").write_bytes(b"\1" + parts.encode() + b"--seam--\r\n")
+    (folder / "query").write_bytes(bytes([2 + (24 << 2)]) + b"point=1,2&text=a&box=0,0".ljust(24, b"&") + b"image")
+
+
+@pytest.mark.parametrize(("program", "plant"), [("fuzz_images", seeds_of_images), ("fuzz_bodies", seeds_of_bodies)])
+def test_no_input_is_answered_by_a_bug(program: str, plant: object, tmp_path: Path) -> None:
+    """Atheris, which is guided by the code that an input reaches, finds none that raises what is not documented."""
+    assert callable(plant)
+    plant(tmp_path)
+    flags = [f"-max_total_time={SECONDS}", "-max_len=65536", "-timeout=20", "-rss_limit_mb=4096"]
+    flags += ["-print_final_stats=1"]
+    printed = searched(
+        sys.executable, str(HERE / f"{program}.py"), *flags, f"-artifact_prefix={tmp_path}/", str(tmp_path)
+    )
+    print("\n".join(line for line in printed.splitlines() if line.startswith(("Done", "stat::"))))
