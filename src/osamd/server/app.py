@@ -38,6 +38,7 @@ PUBLIC_PATHS = frozenset({"/health", "/ready"})
 PAGE_PATHS = frozenset({"/docs", "/openapi.json", "/playground"})
 PAGE_PREFIXES = ("/docs/", "/playground/")
 HEAD_START_S = 0.05
+NEEDED_LATER = ("osamd.images", "osamd.masks")
 # For computations that nobody waits for any more, once all requests are answered.
 LEFTOVERS_S = 1.0
 NO_TELEMETRY: TelemetryConfig = {
@@ -171,6 +172,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         except OsamdError as error:
             # The message says it all; a traceback would bury it.
             logger.error("not ready: %s", error)  # noqa: TRY400
+        # Else it would be the first request that finds no descriptor left to read them.
+        for name in NEEDED_LATER:
+            await asyncio.to_thread(import_module, name)
 
     task = asyncio.create_task(preload())
     loop = asyncio.get_running_loop()
