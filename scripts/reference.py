@@ -10,8 +10,10 @@ from osamd import errors
 from osamd.cli import build_parser
 from osamd.errors import OsamdError
 from osamd.server.app import create_app
+from osamd.server.metrics import Metrics
 from osamd.server.routes.docs import openapi_document
 from osamd.settings import Settings, variable_of
+from osamd.status import CacheStatus, EngineStatus, LaneStatus
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"
@@ -113,7 +115,32 @@ def openapi_page() -> str:
     return document + "\n"
 
 
-PAGES = {"settings.md": settings_page, "errors.md": errors_page, "cli.md": cli_page, "openapi.json": openapi_page}
+def metrics_page() -> str:
+    """A table of every metric, of a server with one of everything."""
+    status = EngineStatus("ready", (LaneStatus("encode", 0, 1, 0, 0),), CacheStatus(0, 0, 0), (), ())
+    lines = [
+        GENERATED + "# Metrics\n",
+        (
+            "`GET /metrics`, for keys with the role admin, in Prometheus' text form. Labels are `key` (a name), `model`"
+            " (full name), `route` (the path's template), `stage` (as in `Server-Timing`), `lane` (`load`, `encode`,"
+            " `decode`, `side`), `code` (of an error), `device`.\n"
+        ),
+        "| metric | kind | meaning |",
+        "|---|---|---|",
+    ]
+    for family in Metrics().families(status):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        lines.append(f"| `{name}` | {family.type} | {family.documentation} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {
+    "settings.md": settings_page,
+    "errors.md": errors_page,
+    "cli.md": cli_page,
+    "metrics.md": metrics_page,
+    "openapi.json": openapi_page,
+}
 
 
 def main() -> int:

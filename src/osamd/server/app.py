@@ -28,6 +28,7 @@ from osamd.server.remote_images import RemoteImages
 from osamd.server.routes import docs, embed, generate, health, models, playground
 from osamd.server.routes import metrics as metrics_route
 from osamd.server.stopping import heeding_signals
+from osamd.server.traces import Traces, configured_traces
 from osamd.settings import Settings, load_settings, variable_of
 from osamd.store import Store
 
@@ -64,7 +65,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
     """
     settings = load_settings() if settings is None else settings
     metrics = Metrics()
-    sinks = (*(sinks or (log_event,)), metrics)
+    traces = configured_traces()
+    sinks = (*(sinks or (log_event,)), metrics, *([traces] if traces is not None else []))
     if engine is None:
         engine = _build_engine(settings, sinks)
     app = FastAPI(
@@ -96,6 +98,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
     app.state.engine = engine
     app.state.remote_images = RemoteImages(settings)
     app.state.metrics = metrics
+    app.state.traces = traces
     app.state.has_leftovers = False
     for routes in (health, generate, embed, models, metrics_route):
         app.include_router(routes.router)
@@ -128,10 +131,12 @@ def _surroundings(settings: Settings) -> list[Middleware]:
     return found
 
 
-def _bring_in(metrics: Metrics) -> None:
+def _bring_in(metrics: Metrics, traces: Traces | None) -> None:
     """Import what the first request needs and /health does not, off the loop."""
     import_module("numpy")
     metrics.load()
+    if traces is not None:
+        traces.load()
 
 
 def _guard(settings: Settings) -> Callable[[ASGIApp], ApiKeyMiddleware]:
@@ -166,7 +171,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
     async def preload() -> None:
         # What a model needs is loaded with the interpreter's lock held: a probe that waits already is answered before.
         await asyncio.sleep(HEAD_START_S)
-        await asyncio.to_thread(_bring_in, app.state.metrics)
+        await asyncio.to_thread(_bring_in, app.state.metrics, app.state.traces)
         try:
             await engine.preload()
         except OsamdError as error:
@@ -185,3 +190,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         finally:
             task.cancel()
             app.state.has_leftovers = not await engine.close(patience_s=LEFTOVERS_S)
+            if app.state.traces is not None:
+                await asyncio.to_thread(app.state.traces.close)
