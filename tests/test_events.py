@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from osamd.events import STAGES, ModelLoaded, RequestDone, Timings, log_event, shown_path
+from osamd.events import STAGES, ConnectionCut, ModelLoaded, RequestDone, Timings, log_event, shown_path
 
 
 def test_stages_add_up_and_come_in_the_order_of_a_request() -> None:
@@ -108,3 +108,15 @@ def test_probes_do_not_fill_the_log(path: str, caplog: pytest.LogCaptureFixture)
 def test_a_path_cannot_write_log_lines(path: str, shown: str) -> None:
     """Whoever calls chooses the path: it stays on one line, printable and short."""
     assert shown == shown_path(path)
+
+
+def test_who_only_connects_writes_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Cut connections are told at the debug level alone: anybody can make many."""
+    caplog.set_level(logging.INFO, "osamd")
+    log_event(ConnectionCut("head_timeout", "203.0.113.9"))
+    quiet = list(caplog.messages)
+    caplog.set_level(logging.DEBUG, "osamd")
+    log_event(ConnectionCut("head_timeout", "203.0.113.9"))
+
+    assert [] == quiet
+    assert ["cut a connection off from=203.0.113.9 code=head_timeout"] == caplog.messages

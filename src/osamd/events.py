@@ -215,6 +215,20 @@ class WorkerHung:
     hung: int
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionCut:
+    """A connection ended for a reason that no request of the app shows.
+
+    Attributes:
+        code: ``too_many_connections``, ``head_timeout``, ``not_http``, ``body_unread`` for a client that was answered
+            and did not finish its body, ``answer_unread`` for one that did not read.
+        client: the address it came from, or None.
+    """
+
+    code: str
+    client: str | None
+
+
 Event = (
     ModelLoaded
     | ModelUnloaded
@@ -224,6 +238,7 @@ Event = (
     | PullFailed
     | MemoryRanOut
     | WorkerHung
+    | ConnectionCut
     | RequestDone
 )
 Sink = Callable[[Event], None]
@@ -253,10 +268,16 @@ def log_event(event: Event) -> None:
         case WorkerHung():
             level = logging.ERROR
             message = f"work in the {event.lane} lane does not end: gave its worker up, {event.hung} of them now"
-        case RequestDone():
-            level = logging.DEBUG if event.path in PROBES else logging.INFO
-            message = _request_line(event)
+        case ConnectionCut() | RequestDone():
+            level, message = _http_line(event)
     logger.log(level, "%s", message, extra={"event": event})
+
+
+def _http_line(event: ConnectionCut | RequestDone) -> tuple[int, str]:
+    if isinstance(event, ConnectionCut):
+        # Whoever can connect can cause these, so they must not fill a log.
+        return logging.DEBUG, f"cut a connection off from={event.client} code={event.code}"
+    return logging.DEBUG if event.path in PROBES else logging.INFO, _request_line(event)
 
 
 def _request_line(event: RequestDone) -> str:

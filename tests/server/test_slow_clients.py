@@ -162,6 +162,21 @@ def test_a_client_that_does_not_read_is_cut_off(impatient: RunningServer) -> Non
     assert 200 == whole.status_code
 
 
+def test_what_is_cut_off_is_counted(impatient: RunningServer) -> None:
+    """The metrics have a number for each reason, also where no request was ever made."""
+    with connect(impatient) as connection:
+        connection.sendall(b"GET / HT")
+        everything_on(connection)
+    with connect(impatient) as connection:
+        connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        assert everything_on(connection).startswith(b"HTTP/1.1 400 ")
+    with impatient.client() as client:
+        counted = client.get("/metrics").text
+
+    for code in ("head_timeout", "not_http"):
+        assert f'osamd_refusals_total{{code="{code}"}}' in counted
+
+
 def test_honest_clients_are_served_meanwhile(impatient: RunningServer) -> None:
     """A hundred connections that trickle leave the server free for others."""
     with contextlib.ExitStack() as stack:

@@ -17,7 +17,7 @@ from osamd.engine import Engine
 from osamd.errors import OsamdError, SettingsError, UnknownModelError
 from osamd.events import Sink, log_event
 from osamd.server.auth import ApiKeyMiddleware, ASGIApp
-from osamd.server.context import SETTINGS_STATE
+from osamd.server.context import SETTINGS_STATE, SINKS_STATE
 from osamd.server.headers import OriginsMiddleware, SecurityHeadersMiddleware
 from osamd.server.keys import KeyFile
 from osamd.server.limits import AdmissionMiddleware, BodyMiddleware
@@ -96,6 +96,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
     )
     app.state.settings = settings
     app.state.engine = engine
+    app.state.sinks = sinks
     app.state.remote_images = RemoteImages(settings)
     app.state.metrics = metrics
     app.state.traces = traces
@@ -186,7 +187,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
     with heeding_signals(lambda: loop.call_soon_threadsafe(engine.drain)):
         try:
             # For the connections, which know nothing of the app.
-            yield {SETTINGS_STATE: app.state.settings}
+            yield {SETTINGS_STATE: app.state.settings, SINKS_STATE: app.state.sinks}
         finally:
             task.cancel()
             app.state.has_leftovers = not await engine.close(patience_s=LEFTOVERS_S)

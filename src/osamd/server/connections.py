@@ -8,7 +8,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from osamd.server.context import SETTINGS_STATE
+from osamd.events import ConnectionCut, Sink
+from osamd.server.context import SETTINGS_STATE, SINKS_STATE
 from osamd.settings import Settings
 
 # The app has answered or cut off a slow body by then; what comes here nobody reads.
@@ -24,6 +25,7 @@ class PatientConnection(HttpToolsProtocol):
         super().__init__(*arguments, **more)
         settings = self.app_state.get(SETTINGS_STATE)
         self._settings: Settings = settings if isinstance(settings, Settings) else Settings()
+        self._sinks: tuple[Sink, ...] = self.app_state.get(SINKS_STATE, ())
         self._reading: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
         # Whether some of a head is here, and how many requests with a whole head are without their whole answer.
@@ -34,6 +36,7 @@ class PatientConnection(HttpToolsProtocol):
         """A client has come."""
         super().connection_made(transport)
         if len(self.connections) > self._settings.max_connections:
+            self._tell("too_many_connections")
             transport.write(TOO_MANY)
             transport.close()
             return
@@ -51,6 +54,11 @@ class PatientConnection(HttpToolsProtocol):
         # uvicorn no longer waits for the next head, and be it only a line's end that came.
         if self._reading is None and not self._open and self.timeout_keep_alive_task is None:
             self._await_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """What came was no HTTP."""
+        self._tell("not_http")
+        super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
         """The first bytes of a head."""
@@ -88,7 +96,7 @@ class PatientConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client does not read."""
         super().pause_writing()
-        self._writing = self.loop.call_later(self._settings.send_idle_s, self.transport.abort)
+        self._writing = self.loop.call_later(self._settings.send_idle_s, self._give_up, "answer_unread")
 
     def resume_writing(self) -> None:
         """It reads again."""
@@ -102,7 +110,7 @@ class PatientConnection(HttpToolsProtocol):
 
     def _await_body(self) -> None:
         until_s = self._settings.receive_s + UNREAD_BODY_EXTRA_S
-        self._reading = self.loop.call_later(until_s, self.transport.abort)
+        self._reading = self.loop.call_later(until_s, self._give_up, "body_unread")
 
     def _stop_waiting(self) -> None:
         if self._reading is not None:
@@ -113,5 +121,15 @@ class PatientConnection(HttpToolsProtocol):
         self._reading = None
         # A connection on which nothing was asked is closed without a word, as browsers that open some ahead expect.
         if self._has_begun:
+            self._tell("head_timeout")
             self.transport.write(TOO_SLOW)
         self.transport.close()
+
+    def _give_up(self, code: str) -> None:
+        self._tell(code)
+        self.transport.abort()
+
+    def _tell(self, code: str) -> None:
+        event = ConnectionCut(code, self.client[0] if self.client else None)
+        for sink in self._sinks:
+            sink(event)

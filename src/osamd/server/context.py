@@ -9,8 +9,9 @@ from osamd.server.metrics import Metrics
 from osamd.server.remote_images import RemoteImages
 from osamd.settings import Settings
 
-# Where the app's lifespan leaves the settings for the connections.
+# Where the app's lifespan leaves the settings, and whom to tell of events, for the connections.
 SETTINGS_STATE = "osamd_settings"
+SINKS_STATE = "osamd_sinks"
 
 
 def engine_of(request: Request) -> Engine:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from osamd import __version__
 from osamd.device_memory import DeviceMemory
 from osamd.events import (
+    ConnectionCut,
     Event,
     MemoryRanOut,
     ModelLoaded,
@@ -114,7 +115,7 @@ class _Counters:
         )
         self._refusals = Counter(
             "osamd_refusals",
-            "Requests answered with an error, by its code.",
+            "Requests answered with an error, and connections cut off, by code.",
             ("code",),
             registry=registry,
         )
@@ -159,6 +160,8 @@ class _Counters:
                 self._pulls.labels(event.model, "failed").inc()
             case MemoryRanOut():
                 self._ran_out.labels(event.model).inc()
+            case ConnectionCut():
+                self._refusals.labels(event.code).inc()
             case WorkerHung():
                 self._hung.labels(event.lane).inc()
             case _:
