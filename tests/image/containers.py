@@ -111,7 +111,8 @@ def run_container(
         _wait(running, wait_for)
         yield running
     finally:
-        tool("rm", "--force", "--time", "5", name)
+        tool("stop", "--time", "5", name)
+        tool("rm", "--force", name)
 
 
 def _wait(running: Container, path: str) -> None:

@@ -5,6 +5,7 @@ import shutil
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,6 +130,18 @@ def test_volume_outlives_the_server(tmp_path: Path, photo: bytes) -> None:
             assert asked == len(web.asked)
         assert {UID} == {path.stat().st_uid for path in [cache, *cache.rglob("*")]}
         assert all(cache.joinpath(*place.parts[-3:]).is_file() for place in model.places(cache))
+
+
+def test_new_volume_of_the_container_tool_can_be_written() -> None:
+    """A named volume takes over the owner of the image's folder, so that uid 999 needs no root to hand it over."""
+    name = f"osamd-test-{uuid.uuid4().hex}"
+    flags = (*HARDENED, "--user", f"{UID}:{UID}", "--volume", f"{name}:/root/.cache/osam")
+    try:
+        written = run_once("sh", "-c", "touch /root/.cache/osam/here && osamd list", flags=flags)
+        assert 0 == written.returncode, written.stderr
+        assert "builtin" in written.stdout
+    finally:
+        tool("volume", "rm", "--force", name)
 
 
 def test_weights_can_be_pulled_ahead(tmp_path: Path, photo: bytes) -> None:
