@@ -30,7 +30,7 @@ demo: $(VENV)/runtime ## Segment a photo with the built-in model, offline: demo/
 	$(BIN)/python scripts/demo.py
 
 serve: $(VENV)/runtime ## Serve in development mode on 127.0.0.1:11368
-	@echo "osamd: http://127.0.0.1:$${PORT:-11368}   API docs: http://127.0.0.1:$${PORT:-11368}/docs"
+	@echo "osamd: http://127.0.0.1:$${PORT:-11368}/playground   API docs: http://127.0.0.1:$${PORT:-11368}/docs"
 	@echo "try:   curl 'http://127.0.0.1:$${PORT:-11368}/api/generate?point=225,150' -H 'Accept: image/png' --data-binary @examples/cat.jpg -o mask.png"
 	APP_ENV=development $(BIN)/osamd serve
 
