@@ -1,3 +1,5 @@
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +180,45 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, caplog: pyt
     assert not files.delete(FIRST, owner="me")
     assert [tmp_path / "taken"] == files_in(tmp_path)
     assert "" == caplog.text or "not kept" in caplog.text
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
+def test_a_file_that_cannot_be_read_now_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """No descriptor or no memory left says nothing against the file: it is there when times are better."""
+    files = opened(tmp_path)
+    files.put(FIRST, kept(), owner="me")
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "load", fail)
+        assert files.get(FIRST, owner="me") is None
+
+    assert files.get(FIRST, owner="me") is not None
+
+
+def test_a_read_only_volume_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the time of use cannot be noted, what is kept is found all the same."""
+    files = opened(tmp_path)
+    files.put(FIRST, kept(), owner="me")
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("osamd.embedding_files.os.utime", refuse)
+
+    assert files.get(FIRST, owner="me") is not None
+
+
+def test_what_killed_processes_left_behind_is_swept(tmp_path: Path) -> None:
+    """A folder half written an hour ago goes with the next put; one of a minute ago may be somebody's."""
+    for name, age_s in (("osamd-part-old", 3700), ("osamd-part-new", 60)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part").write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age_s, time.time() - age_s))
+    opened(tmp_path).put(FIRST, kept(), owner="me")
+
+    assert ["osamd-part-new"] == [path.name for path in tmp_path.glob("osamd-part-*")]

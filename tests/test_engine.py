@@ -1,4 +1,5 @@
 import asyncio
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ from fake_model import FakeModel, Gate, click
 from pictures import encoded
 from PIL import Image
 
+from osamd.embedding_files import EmbeddingFiles, KeptEmbedding
 from osamd.engine import Engine
 from osamd.errors import (
     EmbeddingExpiredError,
@@ -506,3 +508,37 @@ def test_the_disk_gives_back_what_memory_had_to_drop(tmp_path: Path) -> None:
     run(main, model, cache=tmp_path, embedding_disk_bytes=10**8, embedding_cache_bytes=1)
 
     assert 2 == len(model.encoded)
+
+
+def test_what_is_forgotten_while_it_is_read_stays_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up that reads the file in the same moment does not bring the image back into memory."""
+    reading, go_on = threading.Event(), threading.Event()
+    real = EmbeddingFiles.get
+
+    def slow(self: EmbeddingFiles, image_id: str, *, owner: str) -> KeptEmbedding | None:
+        found = real(self, image_id, owner=owner)
+        reading.set()
+        go_on.wait(WAIT_S)
+        return found
+
+    def kept() -> bool:
+        return any(tmp_path.rglob("*.npz"))
+
+    async def main(engine: Engine) -> None:
+        handle = await embed(engine, picture())
+        while not kept():
+            await breathe()
+        engine._embeddings.clear()
+        monkeypatch.setattr(EmbeddingFiles, "get", slow)
+        looking = asyncio.create_task(segment(engine, request(handle.image_id)))
+        while not reading.is_set():
+            await breathe()
+        forgetting = asyncio.create_task(engine.forget(handle.image_id, owner="me"))
+        while kept():
+            await breathe()
+        go_on.set()
+        await asyncio.gather(looking, forgetting)
+        with pytest.raises(EmbeddingExpiredError):
+            await segment(engine, request(handle.image_id))
+
+    run(main, cache=tmp_path, embedding_disk_bytes=10**8)

@@ -134,3 +134,17 @@ def test_large_and_missing_files_are_not_kept(graph: Path, tmp_path: Path, monke
 
     assert cache.place(graph, provider=CPU) is None
     assert cache.place(tmp_path / "missing.onnx", provider=CPU) is None
+
+
+def test_a_model_that_is_deleted_leaves_no_optimised_graph(graph: Path, tmp_path: Path) -> None:
+    """A copy of the weights goes with the weights, those of others stay."""
+    cache = graph_cache(tmp_path / "kept")
+    other = graph.with_name("other.onnx")
+    other.write_bytes(graph.read_bytes())
+    for path in (graph, other):
+        Session(path, Placement((CPU,), 1, graphs=cache))
+    GraphCache(tmp_path / "kept", version="").forget(graph)
+    place = cache.place(other, provider=CPU)
+
+    assert place is not None
+    assert [place.name] == kept(tmp_path / "kept")

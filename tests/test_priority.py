@@ -4,7 +4,7 @@ import weakref
 
 import pytest
 
-from osamd.priority import STEPS_BACK, BackgroundThread
+from osamd.priority import STEPS_BACK, Background
 
 
 def niceness() -> int:
@@ -15,7 +15,7 @@ def niceness() -> int:
 def test_work_runs_in_order_on_one_thread_that_gives_way() -> None:
     """It has stepped back, and the caller has not."""
     own = niceness()
-    background = BackgroundThread("osamd-test")
+    background = Background("osamd-test")
     names = [background.run(lambda: (threading.current_thread().name, niceness())) for _ in range(3)]
     background.close()
 
@@ -32,11 +32,31 @@ def test_threads_that_it_starts_give_way_too() -> None:
         other.start()
         other.join()
 
-    background = BackgroundThread("osamd-test")
+    background = Background("osamd-test")
     background.run(start_another)
     background.close()
 
     assert [niceness() + STEPS_BACK] == found
+
+
+def test_work_that_does_not_end_holds_up_no_other() -> None:
+    """A hung inference keeps its thread; the next one gets another, and that one is used again."""
+    release, begun = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        release.wait()
+
+    background = Background("osamd-test-hung")
+    giver = threading.Thread(target=background.run, args=(hang,))
+    giver.start()
+    begun.wait()
+    threads = {background.run(threading.get_ident) for _ in range(3)}
+    release.set()
+    giver.join()
+    background.close()
+
+    assert 1 == len(threads)
 
 
 def test_the_giver_gets_what_went_wrong() -> None:
@@ -45,7 +65,7 @@ def test_the_giver_gets_what_went_wrong() -> None:
     def fail() -> None:
         raise ValueError("in the work")
 
-    background = BackgroundThread("osamd-test")
+    background = Background("osamd-test")
     with pytest.raises(ValueError, match="in the work"):
         background.run(fail)
 
@@ -59,7 +79,7 @@ def test_a_closed_thread_ends_after_its_work_and_keeps_nothing_alive() -> None:
     class Value:
         pass
 
-    background = BackgroundThread("osamd-test-ends")
+    background = Background("osamd-test-ends")
     value = background.run(Value)
     seen = weakref.ref(value)
     del value

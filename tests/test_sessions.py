@@ -39,7 +39,7 @@ def has_cuda(monkeypatch: pytest.MonkeyPatch, behaviour: str) -> list[Sequence[s
 
     def create(path: Path, options: Any, providers: Sequence[str], provider_options: Sequence[dict[str, str]]) -> Any:
         asked.append(providers)
-        told = [{"cudnn_conv_algo_search": "HEURISTIC"} if name == CUDA else {} for name in providers]
+        told = [sessions.OPTIONS[CUDA] if name == CUDA else {} for name in providers]
         assert told == list(provider_options)
         if CUDA in providers and behaviour == "raises":
             raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected")

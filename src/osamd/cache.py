@@ -68,8 +68,9 @@ class OwnedCache(Generic[Value]):
         """Remember a value, dropping expired ones and then others until it fits."""
         self._drop(key)
         now = self._clock()
-        for stale in [name for name, entry in self._entries.items() if entry.expires <= now]:
-            self._drop(stale)
+        # All live equally long after their last use, so those that were not used for longest come first.
+        while self._entries and next(iter(self._entries.values())).expires <= now:
+            self._drop(next(iter(self._entries)))
         if nbytes > self._capacity_bytes:
             return
         # Counted first, so that who puts is the one with most when he would be.

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from osamd.sweep import TEMPORARY, sweep
 from osamd.types import AnyFloatArray, Embedding
 
 logger = logging.getLogger("osamd")
@@ -70,8 +71,11 @@ class EmbeddingFiles:
             if self._clock() - path.stat().st_mtime > self._ttl_s:
                 return None
             kept = _read(path)
-            self._touch(path)
-        except FileNotFoundError:
+            # A read-only volume answers all the same.
+            with contextlib.suppress(OSError):
+                self._touch(path)
+        # Not there, or not to be had now: too many open files, a disk that fails. The file may be good.
+        except (OSError, MemoryError):
             return None
         # A file that was cut short or changed can fail in any way; the image is encoded again.
         except Exception:  # noqa: BLE001
@@ -88,7 +92,8 @@ class EmbeddingFiles:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            sweep(self._folder)
+            with tempfile.TemporaryDirectory(dir=self._folder, prefix=TEMPORARY) as folder:
                 # Under its own name only when complete, so that nobody ever reads half a file.
                 file = Path(folder, "part")
                 _write(file, kept)

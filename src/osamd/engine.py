@@ -43,6 +43,7 @@ from osamd.events import (
 )
 from osamd.exchange import restore
 from osamd.geometry import check_inside
+from osamd.graphs import GraphCache, graph_folder
 from osamd.inference import Found, check_capabilities, decode_prompts, encode_image, load_model, run_once
 from osamd.keep_alive import KeepAlive
 from osamd.models.base import Adapter
@@ -326,9 +327,15 @@ class Engine:
         was_here = self._store.is_present(model)
         freed = await asyncio.to_thread(self._store.remove, model, catalog=self._catalog)
         self._models.unload(model)
+        await asyncio.to_thread(self._forget_graphs, model)
         if not (was_here or freed):
             raise UnknownModelError(f"{model.name} is not on this server", field="model")
         return freed
+
+    def _forget_graphs(self, model: Model) -> None:
+        graphs = GraphCache(graph_folder(self._settings.cache), version="")
+        for path in self._store.places(model):
+            graphs.forget(path)
 
     def drain(self) -> None:
         """Refuse what waits; what runs is finished, and what still comes is answered if it need not wait."""
@@ -345,13 +352,15 @@ class Engine:
         Returns:
             Whether everything has ended; else some thread still computes something that nobody waits for.
         """
+        until = None if patience_s is None else time.monotonic() + patience_s
         self.drain()
         await self._arrivals.close()
         has_ended = await self._workers.close(patience_s=patience_s)
         await self._models.close()
-        await self._images.close()
+        left_s = None if until is None else max(0.0, until - time.monotonic())
+        is_kept = await self._images.close(patience_s=left_s)
         self._refinements.clear()
-        return has_ended
+        return has_ended and is_kept
 
     async def _recall(
         self, source: ImageSource, model_name: str | None, owner: str, timings: Timings

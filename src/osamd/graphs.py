@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from osamd.sweep import TEMPORARY, sweep
+
 # A copy of a larger file would cost more room than the start is worth.
 LARGEST_BYTES: Final = 512 * 1024 * 1024
 CPU_INFO: Final = Path("/proc/cpuinfo")
@@ -43,9 +45,8 @@ class GraphCache:
             return None
         if status.st_size > LARGEST_BYTES:
             return None
-        source = _hash(str(graph.resolve()))
         key = _hash(f"{status.st_size} {status.st_mtime_ns} {self.version} {provider} {_processor()}")
-        return self.folder / f"{source}-{key}.onnx"
+        return self.folder / f"{_source(graph)}-{key}.onnx"
 
     @contextlib.contextmanager
     def making(self, place: Path) -> Iterator[Path | None]:
@@ -56,17 +57,35 @@ class GraphCache:
         with contextlib.ExitStack() as stack:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self.folder)))
+                sweep(self.folder)
+                folder = tempfile.TemporaryDirectory(dir=self.folder, prefix=TEMPORARY)
+                temporary = Path(stack.enter_context(folder))
             except OSError:
                 yield None
                 return
             written = temporary / place.name
             yield written
-            source = place.name.partition("-")[0]
+            self._drop(place.name.partition("-")[0])
             with contextlib.suppress(OSError):
-                for old in self.folder.glob(f"{source}-*.onnx"):
-                    old.unlink(missing_ok=True)
                 written.replace(place)
+
+    def forget(self, graph: Path) -> None:
+        """Delete what is kept of a file."""
+        self._drop(_source(graph))
+
+    def _drop(self, source: str) -> None:
+        for old in self.folder.glob(f"{source}-*.onnx"):
+            with contextlib.suppress(OSError):
+                old.unlink()
+
+
+def graph_folder(cache: Path) -> Path:
+    """Where optimised graphs are kept below OSAMD_CACHE."""
+    return cache / "osamd" / "graphs"
+
+
+def _source(graph: Path) -> str:
+    return _hash(str(graph.resolve()))
 
 
 def _hash(text: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from osamd.catalog import Model
 from osamd.errors import DeadlineExceededError, InferenceError, InvalidPromptError, ModelLoadError, SettingsError
 from osamd.events import Timings
+from osamd.graphs import graph_folder
 from osamd.models.base import Adapter
 from osamd.settings import Settings
 from osamd.store import Store
@@ -53,7 +54,7 @@ def load_model(model: Model, *, store: Store, settings: Settings) -> Adapter:
     except SettingsError as error:
         raise ModelLoadError(str(error)) from error
     if not any(blob.attachments for blob in model.blobs.values()):
-        placement = replace(placement, graphs=graph_cache(settings.cache / "osamd" / "graphs"))
+        placement = replace(placement, graphs=graph_cache(graph_folder(settings.cache)))
     adapter = build_model(model, paths, placement)
     if adapter.device == "cuda":
         run_once(adapter, model)

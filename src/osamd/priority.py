@@ -1,4 +1,4 @@
-"""Work that gives way: a thread of a lower priority, for what may take seconds while clicks want milliseconds."""
+"""Work that gives way: threads of a lower priority, for what may take seconds while clicks want milliseconds."""
 
 import contextlib
 import os
@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+
+_Inbox = queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
 
 # Five steps are a third of the weight of a thread that has not stepped back.
 STEPS_BACK = 5
@@ -24,36 +26,59 @@ def step_back() -> None:
         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + STEPS_BACK)
 
 
-class BackgroundThread:
-    """One thread of a lower priority that runs what it is given, in order, while the giver waits.
+class Background:
+    """Threads of a lower priority that run what they are given while the giver waits.
 
-    Only work that leaves Python's lock alone belongs here: a thread that holds the lock and is not scheduled would hold
-    up the whole process. It ends with ``close``, and never keeps the process from ending.
+    There are as many as there is work under way at once, kept for what comes next: work that does not end holds up no
+    other. Only work that leaves Python's lock alone belongs here: a thread that holds the lock and is not scheduled
+    would hold up the whole process. They end with ``close``, and never keep the process from ending.
     """
 
     def __init__(self, name: str) -> None:
-        self._work: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
-        threading.Thread(target=_run, args=(self._work,), name=name, daemon=True).start()
+        self._name = name
+        self._lock = threading.Lock()
+        self._idle: list[_Inbox] = []
+        self._is_closed = False
 
     def run(self, work: Callable[[], Result]) -> Result:
         """Run the work there and return what it returns, or raise what it raises."""
+        with self._lock:
+            inbox = self._idle.pop() if self._idle else None
+        if inbox is None:
+            inbox = queue.SimpleQueue()
+            threading.Thread(target=self._serve, args=(inbox,), name=self._name, daemon=True).start()
         future: Future[Result] = Future()
-        self._work.put((work, future))
+        inbox.put((work, future))
         return future.result()
 
     def close(self) -> None:
-        """Let the thread end once it has done what it was given."""
-        self._work.put(None)
+        """Let the threads end, each once it has done what it was given."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+        for inbox in idle:
+            inbox.put(None)
 
-
-def _run(waiting: "queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]") -> None:
-    step_back()
-    while (item := waiting.get()) is not None:
-        work, future = item
-        try:
-            future.set_result(work())
-        # The giver gets whatever went wrong.
-        except BaseException as error:  # noqa: BLE001
-            future.set_exception(error)
-        # A waiting thread must not keep alive what it has done.
-        del item, work, future
+    def _serve(self, inbox: "_Inbox") -> None:
+        step_back()
+        while (item := inbox.get()) is not None:
+            work, future = item
+            result, error = None, None
+            try:
+                result = work()
+            # The giver gets whatever went wrong.
+            except BaseException as raised:  # noqa: BLE001
+                error = raised
+            with self._lock:
+                is_closed = self._is_closed
+                if not is_closed:
+                    # Before the giver hears of it, who may come again at once.
+                    self._idle.append(inbox)
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+            # A waiting thread must not keep alive what it has done.
+            del item, work, future, result, error
+            if is_closed:
+                return

@@ -25,7 +25,7 @@ import onnxruntime as ort
 from osamd.errors import InferenceError, ModelLoadError, OutOfMemoryError, SettingsError
 from osamd.graphs import GraphCache
 from osamd.memory import is_out_of_memory
-from osamd.priority import BackgroundThread
+from osamd.priority import Background
 from osamd.settings import Device
 
 logger = logging.getLogger("osamd")
@@ -228,7 +228,7 @@ class Session:
     ) -> None:
         self._run = _run_here
         if in_background:
-            behind = BackgroundThread(f"osamd-{path.stem}")
+            behind = Background(f"osamd-{path.stem}")
             weakref.finalize(self, behind.close)
             self._run = behind.run
 

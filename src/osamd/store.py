@@ -46,6 +46,10 @@ class Store:
         """
         return {role: self._path(model, role, blob) for role, blob in model.blobs.items()}
 
+    def places(self, model: Model) -> list[Path]:
+        """Where the files of a model are, or will be."""
+        return [file.path for file in self._layout.model_files(model)]
+
     def is_present(self, model: Model) -> bool:
         """Whether every file of the model is here."""
         return all(file.is_here for file in self._layout.model_files(model))
