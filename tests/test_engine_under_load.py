@@ -246,6 +246,29 @@ def test_preloading_makes_ready() -> None:
     assert (False, True, {"builtin:latest", "sam:100m"}) == run(main, preload=("builtin", "sam_vit_b"))
 
 
+def test_who_waits_for_a_model_does_not_wait_for_its_first_run_too() -> None:
+    """A model that somebody waits for while it is loaded is not run once more before: his request is its first run."""
+    asked_for, unasked = FakeModel(), FakeModel()
+    gate = Gate()
+
+    def load(model: Model) -> FakeModel:
+        gate(model)
+        return asked_for if model.family == "sam" else unasked
+
+    async def main(engine: Engine) -> bool:
+        preloading = asyncio.create_task(engine.preload())
+        await reached(gate)
+        waiting = asyncio.create_task(segment(engine, request(picture(), model="sam:100m")))
+        await breathe()
+        gate.open()
+        await asyncio.gather(preloading, waiting)
+        return engine.ready
+
+    assert run(main, load=load, preload=("sam:100m", "builtin"))
+    assert [(HEIGHT, WIDTH)] == asked_for.encoded
+    assert [(256, 256)] == unasked.encoded
+
+
 def test_one_model_that_fails_does_not_keep_the_others_from_loading() -> None:
     """The first error is told after all were tried, and the engine is not ready."""
 

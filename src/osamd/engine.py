@@ -198,8 +198,9 @@ class Engine:
                 # Nobody's request waits here, and a server that gave up would never be ready.
                 await self._arrivals.bring(model, is_patient=True)
                 async with self._using(model) as adapter:
-                    # On a GPU that was part of loading it.
-                    if adapter.device != "cuda":
+                    # On a GPU that was part of loading it. Who already waits for the model must not wait for this
+                    # too: his request is its first run.
+                    if adapter.device != "cuda" and self._models.users(model) == 1:
                         once = functools.partial(run_once, adapter, model)
                         await self._workers.run(self._workers.load, once, model=model.name, timings=Timings())
                 self._warm.add(model.name)

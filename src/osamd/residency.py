@@ -90,6 +90,11 @@ class Residency:
         place = self._places.get(model.name)
         return place is not None and place.loaded is not None and place.digest == model.digest
 
+    def users(self, model: Model) -> int:
+        """How many use the model now or wait for it."""
+        place = self._places.get(model.name)
+        return 0 if place is None else place.users
+
     @contextlib.asynccontextmanager
     async def using(self, model: Model, *, keep_alive_s: KeepAlive = None) -> AsyncIterator[Adapter]:
         """The model's adapter, loaded if need be; it stays loaded at least as long as the block runs.
