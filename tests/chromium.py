@@ -89,6 +89,10 @@ class Playground:
         """Return when the photo is embedded."""
         expect(self.status).to_contain_text("Ready")
 
+    def wait_until_embedded(self) -> None:
+        """Return when the photo is embedded, objects or not."""
+        expect(self.status).to_be_hidden()
+
     @property
     def status(self) -> Locator:
         """What the page is doing."""

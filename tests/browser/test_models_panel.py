@@ -1,14 +1,17 @@
 """Other models in the playground: pulling one, candidates, words."""
 
+import json
 import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from asking import ask
 from blob_server import Answer
 from chromium import Opener, Playground, body_of
+from codes import codes_of, run_code
 from pictures import disc_picture, encoded, inside_of, png_pixels
 from playwright.sync_api import expect
 from shelf import Library, run_library
@@ -38,8 +41,8 @@ def choose(playground: Playground, name: str) -> None:
     expect(page.locator("#model-name")).to_have_text(name)
 
 
-def test_candidates(playground: Playground, library: Library) -> None:
-    """A model that gives candidates lets one be picked, by mouse or key; what is taken away is the picked one."""
+def test_candidates(playground: Playground, library: Library, tmp_path: Path) -> None:
+    """One candidate is picked, by mouse or key; it is what is taken away, and what the code gives that is shown."""
     choose(playground, "efficientsam:10m")
     playground.wait_until_ready()
     page = playground.page
@@ -57,13 +60,55 @@ def test_candidates(playground: Playground, library: Library) -> None:
         reply = ask(client, encoded(disc_picture()), model="efficientsam:10m", prompt=prompt, multimask=True)
     np.testing.assert_array_equal(inside_of(reply["annotations"][1]), mask > 0)
     expect(page.locator("#code")).to_contain_text("multimask=true")
+    (tmp_path / "disc.png").write_bytes(encoded(disc_picture()))
+    for language, code in codes_of(playground):
+        run_code(language, code, tmp_path)
+        file = tmp_path / "mask.png"
+        np.testing.assert_array_equal(mask > 0, png_pixels(file.read_bytes()) > 0, language)
+        file.unlink()
     radios.nth(2).click()
     page.keyboard.press("Control+z")
     expect(radios.nth(1)).to_have_attribute("aria-checked", "true")
+    # Without candidates none is picked, and a click refines none.
+    page.locator("#multimask").click()
+    playground.wait_for_mask()
+    page.locator("#multimask").click()
+    expect(radios.first).to_have_attribute("aria-checked", "true")
 
 
-def test_words(playground: Playground) -> None:
-    """A model that takes words gets them, and clicks are refused in words of our own."""
+def test_lost_mask(playground: Playground, library: Library) -> None:
+    """A click on a picked candidate refines it; when the server has lost that mask, the clicks alone are asked."""
+    choose(playground, "sam2:tiny")
+    playground.wait_until_ready()
+    page = playground.page
+    page.locator("#multimask").click()
+    asked = playground.listen()
+    with page.expect_response("**/api/generate") as answered:
+        playground.click(70, 50)
+    candidates = page.locator("#candidates [role=radio]")
+    expect(candidates.nth(1)).to_be_visible()
+    candidates.nth(1).click()
+    with library.server.client() as client:
+        client.delete(f"/api/images/{answered.value.json()['image_id']}").raise_for_status()
+    playground.click(30, 40)
+    expect(playground.objects).to_contain_text(["2 clicks"])
+    playground.wait_for_mask()
+    refined = ["mask_input" in body["prompt"] for body in asked]
+    assert refined[1] is True
+    assert refined[-1] is False
+    del asked[:]
+    playground.click(40, 60)
+    expect(playground.objects).to_contain_text(["3 clicks"])
+    playground.wait_for_mask()
+    assert [False] == ["mask_input" in body["prompt"] for body in asked]
+    expect(playground.notice).to_be_hidden()
+
+
+def test_words(playground: Playground, tmp_path: Path) -> None:
+    """A model that takes words gets them, and clicks are refused in words of our own; it gives boxes alone.
+
+    Other models cannot be asked about such an object: it is left out of what is taken away.
+    """
     choose(playground, "yoloworld")
     playground.wait_until_ready()
     page = playground.page
@@ -76,8 +121,18 @@ def test_words(playground: Playground) -> None:
     found = len(asked.value.json()["annotations"])
     expected = f"{found} found" if found > 1 else "box only" if found else "Nothing found"
     expect(playground.objects).to_contain_text([expected])
+    (tmp_path / "disc.png").write_bytes(encoded(disc_picture()))
+    for language, code in codes_of(playground):
+        printed = run_code(language, code, tmp_path)
+        assert found == len(re.findall("a disc|a cup", printed)), language
+    assert ["disc.png"] == [file.name for file in tmp_path.iterdir()]
     choose(playground, "sam:300m")
     expect(playground.objects).to_have_text(["Not for this model"])
+    playground.wait_until_embedded()
+    page.locator("#new-object").click()
+    playground.click(70, 50)
+    playground.wait_for_mask()
+    assert ["Object 2"] == [item["name"] for item in json.loads(playground.download("polygons"))["objects"]]
 
 
 def test_pull(playground: Playground, library: Library) -> None:

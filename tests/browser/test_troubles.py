@@ -1,6 +1,7 @@
 """What the playground does when something is in the way: it says what, and goes on."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,45 @@ def test_waits_are_waited_out(
     page.get_by_role("button", name="Try now").click()
     playground.wait_for_mask()
     expect(playground.notice).to_be_hidden()
+
+
+def test_wait_that_nobody_needs_ends(playground: Playground, photo: bytes) -> None:
+    """Undoing the click that waits ends its wait, and the notice goes."""
+    page = playground.page
+    playground.use(photo)
+    page.keyboard.press("p")
+    page.route(GENERATE, lambda route: route.fulfill(**problem(503, "overloaded")))
+    playground.click(*ON)
+    expect(playground.notice).to_contain_text("Next try in")
+    page.keyboard.press("Control+z")
+    expect(playground.notice).to_be_hidden()
+
+
+def test_trying_ends(playground: Playground, photo: bytes) -> None:
+    """What does not mend in five minutes, or was too slow twice, is tried again only when somebody says so."""
+    page = playground.page
+    page.clock.install()
+    playground.use(photo)
+    page.keyboard.press("p")
+    answers = [problem(503, "overloaded", retry_after=seconds) for seconds in (120, 110, 100, 90)]
+    answers += [problem(504, "deadline_exceeded", retry_after=80)] * 2
+    page.route(GENERATE, lambda route: route.fulfill(**answers.pop(0)))
+    again = page.get_by_role("button", name="Try again")
+    playground.click(*ON)
+    for seconds in (r"120|11\d", r"110|10\d", r"100|9\d"):
+        expect(playground.notice).to_contain_text(re.compile(f"Next try in ({seconds})\\s"))
+        page.clock.fast_forward(121_000)
+    expect(again).to_be_visible()
+    expect(playground.notice).to_contain_text("The server is busy")
+    again.click()
+    expect(playground.notice).to_contain_text(re.compile(r"Next try in (80|7\d)\s"))
+    page.clock.fast_forward(121_000)
+    expect(again).to_be_visible()
+    expect(playground.notice).to_contain_text("That took too long")
+    assert answers == []
+    page.unroute(GENERATE)
+    again.click()
+    playground.wait_for_mask()
 
 
 def test_spent_limit(open_playground: Opener, tmp_path: Path, photo: bytes) -> None:

@@ -38,6 +38,7 @@ const asking = new Asking(patience, {
   onAnswer: (object) => {
     byId("announcement").textContent = `${object.name}: ${describe(object, asking)}`;
   },
+  onMaskLost: () => changed(),
   onTrouble: complain,
 });
 const models = new ModelsPanel({ patience, choose: useModel });
@@ -60,11 +61,15 @@ const gestures = new Gestures(stage, {
 });
 const objects = new ObjectsPanel(byId("objects"), {
   activate: (id) => replace(doc.activate(history.present, id)),
-  rename: (id, name) => replace(doc.rename(history.present, id, name)),
-  hide: (id) => replace(doc.hide(history.present, id, !history.present.objects.find((object) => object.id === id).isHidden)),
+  rename: (id, name) => rewrite((step) => doc.rename(step, id, name)),
+  hide: (id) => {
+    const { isHidden } = history.present.objects.find((object) => object.id === id);
+    rewrite((step) => doc.hide(step, id, !isHidden));
+  },
   remove: (id) => commit(doc.remove(history.present, id)),
 });
 let isPreviewOn = matchMedia("(hover: hover)").matches;
+let photosGiven = 0;
 let hintTimer = 0;
 let hintText = "";
 
@@ -102,6 +107,11 @@ function commit(next) {
 
 function replace(next) {
   history.replace(next);
+  changed();
+}
+
+function rewrite(change) {
+  history.rewrite(change);
   changed();
 }
 
@@ -168,7 +178,7 @@ function refresh() {
   }
   refreshCandidates(active);
   const fields = active && asking.fieldsOf(active);
-  code.update(fields && { model: asking.model, photo: asking.photo.name, ...fields });
+  code.update(fields && { model: asking.model, hasMasks: asking.capabilities.has("masks"), photo: asking.photo.name, picked: active.picked, ...fields });
   stage.draw();
 }
 
@@ -210,14 +220,14 @@ function step(move) {
 function nextCandidate() {
   const active = doc.activeOf(history.present);
   const answer = active && asking.answerOf(active);
-  if (answer?.isMultimask) commit(doc.pick(history.present, (active.picked + 1) % answer.shapes.length));
+  if (answer?.isMultimask && answer.shapes.length > 1) commit(doc.pick(history.present, (active.picked + 1) % answer.shapes.length));
 }
 
 function toggleMultimask() {
   if (!asking.capabilities.has("multimask")) return;
   asking.isMultimask = !asking.isMultimask;
   byId("multimask").setAttribute("aria-pressed", String(asking.isMultimask));
-  changed();
+  rewrite(asking.isMultimask ? (step) => step : doc.withoutPicks);
 }
 
 function togglePreview() {
@@ -248,8 +258,11 @@ function actOfKey(key) {
 
 async function usePhoto(blob, name) {
   notice.hide();
+  const given = ++photosGiven;
   try {
     const photo = await openPhoto(blob, name);
+    // Another one was given while this one was decoded.
+    if (given !== photosGiven) return photo.close();
     history.reset();
     byId("welcome").hidden = true;
     byId("stage").hidden = false;
@@ -260,7 +273,7 @@ async function usePhoto(blob, name) {
     byId("stage").focus({ preventScroll: true });
     changed();
   } catch (error) {
-    notice.show("No picture", error.message);
+    if (given === photosGiven) notice.show("No picture", error.message);
   }
 }
 

@@ -14,7 +14,7 @@ const REMEMBERED = 400;
 export class Asking {
   /**
    * @param {import("./patience.js").Patience} patience
-   * @param {{onChange: (what?: string) => void, onCost: (cost: object) => void, onReady: () => void, onAnswer: (object: object) => void, onTrouble: (trouble: Error) => void}} hooks
+   * @param {{onChange: (what?: string) => void, onCost: (cost: object) => void, onReady: () => void, onAnswer: (object: object) => void, onMaskLost: () => void, onTrouble: (trouble: Error) => void}} hooks
    */
   constructor(patience, hooks) {
     this.patience = patience;
@@ -28,6 +28,8 @@ export class Asking {
     this.answers = new Map();
     this.pending = new Map();
     this.shown = new Map(); // the last shapes of each object, which stay until newer ones come
+    this.lostMasks = new Set(); // mask_ids that the server no longer knows
+    this.asked = null; // what the last preview asked
     this.previewTimes = [];
     this.isPreviewRefused = false;
     this.previewShapes = [];
@@ -58,6 +60,8 @@ export class Asking {
     this.pending.clear();
     this.answers.clear();
     this.shown.clear();
+    this.lostMasks.clear();
+    this.asked = null;
     this.embedding = null;
     this.photo = null;
     this.endPreview();
@@ -124,6 +128,7 @@ export class Asking {
   fieldsOf(object) {
     const prompt = promptOf(object);
     if (!prompt || !this.takes(object)) return null;
+    if (this.lostMasks.has(prompt.mask_input)) delete prompt.mask_input;
     const fields = { prompt };
     if (this.isMultimask && !prompt.mask_input) fields.multimask = true;
     return fields;
@@ -160,6 +165,10 @@ export class Asking {
     for (const [id, { controller }] of this.pending) {
       if (!objects.some((object) => object.id === id)) controller.abort();
     }
+    // Undo gives numbers back, and the next object with this one is another.
+    for (const id of this.shown.keys()) {
+      if (!objects.some((object) => object.id === id)) this.shown.delete(id);
+    }
     for (const object of objects) this.ask(object);
   }
 
@@ -192,13 +201,23 @@ export class Asking {
       this.hooks.onAnswer(object);
     } catch (error) {
       // What another click overtook is no news, and the photo tells its own troubles.
-      if (!controller.signal.aborted && this.phase !== "failed") {
+      if (controller.signal.aborted || this.phase === "failed") return;
+      if (!this.hasLost(fields, error)) {
         this.hooks.onTrouble(error.name === "AbortError" ? new Trouble("stopped") : error);
       }
     } finally {
       if (this.pending.get(object.id)?.controller === controller) this.pending.delete(object.id);
       this.hooks.onChange();
     }
+  }
+
+  /** Whether a mask was lost that was to be refined; from then on the clicks alone are asked. */
+  hasLost(fields, error) {
+    const { mask_input } = fields.prompt;
+    if (error.kind !== "mask" || !mask_input) return false;
+    this.lostMasks.add(mask_input);
+    this.hooks.onMaskLost();
+    return true;
   }
 
   remember(key, answer) {
@@ -226,7 +245,15 @@ export class Asking {
   async inFormat(object, maskFormat) {
     const { signal } = new AbortController();
     const fields = this.fieldsOf(object);
-    const { data } = await this.patience.run(() => this.generate(fields, signal, { mask_format: maskFormat }), signal);
+    const ask = () => this.generate(fields, signal, { mask_format: maskFormat });
+    let answer;
+    try {
+      answer = await this.patience.run(ask, signal);
+    } catch (error) {
+      if (this.hasLost(fields, error)) return this.inFormat(object, maskFormat);
+      throw error;
+    }
+    const { data } = answer;
     return fields.multimask ? data.annotations.slice(object.picked, object.picked + 1) : data.annotations;
   }
 
@@ -259,7 +286,7 @@ export class Asking {
       while (this.wantedPreview && this.isQuick) {
         const wanted = this.wantedPreview;
         await this.previewOnce(wanted).catch((error) => {
-          if (error.name !== "AbortError") throw error;
+          if (error.name !== "AbortError" && !this.hasLost(this.fieldsOf(wanted), error)) throw error;
         });
         if (this.wantedPreview === wanted) break;
         await new Promise((resolve) => setTimeout(resolve, PREVIEW_PAUSE_MS));

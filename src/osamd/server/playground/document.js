@@ -59,6 +59,7 @@ export function setTexts(doc, texts) {
 }
 
 export const pick = (doc, index) => change(doc, doc.activeId, { picked: index });
+export const withoutPicks = (doc) => ({ ...doc, objects: doc.objects.map((object) => ({ ...object, picked: 0 })) });
 export const rename = (doc, id, name) => change(doc, id, { name });
 export const activate = (doc, id) => ({ ...doc, activeId: id });
 export const hide = (doc, id, isHidden) => change(doc, id, { isHidden });
@@ -92,7 +93,10 @@ export function promptOf(object) {
   return prompt;
 }
 
-/** Steps back and forth. What a name is or what is shown is no step: `replace` puts it into the present one. */
+/**
+ * Steps back and forth. Which object is active is no step: `replace` puts it into the present one. Nor are names and what
+ * is shown: `rewrite` puts them into every step, so that undo does not lose them.
+ */
 export class History {
   constructor() {
     this.reset();

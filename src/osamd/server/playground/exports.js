@@ -1,6 +1,5 @@
 // Files to take away, made here from the masks the API gave; only polygons are asked for, since the API traces them.
 
-import { isBlank } from "./document.js";
 import { exactMask } from "./masks.js";
 import { pixelsOf } from "./photo.js";
 import { encodePng } from "./png.js";
@@ -67,7 +66,7 @@ export async function cocoFile(asking, doc) {
 export async function polygonsFile(asking, doc) {
   const { photo } = asking;
   const objects = [];
-  for (const object of doc.objects.filter((one) => !isBlank(one))) {
+  for (const object of doc.objects.filter((one) => asking.shapesOf(one).length)) {
     const annotations = await asking.inFormat(object, "polygon");
     for (const { mask } of annotations) if (mask) objects.push({ name: object.name, polygons: mask });
   }

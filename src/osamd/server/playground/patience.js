@@ -2,6 +2,17 @@
 
 import { Trouble } from "./troubles.js";
 
+// So long it is tried by itself; then somebody has to want it.
+const MOST_WAIT_MS = 5 * 60_000;
+// What was too slow once may be quicker with a warm model; what was so twice is too much work.
+const MOST_SLOW = 2;
+
+function aborted(signal) {
+  return new Promise((_, reject) => {
+    signal?.addEventListener("abort", () => reject(signal.reason), { once: true });
+  });
+}
+
 export class Patience {
   /**
    * @param {{onWait: (trouble: Trouble, seconds: number) => void, onEnd: () => void, askForKey: (trouble: Trouble) => Promise<void>}} hooks
@@ -9,23 +20,37 @@ export class Patience {
   constructor(hooks) {
     this.hooks = hooks;
     this.waiting = null;
+    this.troubled = 0; // how many tasks have waited and are not done
     addEventListener("online", () => this.tryNow());
   }
 
-  /** Run a task until it succeeds, or fails in a way that waiting does not mend, or the user stops it. */
+  /** Run a task until it succeeds, fails in a way that waiting does not mend or has not mended, or the user stops it. */
   async run(task, signal) {
-    for (let attempt = 0; ; attempt++) {
-      signal?.throwIfAborted();
-      try {
-        const result = await task();
-        this.end();
-        return result;
-      } catch (error) {
-        if (signal?.aborted || !(error instanceof Trouble)) throw error;
-        if (error.kind === "key") await this.hooks.askForKey(error);
-        else if (error.isWaitable) await this.wait(error, attempt);
-        else throw error;
+    let since = null;
+    let slow = 0;
+    try {
+      for (let attempt = 0; ; attempt++) {
+        signal?.throwIfAborted();
+        try {
+          return await task();
+        } catch (error) {
+          if (signal?.aborted || !(error instanceof Trouble)) throw error;
+          if (error.kind === "key") {
+            await this.hooks.askForKey(error);
+            continue;
+          }
+          if (!error.isWaitable) throw error;
+          if (error.kind === "slow") slow++;
+          if (since === null) this.troubled++;
+          since ??= performance.now();
+          // The browser tells when the connection is back; that wait costs nobody anything.
+          const isOver = slow >= MOST_SLOW || (error.kind !== "offline" && performance.now() - since >= MOST_WAIT_MS);
+          if (isOver) throw error;
+          await this.wait(error, attempt, signal);
+        }
       }
+    } finally {
+      if (since !== null && !--this.troubled) this.hooks.onEnd();
     }
   }
 
@@ -37,35 +62,36 @@ export class Patience {
     this.waiting?.fail();
   }
 
-  end() {
-    if (!this.waiting) this.hooks.onEnd();
+  /** Wait together with whoever waits already; who is aborted leaves, and the last to leave ends the wait. */
+  async wait(trouble, attempt, signal) {
+    const waiting = (this.waiting ??= this.begin(trouble, attempt));
+    waiting.waiters++;
+    try {
+      await Promise.race([waiting.promise, aborted(signal)]);
+    } finally {
+      if (!--waiting.waiters) waiting.finish();
+    }
   }
 
-  wait(trouble, attempt) {
-    if (this.waiting) return this.waiting.promise;
+  begin(trouble, attempt) {
     const until = performance.now() + trouble.pauseS(attempt) * 1000;
-    let timer;
-    const promise = new Promise((resolve, reject) => {
+    const waiting = { waiters: 0 };
+    waiting.promise = new Promise((resolve, reject) => {
       const over = (settle) => () => {
         clearInterval(timer);
-        this.waiting = null;
+        if (this.waiting === waiting) this.waiting = null;
         settle();
       };
-      const finish = over(resolve);
-      const fail = over(() => {
-        this.hooks.onEnd();
-        reject(new DOMException("stopped", "AbortError"));
-      });
+      waiting.finish = over(resolve);
+      waiting.fail = over(() => reject(new DOMException("stopped", "AbortError")));
       const tell = () => {
         const seconds = Math.ceil((until - performance.now()) / 1000);
         if (seconds > 0) this.hooks.onWait(trouble, seconds);
-        else finish();
+        else waiting.finish();
       };
-      timer = setInterval(tell, 500);
-      this.waiting = { finish, fail };
+      const timer = setInterval(tell, 500);
       tell();
     });
-    if (this.waiting) this.waiting.promise = promise;
-    return promise;
+    return waiting;
   }
 }

@@ -15,15 +15,22 @@ export function queryOf({ model, prompt, multimask }) {
   return pairs.map(([name, value]) => `${name}=${encodeURIComponent(value).replaceAll("%2C", ",").replaceAll("%3A", ":")}`).join("&");
 }
 
+// As one PNG the API gives the union of all masks; of candidates only one is wanted.
+const isOnePng = ({ hasMasks, multimask }) => hasMasks && !multimask;
+
 function curl({ base, photo, hasKey, ...request }) {
-  const lines = [`curl ${shellQuoted(`${base}/api/generate?${queryOf(request)}`)}`];
+  const isPiped = request.hasMasks && request.multimask;
+  const lines = [`curl ${isPiped ? "-sS " : ""}${shellQuoted(`${base}/api/generate?${queryOf(request)}`)}`];
   if (hasKey) lines.push('-H "X-API-Key: $API_KEY"');
-  lines.push('-H "Accept: image/png"');
-  lines.push(`--data-binary ${shellQuoted(`@${photo}`)}`, "-o mask.png");
-  return lines.join(" \\\n  ");
+  if (isOnePng(request)) lines.push('-H "Accept: image/png"');
+  lines.push(`--data-binary ${shellQuoted(`@${photo}`)}`);
+  if (isOnePng(request)) lines.push("-o mask.png");
+  const command = lines.join(" \\\n  ");
+  if (!isPiped) return command;
+  return `${command} \\\n  | jq -r ".annotations[${request.picked}].mask" | base64 -d > mask.png`;
 }
 
-function python({ base, photo, hasKey, model, prompt, multimask }) {
+function python({ base, photo, hasKey, model, hasMasks, picked, prompt, multimask }) {
   const fields = [`model=${quoted(model)}`];
   if (prompt.points) {
     fields.push(`points=${list(prompt.points)}`);
@@ -44,28 +51,37 @@ function python({ base, photo, hasKey, model, prompt, multimask }) {
     `        Path(${quoted(photo)}),`,
     ...fields.map((field) => `        ${field},`),
     "    )",
-    "for number, annotation in enumerate(found.annotations):",
-    '    Path(f"mask-{number}.png").write_bytes(annotation.mask_png)',
   );
+  if (!hasMasks) lines.push("for annotation in found.annotations:", "    print(annotation.text, annotation.score, annotation.box)");
+  else if (multimask) lines.push(`Path("mask.png").write_bytes(found.annotations[${picked}].mask_png)`);
+  else lines.push("for number, annotation in enumerate(found.annotations):", '    Path(f"mask-{number}.png").write_bytes(annotation.mask_png)');
   return lines.join("\n").replace("import os\n\nfrom", "import os\nfrom");
 }
 
 function javascript({ base, photo, hasKey, ...request }) {
-  const headers = ['Accept: "image/png"'];
+  const headers = isOnePng(request) ? ['Accept: "image/png"'] : [];
   if (hasKey) headers.unshift('"X-API-Key": process.env.API_KEY');
+  const end = isOnePng(request)
+    ? ['await writeFile("mask.png", Buffer.from(await answer.arrayBuffer()));']
+    : [
+        "const { annotations } = await answer.json();",
+        request.hasMasks
+          ? `await writeFile("mask.png", Buffer.from(annotations[${request.picked}].mask, "base64"));`
+          : "for (const { text, score, bounding_box } of annotations) console.log(text, score, bounding_box);",
+      ];
   return [
-    'import { readFile, writeFile } from "node:fs/promises";',
+    `import { readFile${request.hasMasks ? ", writeFile" : ""} } from "node:fs/promises";`,
     "",
     "const answer = await fetch(",
     `  ${quoted(`${base}/api/generate?${queryOf(request)}`)},`,
     "  {",
     '    method: "POST",',
-    `    headers: { ${headers.join(", ")} },`,
+    ...(headers.length ? [`    headers: { ${headers.join(", ")} },`] : []),
     `    body: await readFile(${quoted(photo)}),`,
     "  },",
     ");",
     "if (!answer.ok) throw new Error(await answer.text());",
-    'await writeFile("mask.png", Buffer.from(await answer.arrayBuffer()));',
+    ...end,
   ].join("\n");
 }
 
@@ -73,6 +89,6 @@ const WRITERS = { curl, python, javascript };
 
 /**
  * @param {"curl"|"python"|"javascript"} language
- * @param {{base: string, photo: string, hasKey: boolean, model: string, prompt: object, multimask?: boolean}} request
+ * @param {{base: string, photo: string, hasKey: boolean, model: string, hasMasks: boolean, picked: number, prompt: object, multimask?: boolean}} request
  */
 export const snippet = (language, request) => WRITERS[language](request);

@@ -26,6 +26,7 @@ const TITLES = {
   pulling: "The model is on its way",
   slow: "That took too long",
   expired: "The photo was forgotten",
+  mask: "The mask was forgotten",
   refused: "That did not work",
   failed: "The server failed",
   stopped: "Stopped",
@@ -43,9 +44,9 @@ const TEXTS = {
 };
 
 export class Trouble extends Error {
-  constructor(kind, { detail = "", status = 0, code = "", retryAfterS = null, requestId = "" } = {}) {
+  constructor(kind, { detail = "", status = 0, code = "", field = "", retryAfterS = null, requestId = "" } = {}) {
     super(detail || TITLES[kind]);
-    Object.assign(this, { kind, detail, status, code, retryAfterS, requestId });
+    Object.assign(this, { kind, detail, status, code, field, retryAfterS, requestId });
   }
 
   get title() {
@@ -86,9 +87,12 @@ export function troubleOf(status, contentType, text, headers) {
     detail: problem?.detail ?? "",
     status,
     code,
+    field: problem?.field ?? "",
     retryAfterS: seconds !== null && /^\d+$/.test(seconds) ? Number(seconds) : null,
     requestId: problem?.request_id ?? headers.get("X-Request-Id") ?? "",
   };
+  // Unknown, or of a photo that was sent again since: either way the clicks alone are left.
+  if ([410, 422].includes(status) && details.field.endsWith("mask_input")) return new Trouble("mask", details);
   if (KIND_OF_CODE[code]) return new Trouble(KIND_OF_CODE[code], details);
   if (!code && ASLEEP.has(status)) return new Trouble("asleep", details);
   if (!code && status === 429) return new Trouble("limit", details);
