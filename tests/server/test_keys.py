@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -167,6 +168,85 @@ def test_revoking_leaves_the_rest(file: Path) -> None:
     assert file.read_text().endswith("# alice has left\n")
     assert 0o600 == file.stat().st_mode & 0o777
     assert [file] == list(file.parent.iterdir())
+
+
+def test_revoking_follows_a_link(file: Path, tmp_path: Path) -> None:
+    """The file behind it changes, as the server reads that, and the link stays one."""
+    link = tmp_path / "link"
+    link.symlink_to(file)
+
+    assert 1 == revoke(link, "alice")
+    assert link.is_symlink()
+    assert {"bob", "ops"} == {caller.name for caller in read_keys(file).values()}
+
+
+@pytest.fixture
+def strangers(file: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The key file seems to be another user's; who new files are given to instead is remembered."""
+    given: list[tuple[int, int]] = []
+    real = os.fstat
+    owner = (file.stat().st_uid + 1, file.stat().st_gid)
+    monkeypatch.setattr(os, "fchown", lambda _, uid, gid: given.append((uid, gid)))
+    monkeypatch.setattr(os, "fstat", lambda handle: os.stat_result((*real(handle)[:4], *owner, *real(handle)[6:])))
+    return given
+
+
+def test_the_file_stays_its_owners(file: Path, strangers: list[tuple[int, int]]) -> None:
+    """What root revokes, a server that is not root reads; as it must, or the key would still be good."""
+    revoke(file, "alice")
+
+    assert [(file.stat().st_uid, file.stat().st_gid)] == strangers
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_root_leaves_the_file_to_its_owner(file: Path) -> None:
+    """The same in earnest."""
+    os.chown(file, 999, 998)
+    revoke(file, "alice")
+
+    assert (999, 998, 0o600) == (file.stat().st_uid, file.stat().st_gid, file.stat().st_mode & 0o777)
+
+
+@pytest.mark.usefixtures("strangers")
+def test_nothing_is_revoked_where_the_owner_would_change(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said, and the file is as it was: a server that cannot read the new one would keep the key for ever."""
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", forbidden)
+    before = file.read_text()
+    with pytest.raises(SettingsError, match="nothing was revoked"):
+        revoke(file, "alice")
+
+    assert before == file.read_text()
+    assert [file] == list(file.parent.iterdir())
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_unreadable_file_is_complained_of_until_it_is_mended(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every minute, since revoked keys let in until then; it is read again also where the file has not changed."""
+    found = KeyFile(file)
+    read = keys.read_keys
+
+    def failing(path: Path) -> dict[bytes, Caller]:
+        raise SettingsError(f"API_KEY_FILE: {path}: Permission denied")
+
+    file.write_text(f"alice user {ALICE}\n")
+    monkeypatch.setattr(keys, "read_keys", failing)
+    during = [found.find(BOB.encode()) for _ in range(3)]
+    once = len(caplog.messages)
+    monkeypatch.setattr(keys, "COMPLAIN_EVERY_S", 0.0)
+    found.find(BOB.encode())
+    twice = len(caplog.messages)
+    monkeypatch.setattr(keys, "read_keys", read)
+
+    assert [Caller("bob", USER)] * 3 == during
+    assert (1, 2) == (once, twice)
+    assert all("revoked ones let in" in message for message in caplog.messages)
+    assert found.find(BOB.encode()) is None
 
 
 # --- a running server -----------------------------------------------------------------------------------------------

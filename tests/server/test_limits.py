@@ -85,6 +85,29 @@ def test_json_of_too_many_values_is_refused_unparsed(server: RunningServer, fill
     assert "more than 100,000 values" in problem["detail"]
 
 
+@pytest.mark.parametrize("name", ["prompt", "prompts"])
+def test_fields_of_json_have_no_more_values_than_bodies(server: RunningServer, photo: bytes, name: str) -> None:
+    """A part of a multipart body that is JSON is no way around the limit."""
+    text = "[" + "[]," * 200_000 + "0]"
+    with server.client() as client:
+        problem = refusal(client.post(GENERATE, files={"image": ("cat.jpg", photo)}, data={name: text}))
+
+    assert (problem["status"], problem["code"], problem["field"]) == (422, "invalid_request", name)
+    assert "more than 100,000 values" in problem["detail"]
+
+
+def test_multipart_of_too_many_parts_is_refused(server: RunningServer) -> None:
+    """Tiny parts cost far more than their bytes; the last of these would be no such field."""
+    with server.client() as client:
+        parts = [("point", (None, "1,1"))] * 2048
+        problem = refusal(client.post(GENERATE, files=[*parts, ("nonsense", (None, ""))]))
+        files = refusal(client.post(GENERATE, files=[*parts, ("image", ("cat.jpg", b"no image"))]))
+
+    for one in (problem, files):
+        assert (one["status"], one["code"]) == (422, "invalid_request")
+        assert "more than 2,048 parts" in one["detail"]
+
+
 def test_bodies_about_models_are_small(server: RunningServer) -> None:
     """What only names a model is refused above 64 KiB, not parsed."""
     with server.client() as client:

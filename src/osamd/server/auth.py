@@ -76,6 +76,8 @@ class _Refusal:
 class ApiKeyMiddleware:
     """Lets a request through only with the right key, in ``X-API-Key`` or as ``Authorization: Bearer``.
 
+    Where both are sent, ``X-API-Key`` counts; a header that comes twice is no key, so that a request is one guess.
+
     A missing or wrong key is answered 403, too many wrong ones from one address 429; a right key always passes. Without
     a key configured every request is answered 500, naming the variable to set, except in development, where the check
     is off, a warning is logged, and only requests that no foreign web page can have made are let in.
@@ -148,22 +150,19 @@ class ApiKeyMiddleware:
             detail = f"the server has no key: set the environment variable {KEY_VARIABLE}"
             return _Refusal(500, "not_configured", detail)
         secrets = _secrets(scope)
-        caller = self._caller(secrets)
+        # Of several none is tried, so that a request is one guess and counts as one.
+        caller = self._caller(secrets[0]) if len(secrets) == 1 else None
         if caller is None:
             return self._reject(scope, is_guess=bool(secrets))
         if caller.role != ADMIN and _own_path(scope) in self._admin_paths:
             return _Refusal(403, "admin_only", "this is for keys with the role admin")
         return caller
 
-    def _caller(self, secrets: Iterable[bytes]) -> Caller | None:
-        caller = None
-        for secret in secrets:
-            # Constant time, and no early exit, so that the answer's time tells nothing about the key.
-            if self._key is not None and hmac.compare_digest(secret, self._key):
-                caller = Caller(KEY_NAME, ADMIN)
-            elif self._keys is not None:
-                caller = self._keys.find(secret) or caller
-        return caller
+    def _caller(self, secret: bytes) -> Caller | None:
+        # Constant time, so that the answer's time tells nothing about the key.
+        if self._key is not None and hmac.compare_digest(secret, self._key):
+            return Caller(KEY_NAME, ADMIN)
+        return None if self._keys is None else self._keys.find(secret)
 
     def _reject(self, scope: Scope, *, is_guess: bool) -> _Refusal:
         # No key at all is no guess: probes and browsers come without one.
@@ -204,16 +203,16 @@ def _own_path(scope: Scope) -> str:
 
 
 def _secrets(scope: Scope) -> list[bytes]:
-    """The keys a request carries."""
-    secrets = []
+    """The keys a request carries: in ``X-API-Key``, and only where there is none, in ``Authorization``."""
+    own, bearer = [], []
     for name, value in scope["headers"]:
         if name == b"x-api-key":
-            secrets.append(value.strip())
+            own.append(value.strip())
         elif name == b"authorization":
             scheme, _, given = value.partition(b" ")
             if scheme.lower() == b"bearer":
-                secrets.append(given.strip())
-    return secrets
+                bearer.append(given.strip())
+    return own or bearer
 
 
 def _address(scope: Scope) -> str:

@@ -39,6 +39,8 @@ SMALL_BODY_BYTES = 64 * 1024
 # Commas and opening brackets in JSON: far more than the largest prompts need, and than osam's nested embeddings have.
 MOST_MARKS = 100_000
 MOST_MARKS_WITH_EMBEDDING = 2_500_000
+# Fields of a query or parts of a multipart body, whose parser is pure Python.
+MOST_FIELDS = 2048
 XYXY = 4
 
 
@@ -151,8 +153,7 @@ def _from_json(raw: bytes, schema: type[Fields]) -> Fields:
 
         raw = respell(raw)
         count = _marks(raw)
-    if count > MOST_MARKS:
-        raise InvalidRequestError(f"the JSON has more than {MOST_MARKS:,} values outside a well-formed embedding")
+    _check_marks(count)
     try:
         return schema.model_validate_json(raw)
     except ValidationError as error:
@@ -163,15 +164,31 @@ def _marks(raw: bytes) -> int:
     return sum(raw.count(mark) for mark in (b",", b"[", b"{"))
 
 
-def _from_multipart(raw: bytes, content_type: str, schema: type[Body]) -> tuple[Body, bytes | None]:
+def _check_marks(count: int, field: str | None = None) -> None:
+    if count > MOST_MARKS:
+        message = f"the JSON has more than {MOST_MARKS:,} values outside a well-formed embedding"
+        raise InvalidRequestError(message, field=field)
+
+
+def _parts(raw: bytes, content_type: str) -> tuple[list[tuple[str, str]], dict[str, bytes]]:
+    """The fields and the files of a multipart body."""
     pairs: list[tuple[str, str]] = []
     files: dict[str, bytes] = {}
+    count = 0
+
+    def count_part() -> None:
+        nonlocal count
+        count += 1
+        if count > MOST_FIELDS:
+            raise InvalidRequestError(f"the multipart body has more than {MOST_FIELDS:,} parts")
 
     def on_field(field: Field) -> None:
+        count_part()
         name = (field.field_name or b"").decode("utf-8", "replace")
         pairs.append((name, (field.value or b"").decode("utf-8", "replace")))
 
     def on_file(file: File) -> None:
+        count_part()
         name = (file.field_name or b"").decode("utf-8", "replace")
         if name in files:
             raise InvalidRequestError("more than one file", field=name)
@@ -187,6 +204,11 @@ def _from_multipart(raw: bytes, content_type: str, schema: type[Body]) -> tuple[
         parser.close()
     except (FormParserError, ValueError):
         raise InvalidRequestError("the multipart body is broken") from None
+    return pairs, files
+
+
+def _from_multipart(raw: bytes, content_type: str, schema: type[Body]) -> tuple[Body, bytes | None]:
+    pairs, files = _parts(raw, content_type)
     documents = [files.pop("request")] if "request" in files else []
     documents += [value.encode() for name, value in pairs if name == "request"]
     plain = [(name, value) for name, value in pairs if name != "request"]
@@ -213,7 +235,7 @@ def body_from_pairs(pairs: Iterable[tuple[str, str]]) -> GenerateBody:
 
 def _pairs(query: str) -> list[tuple[str, str]]:
     try:
-        return parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=2048)
+        return parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
     except ValueError:
         raise InvalidRequestError("the query string is broken or too long") from None
 
@@ -262,6 +284,7 @@ def _plain_value(name: str, text: str) -> Any:
             raise InvalidRequestError("true or false is wanted", field=name)
         return SWITCHES[text.lower()]
     if name in {"prompt", "prompts"}:
+        _check_marks(_marks(text.encode(errors="replace")), name)
         try:
             return json.loads(text)
         except (ValueError, RecursionError):

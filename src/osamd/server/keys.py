@@ -34,6 +34,7 @@ SECRET_BYTES: Final = 32
 FIELDS: Final = 3
 LARGEST_FILE_BYTES: Final = 256 * 1024
 LOOK_EVERY_S: Final = 1.0
+COMPLAIN_EVERY_S: Final = 60.0
 
 Digests = Mapping[bytes, Caller]
 # What changes when a file does: its inode, size, and times of change.
@@ -43,7 +44,8 @@ Stamp = tuple[int, int, int, int]
 class KeyFile:
     """The keys of a file. Keeps SHA-256 digests, never secrets.
 
-    A change is seen within a second. A file that is broken or gone leaves the keys as they were, and the log says so.
+    A change is seen within a second. A file that is broken, gone or unreadable leaves the keys as they were; the log
+    says so every minute until it is mended.
 
     Args:
         path: the file.
@@ -56,6 +58,8 @@ class KeyFile:
         self._path = path
         self._stamp: Stamp | None = _stamp(path)
         self._looked = time.monotonic()
+        # What was wrong when it was last said, and when that was.
+        self._complaint: tuple[str, float] = ("", 0.0)
         self._digests: Digests = read_keys(path)
         self._warn()
 
@@ -72,15 +76,22 @@ class KeyFile:
         stamp = _stamp(self._path)
         if stamp == self._stamp:
             return
-        self._stamp = stamp
         try:
             self._digests = read_keys(self._path)
         except SettingsError as error:
-            logger.error("the keys stay as they were: %s", error)  # noqa: TRY400 - the message says it all
+            # Tried again at the next look: what was wrong need not be the file's, and then no change tells of its end.
+            self._complain(str(error))
             return
+        self._stamp, self._complaint = stamp, ("", 0.0)
         names = sorted({caller.name for caller in self._digests.values()})
         logger.info("API_KEY_FILE: read again, %d keys: %s", len(self._digests), ", ".join(names) or "none")
         self._warn()
+
+    def _complain(self, message: str) -> None:
+        said, when = self._complaint
+        if message != said or time.monotonic() - when >= COMPLAIN_EVERY_S:
+            self._complaint = (message, time.monotonic())
+            logger.error("the keys stay as they were, and revoked ones let in, until this is mended: %s", message)
 
     def _warn(self) -> None:
         if not self._digests:
@@ -144,23 +155,51 @@ def read_keys(path: Path) -> dict[bytes, Caller]:
 def revoke(path: Path, name: str) -> int:
     """Take a name's lines out of the file, in one step; returns how many there were.
 
+    The file keeps its owner and permissions, so that a server that may read it still may. Of a symbolic link the file
+    behind it is exchanged.
+
     Raises:
-        SettingsError: it cannot be read or written.
+        SettingsError: it cannot be read or written, or its owner cannot be kept; then it is as it was.
     """
     lines = _read(path).splitlines(keepends=True)
     kept = [line for line in lines if line.startswith("#") or line.split()[:1] != [name]]
     if len(kept) == len(lines):
         return 0
     try:
-        # Beside it, so that the exchange is one step and a reader sees the old file or the new one.
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.writelines(kept)
-        Path(temporary).chmod(stat.S_IMODE(path.stat().st_mode))
-        Path(temporary).replace(path)
+        _exchange(path.resolve(), kept)
     except OSError as error:
         raise SettingsError(f"API_KEY_FILE: {path}: {error.strerror}") from None
     return len(lines) - len(kept)
+
+
+def _exchange(path: Path, lines: list[str]) -> None:
+    """Write a file anew, in one step."""
+    old = path.stat()
+    # Beside it, so that the exchange is one step and a reader sees the old file or the new one.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.writelines(lines)
+            _give(handle, old)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _give(handle: int, old: os.stat_result) -> None:
+    """Make a new file the old one's owner's, with its permissions."""
+    new = os.fstat(handle)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        try:
+            os.fchown(handle, old.st_uid, old.st_gid)
+        except OSError:
+            whose = f"user {old.st_uid} and group {old.st_gid}"
+            raise SettingsError(
+                f"API_KEY_FILE: nothing was revoked: the new file cannot be given to {whose}, as the old one is, and"
+                " the server might not be allowed to read it; run this as its owner or as root"
+            ) from None
+    os.fchmod(handle, stat.S_IMODE(old.st_mode))
 
 
 def _numbered(text: str) -> list[tuple[int, str]]:
