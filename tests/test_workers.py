@@ -1,6 +1,7 @@
 """What happens when memory runs out."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,12 +10,15 @@ import pytest
 from engines import embed, loaded, picture, request, run, segment
 from fake_model import FakeModel, click
 
+from osamd import workers
 from osamd.engine import Engine
 from osamd.errors import InferenceError, OutOfMemoryError
-from osamd.events import Event, MemoryRanOut
+from osamd.events import Event, MemoryRanOut, Timings
 from osamd.keep_alive import PINNED
 from osamd.memory import is_out_of_memory
+from osamd.settings import load_settings
 from osamd.types import ByteArray
+from osamd.workers import Workers
 
 
 class Short:
@@ -129,3 +133,28 @@ def test_a_models_own_use_is_not_idleness() -> None:
         assert {"sam:100m"} == loaded(engine)
 
     both(FakeModel(on_encode=Short(MemoryError(), 1)), [], main)
+
+
+def test_memory_is_given_back_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once nothing has been computed for a while, not between one piece of work and the next; never after the end."""
+    given_back: list[float] = []
+    monkeypatch.setattr(workers, "REST_S", 0.2)
+    monkeypatch.setattr(workers, "release_memory", lambda: given_back.append(time.monotonic()))
+    ended: list[float] = []
+
+    async def main() -> None:
+        lanes = Workers(load_settings(), unload_idle=list, emit=lambda _: None)
+        for _ in range(5):
+            await lanes.run(lanes.decode, lambda: None, model="model:tag", timings=Timings())
+            await asyncio.sleep(0.02)
+        ended.append(time.monotonic())
+        while not given_back:
+            await asyncio.sleep(0.01)
+        await lanes.run(lanes.decode, lambda: None, model="model:tag", timings=Timings())
+        await lanes.close(patience_s=None)
+        await asyncio.sleep(0.4)
+
+    asyncio.run(main())
+
+    assert 1 == len(given_back)
+    assert given_back[0] >= ended[0]

@@ -35,6 +35,13 @@ CUDA = "CUDAExecutionProvider"
 # Else cuDNN tries every algorithm at each new size of an image, for seconds; fixed sizes pay it at the first run.
 # And memory is taken as it is needed, not doubled each time.
 OPTIONS = {CUDA: {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}}
+# ``kSameAsRequested`` of ONNX Runtime's arenas.
+AS_REQUESTED = 1
+# The smallest graph there is: y = x, of one float.
+IDENTITY = bytes.fromhex(
+    "08083a370a100a01781201792208 4964656e74697479120167 5a0f0a0178120a0a08080112040a020801"
+    "620f0a0179120a0a08080112040a020801 42040a001011".replace(" ", "")
+)
 PROVIDERS_VARIABLE = "OSAM_ONNX_PROVIDERS"
 WARNINGS_OFF = 3
 
@@ -63,9 +70,37 @@ class Placement:
         return device_of(self.providers)
 
 
+@functools.cache
+def _share_arena() -> None:
+    """Have sessions on the CPU work in one arena, which grows by what is asked for and can be given back at rest."""
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": AS_REQUESTED}))
+
+
+def _use_shared_arena(options: ort.SessionOptions) -> None:
+    _share_arena()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    # Weights stay out of the arena, which could not shrink around them.
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+
+
+@functools.cache
+def _shrinking_session() -> ort.InferenceSession:
+    options = _options(1, None)
+    _use_shared_arena(options)
+    return ort.InferenceSession(IDENTITY, options, providers=[CPU])
+
+
 def release_memory() -> None:
-    """Give memory that freed sessions held back to the system; glibc keeps it otherwise."""
+    """Give back to the system what sessions worked in and what freed ones held; they and glibc keep it otherwise.
+
+    What was given back costs page faults at the next run: a tenth more for an encoder. So, at rest only.
+    """
     gc.collect()
+    # The arena shrinks at the end of a run that asks for it, of whatever graph.
+    shrinking = ort.RunOptions()
+    shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    _shrinking_session().run(None, {"x": np.zeros(1, np.float32)}, shrinking)
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -170,6 +205,8 @@ def _options(threads: int, profile: Path | None) -> ort.SessionOptions:
 def _open(path: Path, providers: Sequence[str], options: ort.SessionOptions) -> ort.InferenceSession:
     if CUDA in providers:
         load_cuda_libraries()
+    else:
+        _use_shared_arena(options)
     try:
         session = ort.InferenceSession(
             path, options, providers=list(providers), provider_options=[OPTIONS.get(name, {}) for name in providers]
@@ -215,8 +252,7 @@ class Session:
     Args:
         path: an ONNX file.
         placement: where it runs.
-        in_background: for encoders: its threads give way to those of other sessions, and the memory it works in goes
-            back to the system after each run.
+        in_background: for encoders: its threads give way to those of other sessions.
         profile: where ONNX Runtime notes which provider ran which node, for ``end_profile``; a path without its end.
 
     Raises:
@@ -253,8 +289,6 @@ class Session:
         # The masks at the image's size are an output that nobody asks for, so they need not be computed.
         self._options = ort.RunOptions()
         self._options.only_execute_path_to_fetches = True
-        if in_background:
-            self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def outputs_at(self, *positions: int) -> tuple[str, ...]:
         """Names of outputs by their place in the graph, for exports whose names differ.

@@ -16,6 +16,8 @@ from osamd.status import LaneStatus
 DECODE_WORKERS: Final = 2
 SIDE_WORKERS: Final = 2
 LOAD_CAPACITY: Final = 64
+# An encoder works in up to some gigabytes, which are quicker to keep than to take again while there is work.
+REST_S: Final = 10.0
 
 Result = TypeVar("Result")
 
@@ -33,6 +35,7 @@ class Workers:
         self, settings: Settings, *, unload_idle: Callable[[], list[str]], emit: Callable[[Event], None]
     ) -> None:
         self._unload_idle = unload_idle
+        self._rest: asyncio.TimerHandle | None = None
         self._emit = emit
         make = functools.partial(Lane, wait_s=settings.queue_wait_s)
         watched = functools.partial(
@@ -75,11 +78,20 @@ class Workers:
                 if not is_out_of_memory(error):
                     raise
                 reason = f"{type(error).__name__}: {error}"
+            finally:
+                self._rest_later()
             # Not in the handler: the failure's traceback holds what it had allocated.
             if not is_last:
                 self._emit(MemoryRanOut(model, reason, tuple(self._unload_idle())))
                 await asyncio.to_thread(release_memory)
         raise OutOfMemoryError(reason)
+
+    def _rest_later(self) -> None:
+        """Give memory back once nothing has been computed for a while."""
+        if self._rest is not None:
+            self._rest.cancel()
+        loop = asyncio.get_running_loop()
+        self._rest = loop.call_later(REST_S, loop.run_in_executor, None, release_memory)
 
     def drain(self) -> None:
         """Refuse what waits; what runs is finished, and what still comes is done if it need not wait."""
@@ -95,6 +107,8 @@ class Workers:
         Returns:
             Whether everything has ended.
         """
+        if self._rest is not None:
+            self._rest.cancel()
         until = None if patience_s is None else time.monotonic() + patience_s
         closed = []
         for lane in (self.encode, self.decode, self.load, self.side):
