@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from osamd.errors import SettingsError
-from osamd.keep_alive import LONGEST_S, PINNED, parse_keep_alive
+from osamd.keep_alive import LONGEST_S, PINNED, KeepAlive, at_most, parse_keep_alive
 from osamd.settings import load_settings
 
 
@@ -33,6 +33,24 @@ from osamd.settings import load_settings
 def test_spellings(text: object, seconds: float | None) -> None:
     """Every spelling that Ollama's users know means the same here."""
     assert seconds == parse_keep_alive(text)
+
+
+@pytest.mark.parametrize(
+    ("wish", "allowed", "granted"),
+    [
+        (LONGEST_S, 300.0, 300.0),
+        (PINNED, 300.0, 300.0),
+        (60.0, 300.0, 60.0),
+        (0.0, 300.0, 0.0),
+        (60.0, 0.0, 0.0),
+        (None, 300.0, None),
+        (60.0, None, 60.0),
+        (60.0, PINNED, 60.0),
+    ],
+)
+def test_a_wish_is_no_longer_than_allowed(wish: KeepAlive, allowed: KeepAlive, granted: KeepAlive) -> None:
+    """Shorter is granted; no wish stays none; for good, and until room is needed, allow everything shorter."""
+    assert granted == at_most(wish, allowed)
 
 
 @pytest.mark.parametrize("text", ["soon", "5 m", "5d", "m", "1e3", "nan", "inf", "--1", "5m30s", True, [5], {}, b"5m"])

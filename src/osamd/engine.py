@@ -285,6 +285,17 @@ class Engine:
                 self._arrivals.check_is_coming(row)
             return self._handle(await self._look_up(image, row, owner, timings))
 
+    def check_usable(self, model: str | None, *, may_pull: bool) -> None:
+        """Refuse early what ``segment`` and ``embed`` would refuse for its model.
+
+        Raises:
+            UnknownModelError: there is no such model.
+            AdminOnlyError: it is not here, and this caller may not have it pulled.
+        """
+        row = self._named(model)
+        if not may_pull:
+            self._arrivals.check_is_coming(row)
+
     async def forget(self, image_id: str, *, owner: str) -> None:
         """Forget an image, in memory and on the disk.
 

@@ -25,3 +25,10 @@ def parse_keep_alive(value: object) -> KeepAlive:
     number, unit = match.groups()
     seconds = float(number) * UNITS[unit]
     return PINNED if seconds < 0 else min(seconds, LONGEST_S)
+
+
+def at_most(wish: KeepAlive, allowed: KeepAlive) -> KeepAlive:
+    """A wish, no longer than allowed; where that is until the room is needed, the room ends every wish but PINNED."""
+    if wish is None or allowed is None or allowed == PINNED:
+        return wish
+    return allowed if wish == PINNED else min(wish, allowed)

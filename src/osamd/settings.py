@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     keep_alive: KeepAlive = Field(
         default=None,
         description="How long a model stays loaded after a request: `5m`, seconds, `0` not at all, `-1` for good."
-        " Unset: until its room is needed.",
+        " Unset: until its room is needed. Keys with the role `user` cannot ask for longer.",
     )
     preload: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("builtin",),

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import http.client
 import json
+import re
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from serving import KEY, RunningServer, run_server
 
 from osamd.server.app import ADMIN_PATHS, create_app
 from osamd.server.auth import ApiKeyMiddleware
+from osamd.server.routes.docs import openapi_document
 from osamd.settings import Settings
 
 READING = {"GET", "HEAD"}
@@ -70,6 +72,32 @@ def test_every_route_is_in_one_list() -> None:
     assert {path for _, path in routes()} == set().union(*lists)
     assert sum(map(len, lists)) == len(set().union(*lists))
     assert {path for _, path in routes()} & ADMIN_PATHS == FOR_ADMINS
+
+
+def test_every_guarded_route_tells_its_refusals() -> None:
+    """The description of the API has what the guard and the admission answer, and what reading a body may end in."""
+    document: Any = openapi_document(create_app(Settings(api_key=SecretStr(KEY))))
+    guard = {
+        "403": {"access_denied", "foreign_origin"},
+        "413": {"body_too_large"},
+        "429": {"rate_limited", "too_many_wrong_keys"},
+        "500": {"not_configured"},
+        "503": {"overloaded"},
+    }
+    body = {"408": {"body_timeout"}, "422": {"invalid_request"}}
+    seen = set()
+    for path, operations in document["paths"].items():
+        for operation in operations.values() if path not in PUBLIC else ():
+            seen.add(path)
+            wanted = guard | (body if "requestBody" in operation else {})
+            told = {
+                status: set(re.findall("`(.+?)`", answer["description"]))
+                for status, answer in operation["responses"].items()
+            }
+            assert wanted == {status: codes & told.get(status, set()) for status, codes in wanted.items()}, path
+            assert path not in FOR_ADMINS or "admin_only" in told["403"], path
+
+    assert FOR_USERS | FOR_ADMINS == seen
 
 
 @pytest.mark.parametrize(("method", "path"), routes(), ids=str)
@@ -317,6 +345,7 @@ def test_key_stays_secret(tmp_path: Path, photo: bytes) -> None:
 THREE_LINES = """\
 from osam._server import app as osam_app
 from osamd.server.auth import ApiKeyMiddleware
+from osamd.server.routes.docs import openapi_document
 app = ApiKeyMiddleware(osam_app)
 """
 

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx2
 import pytest
 from asking import CLICK, GENERATE, click, refusal
 from pictures import base64_of
@@ -317,9 +319,16 @@ def test_embeddings_belong_to_a_name(keyed: RunningServer, file: Path, photo: by
     assert 200 == rotated.status_code
 
 
+def seconds_left(client: httpx2.Client) -> float:
+    """How long the one model that is loaded stays if nobody uses it."""
+    (model,) = client.get("/api/ps").json()["models"]
+    return (datetime.fromisoformat(model["expires_at"]) - datetime.now(UTC)).total_seconds()
+
+
 def test_a_user_has_nothing_pulled_and_nothing_pinned(tmp_path: Path, file: Path, photo: bytes) -> None:
-    """A request of a user starts no download, and no model stays loaded for good on his word."""
+    """A request of a user starts no download, and no model stays loaded on his word for longer than the operator's."""
     env = {"API_KEY_FILE": str(file), "OSAMD_PULL": "auto", "OSAM_BLOB_ENDPOINT": "http://127.0.0.1:9"}
+    env |= {"OSAMD_KEEP_ALIVE": "10m"}
     body = {"image": base64_of(photo)}
     with run_server(cache=tmp_path, env=env) as running:
         with running.client(headers={"X-API-Key": ALICE}) as client:
@@ -327,13 +336,21 @@ def test_a_user_has_nothing_pulled_and_nothing_pinned(tmp_path: Path, file: Path
                 refusal(client.post(path, json=body | {"model": "efficientsam"})) for path in (GENERATE, "/api/embed")
             ]
             pinning = refusal(client.post(GENERATE, json=body | {"keep_alive": -1}))
-            staying = client.post(GENERATE, json=body | {"keep_alive": "5m"})
+            staying = client.post(GENERATE, json=body | {"keep_alive": "8784h"})
+            longest_s = seconds_left(client)
+            client.post(GENERATE, json=body | {"keep_alive": "5m"})
+            shorter_s = seconds_left(client)
         with running.client(headers={"X-API-Key": OPS}) as client:
+            client.post(GENERATE, json=body | {"keep_alive": "8784h"})
+            admins_s = seconds_left(client)
             pinned = client.post(GENERATE, json=body | {"keep_alive": -1})
 
     assert [(403, "admin_only", "model")] * 2 == [(one["status"], one["code"], one["field"]) for one in pulling]
     assert (403, "admin_only", "keep_alive") == (pinning["status"], pinning["code"], pinning["field"])
     assert 200 == staying.status_code
+    assert 300 < longest_s <= 600
+    assert shorter_s <= 300
+    assert admins_s > 86400
     assert "pull" not in running.log_text()
     assert 200 == pinned.status_code
 

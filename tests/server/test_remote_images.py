@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from asking import CLICK, GENERATE, click, refusal
-from serving import KEY, run_server
+from serving import KEY, RunningServer, run_server
 
 from osamd.errors import BodyTooLargeError, OverloadedError, SettingsError, UrlFailedError, UrlRefusedError
 from osamd.server.remote_images import RemoteImages
@@ -23,6 +23,7 @@ from osamd.settings import load_settings
 PICTURE = b"the bytes of a picture"
 # Both are this machine; for these tests the first is a public host, and the second what must never be reached.
 OUTSIDE, INSIDE = "127.0.0.2", "127.0.0.1"
+USER_KEY = "user-key-8hTz"
 
 
 class Web(http.server.ThreadingHTTPServer):
@@ -268,6 +269,15 @@ def test_patterns_of_hosts(outside: Web, pattern: str, host: str, *, is_allowed:
             asyncio.run(asked)
 
 
+def test_a_name_is_asked_for_as_it_was_matched(outside: Web) -> None:
+    """What was matched is what is resolved, however people spell it: another spelling may be another name."""
+    names = Names([OUTSIDE])
+    remote = images(outside, names, url_hosts=(f"xn--strae-oqa.example:{outside.port}",))
+
+    assert PICTURE == asyncio.run(remote.fetch(f"http://stra\u00dfe.example:{outside.port}/"))
+    assert [("xn--strae-oqa.example", outside.port)] == names.asked
+
+
 def test_every_public_host_is_still_no_private_one(outside: Web, inside: Web) -> None:
     """With ``*`` the addresses are checked all the same; names of this machine, asked for in earnest, are refused."""
     remote = RemoteImages(load_settings(url_hosts=(f"*:{outside.port}",), url_schemes=("http",)))
@@ -392,6 +402,25 @@ def test_hosts_are_checked_at_start(value: str) -> None:
 # --- through a server -----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningServer, Web]]:
+    """A server with a user's key that fetches, and the host it may ask."""
+    folder = tmp_path_factory.mktemp("asking")
+    (folder / "keys").write_text(f"someone user {USER_KEY}\n")
+    with serving(Web(INSIDE)) as web:
+        env = {
+            "API_KEY_FILE": str(folder / "keys"),
+            "OSAMD_PRELOAD": "none",
+            "OSAMD_PULL": "auto",
+            "OSAM_BLOB_ENDPOINT": "http://127.0.0.1:9",
+            "OSAMD_URL_HOSTS": f"localhost:{web.port}",
+            "OSAMD_URL_SCHEMES": "http",
+            "OSAMD_URL_NETWORKS": "127.0.0.0/8,::1/128",
+        }
+        with run_server(cache=folder, env=env) as running:
+            yield running, web
+
+
 def test_a_server_fetches_for_its_callers(tmp_path: Path, photo: bytes) -> None:
     """In JSON, in multipart and beside no body; the image is the same as one that was sent."""
     with serving(Web(INSIDE)) as web:
@@ -419,6 +448,27 @@ def test_a_server_fetches_for_its_callers(tmp_path: Path, photo: bytes) -> None:
     assert (422, "url_refused", "image_url") == (other["status"], other["code"], other["field"])
     # It may have a signature in it.
     assert "private-name" not in log
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "code"),
+    [
+        (GENERATE, {"model": "nonsense"}, "unknown_model"),
+        ("/api/embed", {"model": "nonsense"}, "unknown_model"),
+        (GENERATE, {"prompt": {"points": [[1, 1]], "point_labels": []}}, "invalid_prompt"),
+        (GENERATE, {"model": "efficientsam"}, "admin_only"),
+    ],
+)
+def test_nothing_is_fetched_for_a_request_that_is_refused(
+    asking: tuple[RunningServer, Web], path: str, fields: dict[str, Any], code: str
+) -> None:
+    """A model that is not there, or for others, and a prompt without sense are refused before anybody is asked."""
+    running, web = asking
+    with running.client(headers={"X-API-Key": USER_KEY}) as client:
+        problem = refusal(client.post(path, json={"image_url": f"http://localhost:{web.port}/", **fields}))
+
+    assert code == problem["code"]
+    assert [] == web.asked
 
 
 def test_nothing_is_fetched_by_default(server: Any, outside: Web) -> None:

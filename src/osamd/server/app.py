@@ -42,6 +42,7 @@ HEAD_START_S = 0.05
 NEEDED_LATER = ("osamd.images", "osamd.masks")
 # For computations that nobody waits for any more, once all requests are answered.
 LEFTOVERS_S = 1.0
+# FastAPI's own would send queries, bodies that were refused and tracebacks to wherever the environment says.
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
     "metrics": False,
@@ -77,14 +78,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
         redoc_url=None,
         openapi_url=None,
         lifespan=_lifespan,
-        # FastAPI's own would send queries, bodies that were refused and tracebacks to wherever the environment says.
-        telemetry={
-            "tracing": False,
-            "metrics": False,
-            "logs": False,
-            "operation_spans": False,
-            "auto_configure": False,
-        },
+        telemetry=NO_TELEMETRY,
         middleware=[
             Middleware(SecurityHeadersMiddleware),
             Middleware(BodyMiddleware, settings=settings),

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from osamd.errors import BodyTooLargeError, ClientGoneError, InvalidImageError, InvalidRequestError
 from osamd.events import Timings
-from osamd.server.context import engine_of, remote_images_of
+from osamd.server.context import engine_of, is_admin, remote_images_of
 from osamd.server.schemas import SPELLINGS, GenerateBody, ImageFields, WireModel, decode_base64, invalid_request
 from osamd.settings import Settings
 from osamd.types import ImageSource
@@ -73,14 +73,15 @@ async def read_body(request: Request, schema: type[Body], settings: Settings, ti
 
 
 async def image_of(request: Request, parsed: ParsedBody[Body], timings: Timings) -> ImageSource:
-    """Where a request's pixels are; what is behind a URL is fetched.
+    """Where a request's pixels are; what is behind a URL is fetched, for a model that there is.
 
     Raises:
-        RequestError: it may not, or cannot, be fetched.
+        RequestError: it may not, or cannot, be fetched, or there is no such model for this caller.
         OverloadedError: too many are being fetched.
     """
     if parsed.image is not None:
         return parsed.image
+    engine_of(request).check_usable(parsed.fields.model, may_pull=is_admin(request))
     with timings.stage("receive"):
         return ImageSource(data=await remote_images_of(request).fetch(parsed.fields.image_url or ""))
 

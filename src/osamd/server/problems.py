@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -22,6 +22,7 @@ from osamd.errors import (
     CapacityError,
     DeadlineExceededError,
     EmbeddingExpiredError,
+    ForeignOriginError,
     ImageTooLargeError,
     InferenceError,
     InvalidImageError,
@@ -41,6 +42,7 @@ from osamd.errors import (
     UnknownModelError,
     UrlFailedError,
     UrlRefusedError,
+    WrongKeysError,
 )
 from osamd.server.schemas import invalid_request
 
@@ -48,21 +50,28 @@ logger = logging.getLogger("osamd")
 
 MEDIA_TYPE = "application/problem+json"
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+# What the guard and the admission behind it may answer, whatever the route.
+GUARDED: Final[tuple[type[OsamdError], ...]] = (
+    AccessError,
+    ForeignOriginError,
+    RateLimitedError,
+    WrongKeysError,
+    OverloadedError,
+    BodyTooLargeError,
+    ServerConfigurationError,
+)
+# What any guarded route that reads a body may answer.
+BODY_ERRORS = (BodyTimeoutError, InvalidRequestError)
 # What any route that takes an image may answer.
 IMAGE_ERRORS = (
-    AccessError,
+    *BODY_ERRORS,
     AdminOnlyError,
     UnknownModelError,
     EmbeddingExpiredError,
-    BodyTimeoutError,
-    BodyTooLargeError,
     ImageTooLargeError,
-    InvalidRequestError,
     InvalidImageError,
     UrlRefusedError,
     UrlFailedError,
-    RateLimitedError,
-    OverloadedError,
     ShuttingDownError,
     OutOfMemoryError,
     ModelUnavailableError,
@@ -73,7 +82,6 @@ IMAGE_ERRORS = (
     ModelLoadError,
     DeadlineExceededError,
     InferenceError,
-    ServerConfigurationError,
 )
 INTERNAL_DETAIL = "Something went wrong on the server. Its log has the details under this request id."
 
@@ -157,9 +165,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def documented(*errors: type[OsamdError]) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route: one entry a status, naming its codes."""
+    """The ``responses`` of a guarded route: one entry a status, naming its codes; ``GUARDED`` go without saying."""
     responses: dict[int | str, dict[str, Any]] = {}
-    for error in errors:
+    for error in (*GUARDED, *errors):
         entry = responses.setdefault(
             error.status,
             {"description": "", "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}},

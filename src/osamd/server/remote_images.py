@@ -98,7 +98,8 @@ class RemoteImages:
         import httpx2  # noqa: PLC0415
 
         port = self._checked_port(url)
-        addresses = await self._checked_addresses(url.host, port)
+        # As it was matched, and as certificates have it: the spelling for people may stand for another name.
+        addresses = await self._checked_addresses(url.raw_host.decode("ascii"), port)
         for address in addresses[:-1]:
             try:
                 return await self._ask(url, address)

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from osamd.deadline import deadline
-from osamd.errors import AccessError, EmbeddingExpiredError, ServerConfigurationError
+from osamd.errors import EmbeddingExpiredError, ShuttingDownError
 from osamd.server.attendance import attended
 from osamd.server.bodies import image_of, read_body
 from osamd.server.context import engine_of, is_admin, owner_of, settings_of, timings_of
@@ -42,7 +42,7 @@ async def embed(request: Request) -> HandleSchema:
     summary="Forget",
     status_code=204,
     response_class=Response,
-    responses=documented(AccessError, EmbeddingExpiredError, ServerConfigurationError),
+    responses=documented(EmbeddingExpiredError, ShuttingDownError),
 )
 async def forget(request: Request, image_id: str) -> None:
     """Forget an image of this key at once."""

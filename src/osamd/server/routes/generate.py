@@ -5,7 +5,7 @@ from fastapi import APIRouter, Request, Response
 from osamd.deadline import deadline
 from osamd.errors import AdminOnlyError, InvalidPromptError
 from osamd.events import Timings
-from osamd.keep_alive import PINNED
+from osamd.keep_alive import PINNED, at_most
 from osamd.server.attendance import attended
 from osamd.server.bodies import ParsedBody, image_of, read_body
 from osamd.server.context import engine_of, is_admin, owner_of, settings_of, timings_of
@@ -45,14 +45,18 @@ async def generate(request: Request) -> Response:
 
 async def _answer(request: Request, parsed: ParsedBody[GenerateBody], settings: Settings, timings: Timings) -> Response:
     keep_alive = parsed.fields.keep_alive
-    if keep_alive == PINNED and not is_admin(request):
-        raise AdminOnlyError("only an admin's key may keep a model loaded for good", field="keep_alive")
+    if not is_admin(request):
+        if keep_alive == PINNED:
+            raise AdminOnlyError("only an admin's key may keep a model loaded for good", field="keep_alive")
+        keep_alive = at_most(keep_alive, settings.keep_alive)
+    # Before an image is fetched for them.
+    prompts = parsed.fields.to_prompts(settings)
     engine = engine_of(request)
     result = await engine.segment(
         SegmentRequest(
             image=await image_of(request, parsed, timings),
             model=parsed.fields.model,
-            prompts=parsed.fields.to_prompts(settings),
+            prompts=prompts,
             multimask=bool(parsed.fields.multimask),
             keep_alive=keep_alive,
             owner=owner_of(request),

@@ -4,12 +4,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from osamd.server.context import engine_of
+from osamd.server.problems import documented
 
 router = APIRouter(tags=["health"])
 
 
 @router.head("/", include_in_schema=False)
-@router.get("/", response_class=PlainTextResponse, summary="osam's greeting")
+@router.get("/", response_class=PlainTextResponse, summary="osam's greeting", responses=documented())
 async def index() -> str:
     """What osam's clients look for."""
     return "osam is running"

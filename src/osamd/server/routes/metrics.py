@@ -5,7 +5,7 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 
 from osamd.device_memory import device_memory
-from osamd.errors import AccessError, AdminOnlyError, ServerConfigurationError
+from osamd.errors import AdminOnlyError
 from osamd.server.context import engine_of, metrics_of
 from osamd.server.metrics import CONTENT_TYPE
 from osamd.server.problems import documented
@@ -18,7 +18,7 @@ router = APIRouter(tags=["health"])
     summary="Metrics",
     response_class=Response,
     responses={
-        **documented(AccessError, AdminOnlyError, ServerConfigurationError),
+        **documented(AdminOnlyError),
         200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
     },
 )

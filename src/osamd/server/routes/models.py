@@ -10,15 +10,13 @@ from osamd import __version__
 from osamd.catalog import Model
 from osamd.engine import Engine
 from osamd.errors import (
-    AccessError,
     AdminOnlyError,
     BlobDigestError,
     InsufficientStorageError,
-    InvalidRequestError,
     OsamdError,
-    OverloadedError,
     PullError,
     PullForbiddenError,
+    ShuttingDownError,
     StorageError,
     UnknownModelError,
 )
@@ -39,7 +37,7 @@ from osamd.server.management import (
     show,
     tag,
 )
-from osamd.server.problems import documented
+from osamd.server.problems import BODY_ERRORS, documented
 from osamd.server.replies import license_header
 
 router = APIRouter(tags=["models"])
@@ -47,13 +45,13 @@ router = APIRouter(tags=["models"])
 NDJSON = "application/x-ndjson"
 
 
-@router.get("/api/version", summary="Version", responses=documented(AccessError))
+@router.get("/api/version", summary="Version", responses=documented())
 async def version() -> VersionReply:
     """The server's version."""
     return VersionReply(version=__version__)
 
 
-@router.get("/api/tags", summary="Models that are here", responses=documented(AccessError))
+@router.get("/api/tags", summary="Models that are here", responses=documented())
 async def tags(request: Request) -> TagsReply:
     """The models whose files are on this server."""
     engine = engine_of(request)
@@ -64,7 +62,7 @@ async def tags(request: Request) -> TagsReply:
     )
 
 
-@router.get("/api/catalog", summary="Models there are", responses=documented(AccessError))
+@router.get("/api/catalog", summary="Models there are", responses=documented())
 async def catalog(request: Request) -> CatalogReply:
     """Every model of the catalogue, here or not, each as `/api/show` tells it."""
     engine = engine_of(request)
@@ -84,7 +82,7 @@ async def catalog(request: Request) -> CatalogReply:
     )
 
 
-@router.get("/api/ps", summary="Models that are loaded", responses=documented(AccessError))
+@router.get("/api/ps", summary="Models that are loaded", responses=documented())
 async def ps(request: Request) -> RunningReply:
     """The models in memory, where they run, and until when."""
     engine = engine_of(request)
@@ -97,7 +95,7 @@ async def ps(request: Request) -> RunningReply:
 @router.post(
     "/api/show",
     summary="About a model",
-    responses=documented(AccessError, UnknownModelError, InvalidRequestError),
+    responses=documented(*BODY_ERRORS, UnknownModelError),
     openapi_extra=json_documentation(ModelBody),
 )
 async def show_model(request: Request) -> ShowReply:
@@ -116,16 +114,15 @@ async def show_model(request: Request) -> ShowReply:
     response_model=PullLine,
     responses={
         **documented(
-            AccessError,
+            *BODY_ERRORS,
             AdminOnlyError,
             PullForbiddenError,
             UnknownModelError,
-            InvalidRequestError,
             PullError,
             BlobDigestError,
             StorageError,
             InsufficientStorageError,
-            OverloadedError,
+            ShuttingDownError,
         ),
         200: {"content": {NDJSON: {}}},
     },
@@ -151,9 +148,7 @@ async def pull(request: Request) -> Response:
     "/api/delete",
     summary="Delete a model",
     response_class=Response,
-    responses=documented(
-        AccessError, AdminOnlyError, UnknownModelError, InvalidRequestError, OverloadedError, StorageError
-    ),
+    responses=documented(*BODY_ERRORS, AdminOnlyError, UnknownModelError, StorageError),
     openapi_extra=json_documentation(ModelBody),
 )
 async def delete(request: Request) -> Response:
