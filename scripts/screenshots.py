@@ -64,18 +64,15 @@ def wide_light(playground: Playground) -> None:
 
 
 def wide_dark(playground: Playground) -> None:
-    """Cup and spoon, with the code in Python."""
+    """A cup, without what touches it, and the code in Python."""
     page = example(playground, "coffee.jpg")
-    playground.click(330, 60)
-    playground.wait_for_mask()
-    for x, y in ((300, 130), (290, 200)):
+    for x, y in ((330, 60), (300, 130), (290, 200)):
         playground.click(x, y)
         playground.wait_for_mask()
+    for x, y in ((414, 92), (318, 306), (310, 290), (250, 300), (375, 285)):
+        playground.click(x, y, modifiers=["Shift"])
+        playground.wait_for_mask()
     name_object(page, 0, "Cup")
-    page.locator("#new-object").click()
-    playground.click(370, 285)
-    playground.wait_for_mask()
-    name_object(page, 1, "Spoon")
     page.locator("#tab-python").click()
     page.mouse.move(0, 0)
 

@@ -1,11 +1,12 @@
 """axe finds nothing serious in any state of the playground, light or dark, wide or narrow."""
 
+import json
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from chromium import Opener, Playground
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 from serving import RunningServer
 
 GRAVE = {"serious", "critical"}
@@ -37,4 +38,33 @@ def test_axe(open_playground: Opener, server: RunningServer, photo: bytes, schem
     assert grave(playground) == []
     for dialog in ("models", "key", "help"):
         page.evaluate(f"() => document.getElementById('{dialog}-dialog').showModal()")
+        assert grave(playground) == [], dialog
+        page.evaluate(f"() => document.getElementById('{dialog}-dialog').close()")
+
+
+def test_axe_of_candidates(open_playground: Opener, server: RunningServer, photo: bytes) -> None:
+    """Candidates to choose from, as a model would give them that has them."""
+    playground = open_playground(server, color_scheme="dark", reduced_motion="reduce", **PHONE)
+    page = playground.page
+
+    def add_capability(route: Route) -> None:
+        answer = route.fetch().json()
+        answer["models"] = [
+            model | {"capabilities": [*model["capabilities"], "multimask"]} for model in answer["models"]
+        ]
+        route.fulfill(json=answer)
+
+    def repeat(route: Route) -> None:
+        fields = json.loads(route.request.post_data or "")
+        fields.pop("multimask")
+        answer = route.fetch(post_data=json.dumps(fields)).json()
+        route.fulfill(json=answer | {"annotations": answer["annotations"] * 3})
+
+    page.route("**/api/catalog", add_capability)
+    page.route("**/api/generate", repeat)
+    page.reload()
+    playground.use(photo)
+    page.locator("#multimask").click()
+    playground.click(225, 150)
+    expect(page.locator("#candidates [role=radio]")).to_have_count(3)
     assert grave(playground) == []

@@ -85,6 +85,29 @@ def test_undo_keeps_names(playground: Playground, photo: bytes) -> None:
     expect(name).to_have_value("Cat")
 
 
+def test_cost(playground: Playground, photo: bytes) -> None:
+    """Transfer is what the server's own total leaves of the time; the chart says how high it is."""
+    page = playground.page
+    playground.use(photo)
+    page.keyboard.press("p")
+
+    def slow(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(
+            response=answer, headers=answer.headers | {"server-timing": "receive;dur=2, queue;dur=1, total;dur=90003"}
+        )
+
+    page.route(GENERATE, slow)
+    playground.click(*ON)
+    playground.wait_for_mask()
+    parts = dict(zip(*(page.locator(f"#cost-parts {tag}").all_text_contents() for tag in ("dt", "dd")), strict=True))
+    assert {"Transfer": "2.0 ms", "Queue": "1.0 ms", "Mask, rest": "90.0 s"} == {
+        name: parts[name] for name in ("Transfer", "Queue", "Mask, rest")
+    }
+    total = page.locator("#cost-total").inner_text()
+    assert total == f"Last click: {page.locator('#cost-chart .scale').inner_text()}"
+
+
 def test_another_object_with_the_same_number(playground: Playground, photo: bytes) -> None:
     """After undo the next object gets the number of the one that is gone, but not its mask."""
     page = playground.page

@@ -13,14 +13,14 @@ from blob_server import Answer
 from chromium import Opener, Playground, body_of
 from codes import codes_of, run_code
 from pictures import disc_picture, encoded, inside_of, png_pixels
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 from shelf import Library, run_library
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
     """A server with a model of each family, and one that can be pulled."""
-    with run_library(tmp_path_factory.mktemp("library"), fresh=1) as running:
+    with run_library(tmp_path_factory.mktemp("library"), fresh=2) as running:
         yield running
 
 
@@ -142,16 +142,47 @@ def test_pull(playground: Playground, library: Library) -> None:
     gate = threading.Event()
     model.answer("encoder", Answer(send=1000, hold=gate))
     page = playground.page
-    page.locator("#model").click()
+    with page.expect_response("**/api/catalog"):
+        page.locator("#model").click()
     row = page.locator("#models .model", has_text=name)
     expect(row).to_contain_text("Not here yet · MIT")
     expect(row.get_by_role("link", name="MIT")).to_have_attribute("href", "https://example.org/licence")
+    page.evaluate(
+        """() => {
+            window.rows = 0;
+            const count = (node) => (window.rows += node.querySelector(".pull") ? 1 : 0);
+            const added = (records) => records.forEach((record) => record.addedNodes.forEach(count));
+            new MutationObserver(added).observe(document.getElementById("models"), { childList: true });
+        }"""
+    )
     page.get_by_role("button", name=f"Pull {name}", exact=True).click()
     try:
         expect(row).to_contain_text(" of ")
+        # News does not take the button from under the pointer: the row was made once.
+        assert page.evaluate("() => window.rows") == 1
         expect(row.get_by_role("progressbar")).to_be_visible()
     finally:
         gate.set()
     expect(page.locator("#model-name")).to_have_text(name)
     page.keyboard.press("Escape")
     playground.wait_until_ready()
+
+
+def test_failed_pull(playground: Playground, library: Library) -> None:
+    """Why a pull failed is told beside the model, and it can be tried again."""
+    name = next(library.fresh).name.removesuffix(":latest")
+    page = playground.page
+    reasons = ["the disk is full", "the host is away"]
+
+    def fail(route: Route) -> None:
+        body = json.dumps({"error": reasons.pop(0), "code": "pull_failed"}) + "\n"
+        route.fulfill(status=200, content_type="application/x-ndjson", body=body)
+
+    page.route("**/api/pull", fail)
+    page.locator("#model").click()
+    row = page.locator("#models .model", has_text=name)
+    row.get_by_role("button", name=f"Pull {name}", exact=True).click()
+    expect(row).to_contain_text("the disk is full")
+    row.get_by_role("button", name="Try again").click()
+    expect(row).to_contain_text("the host is away")
+    assert reasons == []

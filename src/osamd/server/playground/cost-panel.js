@@ -21,7 +21,8 @@ export class CostPanel {
   draw(cost) {
     byId("cost-total").textContent = `${KIND[cost.kind]}: ${msText(cost.ms)}`;
     const clicks = this.costs.filter(({ kind }) => kind === "click");
-    byId("cost-chart").replaceChildren(chartOf(clicks.length ? clicks : this.costs).chart);
+    const { chart, most } = chartOf(clicks.length ? clicks : this.costs);
+    byId("cost-chart").replaceChildren(make("span", { class: "scale", title: "The height of the chart" }, msText(most)), chart);
     const parts = partsOf(cost);
     byId("cost-parts").replaceChildren(
       ...PARTS.map(({ name, label }) =>

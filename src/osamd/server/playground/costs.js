@@ -1,24 +1,26 @@
 // What clicks cost: the parts of the last one, and a small chart of those before it.
 
 export const PARTS = [
-  { name: "transfer", label: "Transfer", stages: [] },
+  { name: "transfer", label: "Transfer", stages: ["receive"] },
   { name: "queue", label: "Queue", stages: ["queue"] },
   { name: "encode", label: "Encode", stages: ["decode_image", "encode"] },
   { name: "decode", label: "Decode", stages: ["decode"] },
-  { name: "mask", label: "Mask, reply", stages: ["parse", "mask", "reply"] },
+  { name: "mask", label: "Mask, rest", stages: ["parse", "mask", "reply"] },
 ];
 const SHOWN = 28;
 const HEIGHT = 56;
 const WIDTH = 300;
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Milliseconds by part; what the server does not account for is transfer. */
+/** Milliseconds by part. What is not the server's is transfer; what it does not break down goes to the last part. */
 export function partsOf(cost) {
   const parts = Object.fromEntries(
     PARTS.map(({ name, stages }) => [name, stages.reduce((sum, stage) => sum + (cost.stages[stage] ?? 0), 0)]),
   );
   const known = Object.values(parts).reduce((sum, ms) => sum + ms, 0);
-  parts.transfer = Math.max(0, cost.ms - known);
+  const total = Math.max(cost.stages.total ?? 0, known);
+  parts.transfer += Math.max(0, cost.ms - total);
+  parts.mask += total - known;
   return parts;
 }
 

@@ -117,9 +117,17 @@ export class Gestures {
     return Math.hypot(point.x - this.drag.start.x, point.y - this.drag.start.y) > (STILL_PX[pointerType] ?? STILL_PX.mouse);
   }
 
+  /** A finger is gone; those that are left go on moving the photo. */
+  lift(event) {
+    this.pointers.delete(event.pointerId);
+    const [last] = this.pointers.values();
+    if (this.drag?.kind !== "pinch") return;
+    this.drag = this.pointers.size > 1 ? { kind: "pinch", ...this.pinch() } : last ? { kind: "pan", last } : this.drag;
+  }
+
   up(event) {
     const { drag, dragged } = this;
-    this.pointers.delete(event.pointerId);
+    this.lift(event);
     if (!drag || this.pointers.size) return;
     this.drag = null;
     this.dragged = null;
@@ -133,8 +141,8 @@ export class Gestures {
   }
 
   cancel(event) {
-    this.pointers.delete(event.pointerId);
-    this.drag = null;
+    this.lift(event);
+    if (!this.pointers.size) this.drag = null;
     this.dragged = null;
     this.means.redraw();
   }

@@ -78,9 +78,8 @@ export class ModelsPanel {
       make("span", { class: "about" }, `${facts.join(" · ")} · `, licence(model)),
     );
     const row = make("li", { class: `model ${isChosen ? "is-chosen" : ""}` }, make("span", { class: `state-dot ${state}` }), about);
-    if (pull) {
+    if (pull && !pull.isWrong) {
       row.append(make("button", { type: "button", class: "button small", "data-model": model.name, title: "The server goes on without you", onclick: () => pull.controller.abort() }, "Leave"));
-      row.append(this.progress(model, pull));
     } else if (model.is_present) {
       const use = () => {
         this.choose(model);
@@ -89,14 +88,17 @@ export class ModelsPanel {
       const label = isChosen ? "In use" : "Use";
       row.append(make("button", { type: "button", class: `button small ${isChosen ? "quiet" : ""}`, "data-model": model.name, "aria-label": `${label} ${shortName(model.name)}`, onclick: use }, label));
     } else if (model.may_pull) {
-      row.append(make("button", { type: "button", class: "button small", "data-model": model.name, "aria-label": `Pull ${shortName(model.name)}`, onclick: () => this.pull(model) }, "Pull"));
+      const label = pull ? "Try again" : "Pull";
+      const words = pull ? `Try again to pull ${shortName(model.name)}` : `Pull ${shortName(model.name)}`;
+      row.append(make("button", { type: "button", class: "button small", "data-model": model.name, "aria-label": words, onclick: () => this.pull(model) }, label));
     }
+    if (pull) row.append(this.progress(model, pull));
     return row;
   }
 
   progress(model, { completed, total, text, isWrong }) {
     const bar = total ? make("progress", { max: String(total), value: String(completed), "aria-label": `Pulling ${model.name}` }) : null;
-    return make("span", { class: `pull ${isWrong ? "wrong" : ""}` }, bar, make("span", { class: "about" }, text));
+    return make("span", { class: `pull ${isWrong ? "wrong" : ""}`, "data-pull": model.name }, bar, make("span", { class: "about" }, text));
   }
 
   /** Pull a model and take it into use when it is here. Leaving does not end the pull: the server goes on. */
@@ -112,7 +114,8 @@ export class ModelsPanel {
       state.total = files.every((file) => file.total) ? files.reduce((sum, file) => sum + file.total, 0) : 0;
       const most = state.total ? ` of ${bytesText(state.total)}` : "";
       state.text = files.length ? `${bytesText(state.completed)}${most}${news.status.startsWith("verifying") ? ", verifying" : ""}` : news.status;
-      this.draw();
+      // The buttons stay as they are: one that is replaced while it is pressed hears no click.
+      byId("models").querySelector(`[data-pull="${CSS.escape(model.name)}"]`)?.replaceWith(this.progress(model, state));
     };
     try {
       await transport.pull(model.name, onNews, controller.signal);
@@ -123,7 +126,7 @@ export class ModelsPanel {
     } catch (error) {
       this.pulls.delete(model.name);
       if (error.name === "AbortError") return;
-      this.pulls.set(model.name, { ...state, total: 0, text: error.detail || error.text || error.message, isWrong: true, controller: { abort: () => this.pulls.delete(model.name) } });
+      this.pulls.set(model.name, { ...state, total: 0, text: error.detail || error.text || error.message, isWrong: true });
     } finally {
       this.draw();
     }

@@ -1,6 +1,6 @@
 // The photo, the masks and the marks on a canvas. Draws when asked to, at most once a frame.
 
-import { fit, MOST_SCALE, moved, nearestPixel, pixelAt, pointOf, zoomAt } from "./geometry.js";
+import { fit, moved, nearestPixel, pixelAt, pointOf, zoomAt } from "./geometry.js";
 import { patchOf } from "./photo.js";
 
 const PATCH_AFTER_MS = 150;
@@ -86,10 +86,6 @@ export class Stage {
     if (dx || dy) this.move(dx, dy);
   }
 
-  get canGrow() {
-    return this.view.scale < MOST_SCALE;
-  }
-
   pointOfEvent(event) {
     const { left, top } = this.element.getBoundingClientRect();
     return { x: event.clientX - left, y: event.clientY - top };
@@ -147,8 +143,13 @@ export class Stage {
     context.imageSmoothingQuality = "high";
     context.drawImage(photo.copy, 0, 0, photo.width, photo.height);
     if (this.patch) context.drawImage(this.patch.bitmap, this.patch.x, this.patch.y, this.patch.width, this.patch.height);
+    context.save();
+    context.beginPath();
+    context.rect(0, 0, photo.width, photo.height);
+    context.clip();
     for (const object of scene.objects) for (const shape of object.shapes) this.paintShape(shape, object);
     for (const shape of scene.preview.shapes) this.paintPreview(shape, scene.preview.color);
+    context.restore();
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     for (const object of scene.objects.filter(({ isActive }) => isActive)) {
       if (object.box) this.paintBox(object.box, object.color, true);
@@ -175,10 +176,10 @@ export class Stage {
       context.fillStyle = color;
       // The hue first, which leaves light and dark as they are, then a veil that shows on any ground.
       context.globalCompositeOperation = "color";
-      context.globalAlpha = isActive ? 0.78 : 0.62;
+      context.globalAlpha = isActive ? 0.45 : 0.38;
       context.fill(path, "evenodd");
       context.globalCompositeOperation = "source-over";
-      context.globalAlpha = isActive ? 0.13 : 0.08;
+      context.globalAlpha = isActive ? 0.16 : 0.13;
       context.fill(path, "evenodd");
       context.globalAlpha = 1;
     } else {
