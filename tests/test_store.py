@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from osamd.errors import (
     PullError,
 )
 from osamd.events import PullProgress
+from osamd.layout import BlobFile
 from osamd.store import Store
+from osamd.verified import is_intact
 
 
 def test_a_pulled_blob_lies_where_osam_keeps_it(blobs: BlobServer, tmp_path: Path) -> None:
@@ -224,3 +227,75 @@ def test_the_store_is_light_until_it_downloads() -> None:
     code = "import sys, osamd.store; sys.exit('httpx2' in sys.modules)"
     environment: dict[str, Any] = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     assert 0 == subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that are hashed in order to load them."""
+    paths: list[Path] = []
+
+    def spy(file: BlobFile, tell: Callable[[int], None]) -> bool:
+        paths.append(file.path)
+        return is_intact(file, tell)
+
+    monkeypatch.setattr("osamd.store.is_intact", spy)
+    return paths
+
+
+def test_what_a_pull_has_verified_is_loaded_unhashed(blobs: BlobServer, tmp_path: Path, hashed: list[Path]) -> None:
+    """Neither this process nor the next one pays for it again."""
+    model = model_of(blobs.put("/e", CONTENT))
+    store = Store(tmp_path, patience=IMPATIENT)
+    store.pull(model)
+    store.paths(model)
+    Store(tmp_path).paths(model)
+    assert [] == hashed
+
+
+def test_what_another_program_brought_is_hashed_once(tmp_path: Path, hashed: list[Path]) -> None:
+    """A blob osam has pulled is verified when it is first loaded, and not by the next process."""
+    place, model = blob_path(tmp_path), model_of("https://example.org/e")
+    place.parent.mkdir(parents=True)
+    place.write_bytes(CONTENT)
+    for _ in range(2):
+        assert {"encoder": place} == Store(tmp_path).paths(model)
+    assert [place] == hashed
+
+
+def test_a_flipped_bit_is_never_loaded(blobs: BlobServer, tmp_path: Path) -> None:
+    """A pulled blob that has changed since is refused, in this process and the next, until a pull replaces it."""
+    place, model = blob_path(tmp_path), model_of(blobs.put("/e", CONTENT))
+    store = Store(tmp_path, patience=IMPATIENT)
+    store.pull(model)
+    content = bytearray(CONTENT)
+    content[len(content) // 2] ^= 1
+    place.write_bytes(content)
+    for one in (store, store, Store(tmp_path)):
+        with pytest.raises(BlobDigestError, match="pull it again"):
+            one.paths(model)
+    store.pull(model)
+    assert {"encoder": place} == Store(tmp_path).paths(model)
+
+
+def test_a_flipped_bit_of_an_attachment_is_never_loaded(blobs: BlobServer, tmp_path: Path) -> None:
+    """Weights beside the graph are verified like the graph."""
+    model = with_data(blobs)
+    store = Store(tmp_path, patience=IMPATIENT)
+    store.pull(model)
+    store.paths(model)
+    (blob_path(tmp_path, b"graph") / "graph.onnx.data").write_bytes(CONTENT[:-1] + b"?")
+    with pytest.raises(BlobDigestError):
+        store.paths(model)
+
+
+def test_where_no_note_can_be_written_a_process_hashes_once(tmp_path: Path, hashed: list[Path]) -> None:
+    """A cache that is mounted read-only costs a hash for each process, and no answer."""
+    place, model = blob_path(tmp_path), model_of("https://example.org/e")
+    place.parent.mkdir(parents=True)
+    place.write_bytes(CONTENT)
+    # A file where the folder would be: root could not write there either.
+    (tmp_path / "osamd").write_bytes(b"")
+    store = Store(tmp_path)
+    for _ in range(2):
+        assert {"encoder": place} == store.paths(model)
+    assert [place] == hashed

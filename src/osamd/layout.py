@@ -5,6 +5,7 @@
     models/blobs/sha256-HEX        a blob, or a folder for a blob with attachments, each under its own name
     models/blobs/.osamd/HEX/       what is being pulled: beside the blobs, so that a rename publishes it
     osamd/locks/HEX.lock           whose turn it is to pull a blob
+    osamd/verified/                which files were found intact, as osamd.verified keeps them
     osamd/graphs/                  optimised graphs, as osamd.graphs keeps them
 """
 
@@ -15,6 +16,9 @@ from pathlib import Path
 
 from osamd.catalog import Attachment, Blob, Model
 from osamd.rows import PACKAGE_SCHEME, filename_of, local_path
+
+# Size, time of change in nanoseconds, inode.
+Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class BlobFile:
         """Whether it is in its place. Never an error, as that of a folder that may not be read."""
         return os.path.isfile(self.path)  # noqa: PTH113 - Path.is_file raises there
 
-    def stamp(self) -> tuple[int, int, int] | None:
+    def stamp(self) -> Stamp | None:
         """What changes when the file does; None when there is none."""
         try:
             status = self.path.stat()
@@ -60,6 +64,7 @@ class Layout:
 
     def __init__(self, cache: Path) -> None:
         self.blobs = cache / "models" / "blobs"
+        self.verified = cache / "osamd" / "verified"
         self._locks = cache / "osamd" / "locks"
 
     def files(self, blob: Blob) -> list[BlobFile]:

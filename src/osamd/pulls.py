@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -22,9 +21,10 @@ from osamd.errors import (
     StorageError,
 )
 from osamd.events import PullProgress, PullStatus
-from osamd.layout import BlobFile, Layout
+from osamd.layout import BlobFile, Layout, Stamp
 from osamd.locks import Turn, exclusive
-from osamd.partials import Partial, noted_total, read_chunks, storage_error
+from osamd.partials import Partial, noted_total, storage_error
+from osamd.verified import VerifiedFiles, is_intact
 
 logger = logging.getLogger("osamd")
 
@@ -44,6 +44,7 @@ class BlobPull:
         blob: what to bring.
         label: the model and the role, for messages.
         layout: where it goes.
+        verified: told which files are intact.
         endpoints: mirrors and ``direct``, in the order they are tried.
         patience: how long a download is tried.
         tell: told file, status, completed and total bytes.
@@ -56,6 +57,7 @@ class BlobPull:
         *,
         label: str,
         layout: Layout,
+        verified: VerifiedFiles,
         endpoints: Sequence[str],
         patience: Patience,
         tell: Tell,
@@ -64,6 +66,7 @@ class BlobPull:
         self._blob = blob
         self._label = label
         self._layout = layout
+        self._verified = verified
         self._endpoints = endpoints
         self._patience = patience
         self._tell = tell
@@ -72,7 +75,15 @@ class BlobPull:
 
     def run(self) -> None:
         """Return when every file of the blob is here and was verified."""
-        damaged = {file: stamp for file in self._files if (stamp := file.stamp()) and not self._is_intact(file)}
+        damaged: dict[BlobFile, Stamp] = {}
+        for file in self._files:
+            stamp = file.stamp()
+            if stamp is None:
+                continue
+            if self._is_intact(file):
+                self._verified.remember(file, stamp)
+            else:
+                damaged[file] = stamp
         if damaged or not self._is_complete():
             with turn_of(self._layout.lock(self._blob), self._wait) as turn:
                 if turn.verdict:
@@ -98,7 +109,7 @@ class BlobPull:
 
         return is_intact(file, tell)
 
-    def _drop(self, damaged: dict[BlobFile, tuple[int, int, int]]) -> None:
+    def _drop(self, damaged: dict[BlobFile, Stamp]) -> None:
         for file, stamp in damaged.items():
             # Unless somebody has put a good one there meanwhile.
             if file.stamp() == stamp:
@@ -120,6 +131,11 @@ class BlobPull:
         if missing:
             with storing(self._layout.place(self._blob)):
                 self._publish(missing)
+        for file in missing:
+            # Its content was hashed as it came.
+            stamp = file.stamp()
+            if stamp is not None:
+                self._verified.remember(file, stamp)
         shutil.rmtree(self._layout.work(self._blob), ignore_errors=True)
 
     def _download(self, file: BlobFile) -> None:
@@ -197,16 +213,6 @@ def storing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise storage_error(error, path) from error
-
-
-def is_intact(file: BlobFile, tell: Callable[[int], None]) -> bool:
-    """Whether a file has the digest it should have; ``tell`` hears how many bytes were read."""
-    hasher, size = hashlib.sha256(), 0
-    for chunk in read_chunks(file.path):
-        hasher.update(chunk)
-        size += len(chunk)
-        tell(size)
-    return hasher.hexdigest() == file.sha256
 
 
 def _sync_folder(folder: Path) -> None:

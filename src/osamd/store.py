@@ -13,7 +13,9 @@ from osamd.downloads import Patience
 from osamd.errors import BlobDigestError, InvalidRequestError, ModelUnavailableError, OverloadedError
 from osamd.events import PullProgress, PullStatus
 from osamd.layout import BlobFile, Layout, is_ours
-from osamd.pulls import DIRECT, BlobPull, OnProgress, Tell, is_intact, storing, turn_of
+from osamd.pulls import DIRECT, BlobPull, OnProgress, Tell, storing, turn_of
+from osamd.rows import PACKAGE_SCHEME
+from osamd.verified import VerifiedFiles, is_intact
 
 TELL_S = 0.2
 
@@ -32,19 +34,25 @@ class Store:
         self._layout = Layout(cache)
         self._endpoints = tuple(endpoints) or (DIRECT,)
         self._patience = patience or Patience()
-        self._verified: dict[Path, object] = {}
+        self._verified = VerifiedFiles(self._layout.verified)
 
     def paths(self, model: Model) -> dict[str, Path]:
         """The files of a model by role.
 
-        Blobs of the cache were verified when they came. A ``file://`` blob with a digest is verified here, once for
-        each state of the file.
+        Each is verified here unless this state of the file was found intact before, by a pull or an earlier process.
+        Hashing takes 0.6 s a gigabyte, which a start should not pay each time. What ships with osamd is code like the
+        rest of it, and a ``file://`` blob may have no digest.
 
         Raises:
             ModelUnavailableError: names the first blob that is not there.
-            BlobDigestError: a ``file://`` blob is not what its row says.
+            BlobDigestError: a file is not what the catalogue says.
+            StorageError: a file cannot be read.
         """
-        return {role: self._path(model, role, blob) for role, blob in model.blobs.items()}
+        # What is missing is told before a gigabyte of the rest is hashed.
+        paths = {role: self._present(model, role, blob) for role, blob in model.blobs.items()}
+        for role, blob in model.blobs.items():
+            self._verify(model, role, blob)
+        return paths
 
     def places(self, model: Model) -> list[Path]:
         """Where the files of a model are, or will be."""
@@ -84,12 +92,14 @@ class Store:
         """
         for role, blob in model.blobs.items():
             if not is_ours(blob):
-                self._path(model, role, blob)
+                self._present(model, role, blob)
+                self._verify(model, role, blob)
                 continue
             BlobPull(
                 blob,
                 label=f"{model.name}, {role}",
                 layout=self._layout,
+                verified=self._verified,
                 endpoints=self._endpoints,
                 patience=self._patience,
                 tell=_teller(model.name, role, on_progress),
@@ -134,6 +144,8 @@ class Store:
             shutil.rmtree(work, ignore_errors=True)
             if not is_needed:
                 freed += _bytes_below(place)
+                for file in self._layout.files(blob):
+                    self._verified.forget(file)
                 if place.is_dir():
                     # Out of sight first: a folder is there with all its files, or not at all.
                     work.mkdir(parents=True)
@@ -143,25 +155,25 @@ class Store:
                     place.unlink(missing_ok=True)
         return freed
 
-    def _path(self, model: Model, role: str, blob: Blob) -> Path:
+    def _present(self, model: Model, role: str, blob: Blob) -> Path:
         files = self._layout.files(blob)
         if not all(file.is_here for file in files):
             which = f"blob sha256-{blob.sha256}" if blob.sha256 else "file"
             raise ModelUnavailableError(
                 f"{model.name} is not on this server: its {role} {which} is missing", field="model"
             )
-        if blob.url.startswith("file://"):
-            for file in files:
-                self._verify(file, f"{model.name}, {role}")
         return files[0].path
 
-    def _verify(self, file: BlobFile, label: str) -> None:
-        """A file outside the cache is verified when it is first seen and after each change."""
-        state = (file.stamp(), file.sha256)
-        if file.sha256 and self._verified.get(file.path) != state:
+    def _verify(self, model: Model, role: str, blob: Blob) -> None:
+        for file in () if blob.url.startswith(PACKAGE_SCHEME) else self._layout.files(blob):
+            if not file.sha256 or self._verified.knows(file):
+                continue
+            stamp = file.stamp()
             if not is_intact(file, lambda _: None):
-                raise BlobDigestError(f"{label}: {file.path} is not sha256-{file.sha256}")
-            self._verified[file.path] = state
+                hint = "; pull it again" if is_ours(blob) else ""
+                raise BlobDigestError(f"{model.name}, {role}: {file.path} is not sha256-{file.sha256}{hint}")
+            if stamp is not None:
+                self._verified.remember(file, stamp)
 
     def _statuses(self, model: Model) -> list[os.stat_result] | None:
         try:

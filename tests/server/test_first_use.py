@@ -175,12 +175,12 @@ def test_files_that_vanish(library: Library, photo: bytes, fresh: WebModel) -> N
 
 
 def test_files_that_are_damaged(library: Library, photo: bytes, fresh: WebModel) -> None:
-    """A file that is no graph any more fails the load without a path in the answer; a pull mends it."""
+    """A file that is not what the catalogue says is not loaded, without a path in the answer; a pull mends it."""
     with library.server.client() as client:
         client.post("/api/pull", json={"model": fresh.name, "stream": False})
         fresh.places(library.cache)[0].write_bytes(b"damaged")
         problem = refusal(request(client, photo, fresh))
-        assert (503, "model_load_failed") == (problem["status"], problem["code"])
+        assert (503, "blob_digest_mismatch") == (problem["status"], problem["code"])
         assert str(library.cache) not in problem["detail"]
         client.post("/api/pull", json={"model": fresh.name, "stream": False})
         assert 200 == request(client, photo, fresh).status_code
