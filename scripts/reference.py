@@ -123,7 +123,7 @@ def metrics_page() -> str:
         (
             "`GET /metrics`, for keys with the role admin, in Prometheus' text form. Labels are `key` (a name), `model`"
             " (full name), `route` (the path's template), `stage` (as in `Server-Timing`), `lane` (`load`, `encode`,"
-            " `decode`, `side`), `code` (of an error), `device`.\n"
+            " `decode`, `side`, `reply`), `code` (of an error), `device`.\n"
         ),
         "| metric | kind | meaning |",
         "|---|---|---|",

@@ -341,3 +341,26 @@ def test_error_is_of_the_tree() -> None:
         assert not issubclass(KeyError, OsamdError)
 
     run(main)
+
+
+def test_closing_does_not_wait_for_a_source_that_hangs() -> None:
+    """A pull that does not stop is left behind when the patience ends, and who waits for it is let go."""
+
+    async def main(host: Host) -> None:
+        go_on, started = threading.Event(), threading.Event()
+
+        def pull(_: Model, __: OnProgress | None, *, stop: threading.Event) -> None:  # noqa: ARG001 - the store's own
+            started.set()
+            go_on.wait()
+
+        host.store.pull = pull  # type: ignore[method-assign,assignment]
+        task = asyncio.ensure_future(host.arrivals.bring(A))
+        assert await asyncio.to_thread(started.wait, WAIT_S)
+        try:
+            assert not await host.arrivals.close(patience_s=0.01)
+            (outcome,) = await asyncio.gather(task, return_exceptions=True)
+            assert isinstance(outcome, asyncio.CancelledError)
+        finally:
+            go_on.set()
+
+    run(main)

@@ -1,10 +1,11 @@
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from engines import HEIGHT, WIDTH, breathe, embed, loaded, picture, reached, request, run, segment
+from engines import HEIGHT, WAIT_S, WIDTH, breathe, embed, loaded, picture, reached, request, run, segment
 from fake_model import FakeModel, Gate, click
 from pictures import disc_picture, encoded
 
@@ -21,7 +22,7 @@ from osamd.errors import (
     ShuttingDownError,
     UnknownModelError,
 )
-from osamd.events import Event, ModelLoaded
+from osamd.events import Event, ModelLoaded, Timings
 from osamd.settings import load_settings
 from osamd.store import Store
 from osamd.types import (
@@ -391,3 +392,55 @@ def test_masks_of_one_request_are_bounded() -> None:
         return len((await segment(engine, request(handle.image_id, *[click(10, 10)] * 4))).annotations)
 
     assert 4 == run(main, max_mask_pixels=100)
+
+
+def test_writing_answers_holds_nothing_else_up() -> None:
+    """While as many large answers are written as there are threads for, a click is parsed, found and cut out."""
+    go_on = threading.Event()
+
+    async def main(engine: Engine) -> None:
+        handle = await embed(engine, picture())
+        writing = [asyncio.create_task(engine.reply(lambda _: go_on.wait(WAIT_S), Timings())) for _ in range(8)]
+        try:
+            await breathe()
+            assert "parsed" == await asyncio.wait_for(engine.aside(lambda: "parsed", Timings()), WAIT_S / 2)
+            assert (
+                await asyncio.wait_for(segment(engine, request(handle.image_id, click(5, 5))), WAIT_S / 2)
+            ).cache_hit
+        finally:
+            go_on.set()
+        assert all(await asyncio.gather(*writing))
+
+    run(main)
+
+
+def test_an_answer_nobody_waits_for_is_not_written_to_its_end() -> None:
+    """Whoever writes it is told when its client has gone."""
+    begun, told = threading.Event(), threading.Event()
+
+    def write(abandoned: threading.Event) -> None:
+        begun.set()
+        if abandoned.wait(WAIT_S):
+            told.set()
+
+    async def main(engine: Engine) -> None:
+        task = asyncio.create_task(engine.reply(write, Timings()))
+        assert await asyncio.to_thread(begun.wait, WAIT_S)
+        task.cancel()
+        assert await asyncio.to_thread(told.wait, WAIT_S / 2)
+
+    run(main)
+
+
+def test_a_sink_that_fails_breaks_no_request() -> None:
+    """What is told of a request does not decide how it ends, and the other sinks hear of it."""
+    heard: list[Event] = []
+
+    def fail(_: Event) -> None:
+        raise RuntimeError("a full pipe")
+
+    async def main(engine: Engine) -> None:
+        await segment(engine, request(picture(), click(5, 5)))
+
+    run(main, sinks=(fail, heard.append))
+    assert any(isinstance(event, ModelLoaded) for event in heard)

@@ -486,3 +486,14 @@ def test_other_formats_are_decoded_as_they_are() -> None:
 
     assert (480, 640, 3) == picture.pixels.shape
     assert (480, 640) == (picture.height, picture.width)
+
+
+def test_memory_that_runs_out_is_not_the_images_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine makes room and tries again; a caller is not told that a good image is broken."""
+
+    def fail(_: Image.Image) -> Pixels:
+        raise MemoryError
+
+    monkeypatch.setattr("osamd.images.to_rgb", fail)
+    with pytest.raises(MemoryError):
+        decode(encoded(Image.new("RGB", (WIDTH, HEIGHT)), "PNG"))

@@ -42,6 +42,15 @@ def cuda_failure(message: str) -> Exception:
     return error
 
 
+def raised_from(error: Exception, cause: BaseException) -> Exception:
+    """An error with what it was raised from."""
+    error.__cause__ = cause
+    return error
+
+
+LOOP = ValueError("no")
+LOOP.__cause__ = RuntimeError("no")
+LOOP.__cause__.__cause__ = LOOP
 OUT_OF_MEMORY = [
     MemoryError(),
     OutOfMemoryError("full"),
@@ -52,12 +61,15 @@ OUT_OF_MEMORY = [
     cuda_failure("[ONNXRuntimeError] : 1 : FAIL : bad allocation"),
     cv2.error("OpenCV(4.13) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes in function"),
     RuntimeError("std::bad_alloc"),
+    raised_from(InferenceError("the encoder failed"), cuda_failure("CUDA failure 2: out of memory")),
+    raised_from(ValueError("no"), raised_from(InferenceError("no"), MemoryError())),
 ]
 SOMETHING_ELSE = [
     InferenceError("the input says: out of memory"),
     ValueError("out of memory"),
     cuda_failure("CUDA failure 700: an illegal memory access was encountered"),
     RuntimeError("no"),
+    LOOP,
 ]
 
 

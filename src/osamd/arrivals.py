@@ -131,12 +131,24 @@ class Arrivals:
         """Have every pull end soon, those that begin later too; what has come is kept for the next time."""
         self._stop.set()
 
-    async def close(self) -> None:
-        """Stop, and return when nothing is being pulled."""
+    async def close(self, *, patience_s: float | None = None) -> bool:
+        """Stop, and wait until nothing is being pulled.
+
+        Args:
+            patience_s: seconds to wait, as for a source that sends nothing; None waits however long it takes.
+
+        Returns:
+            Whether every pull has ended.
+        """
         self.stop()
-        await asyncio.to_thread(self._lane.close)
-        # Each ends by itself now, so that whoever waits hears ShuttingDownError.
-        await asyncio.gather(*(arrival.task for arrival in self._arrivals.values()), return_exceptions=True)
+        has_ended = await asyncio.to_thread(self._lane.close, patience_s=patience_s)
+        tasks = [arrival.task for arrival in self._arrivals.values()]
+        if not has_ended:
+            for task in tasks:
+                task.cancel()
+        # Else each ends by itself now, so that whoever waits hears ShuttingDownError.
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return has_ended
 
     def _start(self, model: Model) -> _Arrival:
         arrival = self._arrivals.get(model.name)

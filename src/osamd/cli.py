@@ -6,6 +6,7 @@ Data goes to stdout, messages to stderr, exit codes come from the error tree.
 import argparse
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -142,7 +143,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     result = _segment(data, body, settings)
     if arguments.json:
-        print(generate_reply(result, body, settings).model_dump_json())
+        print(generate_reply(result, body, settings, threading.Event()).model_dump_json())
     if arguments.output is not None or not arguments.json:
         wants_overlay = arguments.overlay or (arguments.output is None and arguments.prompt is not None)
         png = _overlay_png(data, result, settings) if wants_overlay else union_png(result)

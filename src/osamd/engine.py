@@ -40,6 +40,7 @@ from osamd.events import (
     PullProgress,
     Sink,
     Timings,
+    tell,
 )
 from osamd.exchange import restore
 from osamd.geometry import check_inside
@@ -315,6 +316,24 @@ class Engine:
         """
         return await self._workers.side.run(work, timings)
 
+    async def reply(self, write: Callable[[threading.Event], Result], timings: Timings) -> Result:
+        """Write an answer on a thread, in a bounded queue of its own: whole canvases take long, and clicks do not wait.
+
+        Args:
+            write: given an event that is set when nobody waits for the answer any more.
+            timings: the request's stopwatch.
+
+        Raises:
+            OverloadedError: the queue is full, or the wait was too long.
+            ShuttingDownError: the engine was closed.
+        """
+        abandoned = threading.Event()
+        try:
+            return await self._workers.reply.run(functools.partial(write, abandoned), timings)
+        except asyncio.CancelledError:
+            abandoned.set()
+            raise
+
     def follow_pull(self, model: Model) -> AsyncIterator[PullProgress]:
         """Pull a model and tell how it goes; see ``Arrivals.follow``."""
         return self._arrivals.follow(model)
@@ -366,13 +385,14 @@ class Engine:
         """
         until = None if patience_s is None else time.monotonic() + patience_s
         self.drain()
-        await self._arrivals.close()
-        has_ended = await self._workers.close(patience_s=patience_s)
+        have_arrived = await self._arrivals.close(patience_s=patience_s)
+        left_s = None if until is None else max(0.0, until - time.monotonic())
+        has_ended = await self._workers.close(patience_s=left_s)
         await self._models.close()
         left_s = None if until is None else max(0.0, until - time.monotonic())
         is_kept = await self._images.close(patience_s=left_s)
         self._refinements.clear()
-        return has_ended and is_kept
+        return have_arrived and has_ended and is_kept
 
     async def _recall(
         self, source: ImageSource, model_name: str | None, owner: str, timings: Timings
@@ -458,8 +478,7 @@ class Engine:
         return Loaded(adapter)
 
     def _emit(self, event: Event) -> None:
-        for sink in self._sinks:
-            sink(event)
+        tell(self._sinks, event)
 
     def _mask_input(self, prompt: Prompt, image_id: str, owner: str) -> MaskLogits | None:
         if prompt.mask_id is None:

@@ -6,7 +6,7 @@ The core emits events and knows no log, no metrics library and no header; sinks 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -242,6 +242,15 @@ Event = (
     | RequestDone
 )
 Sink = Callable[[Event], None]
+
+
+def tell(sinks: Iterable[Sink], event: Event) -> None:
+    """Tell every sink. One that fails is logged: what is told of a request must not decide how it ends."""
+    for sink in sinks:
+        try:
+            sink(event)
+        except Exception:
+            logger.exception("a sink failed on %s", type(event).__name__)
 
 
 def log_event(event: Event) -> None:

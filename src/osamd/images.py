@@ -59,6 +59,7 @@ def decode_image(data: bytes, *, max_pixels: int, wanted: WantedSize | None = No
     Raises:
         InvalidImageError: not an image, a broken one, one of an unsupported kind, or one without pixels.
         ImageTooLargeError: more than ``max_pixels`` pixels.
+        MemoryError: there is too little for its pixels.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -70,7 +71,8 @@ def decode_image(data: bytes, *, max_pixels: int, wanted: WantedSize | None = No
                 # Only JPEG can, which then averages over the pixels it leaves out; the others take no notice.
                 image.draft(None, (rows, columns) if is_turned else (columns, rows))
             return Picture(np.ascontiguousarray(to_rgb(image)), height, width)
-    except (ImageTooLargeError, InvalidImageError):
+    # Memory that ran out says nothing of the image: the engine makes room and tries again.
+    except (ImageTooLargeError, InvalidImageError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLargeError(

@@ -20,7 +20,18 @@ LOOKED_AT: Final = 2000
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this failure, or what it came from, says that memory ran out."""
+    """Whether this failure, or what it was raised from, says that memory ran out."""
+    seen: set[int] = set()
+    failure: BaseException | None = error
+    while failure is not None and id(failure) not in seen:
+        if _says_so(failure):
+            return True
+        seen.add(id(failure))
+        failure = failure.__cause__
+    return False
+
+
+def _says_so(error: BaseException) -> bool:
     if isinstance(error, MemoryError | OutOfMemoryError):
         return True
     # Only native libraries speak of it in words; an error of ours is what it says it is.

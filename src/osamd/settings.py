@@ -200,7 +200,10 @@ class Settings(BaseSettings):
         description="Largest image, in pixels; checked before decoding.",
     )
     max_mask_pixels: int = Field(
-        default=400_000_000, ge=1, description="Pixels of all masks' boxes of one request; a byte of memory each."
+        default=400_000_000,
+        ge=1,
+        description="Pixels of all masks' boxes of one request; a byte of memory each. Masks written at the image's"
+        " size (`mask_layout` full, as PNG or run lengths) may have four times as many.",
     )
     max_prompts: int = Field(default=64, ge=1, le=1024, description="Prompts in one request.")
     max_points: int = Field(default=256, ge=1, description="Points in one prompt.")

@@ -1,8 +1,8 @@
 """Which files have been seen to have their digests, remembered across processes, so that a start need not hash again.
 
 A note lies below the cache for each file, with the stamp it had when it was hashed. Whoever may write there may write
-the blobs as well. A change that leaves size, time and inode alone, as of a disk that rots, is seen only by a pull, which
-always hashes.
+the blobs as well. A change that leaves size, time and inode alone, as of a disk that rots, is seen only by a pull,
+which hashes always.
 """
 
 import contextlib

@@ -15,6 +15,7 @@ from osamd.status import LaneStatus
 
 DECODE_WORKERS: Final = 2
 SIDE_WORKERS: Final = 2
+REPLY_WORKERS: Final = 2
 LOAD_CAPACITY: Final = 64
 # An encoder works in up to some gigabytes, which are quicker to keep than to take again while there is work.
 REST_S: Final = 10.0
@@ -45,8 +46,10 @@ class Workers:
         self.load = Lane("load", workers=1, capacity=LOAD_CAPACITY)
         self.encode = watched("encode", workers=1, capacity=settings.encode_queue)
         self.decode = watched("decode", workers=DECODE_WORKERS, capacity=settings.decode_queue)
-        # Parsing, hashing and writing answers: short, but not for the event loop.
+        # Parsing and hashing: short, but not for the event loop.
         self.side = make("side", workers=SIDE_WORKERS, capacity=settings.decode_queue)
+        # Writing answers, which takes seconds for many masks of a large image.
+        self.reply = make("reply", workers=REPLY_WORKERS, capacity=settings.decode_queue)
 
     @property
     def is_stuck(self) -> bool:
@@ -55,7 +58,7 @@ class Workers:
 
     def status(self) -> tuple[LaneStatus, ...]:
         """How the lanes stand at this moment."""
-        return tuple(lane.status() for lane in (self.load, self.encode, self.decode, self.side))
+        return tuple(lane.status() for lane in (self.load, self.encode, self.decode, self.side, self.reply))
 
     async def run(self, lane: Lane, work: Callable[[], Result], *, model: str, timings: Timings) -> Result:
         """Run work that may need much memory; where there is too little, once more without the models that are idle.
@@ -111,7 +114,7 @@ class Workers:
             self._rest.cancel()
         until = None if patience_s is None else time.monotonic() + patience_s
         closed = []
-        for lane in (self.encode, self.decode, self.load, self.side):
+        for lane in (self.encode, self.decode, self.load, self.side, self.reply):
             left_s = None if until is None else max(0.0, until - time.monotonic())
             closed.append(await asyncio.to_thread(lane.close, patience_s=left_s))
         return all(closed)

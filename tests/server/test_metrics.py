@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,11 +23,12 @@ from osamd.events import (
     PullStarted,
     RequestDone,
 )
-from osamd.server.metrics import Metrics
+from osamd.server.metrics import Metrics, _Counters
 from osamd.status import CacheStatus, EngineStatus, LaneStatus
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 USER = "user-key-9kQz"
+WAIT_S = 10.0
 STATUS = EngineStatus(
     state="ready",
     lanes=(LaneStatus("encode", waiting=3, capacity=16, running=1, hung=0),),
@@ -230,3 +232,21 @@ def test_nothing_sensitive_is_told(tmp_path: Path, photo: bytes) -> None:
         # Something was told at all.
         assert re.search(rb"/api/generate.* 200 ", told)
         assert {} == {name: piece for name, piece in sensitive(photo).items() if piece in told}
+
+
+def test_events_do_not_wait_for_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is imported events are kept, not held up, and counted afterwards."""
+    metrics, passed = Metrics(), []
+    made = _Counters
+
+    def slow() -> _Counters:
+        thread = threading.Thread(target=metrics, args=(ModelUnloaded("m:1"),), daemon=True)
+        thread.start()
+        thread.join(WAIT_S)
+        passed.append(not thread.is_alive())
+        return made()
+
+    monkeypatch.setattr("osamd.server.metrics._Counters", slow)
+    samples = samples_of(metrics.render(STATUS).decode())
+    assert [True] == passed
+    assert 1.0 == value(samples, "osamd_model_unloads_total", model="m:1")

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from serving import KEY, run_server
 
 from osamd.events import ModelUnloaded, RequestDone
-from osamd.server.traces import Traces, traces_are_wanted
+from osamd.server.traces import Traces, otlp_provider, traces_are_wanted
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
@@ -149,3 +149,44 @@ def test_a_server_sends_its_spans_and_nothing_sensitive(tmp_path: Path, photo: b
         assert name in sent
     for secret in (KEY.encode(), photo[1000:1024], b"225,150"):
         assert secret not in sent
+
+
+def test_a_server_answers_without_traces_that_do_not_start(tmp_path: Path, photo: bytes) -> None:
+    """A value OpenTelemetry does not know costs the traces, with a warning, and neither readiness nor an answer."""
+    env = {
+        "API_KEY": KEY,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+        "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "many",
+    }
+    with run_server(cache=tmp_path, env=env) as running, running.client() as client:
+        assert 200 == client.post(GENERATE, content=photo, params={"point": "225,150"}).status_code
+        assert 200 == client.get("/ready").status_code
+    assert 1 == running.log_text().count("no traces: OpenTelemetry does not start")
+
+
+def test_a_collector_that_takes_nothing_is_not_waited_for() -> None:
+    """Closing ends when its patience does, whatever the exporter waits for."""
+    go_on = threading.Event()
+
+    class Stuck(TracerProvider):
+        def shutdown(self) -> None:
+            go_on.wait()
+
+    traces = Traces(lambda: Stuck(shutdown_on_exit=False))
+    assert traces.close(patience_s=0.0)
+    traces.load()
+    assert not traces.close(patience_s=0.01)
+    go_on.set()
+    assert traces.close(patience_s=10.0)
+
+
+def test_nothing_waits_for_the_collector_at_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter's end does not send what closing gave up."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    asked: list[object] = []
+    monkeypatch.setattr("atexit.register", lambda function, *_: asked.append(function))
+    provider = otlp_provider()
+    try:
+        assert provider.shutdown not in asked
+    finally:
+        provider.shutdown()

@@ -42,6 +42,8 @@ HEAD_START_S = 0.05
 NEEDED_LATER = ("osamd.images", "osamd.masks")
 # For computations that nobody waits for any more, once all requests are answered.
 LEFTOVERS_S = 1.0
+# For a collector that does not take the last spans.
+TRACES_S = 0.5
 # FastAPI's own would send queries, bodies that were refused and tracebacks to wherever the environment says.
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
@@ -166,15 +168,21 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
     async def preload() -> None:
         # What a model needs is loaded with the interpreter's lock held: a probe that waits already is answered before.
         await asyncio.sleep(HEAD_START_S)
-        await asyncio.to_thread(_bring_in, app.state.metrics, app.state.traces)
+        try:
+            await asyncio.to_thread(_bring_in, app.state.metrics, app.state.traces)
+        # Models do without it, and a server that is never ready must say why.
+        except Exception:
+            logger.exception("metrics or traces do not start")
         try:
             await engine.preload()
+            # Else it would be the first request that finds no descriptor left to read them.
+            for name in NEEDED_LATER:
+                await asyncio.to_thread(import_module, name)
         except OsamdError as error:
             # The message says it all; a traceback would bury it.
             logger.error("not ready: %s", error)  # noqa: TRY400
-        # Else it would be the first request that finds no descriptor left to read them.
-        for name in NEEDED_LATER:
-            await asyncio.to_thread(import_module, name)
+        except Exception:
+            logger.exception("not ready")
 
     task = asyncio.create_task(preload())
     loop = asyncio.get_running_loop()
@@ -184,6 +192,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
             yield {SETTINGS_STATE: app.state.settings, SINKS_STATE: app.state.sinks}
         finally:
             task.cancel()
-            app.state.has_leftovers = not await engine.close(patience_s=LEFTOVERS_S)
-            if app.state.traces is not None:
-                await asyncio.to_thread(app.state.traces.close)
+            has_ended = await engine.close(patience_s=LEFTOVERS_S)
+            traces: Traces | None = app.state.traces
+            are_sent = traces is None or await asyncio.to_thread(traces.close, patience_s=TRACES_S)
+            app.state.has_leftovers = not (has_ended and are_sent)

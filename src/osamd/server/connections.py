@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from osamd.events import ConnectionCut, Sink
+from osamd.events import ConnectionCut, Sink, tell
 from osamd.server.context import SETTINGS_STATE, SINKS_STATE
 from osamd.settings import Settings
 
@@ -210,6 +210,4 @@ class PatientConnection(HttpToolsProtocol):
         self.transport.abort()
 
     def _tell(self, code: str) -> None:
-        event = ConnectionCut(code, self.client[0] if self.client else None)
-        for sink in self._sinks:
-            sink(event)
+        tell(self._sinks, ConnectionCut(code, self.client[0] if self.client else None))

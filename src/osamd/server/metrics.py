@@ -54,9 +54,11 @@ class Metrics:
 
     def load(self) -> "_Counters":
         """Import the library, and count what has happened so far. Takes a tenth of a second, so not on a loop."""
+        # Made before the lock is taken, which the loop takes with every event; of two that are made, one is kept.
+        counters = self._counters or _Counters()
         with self._lock:
             if self._counters is None:
-                self._counters = _Counters()
+                self._counters = counters
                 for event in self._early:
                     self._counters.count(event)
                 self._early.clear()

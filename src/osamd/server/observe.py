@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from osamd.errors import ShuttingDownError
-from osamd.events import RequestDone, Sink, Timings
+from osamd.events import RequestDone, Sink, Timings, tell
 from osamd.server.problems import answer_error, answer_unexpected
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -87,5 +87,4 @@ class ObserveMiddleware:
                 begun=begun,
                 traceparent=Headers(scope=scope).get("traceparent"),
             )
-            for sink in self._sinks:
-                sink(event)
+            tell(self._sinks, event)

@@ -1,14 +1,21 @@
 """The engine's results on the wire. Nothing else."""
 
 import base64
+import threading
 from collections.abc import Sequence
+from typing import Final
 
 from pydantic import BaseModel, Field
 
+from osamd.errors import DeadlineExceededError, InvalidPromptError
 from osamd.exchange import exchanged
 from osamd.server.schemas import ArraySchema, ArrayType, EmbeddingSchema, GenerateBody, MaskFormat
 from osamd.settings import Include, MaskLayout, Settings
 from osamd.types import Annotation, Embedding, FloatArray, ImageHandle, Mask, SegmentResult
+
+# Of masks written at the image's size, against those the engine may hold: they cost time, and memory one at a time.
+CANVAS_FACTOR: Final = 4
+WHOLE_FORMATS: Final = frozenset({"png", "rle"})
 
 
 class BoundingBoxSchema(BaseModel):
@@ -79,15 +86,48 @@ def license_header(name: str) -> dict[str, str]:
     return {"X-Osamd-License": (name or "unknown").encode("ascii", "replace").decode("ascii")}
 
 
-def generate_reply(result: SegmentResult, body: GenerateBody, settings: Settings) -> GenerateReply:
-    """A result on the wire, in the layout and format asked for."""
+def generate_reply(
+    result: SegmentResult, body: GenerateBody, settings: Settings, abandoned: threading.Event
+) -> GenerateReply:
+    """A result on the wire, in the layout and format asked for.
+
+    Args:
+        result: of the engine.
+        body: what was asked.
+        settings: what is taken where the body says nothing.
+        abandoned: set when nobody waits any more; then no further mask is written.
+
+    Raises:
+        InvalidPromptError: written at the image's size, the masks have more pixels than may be.
+        DeadlineExceededError: it was abandoned.
+    """
     layout = body.mask_layout or settings.mask_layout
+    mask_format = body.mask_format or "png"
     include = settings.include if body.include is None else body.include
+    if layout == "full" and mask_format in WHOLE_FORMATS:
+        _check_canvases(result, most=CANVAS_FACTOR * settings.max_mask_pixels)
+    annotations = []
+    for item in result.annotations:
+        if abandoned.is_set():
+            raise DeadlineExceededError("nobody waits for this any more")
+        annotations.append(_annotation_schema(item, layout, mask_format))
     return GenerateReply(
         **handle_schema(result.image).model_dump(),
         image_embedding=_included_embedding(result.embedding, include),
-        annotations=[_annotation_schema(item, layout, body.mask_format or "png") for item in result.annotations],
+        annotations=annotations,
     )
+
+
+def _check_canvases(result: SegmentResult, *, most: int) -> None:
+    """See whether masks at the image's size are few enough: each is painted whole, however small the object."""
+    count = sum(annotation.mask is not None for annotation in result.annotations)
+    pixels = count * result.image.height * result.image.width
+    if pixels > most:
+        raise InvalidPromptError(
+            f"{count} masks at the image's size have {pixels:,} pixels, and {most:,} are allowed: ask for"
+            ' mask_layout "crop", for mask_format "polygon", or for fewer at once',
+            field="mask_layout",
+        )
 
 
 def _included_embedding(embedding: Embedding, include: Sequence[Include]) -> EmbeddingSchema | None:

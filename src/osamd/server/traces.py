@@ -6,6 +6,7 @@ it is imported. Spans are made when a request is done, from what its event says,
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
@@ -48,7 +49,8 @@ def otlp_provider() -> "TracerProvider":
     attributes = {SERVICE_VERSION: __version__}
     if not os.environ.get("OTEL_SERVICE_NAME"):
         attributes[SERVICE_NAME] = "osamd"
-    provider = TracerProvider(resource=Resource.create(attributes))
+    # Shut down by ``Traces.close``, which has an end.
+    provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
 
@@ -63,11 +65,20 @@ class Traces:
     def __init__(self, make_provider: Callable[[], "TracerProvider"] = otlp_provider) -> None:
         self._make_provider = make_provider
         self._provider: TracerProvider | None = None
+        self._is_off = False
 
-    def load(self) -> "TracerProvider":
-        """Import OpenTelemetry. Takes a tenth of a second, so not on a loop."""
-        if self._provider is None:
-            self._provider = self._make_provider()
+    def load(self) -> "TracerProvider | None":
+        """Import OpenTelemetry; None where it does not start, as with a variable of its own that it cannot read.
+
+        Takes a tenth of a second, so not on a loop.
+        """
+        if self._provider is None and not self._is_off:
+            try:
+                self._provider = self._make_provider()
+            # Whatever it is, a server without traces is better than none.
+            except Exception as error:  # noqa: BLE001
+                self._is_off = True
+                logger.warning("no traces: OpenTelemetry does not start: %s: %s", type(error).__name__, error)
         return self._provider
 
     def __call__(self, event: Event) -> None:
@@ -75,16 +86,31 @@ class Traces:
         if isinstance(event, RequestDone) and event.path not in PROBES:
             self._tell(event)
 
-    def close(self) -> None:
-        """Send what has not been sent."""
-        if self._provider is not None:
-            self._provider.shutdown()
+    def close(self, *, patience_s: float) -> bool:
+        """Send what has not been sent.
+
+        Args:
+            patience_s: seconds to wait for the collector.
+
+        Returns:
+            Whether the exporter has ended.
+        """
+        if self._provider is None:
+            return True
+        # Of its own, since the exporter waits for its collector as long as it likes.
+        thread = threading.Thread(target=self._provider.shutdown, name="osamd-traces", daemon=True)
+        thread.start()
+        thread.join(patience_s)
+        return not thread.is_alive()
 
     def _tell(self, event: RequestDone) -> None:
+        provider = self.load()
+        if provider is None:
+            return
         from opentelemetry import trace  # noqa: PLC0415 - the extra
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 
-        tracer = self.load().get_tracer("osamd", __version__)
+        tracer = provider.get_tracer("osamd", __version__)
         carrier = {"traceparent": event.traceparent} if event.traceparent is not None else {}
         parent = TraceContextTextMapPropagator().extract(carrier)
         attributes: dict[str, str | int | None] = {

@@ -1,5 +1,7 @@
 """``POST /api/generate``: an image and prompts in, masks out."""
 
+import threading
+
 from fastapi import APIRouter, Request, Response
 
 from osamd.deadline import deadline
@@ -66,11 +68,11 @@ async def _answer(request: Request, parsed: ParsedBody[GenerateBody], settings: 
     )
     wants_png = _prefers_png(request.headers.get("accept", ""))
 
-    def render() -> bytes:
+    def render(abandoned: threading.Event) -> bytes:
         with timings.stage("reply"):
             if wants_png:
                 return union_png(result)
-            return generate_reply(result, parsed.fields, settings).model_dump_json().encode()
+            return generate_reply(result, parsed.fields, settings, abandoned).model_dump_json().encode()
 
     headers = {
         "X-Osamd-Cache": "hit" if result.cache_hit else "miss",
@@ -78,7 +80,7 @@ async def _answer(request: Request, parsed: ParsedBody[GenerateBody], settings: 
         **license_header(result.license),
         "Vary": "Accept",
     }
-    content = await engine.aside(render, timings)
+    content = await engine.reply(render, timings)
     return Response(content, media_type=PNG if wants_png else JSON, headers=headers)
 
 

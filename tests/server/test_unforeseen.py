@@ -1,0 +1,67 @@
+"""What nobody foresaw is logged, and costs only what it is part of."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from osamd.events import Event, RequestDone
+from osamd.server.app import create_app
+from osamd.server.metrics import Metrics
+from osamd.server.observe import ObserveMiddleware
+from osamd.settings import load_settings
+
+WAIT_S = 20.0
+
+
+def test_a_start_that_fails_in_an_unforeseen_way_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Metrics that do not start keep no model from loading; a model that does not load is no silence."""
+
+    def fail(_: Metrics) -> None:
+        raise RuntimeError("odd metrics")
+
+    monkeypatch.setattr(Metrics, "load", fail)
+    app = create_app(load_settings(cache=tmp_path, preload=()))
+
+    async def main() -> None:
+        asked = asyncio.Event()
+
+        async def preload() -> None:
+            asked.set()
+            raise RuntimeError("odd model")
+
+        monkeypatch.setattr(app.state.engine, "preload", preload)
+        async with app.router.lifespan_context(app):
+            await asyncio.wait_for(asked.wait(), WAIT_S)
+
+    with caplog.at_level(logging.ERROR, logger="osamd"):
+        asyncio.run(main())
+    assert ["odd metrics", "odd model"] == [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
+
+
+def test_a_sink_that_fails_changes_no_answer() -> None:
+    """The request is answered, nothing is raised, and the next sink is told."""
+    heard: list[Event] = []
+    sent: list[Message] = []
+
+    def fail(_: Event) -> None:
+        raise RuntimeError("a full pipe")
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("fine")(scope, receive, send)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/x", "headers": []}
+    asyncio.run(ObserveMiddleware(answer, sinks=(fail, heard.append))(scope, receive, send))
+    assert [200] == [message["status"] for message in sent if "status" in message]
+    assert [RequestDone] == [type(event) for event in heard]
