@@ -247,8 +247,10 @@ def test_touch(open_playground: Opener, server: RunningServer, photo: bytes) -> 
     touch("touchEnd")
     assert float(playground.stage.get_attribute("data-x") or 0) == pytest.approx(left + 50, abs=1)
     expect(playground.objects).to_contain_text(["1 click"])
-    width = page.evaluate("() => document.documentElement.scrollWidth")
-    assert width == 390
+    page.evaluate("() => (document.getElementById('model-name').textContent = 'a-model-with-a-name:300m')")
+    for width in (390, 320):
+        page.set_viewport_size({"width": width, "height": 844})
+        assert page.evaluate("() => document.documentElement.scrollWidth") == width
     page.get_by_role("button", name="Shortcuts").click()
     expect(page.get_by_role("heading", name="Mouse, touch and keys")).to_be_visible()
 
