@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # Targets: `cpu`, the default, and `gpu` (--target gpu; --build-arg CUDA=12 for hosts whose NVIDIA driver is older than 580).
 # Guide: docs/guides/deploy/image.md. Checked by `make image-test`.
 
