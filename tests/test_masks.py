@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
@@ -76,6 +76,7 @@ def smooth_logits(seed: int, shape: tuple[int, int], *, offset: float, blur: flo
 
 
 @settings(deadline=None, max_examples=300)
+@example(seed=0, shape=(4, 4), padding=(0.0, 0.0625), image=(4, 4), threshold=0.0, offset=0.0, blur=0.3)
 @given(
     seed=st.integers(0, 2**31),
     shape=st.tuples(st.integers(1, 70), st.integers(1, 70)),

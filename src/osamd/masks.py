@@ -78,9 +78,11 @@ def _upsample(
         scale_x: columns of ``values`` for one column of the image.
     """
     (y0, y1), (x0, x1) = rows, columns
-    if x1 * y1 <= RESIZE_ADVANTAGE * (x1 - x0) * (y1 - y0):
-        # Resizing begins at the image's corner, but is so much faster that it may do more.
-        reached = values[: math.ceil(y1 * scale_y + 1.5), : math.ceil(x1 * scale_x + 1.5)]
+    reached = values[: math.ceil(y1 * scale_y + 1.5), : math.ceil(x1 * scale_x + 1.5)]
+    resized_shape = (round(reached.shape[0] / scale_y), round(reached.shape[1] / scale_x))
+    # Resizing begins at the image's corner, but is so much faster that it may do more. To the same size OpenCV would
+    # copy, whatever the factors are.
+    if x1 * y1 <= RESIZE_ADVANTAGE * (x1 - x0) * (y1 - y0) and resized_shape != reached.shape:
         # Told factors instead of a size, OpenCV takes them as they are, so the scale stays exact.
         resized = cv2.resize(reached, None, fx=1 / scale_x, fy=1 / scale_y, interpolation=cv2.INTER_LINEAR)
         return np.asarray(resized, np.float32)[y0:y1, x0:x1]
