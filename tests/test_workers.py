@@ -160,8 +160,9 @@ def test_memory_is_given_back_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
             await lanes.run(lanes.decode, lambda: None, model="model:tag", timings=Timings())
             await asyncio.sleep(0.02)
         ended.append(time.monotonic())
-        while not given_back:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(20):
+            while not given_back:
+                await asyncio.sleep(0.01)
         await lanes.run(lanes.decode, lambda: None, model="model:tag", timings=Timings())
         await lanes.close(patience_s=None)
         await asyncio.sleep(0.4)
