@@ -36,8 +36,9 @@ def measure(bench: Workbench) -> Outcome:
         peer = _after_photos(server, model, range(8000, 8000 + peer_count))
     settings = {"OSAMD_EMBEDDING_CACHE_BYTES": SMALL_CACHE, "OSAMD_REQUESTS_PER_MINUTE": "1000000"}
     with run_osamd(bench.folder / "flat", {}, settings) as server:
-        photos = _after_small_photos(server, range(bench.rounds(quick=50, full=500)))
+        # Clicks first: only then are the masks kept for refinement as many as there may be when photos come.
         clicks = _after_clicks(server, bench.rounds(quick=500, full=10_000))
+        photos = _after_small_photos(server, range(bench.rounds(quick=50, full=500)))
     rows = [
         Row(
             f"resident memory after {model} and {ours_count} photos",

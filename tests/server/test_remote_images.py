@@ -100,17 +100,34 @@ def serving(web: Web) -> Iterator[Web]:
 
 
 @pytest.fixture
-def outside() -> Iterator[Web]:
-    """A host on the internet."""
-    with serving(Web(OUTSIDE)) as web:
-        yield web
+def hosts() -> Iterator[tuple[Web, Web]]:
+    """A host on the internet and a service of the operator's own, on the same port."""
+    outside, inside = _on_one_port()
+    with serving(outside), serving(inside):
+        yield outside, inside
 
 
 @pytest.fixture
-def inside(outside: Web) -> Iterator[Web]:
+def outside(hosts: tuple[Web, Web]) -> Web:
+    """A host on the internet."""
+    return hosts[0]
+
+
+@pytest.fixture
+def inside(hosts: tuple[Web, Web]) -> Web:
     """A service of the operator's own, on the same port as the host outside."""
-    with serving(Web(INSIDE, outside.port)) as web:
-        yield web
+    return hosts[1]
+
+
+def _on_one_port() -> tuple[Web, Web]:
+    """A port that is free on one address may be taken on the other, by a connection of another test: try some."""
+    for _ in range(20):
+        outside = Web(OUTSIDE)
+        try:
+            return outside, Web(INSIDE, outside.port)
+        except OSError:
+            outside.server_close()
+    pytest.fail("no port is free on both addresses")
 
 
 class Names:
