@@ -67,7 +67,7 @@ bench-blobs: $(VENV)/dev
 	@$(BIN)/python -m benchmarks.recipe '$(BENCH_CACHE)' || { \
 		$(MAKE) $(EXPORT)/made && $(EXPORT)/bin/python -W ignore -m benchmarks.blobs '$(BENCH_CACHE)'; }
 
-bench: bench-blobs ## Measure beside osam and bare ONNX Runtime: benchmarks/results (40 minutes; PyTorch the first time)
+bench: bench-blobs ## Measure beside osam and bare ONNX Runtime: benchmarks/results (25 minutes; PyTorch the first time)
 	$(BIN)/python -m benchmarks.run
 
 bench-quick: bench-blobs ## The same with few samples, in five minutes: benchmarks/results/quick
