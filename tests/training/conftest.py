@@ -1,0 +1,20 @@
+import numpy as np
+import pytest
+from training.library import Found, Library, write
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """Photos and cut-outs that are noise, of every kind that scenes ask for by name."""
+    folder = tmp_path_factory.mktemp("library")
+    rng = np.random.default_rng(0)
+    pictures = [
+        Found("background", "made-up", "one.jpg", rng.integers(0, 90, (300, 500, 3)).astype(np.uint8)),
+        Found("texture", "made-up", "two.png", rng.integers(0, 90, (150, 130, 3)).astype(np.uint8)),
+    ]
+    for kind in ("photo", "painting-large", "painting", "clipart"):
+        cut = np.dstack([rng.integers(150, 256, (120, 80, 3)), np.full((120, 80), 255)]).astype(np.uint8)
+        cut[:30, :20, 3] = 0
+        pictures.append(Found(kind, "made-up", f"{kind}.png", cut))
+    write(pictures, folder)
+    return Library.load(folder)

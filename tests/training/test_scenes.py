@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+from training.library import Library
+from training.scenes import AREA, SceneMaker
+
+
+@pytest.fixture
+def maker(library: Library) -> SceneMaker:
+    """The same scenes each time."""
+    return SceneMaker(library, np.random.default_rng(1))
+
+
+def test_scenes_hold_what_may_be_asked_for(maker: SceneMaker) -> None:
+    """Every target is seen, neither a speck nor nearly everything, and is made of pixels of its own layers."""
+    for rows, columns in [(128, 160), (96, 224), (160, 96)] * 6:
+        scene = maker.make(rows, columns)
+
+        assert (rows, columns, 3) == scene.image.shape
+        assert np.uint8 == scene.image.dtype
+        for target in scene.targets:
+            mask = scene.mask(target)
+            assert AREA[0] <= mask.mean() <= AREA[1]
+            assert target.layers >= set(np.unique(scene.layers[mask]).tolist())
+            assert 0 < target.weight
+
+
+def test_some_targets_are_parts_of_others_and_some_are_groups(maker: SceneMaker) -> None:
+    """What makes a click ambiguous does occur: a part inside its whole, and two things as one."""
+    scenes = [maker.make(128, 128) for _ in range(150)]
+    layers = [[target.layers for target in scene.targets] for scene in scenes]
+
+    parts = sum(any(one < other for one in of_one for other in of_one) for of_one in layers)
+    groups = sum(
+        any(one | other in of_one for one in of_one for other in of_one if not one & other) for of_one in layers
+    )
+
+    assert 15 < parts
+    assert 2 < groups
+
+
+def test_the_same_seed_makes_the_same_scenes(library: Library) -> None:
+    """A training can be repeated."""
+    one, other = (SceneMaker(library, np.random.default_rng(5)) for _ in range(2))
+
+    for _ in range(4):
+        first, second = one.make(96, 96), other.make(96, 96)
+        np.testing.assert_array_equal(first.image, second.image)
+        np.testing.assert_array_equal(first.layers, second.layers)
+        assert first.targets == second.targets

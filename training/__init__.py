@@ -1,0 +1,1 @@
+"""How the built-in network is trained. Nothing here is imported by osamd."""

@@ -1,0 +1,80 @@
+"""Endless batches of scenes, made beside the training in other processes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from training.library import Library
+from training.scenes import Scene, SceneMaker, Target
+
+# Sizes by area: square, wide, tall.
+SIZES: Final = {
+    256: ((256, 256), (224, 320), (288, 224)),
+    320: ((320, 320), (256, 384), (384, 256), (288, 352)),
+    384: ((384, 384), (320, 480), (448, 320)),
+    448: ((448, 448), (384, 512), (512, 384)),
+}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Until which share of all steps which areas are drawn: small ones first, since a step costs what it has pixels."""
+
+    until: float
+    areas: tuple[int, ...]
+
+
+PHASES: Final = (Phase(0.4, (256,)), Phase(0.75, (256, 320)), Phase(1.0, (320, 320, 384, 448)))
+
+
+class Batches(IterableDataset[tuple[Tensor, Tensor]]):
+    """(B, H, W, 3) uint8 RGB images and (B * objects, H, W) uint8 masks, B such that H * W * B is about constant.
+
+    Args:
+        folder: what ``training.prepare`` filled.
+        seed: together with ``step`` and the number of the process it decides all that is drawn.
+        images: images a batch at 320 x 320.
+        objects: targets an image.
+        step: where training goes on.
+        steps: how many there will be.
+        workers: how many processes share the steps.
+    """
+
+    def __init__(
+        self, folder: Path, *, seed: int, images: int, objects: int, step: int, steps: int, workers: int
+    ) -> None:
+        self.folder, self.seed, self.images, self.objects = folder, seed, images, objects
+        self.step, self.steps, self.workers = step, steps, workers
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        cv2.setNumThreads(0)
+        info = get_worker_info()
+        worker = info.id if info else 0
+        rng = np.random.default_rng((self.seed, self.step, worker))
+        maker = SceneMaker(Library.load(self.folder), rng)
+        step = self.step + worker
+        while True:
+            areas = next(phase.areas for phase in PHASES if step / self.steps < phase.until or phase is PHASES[-1])
+            area = int(rng.choice(areas))
+            sizes = SIZES[area]
+            rows, columns = sizes[int(rng.integers(len(sizes)))]
+            count = max(2, round(self.images * 320 * 320 / (area * area)))
+            scenes = [maker.make(rows, columns) for _ in range(count)]
+            masks = [scene.mask(target) for scene in scenes for target in self._choose(scene, rng)]
+            images = torch.from_numpy(np.stack([scene.image for scene in scenes]))
+            yield images, torch.from_numpy(np.stack(masks).astype(np.uint8))
+            step += self.workers
+
+    def _choose(self, scene: Scene, rng: np.random.Generator) -> list[Target]:
+        """Different targets as long as there are some."""
+        weights = np.array([target.weight for target in scene.targets])
+        count = min(self.objects, len(weights))
+        chosen = rng.choice(len(weights), count, replace=False, p=weights / weights.sum())
+        return [scene.targets[chosen[index % count]] for index in range(self.objects)]

@@ -1,0 +1,100 @@
+"""Write a checkpoint's averaged weights as two ONNX graphs: ``python -m training.export CHECKPOINT FOLDER``.
+
+Weights are stored in half precision and cast when the graph is loaded; all is computed in float32.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from training.network import Decoder, Encoder
+
+OPSET: Final = 17
+# Smaller tensors stay as they are: shapes, and numbers that a cast would cost more than it saves.
+SMALLEST_HALVED: Final = 256
+INPUTS: Final = ("p4", "p8", "p16", "e", "pts", "maps")
+SIDES: Final = {"p4": ("h4", "w4"), "p8": ("h8", "w8"), "p16": ("h16", "w16"), "e": ("h8", "w8"), "maps": ("h4", "w4")}
+
+
+def load(checkpoint: Path) -> tuple[Encoder, Decoder]:
+    """The averaged network of a checkpoint, ready to answer."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    encoder, decoder = Encoder(), Decoder()
+    encoder.load_state_dict(state["averaged encoder"])
+    decoder.load_state_dict(state["averaged decoder"])
+    return encoder.eval(), decoder.eval()
+
+
+def export(checkpoint: Path, folder: Path) -> None:
+    """Write ``encoder.onnx`` and ``decoder.onnx``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder, decoder = load(checkpoint)
+    photo = torch.zeros(1, 3, 256, 384)
+    with torch.no_grad():
+        embedding = encoder(photo)
+    points = torch.tensor([[[0.5, 0.5, 1.0], [0.2, 0.3, 0.0]]])
+    maps = torch.zeros(1, 2, 64, 96)
+    sizes = {name: dict(zip((2, 3), sides, strict=True)) for name, sides in SIDES.items()}
+    _write(encoder, (photo,), folder / "encoder.onnx", ("x",), INPUTS[:4], {"x": {2: "h", 3: "w"}})
+    axes = sizes | {"pts": {1: "k"}}
+    _write(decoder, (*embedding, points, maps), folder / "decoder.onnx", INPUTS, ("logits", "iou"), axes)
+
+
+def _write(
+    network: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    path: Path,
+    names: tuple[str, ...],
+    outputs: tuple[str, ...],
+    axes: dict[str, dict[int, str]],
+) -> None:
+    torch.onnx.export(
+        network,
+        inputs,
+        path,
+        input_names=list(names),
+        output_names=list(outputs),
+        dynamic_axes=axes,
+        opset_version=OPSET,
+        dynamo=False,
+    )
+    model = onnx.load(path)
+    _halve(model.graph)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def _halve(graph: onnx.GraphProto) -> None:
+    """Store large float32 tensors in half precision, cast back before use."""
+    kept, casts = [], []
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size >= SMALLEST_HALVED:
+            half = f"{tensor.name}_half"
+            kept.append(numpy_helper.from_array(values.astype(np.float16), half))
+            casts.append(helper.make_node("Cast", [half], [tensor.name], to=TensorProto.FLOAT))
+        else:
+            kept.append(tensor)
+    nodes = [*casts, *graph.node]
+    del graph.initializer[:], graph.node[:]
+    graph.initializer.extend(kept)
+    graph.node.extend(nodes)
+
+
+def main() -> None:
+    """Export a checkpoint."""
+    parser = argparse.ArgumentParser(description="Write a checkpoint as ONNX graphs.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    export(arguments.checkpoint, arguments.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Pictures packed in one file that many processes map into memory: cut-outs, backgrounds and textures."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+ByteArray = npt.NDArray[np.uint8]
+
+PIXELS: Final = "library.bin"
+INDEX: Final = "library.json"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Where a picture lies in the file.
+
+    ``kind`` says what it shows: ``photo``, ``painting``, ``render``, ``icon`` and ``clipart`` are cut-outs (RGBA),
+    ``background`` and ``texture`` are opaque (RGB).
+    """
+
+    kind: str
+    package: str
+    name: str
+    rows: int
+    columns: int
+    channels: int
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in the file."""
+        return self.rows * self.columns * self.channels
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture that was taken from a package: (rows, columns, 3 or 4) uint8, RGB or RGBA."""
+
+    kind: str
+    package: str
+    name: str
+    pixels: ByteArray
+
+
+class Library:
+    """Pictures by kind."""
+
+    def __init__(self, pictures: Sequence[Picture], pixels: ByteArray) -> None:
+        self.pictures = pictures
+        self._pixels = pixels
+        self._by_kind: dict[str, list[Picture]] = {}
+        for picture in pictures:
+            self._by_kind.setdefault(picture.kind, []).append(picture)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Library":
+        """Map what ``write`` wrote; no pixel is read before it is asked for."""
+        listed = [Picture(**row) for row in json.loads((folder / INDEX).read_text())]
+        return cls(listed, np.memmap(folder / PIXELS, np.uint8, mode="r"))
+
+    def kinds(self) -> set[str]:
+        """The kinds of which there is at least one picture."""
+        return set(self._by_kind)
+
+    def draw(self, kind: str, rng: np.random.Generator) -> ByteArray:
+        """The pixels of one picture of a kind, read-only."""
+        pictures = self._by_kind[kind]
+        picture = pictures[int(rng.integers(len(pictures)))]
+        flat = self._pixels[picture.offset : picture.offset + picture.nbytes]
+        return np.asarray(flat).reshape(picture.rows, picture.columns, picture.channels)
+
+
+def write(found: Iterable[Found], folder: Path) -> list[Picture]:
+    """Pack pictures into a folder; the index is written last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures: list[Picture] = []
+    offset = 0
+    with (folder / PIXELS).open("wb") as file:
+        for item in found:
+            rows, columns, channels = item.pixels.shape
+            picture = Picture(item.kind, item.package, item.name, rows, columns, channels, offset)
+            file.write(np.ascontiguousarray(item.pixels).tobytes())
+            offset += picture.nbytes
+            pictures.append(picture)
+    (folder / INDEX).write_text(json.dumps([asdict(picture) for picture in pictures]))
+    return pictures

