@@ -20,7 +20,7 @@ class Picture:
     """Where a picture lies in the file.
 
     ``kind`` says what it shows: ``photo``, ``painting``, ``render``, ``icon`` and ``clipart`` are cut-outs (RGBA),
-    ``background`` and ``texture`` are opaque (RGB).
+    ``background`` and ``texture`` are opaque (RGB), ``regions`` are outlines in the background of the same name.
     """
 
     kind: str
@@ -56,6 +56,7 @@ class Library:
         self._by_kind: dict[str, list[Picture]] = {}
         for picture in pictures:
             self._by_kind.setdefault(picture.kind, []).append(picture)
+        self._backgrounds = {(item.package, item.name): item for item in self._by_kind.get("background", ())}
 
     @classmethod
     def load(cls, folder: Path) -> "Library":
@@ -70,7 +71,15 @@ class Library:
     def draw(self, kind: str, rng: np.random.Generator) -> ByteArray:
         """The pixels of one picture of a kind, read-only."""
         pictures = self._by_kind[kind]
-        picture = pictures[int(rng.integers(len(pictures)))]
+        return self._read(pictures[int(rng.integers(len(pictures)))])
+
+    def draw_outlined(self, rng: np.random.Generator) -> tuple[ByteArray, ByteArray]:
+        """A background and its packed regions, (h, w, 2) uint8 of a size of their own."""
+        outlines = self._by_kind["regions"]
+        outline = outlines[int(rng.integers(len(outlines)))]
+        return self._read(self._backgrounds[outline.package, outline.name]), self._read(outline)
+
+    def _read(self, picture: Picture) -> ByteArray:
         flat = self._pixels[picture.offset : picture.offset + picture.nbytes]
         return np.asarray(flat).reshape(picture.rows, picture.columns, picture.channels)
 

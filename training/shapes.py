@@ -27,7 +27,7 @@ def shape(rng: np.random.Generator) -> ByteArray:
         axes = int(SIZE * 0.46), int(SIZE * rng.uniform(0.15, 0.46))
         cv2.ellipse(alpha, (half, half), axes, float(rng.uniform(0, 180)), 0, 360, 255, -1)
     elif chance < 0.7:
-        size = 2 * SIZE * rng.uniform(0.2, 0.46), 2 * SIZE * rng.uniform(0.2, 0.46)
+        size = 2 * SIZE * rng.uniform(0.2, 0.46), 2 * SIZE * float(np.exp(rng.uniform(np.log(0.04), np.log(0.46))))
         corners_of = cv2.boxPoints(((half, half), size, float(rng.uniform(0, 45))))
         cv2.fillPoly(alpha, [corners_of.astype(np.int32)], 255)
     else:
