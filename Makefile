@@ -73,6 +73,24 @@ bench: bench-blobs ## Measure beside osam and bare ONNX Runtime: benchmarks/resu
 bench-quick: bench-blobs ## The same with few samples, in five minutes: benchmarks/results/quick
 	$(BIN)/python -m benchmarks.run --quick
 
+.PHONY: train
+TRAINING := .venv-train
+TRAINING_FOLDER := $(or $(OSAMD_TRAINING_FOLDER),$(HOME)/.cache/osamd-training)
+TRAINING_STEPS ?= 5500
+
+$(TRAINING)/made: requirements/runtime.txt pyproject.toml
+	test -x $(TRAINING)/bin/python || $(PYTHON) -m venv $(TRAINING)
+	$(TRAINING)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(TRAINING)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt
+	$(TRAINING)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	$(TRAINING)/bin/python -m pip install --quiet --disable-pip-version-check --group training
+	@touch $@
+
+train: $(TRAINING)/made ## Train the built-in network from nothing (Debian; two hours on two cores), or go on; put it into the package
+	test -f '$(TRAINING_FOLDER)/manifest.json' || $(TRAINING)/bin/python -m training.prepare '$(TRAINING_FOLDER)'
+	$(TRAINING)/bin/python -m training.train '$(TRAINING_FOLDER)' --steps $(TRAINING_STEPS) --resume
+	$(TRAINING)/bin/python -W ignore -m training.ship '$(TRAINING_FOLDER)'
+
 image-test: $(VENV)/dev ## Build the image with buildah, run it with podman and drive it (root, Debian's tools)
 	scripts/image-build cpu
 	$(MAKE) image-drive
@@ -105,5 +123,5 @@ pins: $(VENV)/dev ## Pin the newest versions that pyproject.toml allows
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/pin
 
 clean: ## Remove what make made
-	rm -rf $(VENV) $(EXPORT) demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(EXPORT) $(TRAINING) demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

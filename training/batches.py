@@ -39,7 +39,7 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
 
     Args:
         folder: what ``training.prepare`` filled.
-        seed: together with ``step`` and the number of the process it decides all that is drawn.
+        seed: together with the number of a step it decides all that is drawn.
         images: images a batch at 320 x 320.
         objects: targets an image.
         step: where training goes on.
@@ -57,10 +57,12 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
         cv2.setNumThreads(0)
         info = get_worker_info()
         worker = info.id if info else 0
-        rng = np.random.default_rng((self.seed, self.step, worker))
-        maker = SceneMaker(Library.load(self.folder), rng)
+        maker = SceneMaker(Library.load(self.folder), np.random.default_rng(self.seed))
         step = self.step + worker
         while True:
+            # By step, so that neither stops nor the number of processes change what is drawn.
+            rng = np.random.default_rng((self.seed, 0, step))
+            maker.draw_from(rng)
             areas = next(phase.areas for phase in PHASES if step / self.steps < phase.until or phase is PHASES[-1])
             area = int(rng.choice(areas))
             sizes = SIZES[area]

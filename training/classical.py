@@ -96,7 +96,8 @@ class GeodesicGrabCut(GrabCut):
         return self.cut(labels, clicks)
 
     def _distance(self, places: Sequence[tuple[int, int]]) -> FloatArray:
-        return np.asarray(MCP_Geometric(self.cost).find_costs(places)[0])
+        # OpenCV draws into rows that lie one after the other; these are columns.
+        return np.ascontiguousarray(MCP_Geometric(self.cost).find_costs(places)[0])
 
 
 def from_box(image: ByteArray, corners: tuple[int, int, int, int]) -> BoolArray:

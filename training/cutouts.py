@@ -108,5 +108,5 @@ def _candidates(package: Unpacked) -> Iterator[tuple[Path, str]]:
                 yield path, "photo" if str(path.relative_to(root)) in photos else "painting"
     for pattern, kind in PATTERNS.get(name, ()):
         for path in sorted(share.rglob(pattern)):
-            if not path.is_symlink() and not LEFT_OUT & set(path.parts):
+            if not path.is_symlink() and not LEFT_OUT & set(path.relative_to(share).parts):
                 yield path, kind

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
@@ -16,25 +17,26 @@ from torch import nn
 from training.network import Decoder, Encoder
 
 OPSET: Final = 17
+LARGEST_DIFFERENCE: Final = 1e-2
 # Smaller tensors stay as they are: shapes, and numbers that a cast would cost more than it saves.
 SMALLEST_HALVED: Final = 256
 INPUTS: Final = ("p4", "p8", "p16", "e", "pts", "maps")
 SIDES: Final = {"p4": ("h4", "w4"), "p8": ("h8", "w8"), "p16": ("h16", "w16"), "e": ("h8", "w8"), "maps": ("h4", "w4")}
 
 
-def load(checkpoint: Path) -> tuple[Encoder, Decoder]:
-    """The averaged network of a checkpoint, ready to answer."""
+def load(checkpoint: Path) -> tuple[Encoder, Decoder, int]:
+    """The averaged network of a checkpoint, ready to answer, and after how many steps."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     encoder, decoder = Encoder(), Decoder()
     encoder.load_state_dict(state["averaged encoder"])
     decoder.load_state_dict(state["averaged decoder"])
-    return encoder.eval(), decoder.eval()
+    return encoder.eval(), decoder.eval(), int(state["step"])
 
 
-def export(checkpoint: Path, folder: Path) -> None:
-    """Write ``encoder.onnx`` and ``decoder.onnx``."""
+def export(checkpoint: Path, folder: Path) -> int:
+    """Write ``encoder.onnx`` and ``decoder.onnx``; after how many steps they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    encoder, decoder = load(checkpoint)
+    encoder, decoder, steps = load(checkpoint)
     photo = torch.zeros(1, 3, 256, 384)
     with torch.no_grad():
         embedding = encoder(photo)
@@ -44,6 +46,7 @@ def export(checkpoint: Path, folder: Path) -> None:
     _write(encoder, (photo,), folder / "encoder.onnx", ("x",), INPUTS[:4], {"x": {2: "h", 3: "w"}})
     axes = sizes | {"pts": {1: "k"}}
     _write(decoder, (*embedding, points, maps), folder / "decoder.onnx", INPUTS, ("logits", "iou"), axes)
+    return steps
 
 
 def _write(
@@ -64,10 +67,25 @@ def _write(
         opset_version=OPSET,
         dynamo=False,
     )
+    _compare(network, inputs, path, names, outputs)
     model = onnx.load(path)
     _halve(model.graph)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _compare(
+    network: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path, names: tuple[str, ...], outputs: tuple[str, ...]
+) -> None:
+    """Refuse a graph that computes something else than the network."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = session.run(list(outputs), {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
+    with torch.no_grad():
+        wanted = network(*inputs)
+    for name, one, other in zip(outputs, found, wanted, strict=True):
+        difference = float(np.abs(one - other.numpy()).max())
+        if difference > LARGEST_DIFFERENCE:
+            raise ValueError(f"{path.name} computes {name} with a difference of {difference:.2g}")
 
 
 def _halve(graph: onnx.GraphProto) -> None:

@@ -19,8 +19,9 @@ INDEX: Final = "library.json"
 class Picture:
     """Where a picture lies in the file.
 
-    ``kind`` says what it shows: ``photo``, ``painting``, ``render``, ``icon`` and ``clipart`` are cut-outs (RGBA),
-    ``background`` and ``texture`` are opaque (RGB), ``regions`` are outlines in the background of the same name.
+    ``kind`` says what it shows: ``photo``, ``painting``, ``painting-large``, ``scratch``, ``render``, ``icon`` and
+    ``clipart`` are cut-outs (RGBA); ``background`` and ``texture`` are opaque (RGB); ``regions`` are outlines in the
+    background of the same name.
     """
 
     kind: str

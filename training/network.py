@@ -98,9 +98,9 @@ def convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> 
     return nn.Sequential(*layers, nn.ReLU(inplace=True))
 
 
-def larger(x: Tensor, factor: int = 2) -> Tensor:
-    """Bilinear upsampling."""
-    return functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+def larger(x: Tensor) -> Tensor:
+    """Twice the size, bilinearly."""
+    return functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class Residual(nn.Module):

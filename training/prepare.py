@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from tqdm import tqdm
@@ -18,24 +20,33 @@ from training.photos import photos_of
 from training.regions import regions_of
 from training.sources import BACKBONE_PACKAGE, BACKBONE_VERSION, SOURCES, backbone_weights, unpack
 
-SEED = 20
+SEED: Final = 20
+COMMON_LICENCES: Final = Path("/usr/share/common-licenses")
 
 
-def prepare(folder: Path) -> dict[str, object]:
-    """Fill a folder with ``library.bin``, ``library.json``, ``manifest.json`` and the copyright files."""
-    rng = np.random.default_rng(SEED)
-    backbone_weights(folder)
+def prepare(folder: Path) -> None:
+    """Fill a folder with the library, its manifest, and the copyright files and licences of all that is in it."""
+    checkpoint = backbone_weights(folder)
     notices = folder / "attribution"
     notices.mkdir(parents=True, exist_ok=True)
-    found: list[Found] = []
-    rows = []
+    for licence in checkpoint.parents[2].glob("*.dist-info/LICENSE"):
+        shutil.copyfile(licence, notices / f"{BACKBONE_PACKAGE}.txt")
+    rows: list[dict[str, object]] = []
+    write(_pictures(folder, notices, rows), folder)
+    backbone = {"package": BACKBONE_PACKAGE, "version": BACKBONE_VERSION, "licence": "Apache-2.0"}
+    manifest = {"pictures": rows, "backbone": backbone}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _pictures(folder: Path, notices: Path, rows: list[dict[str, object]]) -> Iterator[Found]:
+    """All pictures, package by package; a row of the manifest for each package, and its copyright file."""
+    rng = np.random.default_rng(SEED)
     for source in tqdm(SOURCES, desc="packages"):
         package = unpack(source, folder)
         left_out: Counter[str] = Counter()
         pictures = [*cutouts_of(package, left_out), *photos_of(package, left_out, rng)]
         pictures += list(_outlines(pictures))
-        found += pictures
-        shutil.copyfile(package.copyright_file, notices / f"{source.package}.txt")
+        copy_notice(package.copyright_file, notices / f"{source.package}.txt")
         rows.append(
             {
                 "package": source.package,
@@ -45,11 +56,15 @@ def prepare(folder: Path) -> dict[str, object]:
                 "left out": dict(left_out),
             }
         )
-    write(found, folder)
-    backbone = {"package": BACKBONE_PACKAGE, "version": BACKBONE_VERSION, "licence": "Apache-2.0"}
-    manifest: dict[str, object] = {"pictures": rows, "backbone": backbone}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-    return manifest
+        yield from pictures
+
+
+def copy_notice(copyright_file: Path, target: Path) -> None:
+    """A copyright file, and beside it the common licences that it only names by their place in Debian."""
+    text = copyright_file.read_text(errors="replace")
+    target.write_text(text)
+    for name in set(re.findall(r"/usr/share/common-licenses/([A-Za-z0-9]+-[0-9.]*[0-9])", text)):
+        shutil.copyfile(COMMON_LICENCES / name, target.parent / f"{name}.txt")
 
 
 def _outlines(pictures: Sequence[Found]) -> Iterator[Found]:

@@ -51,13 +51,16 @@ def first_prompt(mask: BoolArray, rng: np.random.Generator) -> tuple[list[Click]
 
 def correct(truth: BoolArray, found: BoolArray, clicks: list[Click], rng: np.random.Generator) -> list[Click]:
     """The clicks and one to three more, in the largest wrong regions."""
+    most = int(rng.choice((1, 2, 3), p=(0.7, 0.2, 0.1)))
     wrong: list[tuple[int, int, BoolArray]] = []
     for error, label in ((truth & ~found, FOREGROUND), (found & ~truth, BACKGROUND)):
-        count, parts, stats, _ = cv2.connectedComponentsWithStats(error.astype(np.uint8), connectivity=4)
-        wrong += [(int(stats[part, cv2.CC_STAT_AREA]), label, parts == part) for part in range(1, min(count, 40))]
+        _, parts, stats, _ = cv2.connectedComponentsWithStats(error.astype(np.uint8), connectivity=4)
+        areas = stats[1:, cv2.CC_STAT_AREA]
+        largest = np.argsort(-areas, kind="stable")[:most]
+        wrong += [(int(areas[part]), label, parts == part + 1) for part in largest]
     wrong.sort(key=lambda item: -item[0])
     clicks = list(clicks)
-    for area, label, region in wrong[: int(rng.choice((1, 2, 3), p=(0.7, 0.2, 0.1)))]:
+    for area, label, region in wrong[:most]:
         if len(clicks) < MOST_CLICKS and (area > 1 or rng.random() < 0.3):
             clicks.append(_click(region, label, rng, most_interior=0.65))
     return clicks

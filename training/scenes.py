@@ -35,6 +35,7 @@ REAL: Final = frozenset({"photo", "painting-large"})
 LEAVES: Final = ("clipart", "painting", "photo", "painting-large")
 AREA: Final = (0.004, 0.75)
 MOST_ENLARGED: Final = 2.2
+MARGIN: Final = 16
 OUTLINED: Final = 0.3
 REGION_WEIGHT: Final = 1.5
 # A region that the crop, or what stands before it, has broken up is none.
@@ -114,7 +115,7 @@ class _Window:
 
 
 class SceneMaker:
-    """Makes scenes from a library; the same seed makes the same ones."""
+    """Makes scenes from a library; a generator of the same seed makes the same ones."""
 
     def __init__(self, library: Library, rng: np.random.Generator) -> None:
         self._library = library
@@ -124,6 +125,10 @@ class SceneMaker:
         self._shares = np.array([share for share, _ in kinds.values()])
         self._shares /= self._shares.sum()
         self._noise = rng.standard_normal((800, 800, 3)).astype(np.float32)
+
+    def draw_from(self, rng: np.random.Generator) -> None:
+        """Let another generator decide from now on."""
+        self._rng = rng
 
     def make(self, rows: int, columns: int) -> Scene:
         """A scene with at least one target."""
@@ -172,7 +177,7 @@ class SceneMaker:
         if self._chance(0.15):
             number += 1
             self._occlude(canvas, layers, number)
-        whole = [target.layers for target in targets if len(target.layers) > 0 and target.weight >= 1]
+        whole = [target.layers for target in targets if target.weight >= 1]
         if len(whole) > 1 and self._chance(0.15):
             first, second = rng.choice(len(whole), 2, replace=False)
             if _touch(np.isin(layers, list(whole[first])), np.isin(layers, list(whole[second]))):
@@ -254,11 +259,17 @@ class SceneMaker:
         factor *= min(1.0, MOST_ENLARGED / factor.max())
         height, width = (max(6, int(cut.pixels.shape[axis] * factor[axis])) for axis in (0, 1))
         how = cv2.INTER_AREA if factor.max() < 1 else cv2.INTER_LINEAR
-        pixels = np.asarray(cv2.resize(cut.pixels, (width, height), interpolation=how)).astype(np.float32)
+        # Colours weighted by alpha before they are blended, or whatever transparent pixels hide becomes a halo.
+        pixels = cut.pixels.astype(np.float32)
+        pixels[..., :3] *= pixels[..., 3:] / 255
+        pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=how))
         if self._chance(0.5):
             pixels = pixels[:, ::-1]
-        alpha: FloatArray = np.ascontiguousarray(pixels[..., 3:] / 255, np.float32)
-        colour: FloatArray = np.ascontiguousarray(pixels[..., :3] * alpha, np.float32)
+        # Room for soft rims and shadows.
+        pixels = np.pad(pixels, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)))
+        height, width = pixels.shape[:2]
+        alpha: FloatArray = np.ascontiguousarray(pixels[..., 3:] / 255)
+        colour: FloatArray = np.ascontiguousarray(pixels[..., :3])
         if cut.is_textured:
             surface = self._crop(ground if self._chance(0.25) else self._photo(0.8), height, width).astype(np.float32)
             if self._chance(0.5) and cut.kind != "shape":
@@ -354,7 +365,8 @@ class SceneMaker:
         x, y = self._between(low, high) * columns, self._between(low, high) * rows
         height = layer.alpha.shape[0]
         if kind == "painting-large" and self._chance(0.6):
-            y = max(y, rows - height / 2) if height <= rows else rows - height / 2 + self._between(0, 0.3) * height
+            standing = rows - height / 2 + MARGIN
+            y = max(y, standing) if height <= rows else standing + self._between(0, 0.3) * height
         return x, y
 
     def _paste(
@@ -381,8 +393,9 @@ class SceneMaker:
         colour = np.clip(colour, 0, 255 * alpha)
         if self._chance(0.3):
             shadow = _blurred(np.ascontiguousarray(alpha), self._between(2, 10))
-            shadow = np.roll(shadow, (int(self._between(0, 12)), int(self._between(-12, 12))), (0, 1))
-            below = below * (1 - self._between(0.1, 0.55) * shadow)
+            shift = np.array([[1, 0, self._between(-12, 12)], [0, 1, self._between(0, 12)]], np.float32)
+            shadow = np.asarray(cv2.warpAffine(shadow, shift, shadow.shape[1::-1]), np.float32)
+            below = below * (1 - self._between(0.1, 0.55) * shadow[..., None])
         canvas[region] = colour + below * (1 - alpha)
         opaque = alpha[..., 0] > 0.5
         layers[region][opaque] = number

@@ -2,15 +2,16 @@
 
 Every step draws scenes, asks about several objects of each, and corrects the answers with clicks for up to four rounds;
 the first and the last round teach. The backbone stays as it came. Weights are averaged over the last steps (Polyak).
-The learning rate is constant and falls to nothing over the last steps, so that a longer training can go on from a
-checkpoint of an earlier one (``--resume``), as of Hu et al., "MiniCPM", 2024.
+The learning rate is constant and falls to nothing over the last steps. The state before that fall is kept, so that a
+longer training goes on from there (``--resume``), as in Hu et al., "MiniCPM", 2024.
 """
 
 import argparse
 import copy
 import json
+import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +37,7 @@ WEIGHT_DECAY: Final = 1e-2
 LARGEST_GRADIENT: Final = 3.0
 CANDIDATES_WEIGHT: Final = 0.4
 IOU_WEIGHT: Final = 1.0
-# How many rounds are only answered between the two that teach.
+# Chances of 0, 1, 2 and 3 rounds that are only answered, between the two that teach.
 SILENT_ROUNDS: Final = (0.5, 0.25, 0.15, 0.1)
 FORGOTTEN_MASKS: Final = 0.08
 COARSE_MASKS: Final = 0.25
@@ -85,6 +86,16 @@ class Trainer:
         """Where the state lies."""
         return self.folder / "checkpoint.pt"
 
+    @property
+    def before_cooldown(self) -> Path:
+        """The last state of full learning rate."""
+        return self.folder / "before-cooldown.pt"
+
+    @property
+    def metrics(self) -> Path:
+        """A line of JSON for every fifty steps."""
+        return self.folder / "metrics.jsonl"
+
     def save(self) -> None:
         """Write the state; a stop in between leaves the one before."""
         state = {
@@ -94,20 +105,28 @@ class Trainer:
             "averaged decoder": self.averaged[1].state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
+            "plan": asdict(self.plan),
         }
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(self.checkpoint)
+        if self.step <= self.plan.steps * (1 - self.plan.cooldown):
+            shutil.copyfile(self.checkpoint, self.before_cooldown)
 
     def resume(self) -> None:
-        """Go on from the last state."""
+        """Go on from the last state; where more steps are planned than then, from before the learning rate fell."""
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        if state["plan"]["steps"] < self.plan.steps and self.before_cooldown.exists():
+            state = torch.load(self.before_cooldown, map_location=self.device, weights_only=True)
         self.encoder.load_state_dict(state["encoder"])
         self.decoder.load_state_dict(state["decoder"])
         self.averaged[0].load_state_dict(state["averaged encoder"])
         self.averaged[1].load_state_dict(state["averaged decoder"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+        if self.metrics.exists():
+            rows = [line for line in self.metrics.read_text().splitlines() if json.loads(line)["step"] <= self.step]
+            self.metrics.write_text("".join(f"{row}\n" for row in rows))
 
     def learn(self) -> None:
         """Train until the plan's last step; progress, curves and state go to the folder."""
@@ -124,7 +143,6 @@ class Trainer:
         loader = DataLoader(
             batches, batch_size=None, num_workers=plan.workers, prefetch_factor=6 if plan.workers else None
         )
-        rng = np.random.default_rng((plan.seed, 1, self.step))
         seen: list[dict[str, float]] = []
         since = time.monotonic()
         self.encoder.train()
@@ -135,29 +153,31 @@ class Trainer:
                 break
             for group in self.optimizer.param_groups:
                 group["lr"] = plan.learning_rate * self._pace()
-            seen.append(self._learn_from(images.to(self.device), masks.to(self.device), rng))
+            seen.append(self._learn_from(images.to(self.device), masks.to(self.device)))
             self.step += 1
             progress.update()
             if self.step % LOOK_EVERY == 0:
                 row = {name: float(np.mean([item[name] for item in seen])) for name in seen[0]}
                 row |= {"step": self.step, "seconds": (time.monotonic() - since) / len(seen)}
-                with (self.folder / "metrics.jsonl").open("a") as file:
+                with self.metrics.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 progress.set_postfix({name: f"{value:.3f}" for name, value in row.items() if name.startswith("iou")})
                 seen, since = [], time.monotonic()
             if self.step % SAVE_EVERY == 0:
                 self.save()
-                draw(self.folder / "metrics.jsonl", self.folder / "curves.png")
+                draw(self.metrics, self.folder / "curves.png")
         progress.close()
         self.save()
+        draw(self.metrics, self.folder / "curves.png")
 
     def _pace(self) -> float:
         """The learning rate as a share of the plan's."""
         left = (self.plan.steps - self.step) / max(1.0, self.plan.cooldown * self.plan.steps)
         return min(1.0, (self.step + 1) / WARM_UP, max(left, 0.01))
 
-    def _learn_from(self, images: Tensor, masks: Tensor, rng: np.random.Generator) -> dict[str, float]:
+    def _learn_from(self, images: Tensor, masks: Tensor) -> dict[str, float]:
         objects = self.plan.objects
+        rng = np.random.default_rng((self.plan.seed, 1, self.step))
         x = ((images.permute(0, 3, 1, 2).float() - MEAN) / SCALE).contiguous(memory_format=torch.channels_last)
         truth = masks.float()[:, None]
         half = functional.avg_pool2d(truth, 2)[:, 0]
@@ -258,12 +278,12 @@ def main() -> None:
     """Train, or go on training."""
     parser = argparse.ArgumentParser(description="Train the built-in network.")
     parser.add_argument("folder", type=Path, help="what training.prepare filled")
-    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--seed", type=int, default=Plan.seed)
     parser.add_argument("--images", type=int, default=Plan.images, help="a step, at 320 x 320")
     parser.add_argument("--workers", type=int, default=Plan.workers, help="processes that make scenes")
     parser.add_argument("--cooldown", type=float, default=Plan.cooldown)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     arguments = parser.parse_args()
     plan = Plan(
         steps=arguments.steps,
@@ -274,8 +294,10 @@ def main() -> None:
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = Trainer(arguments.folder, plan, device)
-    if arguments.resume:
+    if arguments.resume and trainer.checkpoint.exists():
         trainer.resume()
+    else:
+        trainer.metrics.unlink(missing_ok=True)
     trainer.learn()
 
 

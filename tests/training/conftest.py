@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from training.library import Found, Library, write
+from training.outlines import pack
 
 
 @pytest.fixture(scope="session")
@@ -12,6 +13,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
         Found("background", "made-up", "one.jpg", rng.integers(0, 90, (300, 500, 3)).astype(np.uint8)),
         Found("texture", "made-up", "two.png", rng.integers(0, 90, (150, 130, 3)).astype(np.uint8)),
     ]
+    regions = np.zeros((30, 50), np.bool_), np.zeros((30, 50), np.bool_)
+    regions[0][:15], regions[1][18:, :25] = True, True
+    pictures.append(Found("regions", "made-up", "one.jpg", pack(regions)))
     for kind in ("photo", "painting-large", "painting", "clipart"):
         cut = np.dstack([rng.integers(150, 256, (120, 80, 3)), np.full((120, 80), 255)]).astype(np.uint8)
         cut[:30, :20, 3] = 0

@@ -56,7 +56,7 @@ def test_a_package_is_searched(tmp_path: Path) -> None:
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(folder / name), pixels)
-    package = Unpacked(Source("openclipart-png", "cut-outs", "public domain"), "1", tmp_path)
+    package = Unpacked(Source("openclipart-png", "public domain"), "1", tmp_path)
     left_out: Counter[str] = Counter()
 
     found = list(cutouts_of(package, left_out))

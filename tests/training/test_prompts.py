@@ -59,3 +59,14 @@ def test_clicks_are_padded_to_one_length() -> None:
     assert (2, 2, 3) == values.shape
     assert [[0.25, 0.5, 1.0], [0.5, 0.5, 0.0]] == values[0].tolist()
     assert [-1.0, -1.0] == values[1, :, 2].tolist()
+
+
+def test_the_largest_region_is_corrected_however_many_specks_there_are() -> None:
+    """Eighty specks come first in the picture; the click goes where most is wrong."""
+    truth = np.zeros((60, 60), np.bool_)
+    truth[:20:2, ::6] = True
+    truth[40:, 10:50] = True
+
+    for seed in range(10):
+        more = correct(truth, np.zeros_like(truth), [], np.random.default_rng(seed))
+        assert 40 <= int(more[0][1] * 60)

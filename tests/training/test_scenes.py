@@ -17,11 +17,38 @@ def test_scenes_hold_what_may_be_asked_for(maker: SceneMaker) -> None:
 
         assert (rows, columns, 3) == scene.image.shape
         assert np.uint8 == scene.image.dtype
+        assert scene.targets
         for target in scene.targets:
-            mask = scene.mask(target)
-            assert AREA[0] <= mask.mean() <= AREA[1]
-            assert target.layers >= set(np.unique(scene.layers[mask]).tolist())
+            assert AREA[0] <= scene.mask(target).mean() <= AREA[1]
             assert 0 < target.weight
+
+
+def test_a_target_looks_unlike_what_is_behind_it(maker: SceneMaker) -> None:
+    """Cut-outs are bright and backgrounds dark here, and mostly stay so: masks lie where things were pasted."""
+    brighter = []
+    for scene in (maker.make(128, 128) for _ in range(60)):
+        behind = scene.image[scene.layers == 0]
+        brighter += [
+            scene.image[scene.mask(target)].mean() > behind.mean()
+            for target in scene.targets
+            if target.region is None and len(behind)
+        ]
+
+    assert 0.75 < np.mean(brighter)
+
+
+def test_regions_are_asked_for_where_nothing_covers_them(maker: SceneMaker) -> None:
+    """A region's mask lies in its part of the photo, and off everything that was pasted."""
+    seen = 0
+    for scene in (maker.make(96, 160) for _ in range(60)):
+        for target in scene.targets:
+            if target.region is not None:
+                mask = scene.mask(target)
+                assert not (mask & (scene.layers > 0)).any()
+                assert (scene.regions[mask] >> target.region & 1).all()
+                seen += 1
+
+    assert 10 < seen
 
 
 def test_some_targets_are_parts_of_others_and_some_are_groups(maker: SceneMaker) -> None:
