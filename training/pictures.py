@@ -39,13 +39,13 @@ class Example:
 
 EXAMPLES: Final = (
     Example("chelsea", "one click: the cat", ((225, 190, 1),)),
-    Example("coffee", "one click: the cup's saucer and cup", ((300, 300, 1),)),
-    Example("coins", "one click: a coin", ((110, 160, 1),)),
+    Example("coffee", "one click: cup and saucer", ((300, 300, 1),)),
+    Example("coins", "one click: a coin", ((48, 125, 1),)),
     Example("astronaut", "a box: the astronaut", box=(20, 5, 440, 511)),
     Example("rocket", "one click: the rocket", ((322, 200, 1),)),
-    Example("camera", "one click: the man", ((230, 240, 1),)),
+    Example("camera", "one click: the man", ((110, 300, 1),)),
     Example("astronaut", "one click: the face", ((225, 120, 1),)),
-    Example("camera", "one click: the tripod", ((345, 280, 1),)),
+    Example("camera", "one click: the tripod", ((292, 335, 1),)),
 )
 
 

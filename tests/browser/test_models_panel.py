@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from blob_server import Answer
 from chromium import Opener, Playground, body_of
 from codes import codes_of, run_code
 from pictures import disc_picture, encoded, inside_of, png_pixels
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Response, Route, expect
 from shelf import Library, run_library
 
 
@@ -186,3 +187,37 @@ def test_failed_pull(playground: Playground, library: Library) -> None:
     row.get_by_role("button", name="Try again").click()
     expect(row).to_contain_text("the host is away")
     assert reasons == []
+
+
+def test_a_slow_model_is_previewed_by_the_built_in_one(open_playground: Opener, library: Library) -> None:
+    """Where the chosen model cannot follow the pointer, the built-in one does; a click still asks the chosen one."""
+    playground = open_playground(library.server)
+    playground.use(encoded(disc_picture()), "disc.png", kind="image/png")
+    choose(playground, "efficientsam:10m")
+    playground.wait_until_ready()
+    page = playground.page
+
+    def dawdle(route: Route) -> None:
+        if body_of(route.request)["model"] == "efficientsam:10m":
+            time.sleep(0.25)
+        route.continue_()
+
+    page.route("**/api/generate", dawdle)
+    for number in range(3):
+        with page.expect_response("**/api/generate") as slow:
+            playground.stage.hover(position=playground.place_of(60 + 4 * number, 50))
+        assert "efficientsam:10m" == body_of(slow.value.request)["model"]
+    expect(page.locator("#status")).to_contain_text("The preview is the built-in model's")
+    with page.expect_response("**/api/generate") as quick:
+        playground.stage.hover(position=playground.place_of(80, 50))
+    assert "builtin:latest" == body_of(quick.value.request)["model"]
+    assert {"points": [[80, 50]], "point_labels": [1]} == body_of(quick.value.request)["prompt"]
+    assert quick.value.ok
+
+    def is_of_the_chosen_one(response: Response) -> bool:
+        return response.url.endswith("/api/generate") and body_of(response.request)["model"] == "efficientsam:10m"
+
+    with page.expect_response(is_of_the_chosen_one) as clicked:
+        playground.click(80, 50)
+    assert {"points": [[80, 50]], "point_labels": [1]} == body_of(clicked.value.request)["prompt"]
+    playground.wait_for_mask()

@@ -1,21 +1,24 @@
 """The built-in network: small enough for the wheel, no download, no GPU.
 
-A frozen EfficientNet-Lite0 with a feature pyramid encodes the image; a small U-Net decodes clicks, a box and the
-previous mask into logits at a quarter of the working resolution. It was trained to see its own previous mask from the
-second click on. A request has none, so a first pass at a small working size answers the first click (or the box), and a
-second pass at a larger size answers the whole prompt with that mask in view. Its weights and what they were trained on:
-``builtin_net/README.md``.
+A frozen EfficientNet-Lite2 with a feature pyramid encodes the image; a small U-Net decodes clicks, a box and the
+previous mask into logits at a quarter of the working size: the mask, three candidates for a lone click, which may mean
+several things, and how much of each is probably right. It was trained to see its own previous mask from the second
+click on. A request has none, so the clicks before the last are answered again, one after the other, unless they are
+remembered. Its weights and what they were trained on: ``builtin_net/README.md``; how: ``training/`` in the repository.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from osamd.geometry import to_fractions, working_size
+from osamd.models.tensors import confidence
 from osamd.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Capabilities, Embedding, FloatArray, MaskLogits, Prompt
 
@@ -27,6 +30,14 @@ SCALE: Final = 128.0
 FEATURES: Final = ("p4", "p8", "p16", "e")
 FOREGROUND: Final = 1
 PADDING_LABEL: Final = -1.0
+MOST_STEPS: Final = 16
+MOST_REMEMBERED: Final = 4
+MOST_CANDIDATES: Final = 3
+# Masks of a higher IoU than this are one for a person who chooses.
+SAME: Final = 0.9
+
+HalfArray = npt.NDArray[np.float16]
+Key = tuple[bytes, bytes, bytes]
 
 
 class Builtin:
@@ -37,7 +48,7 @@ class Builtin:
         placement: where they run.
     """
 
-    capabilities = Capabilities(points=True, boxes=1, mask_input=True)
+    capabilities = Capabilities(points=True, boxes=1, mask_input=True, multimask=True)
 
     def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
         self._encoder = Session(paths["encoder"], placement, in_background=True)
@@ -46,8 +57,8 @@ class Builtin:
         self.feature_shapes = {
             f"{scale}.{name}": self._decoder.input_shapes[name] for scale in AREAS for name in FEATURES
         }
-        # The last first pass of each embedding, as long as the embedding lives; 25 KB each.
-        self._first_answers: WeakKeyDictionary[Embedding, tuple[bytes, FloatArray]] = WeakKeyDictionary()
+        # The last answers on each embedding, the latest first, as long as the embedding lives; 25 KB each.
+        self._answers: WeakKeyDictionary[Embedding, tuple[tuple[Key, HalfArray], ...]] = WeakKeyDictionary()
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:
         """One foreground click in the middle, as osam has it for its SAM families."""
@@ -81,44 +92,78 @@ class Builtin:
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
     ) -> list[Candidate]:
-        """One candidate; the network has neither alternatives nor a trained confidence, so there is no score.
+        """The mask, or with ``multimask`` for a lone foreground click up to three that differ; with predicted IoU.
 
-        Only the parts of the mask that hold a foreground click are kept.
+        Only the parts of a mask that hold a foreground click are kept.
         """
-        del multimask
-        if mask_input is not None:
-            previous = _probability(mask_input.values)
-        else:
-            previous = self._first_answer(embedding, _first_answerable(prompt))
-        values = self._run(embedding, "large", prompt, previous)
         clicked = prompt.points[prompt.point_labels == FOREGROUND]
-        if len(clicked):
-            places = to_fractions(clicked, height=embedding.height, width=embedding.width)
-            values = _keep_parts(values, places)
-        rows, columns = values.shape
-        return [Candidate(logits=MaskLogits(values=values, valid_height=float(rows), valid_width=float(columns)))]
+        is_lone = len(prompt.points) == len(clicked) == 1 and not len(prompt.boxes)
+        if multimask and is_lone and mask_input is None:
+            # Candidates were taught without an earlier mask in view.
+            logits, scores = self._run(embedding, "large", prompt, None)
+            chosen: Sequence[int] = range(len(scores))
+        else:
+            previous = self._before(embedding, prompt) if mask_input is None else _probability(mask_input.values)
+            logits, scores = self._run(embedding, "large", prompt, previous)
+            if mask_input is None:
+                self._remember(embedding, prompt, _probability(logits[0]))
+            chosen = [0]
+        places = to_fractions(clicked, height=embedding.height, width=embedding.width)
+        masks = {index: _keep_parts(logits[index], places) if len(places) else logits[index] for index in chosen}
+        if len(masks) > 1:
+            chosen = _different(masks, scores)
+        rows, columns = logits.shape[1:]
+        return [
+            Candidate(
+                # A copy, since a row would keep all masks in memory for as long as it may be refined.
+                logits=MaskLogits(masks[index].copy(), valid_height=float(rows), valid_width=float(columns)),
+                score=confidence(scores[index]),
+            )
+            for index in chosen
+        ]
 
-    def _first_answer(self, embedding: Embedding, prompt: Prompt) -> FloatArray:
-        """The first pass; known already when somebody goes on clicking. What it gives does not depend on that."""
-        key = b"".join(array.tobytes() for array in (prompt.points, prompt.point_labels, prompt.boxes))
-        known = self._first_answers.get(embedding)
-        if known is None or known[0] != key:
-            known = (key, _probability(self._run(embedding, "small", prompt, None)))
-            self._first_answers[embedding] = known
-        return known[1]
+    def _before(self, embedding: Embedding, prompt: Prompt) -> HalfArray:
+        """What the network answers before the last click; of the first click, or of the box, what it sees at a glance.
 
-    def _run(self, embedding: Embedding, scale: str, prompt: Prompt, previous: FloatArray | None) -> FloatArray:
-        """One pass of the decoder; (h, w) float32 logits over the whole image."""
+        It does not depend on what was asked before: that is only remembered.
+        """
+        *earlier, _ = steps = _steps(prompt)
+        for index in range(len(earlier), 0, -1):
+            known = self._remembered(embedding, steps[index - 1])
+            if known is not None:
+                answer, unanswered = known, steps[index:-1]
+                break
+        else:
+            answer, unanswered = _probability(self._run(embedding, "small", steps[0], None)[0][0]), earlier
+        for step in unanswered:
+            answer = _probability(self._run(embedding, "large", step, answer)[0][0])
+            self._remember(embedding, step, answer)
+        return answer
+
+    def _remembered(self, embedding: Embedding, prompt: Prompt) -> HalfArray | None:
+        key = _key(prompt)
+        return next((answer for known, answer in self._answers.get(embedding, ()) if known == key), None)
+
+    def _remember(self, embedding: Embedding, prompt: Prompt, answer: HalfArray) -> None:
+        """Threads may forget each other's, which costs time alone."""
+        key = _key(prompt)
+        others = [item for item in self._answers.get(embedding, ()) if item[0] != key]
+        self._answers[embedding] = ((key, answer), *others[: MOST_REMEMBERED - 1])
+
+    def _run(
+        self, embedding: Embedding, scale: str, prompt: Prompt, previous: FloatArray | HalfArray | None
+    ) -> tuple[FloatArray, FloatArray]:
+        """One pass of the decoder: (4, h, w) float32 logits over the whole image, and (4,) predicted IoU."""
         features = {name: embedding.features[f"{scale}.{name}"] for name in FEATURES}
         rows, columns = features["p4"].shape[2:]
         maps = np.zeros((1, 2, rows, columns), np.float32)
         if len(prompt.boxes):
             _fill_box(maps[0, 0], prompt.boxes[0], height=embedding.height, width=embedding.width)
         if previous is not None:
-            maps[0, 1] = cv2.resize(previous, (columns, rows), interpolation=cv2.INTER_LINEAR)
+            maps[0, 1] = cv2.resize(previous.astype(np.float32), (columns, rows), interpolation=cv2.INTER_LINEAR)
         points = _points_input(prompt, height=embedding.height, width=embedding.width)
-        logits: FloatArray = self._decoder.run({**features, "pts": points, "maps": maps}, ["logits"])[0][0, 0]
-        return logits
+        logits, scores = self._decoder.run({**features, "pts": points, "maps": maps}, ["logits", "iou"])
+        return logits[0], scores[0]
 
 
 def _resize(image: ByteArray, rows: int, columns: int) -> ByteArray:
@@ -127,13 +172,38 @@ def _resize(image: ByteArray, rows: int, columns: int) -> ByteArray:
     return np.asarray(resized, np.uint8)
 
 
-def _first_answerable(prompt: Prompt) -> Prompt:
-    """What somebody would have asked first: the box, else the first foreground click, else the first click."""
+def _steps(prompt: Prompt) -> list[Prompt]:
+    """The prompt as it may have grown, click by click, itself included: from the box, else the first foreground click.
+
+    At most ``MOST_STEPS``; of more clicks the last ones come at once.
+    """
+    count = len(prompt.points)
     if len(prompt.boxes):
-        return Prompt(boxes=prompt.boxes)
-    foreground = np.flatnonzero(prompt.point_labels == FOREGROUND)
-    first = slice(int(foreground[0]), int(foreground[0]) + 1) if len(foreground) else slice(0, 1)
-    return Prompt(points=prompt.points[first], point_labels=prompt.point_labels[first])
+        first = 0
+    else:
+        foreground = np.flatnonzero(prompt.point_labels == FOREGROUND)
+        first = int(foreground[0]) + 1 if len(foreground) else count
+    sizes = [*range(first, min(count, first + MOST_STEPS - 1)), count]
+    return [replace(prompt, points=prompt.points[:size], point_labels=prompt.point_labels[:size]) for size in sizes]
+
+
+def _key(prompt: Prompt) -> Key:
+    return prompt.points.tobytes(), prompt.point_labels.tobytes(), prompt.boxes.tobytes()
+
+
+def _different(masks: Mapping[int, FloatArray], scores: FloatArray) -> list[int]:
+    """Up to three masks, the best score first, none of them nearly the same as a better one."""
+    chosen: list[int] = []
+    for index in np.argsort(-scores, kind="stable").tolist():
+        if len(chosen) < MOST_CANDIDATES and all(_overlap(masks[index], masks[other]) < SAME for other in chosen):
+            chosen.append(index)
+    return chosen
+
+
+def _overlap(one: FloatArray, other: FloatArray) -> float:
+    """IoU of two masks given as logits."""
+    union = int(((one > 0) | (other > 0)).sum())
+    return int(((one > 0) & (other > 0)).sum()) / union if union else 1.0
 
 
 def _keep_parts(values: FloatArray, places: FloatArray) -> FloatArray:
@@ -174,5 +244,6 @@ def _fill_box(box_map: FloatArray, box: FloatArray, *, height: int, width: int) 
     box_map[top:bottom, left:right] = 1.0
 
 
-def _probability(logits: FloatArray) -> FloatArray:
-    return (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
+def _probability(logits: FloatArray) -> HalfArray:
+    """In half precision, as it is remembered."""
+    return (1.0 / (1.0 + np.exp(-np.clip(logits, -60, 60)))).astype(np.float16)

@@ -153,7 +153,9 @@ function statusText() {
   if (asking.phase === "waiting") return "Waiting for the server…";
   if (asking.phase === "failed") return "The photo is not with the server";
   if (asking.pending.size) return asking.isQuick ? "" : "Asking for the mask…";
-  if (asking.phase === "ready" && isPreviewOn && !asking.isQuick && !history.present.objects.length) return "Ready. Too slow for a preview: click to see the mask";
+  if (asking.phase === "ready" && isPreviewOn && !asking.isQuick && !history.present.objects.length) {
+    return asking.previewer ? "Ready. The preview is the built-in model's: click to see this one's mask" : "Ready. Too slow for a preview: click to see the mask";
+  }
   if (asking.phase === "ready" && !history.present.objects.length) return asking.capabilities.has("points") ? "Ready. Click on something" : "Ready. Drag a box, or type words";
   return "";
 }
@@ -345,6 +347,7 @@ async function start() {
 async function loadModels() {
   try {
     const list = await models.load();
+    asking.standIn = list.find(({ name }) => name === "builtin:latest")?.name ?? null;
     models.choose(list.find(({ is_loaded }) => is_loaded) ?? list.find(({ is_present }) => is_present) ?? list[0]);
   } catch (error) {
     complain(error.name === "AbortError" ? new Trouble("stopped") : error);

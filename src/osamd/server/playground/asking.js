@@ -33,7 +33,9 @@ export class Asking {
     this.previewTimes = [];
     this.isPreviewRefused = false;
     this.previewShapes = [];
+    this.standIn = null; // a model quick enough to preview in a slow one's place
     this.embedding = null;
+    this.standInEmbedding = null;
     this.stopEmbedding = new AbortController();
   }
 
@@ -63,6 +65,7 @@ export class Asking {
     this.lostMasks.clear();
     this.asked = null;
     this.embedding = null;
+    this.standInEmbedding = null;
     this.photo = null;
     this.endPreview();
     this.stopPreview?.abort();
@@ -268,10 +271,16 @@ export class Asking {
     return times.length < 3 || times[times.length >> 1] < PREVIEW_MS;
   }
 
+  /** The model that previews: the chosen one, or where it is too slow the stand-in, or none. */
+  get previewer() {
+    if (this.isQuick) return this.model;
+    return this.standIn === this.model ? null : this.standIn;
+  }
+
   /** Show the mask that an object would have after one more click. One request at a time; the newest is asked next. */
   preview(object) {
     this.wantedPreview = object;
-    const isPossible = this.phase === "ready" && this.isQuick && !this.isPreviewRefused && !this.patience.waiting;
+    const isPossible = this.phase === "ready" && this.previewer && !this.isPreviewRefused && !this.patience.waiting;
     if (isPossible && !this.isPreviewing) this.runPreviews();
   }
 
@@ -283,9 +292,10 @@ export class Asking {
   async runPreviews() {
     this.isPreviewing = true;
     try {
-      while (this.wantedPreview && this.isQuick) {
+      while (this.wantedPreview && this.previewer) {
         const wanted = this.wantedPreview;
-        await this.previewOnce(wanted).catch((error) => {
+        const once = this.isQuick ? this.previewOnce(wanted) : this.standInOnce(wanted);
+        await once.catch((error) => {
           if (error.name !== "AbortError" && !this.hasLost(this.fieldsOf(wanted), error)) throw error;
         });
         if (this.wantedPreview === wanted) break;
@@ -299,6 +309,25 @@ export class Asking {
     }
   }
 
+  /** A preview by the stand-in, of clicks and box alone. Nothing of it is kept: the click asks the chosen model. */
+  async standInOnce(object) {
+    this.stopPreview = new AbortController();
+    const { signal } = this.stopPreview;
+    const silent = { signal: this.stopEmbedding.signal, onSent() {} };
+    this.standInEmbedding ??= transport.embed(this.photo.blob, this.standIn, silent);
+    const { image_id } = (await this.standInEmbedding).data;
+    const prompt = promptOf({ ...object, texts: [] });
+    if (!prompt) return;
+    delete prompt.mask_input;
+    const body = { model: this.standIn, image_id, mask_layout: "crop", prompt };
+    const { data } = await transport.generate(body, signal);
+    const shapes = await Promise.all(data.annotations.map(shapeOf));
+    signal.throwIfAborted();
+    if (!this.wantedPreview) return;
+    this.previewShapes = shapes;
+    this.hooks.onChange("preview");
+  }
+
   async previewOnce(object) {
     const fields = this.fieldsOf(object);
     const key = JSON.stringify(fields);
@@ -309,7 +338,9 @@ export class Asking {
       const { data, cost } = await this.asked.reply;
       const shapes = await Promise.all(data.annotations.map(shapeOf));
       signal.throwIfAborted();
+      const wasQuick = this.isQuick;
       this.previewTimes = [...this.previewTimes.slice(-8), cost.ms];
+      if (this.isQuick !== wasQuick) this.hooks.onChange();
       if (!this.answers.has(key)) this.remember(key, { shapes, isMultimask: Boolean(fields.multimask), cost });
     }
     if (!this.wantedPreview) return;
