@@ -138,6 +138,13 @@ def test_a_negative_click_removes(adapter: Adapter, two_discs: Embedding) -> Non
     assert 0.9 < iou(LEFT, left)
 
 
+def test_background_clicks_alone_find_nothing(adapter: Adapter, two_discs: Embedding) -> None:
+    """Wherever they lie, on a disc or beside both."""
+    for prompt in (clicks((110, 120, 0)), clicks((20, 20, 0)), clicks((110, 120, 0), (300, 200, 0))):
+        mask, _ = answer(adapter, two_discs, prompt)
+        assert not mask.any()
+
+
 def test_a_mask_to_refine_changes_the_answer(adapter: Adapter) -> None:
     """The earlier mask counts: the same click with its own mask gives it again, with the opposite one it does not."""
     inside = disc(240, 360, 110, 120, 50)

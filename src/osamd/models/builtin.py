@@ -94,7 +94,7 @@ class Builtin:
     ) -> list[Candidate]:
         """The mask, or with ``multimask`` for a lone foreground click up to three that differ; with predicted IoU.
 
-        Only the parts of a mask that hold a foreground click are kept.
+        Only the parts of a mask that hold a foreground click are kept. Background clicks alone find nothing.
         """
         clicked = prompt.points[prompt.point_labels == FOREGROUND]
         is_lone = len(prompt.points) == len(clicked) == 1 and not len(prompt.boxes)
@@ -112,6 +112,9 @@ class Builtin:
         masks = {index: _keep_parts(logits[index], places) if len(places) else logits[index] for index in chosen}
         if len(masks) > 1:
             chosen = _different(masks, scores)
+        if len(prompt.points) and not len(clicked) and not len(prompt.boxes) and mask_input is None:
+            # Told only what is no object, it was never taught to find one.
+            masks = {0: -np.abs(logits[0])}
         rows, columns = logits.shape[1:]
         return [
             Candidate(
