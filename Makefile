@@ -76,7 +76,7 @@ bench-quick: bench-blobs ## The same with few samples, in five minutes: benchmar
 .PHONY: train
 TRAINING := .venv-train
 TRAINING_FOLDER := $(or $(OSAMD_TRAINING_FOLDER),$(HOME)/.cache/osamd-training)
-TRAINING_STEPS ?= 5500
+TRAINING_STEPS ?= 5800
 
 $(TRAINING)/made: requirements/runtime.txt pyproject.toml
 	test -x $(TRAINING)/bin/python || $(PYTHON) -m venv $(TRAINING)

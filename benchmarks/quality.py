@@ -12,7 +12,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,21 @@ class Outcome:
     seconds: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Known:
+    """An object's name, its photo's file, and where it is, (H, W) bool."""
+
+    name: str
+    photo: Path
+    truth: BoolArray
+
+    @property
+    def corners(self) -> tuple[int, int, int, int]:
+        """The object's box: x1, y1, x2, y2 in pixels, corners included."""
+        rows, columns = np.nonzero(self.truth)
+        return int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max())
+
+
 def iou(found: BoolArray, truth: BoolArray) -> float:
     """Intersection over union of two (H, W) masks."""
     union = int((found | truth).sum())
@@ -78,19 +93,35 @@ def mask_of(found: Segmentation) -> BoolArray:
     return np.asarray(pixels) > MASK_THRESHOLD
 
 
-def measure(client: Client, photo: Path, truth: BoolArray, model: str | None) -> Outcome:
-    """Click on one object until ten clicks are spent or nothing is wrong, then try its box."""
-    handle = client.embed(photo, model=model)
+def ious_by_clicks(truth: BoolArray, answer: Callable[[list[Click]], BoolArray]) -> list[float]:
+    """IoU after each of ten clicks; 1 for those that are left when nothing is wrong any more."""
     found = np.zeros_like(truth)
     clicks: list[Click] = []
     ious: list[float] = []
-    seconds: list[float] = []
-    for _ in range(MAX_CLICKS):
+    while len(ious) < MAX_CLICKS:
         click = next_click(found, truth)
         if click is None:
-            ious.append(1.0)
-            continue
+            return ious + [1.0] * (MAX_CLICKS - len(ious))
         clicks.append(click)
+        found = answer(clicks)
+        ious.append(iou(found, truth))
+    return ious
+
+
+def objects(folder: Path) -> Iterator[Known]:
+    """The objects of a folder with ``images/NAME.jpg`` (or .png) and ``masks/NAME_NUMBER.png``."""
+    photos = {path.stem: path for path in (folder / "images").iterdir()}
+    for mask_file in sorted((folder / "masks").iterdir()):
+        truth = np.asarray(cv2.imread(str(mask_file), cv2.IMREAD_GRAYSCALE)) > MASK_THRESHOLD
+        yield Known(mask_file.stem, photos[mask_file.stem.rsplit("_", 1)[0]], truth)
+
+
+def measure(client: Client, known: Known, model: str | None) -> Outcome:
+    """Click on one object until ten clicks are spent or nothing is wrong, then try its box."""
+    handle = client.embed(known.photo, model=model)
+    seconds: list[float] = []
+
+    def answer(clicks: list[Click]) -> BoolArray:
         start = time.perf_counter()
         reply = client.segment(
             image_id=handle.image_id,
@@ -98,12 +129,11 @@ def measure(client: Client, photo: Path, truth: BoolArray, model: str | None) ->
             labels=[item.label for item in clicks],
         )
         seconds.append(time.perf_counter() - start)
-        found = mask_of(reply)
-        ious.append(iou(found, truth))
-    rows, columns = np.nonzero(truth)
-    corners = (int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max()))
-    boxed = mask_of(client.segment(image_id=handle.image_id, box=corners))
-    return Outcome(tuple(ious), iou(boxed, truth), tuple(seconds))
+        return mask_of(reply)
+
+    ious = ious_by_clicks(known.truth, answer)
+    boxed = mask_of(client.segment(image_id=handle.image_id, box=known.corners))
+    return Outcome(tuple(ious), iou(boxed, known.truth), tuple(seconds))
 
 
 def clicks_until_good(ious: Sequence[float]) -> int:
@@ -118,13 +148,8 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:11368")
     parser.add_argument("--model")
     arguments = parser.parse_args()
-    outcomes = []
     with Client(arguments.url, api_key=os.environ.get("API_KEY")) as client:
-        for mask_file in sorted((arguments.objects / "masks").iterdir()):
-            name = mask_file.stem.rsplit("_", 1)[0]
-            photo = next(path for path in (arguments.objects / "images").iterdir() if path.stem == name)
-            truth = np.asarray(cv2.imread(str(mask_file), cv2.IMREAD_GRAYSCALE)) > MASK_THRESHOLD
-            outcomes.append(measure(client, photo, truth, arguments.model))
+        outcomes = [measure(client, known, arguments.model) for known in objects(arguments.objects)]
     columns = {f"{count} clicks": statistics.mean(item.ious[count - 1] for item in outcomes) for count in SHOWN_CLICKS}
     columns["box"] = statistics.mean(item.box_iou for item in outcomes)
     columns["NoC85"] = statistics.mean(clicks_until_good(item.ious) for item in outcomes)

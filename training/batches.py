@@ -55,10 +55,8 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         cv2.setNumThreads(0)
-        info = get_worker_info()
-        worker = info.id if info else 0
         maker = SceneMaker(Library.load(self.folder), np.random.default_rng(self.seed))
-        step = self.step + worker
+        step = self.step + get_worker_info().id
         while True:
             # By step, so that neither stops nor the number of processes change what is drawn.
             rng = np.random.default_rng((self.seed, 0, step))

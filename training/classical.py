@@ -14,10 +14,13 @@ from typing import Final
 import cv2
 import numpy as np
 import numpy.typing as npt
-from benchmarks.quality import MAX_CLICKS, SHOWN_CLICKS, Click, clicks_until_good, iou, next_click
+from benchmarks import quality
+from benchmarks.quality import SHOWN_CLICKS, Click, Known, clicks_until_good, iou, ious_by_clicks
 from skimage.graph import MCP_Geometric
 
-from training.objects import Photo, photos
+from training.edges import gradient
+from training.evaluate import read_rgb
+from training.photos import reduced
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -29,6 +32,7 @@ DISC: Final = 0.012
 NEIGHBOURHOOD: Final = 0.15
 # What a pixel costs to cross where nothing changes.
 STEP: Final = 0.03
+SMOOTHING: Final = 0.8
 # Probabilities beyond these are certain.
 CERTAIN: Final = (0.2, 0.85)
 ROUNDS: Final = 3
@@ -39,7 +43,7 @@ class GrabCut:
 
     def __init__(self, image: ByteArray) -> None:
         self.size = image.shape[:2]
-        self.small = _reduced(image, LONGEST)
+        self.small = reduced(image, LONGEST)
         self.diagonal = float(np.hypot(*self.small.shape[:2]))
 
     def answer(self, clicks: Sequence[Click]) -> BoolArray:
@@ -76,10 +80,7 @@ class GeodesicGrabCut(GrabCut):
 
     def __init__(self, image: ByteArray) -> None:
         super().__init__(image)
-        lab = cv2.GaussianBlur(cv2.cvtColor(self.small, cv2.COLOR_RGB2LAB).astype(np.float32), (0, 0), 0.8)
-        slopes = [cv2.Scharr(lab, cv2.CV_32F, *axis) / 32 for axis in ((1, 0), (0, 1))]
-        gradient = np.sqrt(sum((slope**2).sum(2) for slope in slopes))
-        self.cost = STEP + gradient / (np.percentile(gradient, 90) + 1e-3)
+        self.cost = STEP + gradient(self.small, sigma=SMOOTHING)
 
     def answer(self, clicks: Sequence[Click]) -> BoolArray:
         """GrabCut between what the distances leave open."""
@@ -102,7 +103,7 @@ class GeodesicGrabCut(GrabCut):
 
 def from_box(image: ByteArray, corners: tuple[int, int, int, int]) -> BoolArray:
     """GrabCut with all outside the box as background."""
-    small = _reduced(image, LONGEST_FOR_A_BOX)
+    small = reduced(image, LONGEST_FOR_A_BOX)
     rows, columns = small.shape[:2]
     height, width = image.shape[:2]
     left, right = int(corners[0] * columns / width), int(np.ceil((corners[2] + 1) * columns / width))
@@ -122,41 +123,35 @@ def _grab_cut(image: ByteArray, labels: ByteArray) -> BoolArray:
     return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
 
 
-def _reduced(image: ByteArray, longest: int) -> ByteArray:
-    factor = min(1.0, longest / max(image.shape[:2]))
-    return np.asarray(cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA), np.uint8)
-
-
 def _enlarged(mask: BoolArray, size: tuple[int, ...]) -> BoolArray:
     values = cv2.resize(mask.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     return np.asarray(values) > 0.5
 
 
-def measure(method: type[GrabCut], found: Sequence[Photo]) -> tuple[list[list[float]], float]:
-    """IoU after each of ten clicks, for each photo; and milliseconds a click."""
-    all_ious, seconds = [], []
-    for photo in found:
-        answerer = method(photo.image)
-        mask = np.zeros_like(photo.truth)
-        clicks: list[Click] = []
-        ious: list[float] = []
-        for _ in range(MAX_CLICKS):
-            click = next_click(mask, photo.truth)
-            if click is not None:
-                clicks.append(click)
-                start = time.perf_counter()
-                mask = answerer.answer(clicks)
-                seconds.append(time.perf_counter() - start)
-            ious.append(iou(mask, photo.truth))
-        all_ious.append(ious)
-    return all_ious, 1e3 * statistics.median(seconds)
+def measure(method: type[GrabCut], objects: Sequence[Known]) -> tuple[list[list[float]], float]:
+    """IoU after each of ten clicks, for each object; and milliseconds a click."""
+    seconds: list[float] = []
+
+    def ious_on(known: Known) -> list[float]:
+        answerer = method(read_rgb(known.photo))
+
+        def answer(clicks: list[Click]) -> BoolArray:
+            start = time.perf_counter()
+            found = answerer.answer(clicks)
+            seconds.append(time.perf_counter() - start)
+            return found
+
+        return ious_by_clicks(known.truth, answer)
+
+    ious = [ious_on(known) for known in objects]
+    return ious, 1e3 * statistics.median(seconds)
 
 
 def main() -> None:
     """Measure the classical methods on a folder of objects."""
     parser = argparse.ArgumentParser(description="IoU of classical methods by number of clicks.")
     parser.add_argument("objects", type=Path, help="a folder with images/ and masks/")
-    found = list(photos(parser.parse_args().objects))
+    found = list(quality.objects(parser.parse_args().objects))
     shown = " | ".join(f"@{count}" for count in SHOWN_CLICKS)
     print(f"| method | {shown} | NoC85 | ms a click |")
     print("|---" * (len(SHOWN_CLICKS) + 3) + "|")
@@ -165,7 +160,7 @@ def main() -> None:
         means = " | ".join(f"{statistics.mean(item[count - 1] for item in ious):.3f}" for count in SHOWN_CLICKS)
         needed = statistics.mean(clicks_until_good(item) for item in ious)
         print(f"| {method.__name__} | {means} | {needed:.2f} | {milliseconds:.0f} |")
-    boxed = statistics.mean(iou(from_box(photo.image, photo.corners), photo.truth) for photo in found)
+    boxed = statistics.mean(iou(from_box(read_rgb(known.photo), known.corners), known.truth) for known in found)
     print(f"GrabCut from the box: {boxed:.3f}")
 
 

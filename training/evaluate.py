@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-from benchmarks.quality import MAX_CLICKS, SHOWN_CLICKS, Click, clicks_until_good, iou, next_click
+from benchmarks import quality
+from benchmarks.quality import SHOWN_CLICKS, Click, Known, clicks_until_good, iou, ious_by_clicks
 
 from osamd.masks import full_array, mask_from_logits
 from osamd.models.builtin import Builtin
 from osamd.sessions import CPU, Placement
 from osamd.types import Candidate, Embedding, Prompt
-from training.objects import Photo, photos
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -29,7 +30,7 @@ THREADS: Final = 2
 
 @dataclass
 class Outcome:
-    """One object: IoU after each click and for its box, predicted IoU of the same, and times in seconds."""
+    """One object: IoU after each click and for its box, predicted IoU of what was asked, and times in seconds."""
 
     name: str
     ious: list[float] = field(default_factory=list)
@@ -46,38 +47,38 @@ def evaluate(graphs: Path, objects: Path) -> list[Outcome]:
     adapter = Builtin(
         {"encoder": graphs / "encoder.onnx", "decoder": graphs / "decoder.onnx"}, Placement((CPU,), THREADS)
     )
-    return [click_on(adapter, photo) for photo in photos(objects)]
+    return [click_on(adapter, known) for known in quality.objects(objects)]
 
 
-def click_on(adapter: Builtin, photo: Photo) -> Outcome:
+def click_on(adapter: Builtin, known: Known) -> Outcome:
     """Ten clicks, a box, and the best of the candidates of one click."""
-    outcome, truth = Outcome(photo.name), photo.truth
+    image = read_rgb(known.photo)
     start = time.perf_counter()
-    embedding = adapter.encode(photo.image)
-    outcome.encode_s = time.perf_counter() - start
-    found = np.zeros_like(truth)
-    clicks: list[Click] = []
-    for number in range(MAX_CLICKS):
-        click = next_click(found, truth)
-        if click is None:
-            outcome.ious.append(1.0)
-            outcome.predicted.append(None)
-            continue
-        clicks.append(click)
+    embedding = adapter.encode(image)
+    outcome = Outcome(known.name, encode_s=time.perf_counter() - start)
+
+    def answer(clicks: list[Click]) -> BoolArray:
         prompt = _prompt(clicks)
         start = time.perf_counter()
         (candidate,) = adapter.decode(embedding, prompt, mask_input=None, multimask=False)
         found = mask_of(candidate, embedding)
         outcome.click_s.append(time.perf_counter() - start)
-        outcome.ious.append(iou(found, truth))
         outcome.predicted.append(candidate.score)
-        if number == 0:
+        if len(clicks) == 1:
             several = adapter.decode(embedding, prompt, mask_input=None, multimask=True)
-            outcome.best = max(iou(mask_of(item, embedding), truth) for item in several)
-    boxed_prompt = Prompt(boxes=np.array([photo.corners], np.float32))
+            outcome.best = max(iou(mask_of(item, embedding), known.truth) for item in several)
+        return found
+
+    outcome.ious = ious_by_clicks(known.truth, answer)
+    boxed_prompt = Prompt(boxes=np.array([known.corners], np.float32))
     (boxed,) = adapter.decode(embedding, boxed_prompt, mask_input=None, multimask=False)
-    outcome.box, outcome.box_predicted = iou(mask_of(boxed, embedding), truth), boxed.score
+    outcome.box, outcome.box_predicted = iou(mask_of(boxed, embedding), known.truth), boxed.score
     return outcome
+
+
+def read_rgb(photo: Path) -> npt.NDArray[np.uint8]:
+    """A photo's pixels, (H, W, 3) uint8."""
+    return np.asarray(cv2.cvtColor(np.asarray(cv2.imread(str(photo))), cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def mask_of(candidate: Candidate, embedding: Embedding) -> BoolArray:
@@ -101,7 +102,7 @@ def table(outcomes: list[Outcome]) -> str:
     pairs = [
         (predicted, true)
         for item in outcomes
-        for predicted, true in [*zip(item.predicted, item.ious, strict=True), (item.box_predicted, item.box)]
+        for predicted, true in [*zip(item.predicted, item.ious, strict=False), (item.box_predicted, item.box)]
         if predicted is not None
     ]
     first = [abs(item.predicted[0] - item.ious[0]) for item in outcomes if item.predicted[0] is not None]

@@ -100,8 +100,13 @@ def _textures(package: Unpacked, left_out: Counter[str], rng: np.random.Generato
                 yield Found("texture", name, entry, _rgb(pixels, LONGEST_TEXTURE))
 
 
-def _rgb(pixels: cv2.typing.MatLike, longest: int) -> ByteArray:
+def reduced(pixels: ByteArray, longest: int) -> ByteArray:
+    """An opaque picture with a long side of at most ``longest``."""
     factor = longest / max(pixels.shape[:2])
-    if factor < 1:
-        pixels = cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+    if factor >= 1:
+        return pixels
+    return np.asarray(cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _rgb(pixels: cv2.typing.MatLike, longest: int) -> ByteArray:
+    return np.asarray(cv2.cvtColor(reduced(np.asarray(pixels, np.uint8), longest), cv2.COLOR_BGR2RGB), np.uint8)

@@ -13,14 +13,17 @@ import numpy as np
 import numpy.typing as npt
 from skimage.segmentation import felzenszwalb
 
+from training.edges import gradient
 from training.library import ByteArray
 from training.outlines import MOST_REGIONS
+from training.photos import reduced
 
 BoolArray = npt.NDArray[np.bool_]
 
 LONGEST: Final = 448
 SCALES: Final = (80, 200, 500, 1200)
 SMOOTHING: Final = 0.8
+RIM_SMOOTHING: Final = 1.0
 AREA: Final = (0.006, 0.5)
 SMALLEST_SEGMENT: Final = 0.003
 # IoU with a segment of the next scale.
@@ -31,10 +34,9 @@ LEAST_RIM: Final = 0.45
 
 def regions_of(photo: ByteArray) -> list[BoolArray]:
     """Up to 16 regions of an (H, W, 3) uint8 RGB photo, (h, w) bool with a long side of at most 448 pixels."""
-    factor = min(1.0, LONGEST / max(photo.shape[:2]))
-    small = np.asarray(cv2.resize(photo, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA), np.uint8)
+    small = reduced(photo, LONGEST)
     pixels = small.shape[0] * small.shape[1]
-    gradient = _gradient(small)
+    slopes = gradient(small, sigma=RIM_SMOOTHING)
     segmentations = [
         felzenszwalb(small, scale=scale, sigma=SMOOTHING, min_size=int(SMALLEST_SEGMENT * pixels)) for scale in SCALES
     ]
@@ -47,22 +49,14 @@ def regions_of(photo: ByteArray) -> list[BoolArray]:
         is_wanted = (areas >= AREA[0] * pixels) & (areas <= AREA[1] * pixels) & (overlap.max(1) >= STABLE)
         for label in np.flatnonzero(is_wanted):
             region: BoolArray = coarser == overlap[label].argmax()
-            sharpness = _rim(region, gradient)
+            sharpness = _rim(region, slopes)
             if sharpness >= LEAST_RIM and all(_iou(region, other) < STABLE for _, other in found):
                 found.append((sharpness, region))
     found.sort(key=lambda item: -item[0])
     return [region for _, region in found[:MOST_REGIONS]]
 
 
-def _gradient(image: ByteArray) -> npt.NDArray[np.float32]:
-    """How fast colours change, (h, w), 1 at the 90th percentile."""
-    lab = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32), (0, 0), 1.0)
-    slopes = [np.asarray(cv2.Scharr(lab, cv2.CV_32F, *axis)) for axis in ((1, 0), (0, 1))]
-    size = np.sqrt((slopes[0] ** 2 + slopes[1] ** 2).sum(2))
-    return np.asarray(size / (np.percentile(size, 90) + 1e-3), np.float32)
-
-
-def _rim(region: BoolArray, gradient: npt.NDArray[np.float32]) -> float:
+def _rim(region: BoolArray, slopes: npt.NDArray[np.float32]) -> float:
     """Mean gradient along the border of a region, the frame aside; 0 where there is none."""
     square = np.ones((3, 3), np.uint8)
     values = region.astype(np.uint8)
@@ -70,7 +64,7 @@ def _rim(region: BoolArray, gradient: npt.NDArray[np.float32]) -> float:
     outer = cv2.dilate(values, square, borderType=cv2.BORDER_REPLICATE)
     inner = cv2.erode(values, square, borderType=cv2.BORDER_REPLICATE)
     border = outer > inner
-    return float(gradient[border].mean()) if border.any() else 0.0
+    return float(slopes[border].mean()) if border.any() else 0.0
 
 
 def _iou(one: BoolArray, other: BoolArray) -> float:

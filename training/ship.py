@@ -1,7 +1,8 @@
 """Put a checkpoint into the package, with its sources: ``python -m training.ship FOLDER``.
 
 Writes ``encoder.onnx`` and ``decoder.onnx``, ``README.md`` that says where all comes from, ``manifest.json`` with
-counts, ``attribution/`` with the copyright file of every package, and the graphs' digests into the catalogue.
+counts, ``attribution/`` with the copyright file of every package, and the graphs' digests into the
+catalogue; and the picture of the curves beside ``README.md``.
 """
 
 import argparse
@@ -58,6 +59,7 @@ def ship(folder: Path) -> None:
         licence=backbone["licence"],
     )
     (PACKAGE / "README.md").write_text(text)
+    shutil.copyfile(folder / "curves.png", Path(__file__).with_name("curves.png"))
     shutil.copyfile(folder / "manifest.json", PACKAGE / "manifest.json")
     shutil.copytree(folder / "attribution", PACKAGE / "attribution", dirs_exist_ok=True)
     CATALOGUE.write_text(pinned(CATALOGUE.read_text(), PACKAGE))

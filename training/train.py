@@ -22,6 +22,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from osamd.models.builtin import MEAN, SCALE
 from training.batches import Batches
 from training.curves import draw
 from training.losses import candidates_loss, hard_iou, mask_loss
@@ -29,8 +30,6 @@ from training.network import Decoder, Encoder
 from training.prompts import Click, correct, first_prompt, packed
 from training.sources import backbone_weights
 
-MEAN: Final = 127.0
-SCALE: Final = 128.0
 WARM_UP: Final = 100
 AVERAGED: Final = 0.998
 WEIGHT_DECAY: Final = 1e-2
@@ -138,11 +137,9 @@ class Trainer:
             objects=plan.objects,
             step=self.step,
             steps=plan.steps,
-            workers=max(1, plan.workers),
+            workers=plan.workers,
         )
-        loader = DataLoader(
-            batches, batch_size=None, num_workers=plan.workers, prefetch_factor=6 if plan.workers else None
-        )
+        loader = DataLoader(batches, batch_size=None, num_workers=plan.workers, prefetch_factor=6)
         seen: list[dict[str, float]] = []
         since = time.monotonic()
         self.encoder.train()
@@ -282,16 +279,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=Plan.seed)
     parser.add_argument("--images", type=int, default=Plan.images, help="a step, at 320 x 320")
     parser.add_argument("--workers", type=int, default=Plan.workers, help="processes that make scenes")
-    parser.add_argument("--cooldown", type=float, default=Plan.cooldown)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     arguments = parser.parse_args()
-    plan = Plan(
-        steps=arguments.steps,
-        seed=arguments.seed,
-        images=arguments.images,
-        workers=arguments.workers,
-        cooldown=arguments.cooldown,
-    )
+    plan = Plan(arguments.steps, seed=arguments.seed, images=arguments.images, workers=arguments.workers)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = Trainer(arguments.folder, plan, device)
     if arguments.resume and trainer.checkpoint.exists():

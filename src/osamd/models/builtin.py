@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from osamd.geometry import to_fractions, working_size
-from osamd.models.tensors import confidence
+from osamd.models.tensors import FOREGROUND, ranked
 from osamd.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Capabilities, Embedding, FloatArray, MaskLogits, Prompt
 
@@ -28,11 +28,9 @@ MULTIPLE: Final = 32
 MEAN: Final = 127.0
 SCALE: Final = 128.0
 FEATURES: Final = ("p4", "p8", "p16", "e")
-FOREGROUND: Final = 1
 PADDING_LABEL: Final = -1.0
 MOST_STEPS: Final = 16
 MOST_REMEMBERED: Final = 4
-MOST_CANDIDATES: Final = 3
 # Masks of a higher IoU than this are one for a person who chooses.
 SAME: Final = 0.9
 
@@ -116,14 +114,13 @@ class Builtin:
             # Told only what is no object, it was never taught to find one.
             masks = {0: -np.abs(logits[0])}
         rows, columns = logits.shape[1:]
-        return [
-            Candidate(
-                # A copy, since a row would keep all masks in memory for as long as it may be refined.
-                logits=MaskLogits(masks[index].copy(), valid_height=float(rows), valid_width=float(columns)),
-                score=confidence(scores[index]),
-            )
-            for index in chosen
-        ]
+        return ranked(
+            np.stack([masks[index] for index in chosen]),
+            scores[list(chosen)],
+            valid_height=float(rows),
+            valid_width=float(columns),
+            multimask=multimask,
+        )
 
     def _before(self, embedding: Embedding, prompt: Prompt) -> HalfArray:
         """What the network answers before the last click; of the first click, or of the box, what it sees at a glance.
@@ -195,10 +192,10 @@ def _key(prompt: Prompt) -> Key:
 
 
 def _different(masks: Mapping[int, FloatArray], scores: FloatArray) -> list[int]:
-    """Up to three masks, the best score first, none of them nearly the same as a better one."""
+    """Masks of which none is nearly the same as one of a better score."""
     chosen: list[int] = []
     for index in np.argsort(-scores, kind="stable").tolist():
-        if len(chosen) < MOST_CANDIDATES and all(_overlap(masks[index], masks[other]) < SAME for other in chosen):
+        if all(_overlap(masks[index], masks[other]) < SAME for other in chosen):
             chosen.append(index)
     return chosen
 

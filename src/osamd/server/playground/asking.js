@@ -65,7 +65,6 @@ export class Asking {
     this.lostMasks.clear();
     this.asked = null;
     this.embedding = null;
-    this.standInEmbedding = null;
     this.photo = null;
     this.endPreview();
     this.stopPreview?.abort();
@@ -263,6 +262,7 @@ export class Asking {
   retryPreviews() {
     this.previewTimes = [];
     this.isPreviewRefused = false;
+    this.standInEmbedding = null;
   }
 
   /** Whether previews keep up with the pointer, as far as is known. */
