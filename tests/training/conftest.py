@@ -6,7 +6,7 @@ from training.outlines import pack
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    """Photos and cut-outs that are noise, of every kind that scenes ask for by name."""
+    """Photos and elliptic cut-outs that are noise, of every kind that scenes ask for by name."""
     folder = tmp_path_factory.mktemp("library")
     rng = np.random.default_rng(0)
     pictures = [
@@ -17,8 +17,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     regions[0][:15], regions[1][18:, :25] = True, True
     pictures.append(Found("regions", "made-up", "one.jpg", pack(regions)))
     for kind in ("photo", "painting-large", "painting", "clipart"):
-        cut = np.dstack([rng.integers(150, 256, (120, 80, 3)), np.full((120, 80), 255)]).astype(np.uint8)
-        cut[:30, :20, 3] = 0
+        rows, columns = np.ogrid[:120, :80]
+        alpha = 255 * (((rows - 60) / 60) ** 2 + ((columns - 40) / 40) ** 2 < 1)
+        cut = np.dstack([rng.integers(150, 256, (120, 80, 3)), alpha]).astype(np.uint8)
         pictures.append(Found(kind, "made-up", f"{kind}.png", cut))
     write(pictures, folder)
     return Library.load(folder)
