@@ -31,7 +31,6 @@ PATTERNS: Final = {
     "openclipart-png": (("*.png", "clipart"),),
     "endless-sky-data": tuple((f"images/{part}/**/*.png", "render") for part in ("ship", "outfit", "portrait")),
     "scratch": (("Costumes/**/*.png", "scratch"),),
-    "unknown-horizons": (("gfx/base/**/*.png", "render"), ("gfx/atlas/**/*.png", "render")),
 }
 # Flags, playing cards and the like fill their rectangle or are many pieces.
 LEFT_OUT: Final = frozenset(

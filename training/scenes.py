@@ -21,8 +21,10 @@ from training.shapes import branches
 
 REAL: Final = frozenset({"photo", "painting-large"})
 AREA: Final = (0.004, 0.75)
-OUTLINED: Final = 0.3
+OUTLINED: Final = 0.4
 REGION_WEIGHT: Final = 1.5
+GROUPED: Final = 0.3
+GROUP_WEIGHT: Final = 0.8
 # A region that the crop, or what stands before it, has broken up is none.
 LARGEST_PIECE: Final = 0.85
 
@@ -113,10 +115,10 @@ class SceneMaker:
             number += 1
             self._occlude(canvas, layers, number)
         whole = [target.layers for target in targets if target.weight >= 1]
-        if len(whole) > 1 and self._dice.chance(0.15):
+        if len(whole) > 1 and self._dice.chance(GROUPED):
             first, second = rng.choice(len(whole), 2, replace=False)
             if _touch(np.isin(layers, list(whole[first])), np.isin(layers, list(whole[second]))):
-                targets.append(Target(whole[first] | whole[second], 0.3))
+                targets.append(Target(whole[first] | whole[second], GROUP_WEIGHT))
         scene = Scene(self._developed(canvas), layers, regions, self._seen(layers, targets))
         if is_outlined:
             scene.targets += _regions_of(scene)

@@ -29,7 +29,6 @@ SOURCES: Final = (
     Source("openclipart-png", "public domain"),
     Source("endless-sky-data", "CC-BY-SA-4.0, CC-BY-SA-3.0, CC-BY-4.0, GPL-3+, public domain"),
     Source("scratch", "CC-BY-SA-3.0"),
-    Source("unknown-horizons", "GPL-2+, CC-BY-SA-3.0"),
     Source("lomiri-wallpapers-16.04", "CC-BY-4.0, CC-BY-SA-4.0, CC-BY-SA-3.0, CC0"),
     Source("lomiri-wallpapers-20.04", "CC-BY-4.0, CC-BY-SA-4.0, CC-BY-SA-3.0, CC0"),
     Source("ukui-wallpapers", "CC-BY-SA-3.0"),
