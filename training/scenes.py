@@ -6,6 +6,7 @@ filled with a piece of it, parts that look unlike the rest of their object, look
 the frame, thin limbs, and whatever stands in front.
 """
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,7 +24,7 @@ REAL: Final = frozenset({"photo", "painting-large"})
 AREA: Final = (0.004, 0.75)
 OUTLINED: Final = 0.4
 REGION_WEIGHT: Final = 1.5
-GROUPED: Final = 0.3
+GROUPED: Final = 0.5
 GROUP_WEIGHT: Final = 0.8
 # A region that the crop, or what stands before it, has broken up is none.
 LARGEST_PIECE: Final = 0.85
@@ -116,8 +117,10 @@ class SceneMaker:
             self._occlude(canvas, layers, number)
         whole = [target.layers for target in targets if target.weight >= 1]
         if len(whole) > 1 and self._dice.chance(GROUPED):
-            first, second = rng.choice(len(whole), 2, replace=False)
-            if _touch(np.isin(layers, list(whole[first])), np.isin(layers, list(whole[second]))):
+            masks = [np.isin(layers, list(some)) for some in whole]
+            pairs = [pair for pair in itertools.combinations(range(len(whole)), 2) if _touch(*(masks[i] for i in pair))]
+            if pairs:
+                first, second = pairs[int(rng.integers(len(pairs)))]
                 targets.append(Target(whole[first] | whole[second], GROUP_WEIGHT))
         scene = Scene(self._developed(canvas), layers, regions, self._seen(layers, targets))
         if is_outlined:
