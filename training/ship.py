@@ -61,7 +61,9 @@ def ship(folder: Path) -> None:
     (PACKAGE / "README.md").write_text(text)
     shutil.copyfile(folder / "curves.png", Path(__file__).with_name("curves.png"))
     shutil.copyfile(folder / "manifest.json", PACKAGE / "manifest.json")
-    shutil.copytree(folder / "attribution", PACKAGE / "attribution", dirs_exist_ok=True)
+    # Packages that are no longer learned from leave.
+    shutil.rmtree(PACKAGE / "attribution", ignore_errors=True)
+    shutil.copytree(folder / "attribution", PACKAGE / "attribution")
     CATALOGUE.write_text(pinned(CATALOGUE.read_text(), PACKAGE))
 
 
