@@ -22,6 +22,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
 
+from osamd import heap
 from osamd.errors import InferenceError, ModelLoadError, OutOfMemoryError, SettingsError
 from osamd.graphs import GraphCache
 from osamd.memory import is_out_of_memory
@@ -101,9 +102,7 @@ def release_memory() -> None:
     shrinking = ort.RunOptions()
     shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     _shrinking_session().run(None, {"x": np.zeros(1, np.float32)}, shrinking)
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    heap.trim()
 
 
 def built_for_cuda() -> tuple[int, int] | None:

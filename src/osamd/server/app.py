@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.middleware import Middleware
 
-from osamd import __version__
+from osamd import __version__, heap
 from osamd.catalog import load_catalog
 from osamd.engine import Engine
 from osamd.errors import OsamdError, SettingsError, UnknownModelError
@@ -66,6 +66,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
     Raises:
         SettingsError: a setting has a value it cannot have.
     """
+    heap.share()
     settings = load_settings() if settings is None else settings
     metrics = Metrics()
     traces = configured_traces()
