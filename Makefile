@@ -86,7 +86,7 @@ $(TRAINING)/made: requirements/runtime.txt pyproject.toml
 	$(TRAINING)/bin/python -m pip install --quiet --disable-pip-version-check --group training
 	@touch $@
 
-train: $(TRAINING)/made ## Train the built-in network from nothing (Debian; two hours on two cores), or go on; put it into the package
+train: $(TRAINING)/made ## Train the built-in network from nothing (Debian; 100 minutes on two cores), or go on; put it into the package
 	test -f '$(TRAINING_FOLDER)/manifest.json' || $(TRAINING)/bin/python -m training.prepare '$(TRAINING_FOLDER)'
 	$(TRAINING)/bin/python -m training.train '$(TRAINING_FOLDER)' --steps $(TRAINING_STEPS) --resume
 	$(TRAINING)/bin/python -W ignore -m training.ship '$(TRAINING_FOLDER)'

@@ -118,7 +118,9 @@ class SceneMaker:
         whole = [target.layers for target in targets if target.weight >= 1]
         if len(whole) > 1 and self._dice.chance(GROUPED):
             masks = [np.isin(layers, list(some)) for some in whole]
-            pairs = [pair for pair in itertools.combinations(range(len(whole)), 2) if _touch(*(masks[i] for i in pair))]
+            wider = [cv2.dilate(mask.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0 for mask in masks]
+            numbers = itertools.combinations(range(len(whole)), 2)
+            pairs = [(one, other) for one, other in numbers if (wider[one] & masks[other]).any()]
             if pairs:
                 first, second = pairs[int(rng.integers(len(pairs)))]
                 targets.append(Target(whole[first] | whole[second], GROUP_WEIGHT))
@@ -261,8 +263,3 @@ def _regions_of(scene: Scene) -> list[Target]:
             if stats[1:, cv2.CC_STAT_AREA].max() >= LARGEST_PIECE * mask.sum():
                 targets.append(target)
     return targets
-
-
-def _touch(one: BoolArray, other: BoolArray) -> bool:
-    wider = cv2.dilate(one.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
-    return bool((wider & other).any())
