@@ -48,7 +48,7 @@ RUN echo 'osamd:x:999:' >> /etc/group \
     && chown 999:999 /root/.cache/osam
 ENV PATH=/venv/bin:$PATH HOME=/root OSAMD_CACHE=/root/.cache/osam PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     # For the command below: what `osamd serve` gives uvicorn. Hosts wait from 10 s (Docker) to 30 s and more after SIGTERM.
-    UVICORN_HTTP=osamd.server.connections:PatientConnection UVICORN_WS=none UVICORN_ACCESS_LOG=false \
+    UVICORN_HTTP=osamd.server.guard.connections:PatientConnection UVICORN_WS=none UVICORN_ACCESS_LOG=false \
     UVICORN_SERVER_HEADER=false UVICORN_PROXY_HEADERS=false UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN=25
 WORKDIR /app
 EXPOSE 11368

@@ -6,13 +6,13 @@ A ``.env`` file beside this one is read; real environment variables win over it.
 import sys
 from pathlib import Path
 
-from osamd.startup import undisturbed
+from osamd.server.startup import faster_imports
 
-with undisturbed():
+with faster_imports():
     from osamd.errors import SettingsError
     from osamd.server.app import create_app
-    from osamd.server.logs import configure_log
     from osamd.server.process import serve
+    from osamd.server.telemetry.logs import configure_log
     from osamd.settings import load_settings
 
     try:

@@ -9,11 +9,12 @@ from fake_model import FakeModel, Gate
 from pictures import encoded
 from PIL import Image
 
-from osamd.catalog import Model, load_catalog
 from osamd.engine import Engine
-from osamd.events import Event, Timings
+from osamd.events import Event
+from osamd.library.catalog import Model, load_catalog
+from osamd.library.store import Store
 from osamd.settings import load_settings
-from osamd.store import Store
+from osamd.timings import Timings
 from osamd.types import ImageHandle, ImageSource, Prompt, SegmentRequest, SegmentResult
 
 Answer = TypeVar("Answer")

@@ -8,16 +8,16 @@ import threading
 import time
 from pathlib import Path
 
-from osamd.catalog import Model, load_catalog
 from osamd.engine import Engine
+from osamd.library.catalog import Model, load_catalog
+from osamd.library.store import Store
 from osamd.models.base import Adapter
 from osamd.models.builtin import Builtin
+from osamd.runtime.sessions import Placement
 from osamd.server.app import create_app
-from osamd.server.logs import configure_log
 from osamd.server.process import serve
-from osamd.sessions import Placement
+from osamd.server.telemetry.logs import configure_log
 from osamd.settings import load_settings
-from osamd.store import Store
 from osamd.types import ByteArray, Candidate, Embedding, MaskLogits, Prompt
 
 PLACEMENT = Placement(("CPUExecutionProvider",), 1)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from osamd.catalog import load_catalog
 from osamd.engine import Engine
-from osamd.events import Timings
+from osamd.library.catalog import load_catalog
+from osamd.library.store import Store
 from osamd.settings import load_settings
-from osamd.store import Store
+from osamd.timings import Timings
 from osamd.types import ImageSource, Prompt, SegmentRequest
 
 SETTLE_S = 5.0

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 import osam.types
 
-from osamd.masks import full_array, mask_from_logits
-from osamd.sessions import CPU, Placement
+from osamd.pixels.masks import full_array, mask_from_logits
+from osamd.runtime.sessions import CPU, Placement
 from osamd.types import Candidate, Embedding, Prompt
 
 HERE = Placement((CPU,), threads=2)

@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from osamd.catalog import Blob, Model
-from osamd.downloads import Patience
 from osamd.events import PullProgress
-from osamd.store import Store
+from osamd.library.catalog import Blob, Model
+from osamd.library.downloads import Patience
+from osamd.library.store import Store
 
 
 def show(event: PullProgress) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from blob_server import BlobServer
 
-from osamd.catalog import Attachment, Blob, Model
-from osamd.downloads import Patience
+from osamd.library.catalog import Attachment, Blob, Model
+from osamd.library.downloads import Patience
 
 CONTENT = b"".join(hashlib.sha512(bytes([seed])).digest() for seed in range(256)) * 20  # 327 680 bytes
 OTHER = CONTENT[::-1]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from osamd.catalog import load_catalog
+from osamd.library.catalog import load_catalog
 from osamd.settings import Settings, load_settings, variable_of
 
 ROOT = Path(__file__).resolve().parents[1]

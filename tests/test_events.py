@@ -3,7 +3,8 @@ import threading
 
 import pytest
 
-from osamd.events import STAGES, ConnectionCut, ModelLoaded, RequestDone, Timings, log_event, shown_path
+from osamd.events import ConnectionCut, ModelLoaded, RequestDone, log_event, shown_path
+from osamd.timings import STAGES, Timings
 
 
 def test_stages_add_up_and_come_in_the_order_of_a_request() -> None:

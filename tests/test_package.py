@@ -29,7 +29,7 @@ def test_the_wheel_is_the_package(wheel: zipfile.ZipFile) -> None:
     here = {str(path.relative_to(package)) for path in (package / "osamd").rglob("*") if path.is_file()}
     there = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert {path for path in here if "__pycache__" not in path} == there
-    assert {"osamd/py.typed", "osamd/catalog.toml"} <= there
+    assert {"osamd/py.typed", "osamd/library/catalog.toml"} <= there
 
 
 def test_the_version_is_in_one_place(wheel: zipfile.ZipFile) -> None:
@@ -39,4 +39,4 @@ def test_the_version_is_in_one_place(wheel: zipfile.ZipFile) -> None:
     assert __version__ == metadata["Version"]
     assert "Apache-2.0" == metadata["License-Expression"]
     assert f"{folder}/licenses/LICENSE" in wheel.namelist()
-    assert "osamd = osamd.cli:main" in wheel.read(f"{folder}/entry_points.txt").decode("utf-8")
+    assert "osamd = osamd.cli.main:main" in wheel.read(f"{folder}/entry_points.txt").decode("utf-8")

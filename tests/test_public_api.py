@@ -7,12 +7,12 @@ import pytest
 IMPORTS = [
     ("osamd", {"numpy", "onnxruntime", "cv2", "PIL", "fastapi", "pydantic", "httpx2"}),
     ("osamd.client", {"numpy", "onnxruntime", "cv2", "PIL", "fastapi", "pydantic", "uvicorn"}),
-    ("osamd.server.auth", {"numpy", "onnxruntime", "cv2", "PIL", "fastapi", "starlette", "pydantic"}),
+    ("osamd.server.guard.auth", {"numpy", "onnxruntime", "cv2", "PIL", "fastapi", "starlette", "pydantic"}),
     ("osamd.errors", {"numpy", "onnxruntime", "cv2", "PIL", "fastapi", "pydantic"}),
     ("osamd.settings", {"numpy", "onnxruntime", "cv2", "PIL", "fastapi"}),
     ("osamd.engine", {"numpy", "onnxruntime", "cv2", "PIL", "fastapi"}),
     ("osamd.server.app", {"numpy", "prometheus_client", "onnxruntime", "cv2", "PIL"}),
-    ("osamd.cli", {"onnxruntime", "cv2", "PIL", "fastapi", "uvicorn"}),
+    ("osamd.cli.main", {"onnxruntime", "cv2", "PIL", "fastapi", "uvicorn"}),
 ]
 
 
@@ -32,7 +32,7 @@ def test_the_documented_names_are_where_the_documents_say() -> None:
 from osamd import __version__
 from osamd.client import AsyncClient, Client
 from osamd.server.app import create_app
-from osamd.server.auth import ApiKeyMiddleware
+from osamd.server.guard.auth import ApiKeyMiddleware
 from osamd.settings import Settings, load_settings
 print(__version__)
 """

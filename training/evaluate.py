@@ -17,9 +17,9 @@ import numpy.typing as npt
 from benchmarks import quality
 from benchmarks.quality import SHOWN_CLICKS, Click, Known, clicks_until_good, iou, ious_by_clicks
 
-from osamd.masks import full_array, mask_from_logits
 from osamd.models.builtin import Builtin
-from osamd.sessions import CPU, Placement
+from osamd.pixels.masks import full_array, mask_from_logits
+from osamd.runtime.sessions import CPU, Placement
 from osamd.types import Candidate, Embedding, Prompt
 
 BoolArray = npt.NDArray[np.bool_]

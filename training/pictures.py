@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from skimage import data
 
 from osamd.models.builtin import Builtin
-from osamd.sessions import CPU, Placement
+from osamd.runtime.sessions import CPU, Placement
 from osamd.types import Prompt
 from training.evaluate import THREADS, mask_of
 from training.ship import PACKAGE

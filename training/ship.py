@@ -17,7 +17,7 @@ from training.export import export
 
 SOURCE: Final = Path(__file__).resolve().parents[1] / "src" / "osamd"
 PACKAGE: Final = SOURCE / "models" / "builtin_net"
-CATALOGUE: Final = SOURCE / "catalog.toml"
+CATALOGUE: Final = SOURCE / "library" / "catalog.toml"
 
 README: Final = """# The built-in network
 

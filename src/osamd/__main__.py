@@ -2,6 +2,6 @@
 
 import sys
 
-from osamd.cli import main
+from osamd.cli.main import main
 
 sys.exit(main())

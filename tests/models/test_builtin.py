@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from pictures import iou
 from PIL import Image
 
-from osamd.catalog import load_catalog
 from osamd.errors import InferenceError, ModelLoadError
-from osamd.masks import full_array, mask_from_logits
+from osamd.library.catalog import load_catalog
+from osamd.library.store import Store
 from osamd.models import build_model
 from osamd.models.base import Adapter
 from osamd.models.builtin import AREAS, FEATURES
-from osamd.sessions import CPU, Placement, Session
-from osamd.store import Store
+from osamd.pixels.masks import full_array, mask_from_logits
+from osamd.runtime.sessions import CPU, Placement, Session
 from osamd.types import Capabilities, Embedding, MaskLogits, Prompt
 
 Bools = npt.NDArray[np.bool_]

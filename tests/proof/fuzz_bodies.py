@@ -8,9 +8,9 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["osamd.server.bodies", "osamd.server.schemas", "python_multipart"]):
-    from osamd.server import bodies
-    from osamd.server.schemas import GenerateBody
+with atheris.instrument_imports(include=["osamd.wire.parsing", "osamd.wire.schemas", "python_multipart"]):
+    from osamd.wire import parsing
+    from osamd.wire.schemas import GenerateBody
 
 from osamd.errors import RequestError
 from osamd.settings import load_settings
@@ -28,7 +28,7 @@ def parse(data: bytes) -> None:
     cut = 1 + (data[0] >> 2)
     query, raw = data[1:cut].decode("latin-1"), data[cut:]
     try:
-        parsed = bodies._parse(raw, content_type, query, GenerateBody, None, MOST_BYTES)
+        parsed = parsing.parse_body(raw, content_type, query, GenerateBody, None, MOST_BYTES)
         prompts = parsed.fields.to_prompts(SETTINGS)
     except RequestError:
         return

@@ -7,8 +7,8 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["PIL", "osamd.images"]):
-    from osamd.images import decode_image
+with atheris.instrument_imports(include=["PIL", "osamd.pixels.images"]):
+    from osamd.pixels.images import decode_image
 
 from osamd.errors import ImageTooLargeError, InvalidImageError
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from serving import KEY, RunningServer, run_server
 
-from osamd.images import decode_image
+from osamd.pixels.images import decode_image
 from osamd.types import ByteArray
 
 OPSET = 17

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from osamd.errors import DeadlineExceededError, InvalidPromptError
-from osamd.server.replies import CANVAS_FACTOR, generate_reply
-from osamd.server.schemas import GenerateBody
 from osamd.settings import load_settings
 from osamd.types import Annotation, Box, Embedding, ImageHandle, Mask, SegmentResult
+from osamd.wire.replies import CANVAS_FACTOR, generate_reply
+from osamd.wire.schemas import GenerateBody
 
 SIDE = 100
 # Masks of such an image that may be written at its size.

@@ -10,8 +10,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from osamd.events import Event, RequestDone
 from osamd.server.app import create_app
-from osamd.server.metrics import Metrics
-from osamd.server.observe import ObserveMiddleware
+from osamd.server.telemetry.metrics import Metrics
+from osamd.server.telemetry.observe import ObserveMiddleware
 from osamd.settings import load_settings
 
 WAIT_S = 20.0

@@ -14,9 +14,9 @@ from peer import BoolArray, osam_box, osam_mask, osam_model, overlap
 from pictures import inside_of
 from serving import RunningServer
 
-from osamd.catalog import load_catalog
-from osamd.images import decode_image
-from osamd.store import Store
+from osamd.library.catalog import load_catalog
+from osamd.library.store import Store
+from osamd.pixels.images import decode_image
 
 pytestmark = pytest.mark.weights
 PULL_S = 7200

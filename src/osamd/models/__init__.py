@@ -4,14 +4,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from osamd.catalog import Model
 from osamd.errors import ModelUnavailableError
+from osamd.library.catalog import Model
 from osamd.models.base import Adapter
 from osamd.types import Capabilities
 
 if TYPE_CHECKING:
     # Only its type: the engine imports this package, and must not wait for ONNX Runtime before the first model.
-    from osamd.sessions import Placement
+    from osamd.runtime.sessions import Placement
 
 FAMILIES = {
     "builtin": ("osamd.models.builtin", "Builtin"),

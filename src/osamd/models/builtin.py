@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from osamd.geometry import to_fractions, working_size
 from osamd.models.tensors import FOREGROUND, ranked
-from osamd.sessions import Placement, Session, device_of
+from osamd.pixels.geometry import to_fractions, working_size
+from osamd.runtime.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Capabilities, Embedding, FloatArray, MaskLogits, Prompt
 
 # Working areas in pixels: the size the network was trained at, and a larger one that later clicks gain from.

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from osamd.models.tensors import labelled_points, middle_click, ranked
-from osamd.sessions import Placement, Session, device_of
+from osamd.runtime.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prompt
 
 SIDE: Final = 1024

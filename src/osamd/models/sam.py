@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from osamd.models.tensors import labelled_points, middle_click, planes, ranked, resize
-from osamd.sessions import Placement, Session, device_of
+from osamd.runtime.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Capabilities, Embedding, FloatArray, MaskLogits, Prompt
 
 SIDE: Final = 1024

@@ -11,7 +11,7 @@ import numpy as np
 
 from osamd.models.sam import MASK_SIDE, PADDING_LABEL, SIDE, mask_feeds
 from osamd.models.tensors import labelled_points, middle_click, planes, ranked, resize
-from osamd.sessions import Placement, Session, device_of
+from osamd.runtime.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prompt
 
 MEAN: Final = (0.485 * 255, 0.456 * 255, 0.406 * 255)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from osamd.models.clip_tokens import tokenize
 from osamd.models.tensors import confidence, resize
-from osamd.sessions import Placement, Session, device_of
+from osamd.runtime.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Capabilities, Embedding, FloatArray, MaskLogits, Prompt
 
 SIDE: Final = 1008

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from osamd.models.clip_tokens import tokenize
 from osamd.models.tensors import confidence
-from osamd.sessions import Placement, Session, device_of
+from osamd.runtime.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Capabilities, Embedding, FloatArray, IntArray, MaskLogits, Prompt
 
 SIDE: Final = 640

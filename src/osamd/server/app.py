@@ -11,26 +11,27 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.middleware import Middleware
 
-from osamd import __version__, heap
-from osamd.catalog import load_catalog
+from osamd import __version__
 from osamd.engine import Engine
 from osamd.errors import OsamdError, SettingsError, UnknownModelError
 from osamd.events import Sink, log_event
-from osamd.server.auth import ApiKeyMiddleware, ASGIApp
+from osamd.library.catalog import load_catalog
+from osamd.library.store import Store
+from osamd.runtime import heap
 from osamd.server.context import SETTINGS_STATE, SINKS_STATE
-from osamd.server.headers import OriginsMiddleware, SecurityHeadersMiddleware
-from osamd.server.keys import KeyFile
-from osamd.server.limits import AdmissionMiddleware, BodyMiddleware
-from osamd.server.metrics import Metrics
-from osamd.server.observe import ObserveMiddleware
+from osamd.server.guard.auth import ApiKeyMiddleware, ASGIApp
+from osamd.server.guard.headers import OriginsMiddleware, SecurityHeadersMiddleware
+from osamd.server.guard.keys import KeyFile
+from osamd.server.guard.limits import AdmissionMiddleware, BodyMiddleware
+from osamd.server.guard.remote_images import RemoteImages
 from osamd.server.problems import add_error_handlers
-from osamd.server.remote_images import RemoteImages
 from osamd.server.routes import docs, embed, generate, health, models, playground
 from osamd.server.routes import metrics as metrics_route
 from osamd.server.stopping import heeding_signals
-from osamd.server.traces import Traces, configured_traces
+from osamd.server.telemetry.metrics import Metrics
+from osamd.server.telemetry.observe import ObserveMiddleware
+from osamd.server.telemetry.traces import Traces, configured_traces
 from osamd.settings import Settings, load_settings, variable_of
-from osamd.store import Store
 
 logger = logging.getLogger("osamd")
 
@@ -39,7 +40,7 @@ PUBLIC_PATHS = frozenset({"/health", "/ready"})
 PAGE_PATHS = frozenset({"/docs", "/openapi.json", "/playground"})
 PAGE_PREFIXES = ("/docs/", "/playground/")
 HEAD_START_S = 0.05
-NEEDED_LATER = ("osamd.images", "osamd.masks")
+NEEDED_LATER = ("osamd.pixels.images", "osamd.pixels.masks")
 # For computations that nobody waits for any more, once all requests are answered.
 LEFTOVERS_S = 1.0
 # For a collector that does not take the last spans.

@@ -3,11 +3,11 @@
 from starlette.requests import Request
 
 from osamd.engine import Engine
-from osamd.events import Timings
-from osamd.server.auth import ADMIN
-from osamd.server.metrics import Metrics
-from osamd.server.remote_images import RemoteImages
+from osamd.server.guard.auth import ADMIN
+from osamd.server.guard.remote_images import RemoteImages
+from osamd.server.telemetry.metrics import Metrics
 from osamd.settings import Settings
+from osamd.timings import Timings
 
 # Where the app's lifespan leaves the settings, and whom to tell of events, for the connections.
 SETTINGS_STATE = "osamd_settings"

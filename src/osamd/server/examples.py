@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from osamd.server.schemas import GenerateBody
+from osamd.wire.schemas import GenerateBody
 
 JSON = "application/json"
 

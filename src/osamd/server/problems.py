@@ -44,7 +44,7 @@ from osamd.errors import (
     UrlRefusedError,
     WrongKeysError,
 )
-from osamd.server.schemas import invalid_request
+from osamd.wire.schemas import invalid_request
 
 logger = logging.getLogger("osamd")
 

@@ -10,7 +10,7 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
-from osamd.server.connections import PatientConnection
+from osamd.server.guard.connections import PatientConnection
 from osamd.settings import Settings
 
 # uvicorn's own code, for a port that is taken and the like.

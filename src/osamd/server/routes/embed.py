@@ -2,15 +2,15 @@
 
 from fastapi import APIRouter, Request, Response
 
-from osamd.deadline import deadline
+from osamd.engine.deadline import deadline
 from osamd.errors import EmbeddingExpiredError, ShuttingDownError
-from osamd.server.attendance import attended
 from osamd.server.bodies import image_of, read_body
+from osamd.server.client_watch import client_watched
 from osamd.server.context import engine_of, is_admin, owner_of, settings_of, timings_of
 from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
-from osamd.server.replies import HandleSchema, handle_schema
-from osamd.server.schemas import EmbedBody
+from osamd.wire.replies import HandleSchema, handle_schema
+from osamd.wire.schemas import EmbedBody
 
 router = APIRouter(tags=["handles"])
 
@@ -26,7 +26,7 @@ async def embed(request: Request) -> HandleSchema:
     settings, timings = settings_of(request), timings_of(request)
     async with deadline(settings.deadline_s):
         parsed = await read_body(request, EmbedBody, settings, timings)
-        async with attended(request):
+        async with client_watched(request):
             handle = await engine_of(request).embed(
                 await image_of(request, parsed, timings),
                 model=parsed.fields.model,

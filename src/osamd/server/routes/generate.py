@@ -4,19 +4,20 @@ import threading
 
 from fastapi import APIRouter, Request, Response
 
-from osamd.deadline import deadline
+from osamd.engine.deadline import deadline
 from osamd.errors import AdminOnlyError, InvalidPromptError
-from osamd.events import Timings
 from osamd.keep_alive import PINNED, at_most
-from osamd.server.attendance import attended
-from osamd.server.bodies import ParsedBody, image_of, read_body
+from osamd.server.bodies import image_of, read_body
+from osamd.server.client_watch import client_watched
 from osamd.server.context import engine_of, is_admin, owner_of, settings_of, timings_of
 from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
-from osamd.server.replies import GenerateReply, generate_reply, license_header, union_png
-from osamd.server.schemas import GenerateBody
 from osamd.settings import Settings
+from osamd.timings import Timings
 from osamd.types import SegmentRequest
+from osamd.wire.parsing import ParsedBody
+from osamd.wire.replies import GenerateReply, generate_reply, license_header, union_png
+from osamd.wire.schemas import GenerateBody
 
 router = APIRouter(tags=["segmentation"])
 
@@ -41,7 +42,7 @@ async def generate(request: Request) -> Response:
     settings, timings = settings_of(request), timings_of(request)
     async with deadline(settings.deadline_s):
         parsed = await read_body(request, GenerateBody, settings, timings)
-        async with attended(request):
+        async with client_watched(request):
             return await _answer(request, parsed, settings, timings)
 
 

@@ -4,11 +4,11 @@ import asyncio
 
 from fastapi import APIRouter, Request, Response
 
-from osamd.device_memory import device_memory
 from osamd.errors import AdminOnlyError
+from osamd.runtime.device_memory import device_memory
 from osamd.server.context import engine_of, metrics_of
-from osamd.server.metrics import CONTENT_TYPE
 from osamd.server.problems import documented
+from osamd.server.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["health"])
 

@@ -7,7 +7,6 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from osamd import __version__
-from osamd.catalog import Model
 from osamd.engine import Engine
 from osamd.errors import (
     AdminOnlyError,
@@ -20,10 +19,12 @@ from osamd.errors import (
     StorageError,
     UnknownModelError,
 )
+from osamd.library.catalog import Model
 from osamd.server.bodies import read_json
 from osamd.server.context import engine_of, is_admin
 from osamd.server.examples import json_documentation
-from osamd.server.management import (
+from osamd.server.problems import BODY_ERRORS, documented
+from osamd.wire.management import (
     CatalogReply,
     ModelBody,
     PullBody,
@@ -37,8 +38,7 @@ from osamd.server.management import (
     show,
     tag,
 )
-from osamd.server.problems import BODY_ERRORS, documented
-from osamd.server.replies import license_header
+from osamd.wire.replies import license_header
 
 router = APIRouter(tags=["models"])
 

@@ -1,0 +1,53 @@
+"""Photos to send: the user's, or an example, and as many variants that no server has seen before."""
+
+import io
+import os
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from osamd.errors import InvalidImageError
+from osamd.pixels.images import decode_image
+
+EXAMPLE = ("server", "playground", "examples", "cat.jpg")
+EXAMPLE_SIZE = (1920, 1280)
+JPEG_QUALITY = 90
+MAX_PIXELS = 170_000_000
+SEAL_SIDE = 16
+
+
+class Pictures:
+    """Makes JPEGs that differ by a small seal of random colours, so that none of them is in a server's cache.
+
+    Args:
+        path: a photo, or None for the example, enlarged to 1920 x 1280.
+
+    Raises:
+        InvalidImageError: it cannot be read.
+        ImageTooLargeError: it has more pixels than any server takes.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        if path is None:
+            data = resources.files("osamd").joinpath(*EXAMPLE).read_bytes()
+        else:
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise InvalidImageError(f"{path}: {error.strerror}") from None
+        pixels = decode_image(data, max_pixels=MAX_PIXELS).pixels
+        if path is None:
+            pixels = np.asarray(Image.fromarray(pixels).resize(EXAMPLE_SIZE, Image.Resampling.BICUBIC))
+        self._pixels = pixels
+        self.height, self.width = pixels.shape[:2]
+
+    def fresh(self) -> bytes:
+        """The photo with a new seal in a corner."""
+        pixels = self._pixels.copy()
+        corner = pixels[:SEAL_SIDE, :SEAL_SIDE]
+        corner[:] = np.frombuffer(os.urandom(corner.size), np.uint8).reshape(corner.shape)
+        written = io.BytesIO()
+        Image.fromarray(pixels).save(written, "JPEG", quality=JPEG_QUALITY)
+        return written.getvalue()

@@ -1,0 +1,109 @@
+"""A measurement in text: a table, where the time goes, and a strip for each phase on a logarithmic axis. Pure."""
+
+import math
+from collections.abc import Sequence
+
+from osamd.cli.bench.samples import OTHER, OUTSIDE, Phase, Result, percentile
+
+STRIP_WIDTH = 60
+# How many answers fell into a column, from one to many.
+INK = ".:oO@"
+THOUSAND = 1000
+
+
+def text(result: Result) -> str:
+    """Everything a person wants to know, at most 100 columns wide for usual names."""
+    parts = [
+        f"{result.url}  {result.model}  {result.width} x {result.height} photo",
+        aligned(_latency_rows(result.phases)),
+        _throughput(result.phases[-1]),
+        "mean milliseconds by stage\n" + aligned(_stage_rows(result.phases)),
+        strips(result.phases),
+    ]
+    return "\n\n".join(parts)
+
+
+def _latency_rows(phases: Sequence[Phase]) -> list[list[str]]:
+    rows = [["", "n", "median", "p90", "p99", "worst", "sent", "received"]]
+    for phase in phases:
+        times = [duration(percentile(phase.seconds, share)) for share in (50, 90, 99, 100)]
+        sizes = [size(phase.sent_bytes), size(phase.received_bytes)]
+        rows.append([phase.name, str(len(phase.answers)), *times, *sizes])
+    return rows
+
+
+def _throughput(phase: Phase) -> str:
+    clients = "1 client" if phase.clients == 1 else f"{phase.clients} clients"
+    refused = f", {phase.refused} refused" if phase.refused else ""
+    return f"{clients}: {phase.per_second:.1f} clicks a second over {phase.elapsed_s:.1f} s{refused}"
+
+
+def _stage_rows(phases: Sequence[Phase]) -> list[list[str]]:
+    stages = stage_names(phases)
+    rows = [["", *stages]]
+    for phase in phases:
+        told = phase.stages_ms()
+        rows.append([phase.name, *(f"{told[name]:.1f}" if name in told else "" for name in stages)])
+    return rows
+
+
+def stage_names(phases: Sequence[Phase]) -> list[str]:
+    """All stages that any phase has, and last what is in none of them and what is outside the server."""
+    names = dict.fromkeys(name for phase in phases for name in phase.stages_ms())
+    return [*(name for name in names if name not in {OTHER, OUTSIDE}), OTHER, OUTSIDE]
+
+
+def strips(phases: Sequence[Phase]) -> str:
+    """A line a phase: where its answers lie between the round numbers above."""
+    first, last = decades(phases)
+    label = max(len(phase.name) for phase in phases)
+    axis = [" "] * (STRIP_WIDTH + 8)
+    for exponent in range(first, last + 1):
+        for offset, sign in enumerate(duration(10.0**exponent, digits=1)):
+            axis[round((exponent - first) / (last - first) * (STRIP_WIDTH - 1)) + offset] = sign
+    lines = [" " * label + "  " + "".join(axis).rstrip()]
+    for phase in phases:
+        columns = [0] * STRIP_WIDTH
+        for seconds in phase.seconds:
+            columns[round((math.log10(seconds) - first) / (last - first) * (STRIP_WIDTH - 1))] += 1
+        drawn = "".join(" " if not count else INK[min(len(INK) - 1, int(math.log2(count)))] for count in columns)
+        lines.append(f"{phase.name:<{label}} |{drawn}|")
+    return "\n".join(lines)
+
+
+def decades(phases: Sequence[Phase]) -> tuple[int, int]:
+    """The powers of ten, in seconds, between which all answers lie; at least one decade."""
+    seconds = [value for phase in phases for value in phase.seconds]
+    first = math.floor(math.log10(min(seconds)))
+    return first, max(first + 1, math.ceil(math.log10(max(seconds))))
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns beside each other, the first one to the left, figures to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([f"{row[0]:<{widths[0]}}", *cells]).rstrip())
+    return "\n".join(lines)
+
+
+def duration(seconds: float, *, digits: int = 3) -> str:
+    """Such as ``61.2 ms`` or ``1.97 s``, with so many significant digits."""
+    value, unit = (seconds, "s") if seconds >= 1 else (seconds * THOUSAND, "ms")
+    return f"{_figure(value, digits)} {unit}"
+
+
+def size(nbytes: float) -> str:
+    """Such as ``871 B``, ``24.1 KB`` or ``20.9 MB``."""
+    for unit in ("B", "KB", "MB"):
+        if nbytes < THOUSAND:
+            return f"{nbytes:.0f} B" if unit == "B" else f"{_figure(nbytes, 3)} {unit}"
+        nbytes /= THOUSAND
+    return f"{_figure(nbytes, 3)} GB"
+
+
+def _figure(value: float, digits: int) -> str:
+    if value <= 0:
+        return "0"
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(value)))}f}"

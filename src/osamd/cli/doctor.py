@@ -1,0 +1,205 @@
+"""What this installation has, where models would run, and what is wrong."""
+
+import os
+import platform
+import sys
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from osamd import __version__
+from osamd.errors import OsamdError, SettingsError
+from osamd.library.catalog import DEFAULT_MODEL, load_catalog
+from osamd.library.store import Store
+from osamd.settings import Device, Settings, load_settings, variable_of
+
+if TYPE_CHECKING:
+    from osamd.runtime.sessions import Placement
+
+CPU_PACKAGE, GPU_PACKAGE = "onnxruntime", "onnxruntime-gpu"
+PACKAGES = (CPU_PACKAGE, GPU_PACKAGE, "numpy", "opencv-python-headless", "pillow", "fastapi", "uvicorn")
+FAILED = 1
+# The first driver of each CUDA.
+DRIVER_OF_CUDA = {12: "525", 13: "580"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        name: what was looked at.
+        text: what was found.
+        is_wrong: whether it keeps osamd from working.
+    """
+
+    name: str
+    text: str
+    is_wrong: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All findings."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 when something is wrong."""
+        return FAILED if any(finding.is_wrong for finding in self.findings) else 0
+
+    def text(self) -> str:
+        """A line a finding, problems marked."""
+        width = max(len(finding.name) for finding in self.findings)
+        return "\n".join(
+            f"{'!!' if finding.is_wrong else 'ok'}  {finding.name:<{width}}  {finding.text}"
+            for finding in self.findings
+        )
+
+
+def examine(device: Device | None = None) -> Report:
+    """Look at everything; never raises for what it finds.
+
+    Args:
+        device: where models are to run, instead of OSAMD_DEVICE.
+    """
+    findings = [
+        Finding("osamd", __version__),
+        Finding("python", f"{platform.python_version()} {sys.implementation.name}, {platform.machine()}"),
+        *_packages(),
+    ]
+    try:
+        settings = load_settings(device=device)
+    except SettingsError as error:
+        findings.append(Finding("settings", str(error), is_wrong=True))
+        return Report(tuple(findings))
+    findings += [_key(settings), _cache(settings.cache), *_catalog(settings), *_placement(settings)]
+    return Report(tuple(findings))
+
+
+def _packages() -> list[Finding]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    findings = [Finding(package, number) for package, number in found.items()]
+    if {CPU_PACKAGE, GPU_PACKAGE} <= set(found):
+        both = f"both {CPU_PACKAGE} and {GPU_PACKAGE} are installed, and the one that came last hides the other"
+        remedy = f"pip uninstall --yes {CPU_PACKAGE} {GPU_PACKAGE}, then install one of them"
+        findings.append(Finding(CPU_PACKAGE, f"{both}: {remedy}", is_wrong=True))
+    return findings
+
+
+def _key(settings: Settings) -> Finding:
+    if settings.api_key is not None:
+        return Finding("API_KEY", "set")
+    if settings.app_env == "development":
+        return Finding("API_KEY", "not set; APP_ENV=development lets every request in")
+    return Finding("API_KEY", "not set: a production server answers every request with 500")
+
+
+def _cache(cache: Path) -> Finding:
+    if not cache.exists():
+        return Finding("cache", f"{cache} (not there yet)")
+    is_writable = os.access(cache, os.W_OK)
+    return Finding("cache", f"{cache} ({'writable' if is_writable else 'NOT writable'})", is_wrong=not is_writable)
+
+
+def _catalog(settings: Settings) -> list[Finding]:
+    catalog = load_catalog(settings.user_catalog)
+    models, store = list(catalog), Store(settings.cache)
+    here = sum(store.is_present(model) for model in models)
+    own = f", {settings.user_catalog} among it" if settings.user_catalog else ""
+    findings = [Finding("catalogue", f"{len(models)} models, {here} of them here{own}")]
+    return findings + [Finding("catalogue", str(problem), is_wrong=True) for problem in catalog.problems]
+
+
+def _placement(settings: Settings) -> list[Finding]:
+    """Where models run, and what stands in the way; the built-in model is the shortest proof of either."""
+    from osamd.runtime.sessions import available_providers, choose_placement  # noqa: PLC0415 - loads ONNX Runtime
+
+    findings = [Finding("providers", ", ".join(available_providers()))]
+    wants_gpu = settings.device == "cuda"
+    try:
+        placement = choose_placement(
+            device=settings.device, onnx_providers=settings.onnx_providers, threads=settings.threads
+        )
+    except SettingsError as error:
+        findings.append(Finding("device", str(error), is_wrong=True))
+        return [*findings, *_gpu()] if wants_gpu else findings
+    if wants_gpu and placement.device != "cuda":
+        overridden = f"{placement.device}: {variable_of('onnx_providers')} overrides {variable_of('device')}"
+        findings.append(Finding("device", overridden, is_wrong=True))
+    else:
+        findings.append(Finding("device", f"{placement.device}, {placement.threads} threads"))
+    on_gpu = placement.device == "cuda"
+    if on_gpu:
+        # `auto` may do without; then what is missing is told, and nothing is wrong.
+        findings += [replace(finding, is_wrong=finding.is_wrong and not placement.may_fall_back) for finding in _gpu()]
+    return [*findings, *_builtin(settings, placement, on_gpu=on_gpu)]
+
+
+def _gpu() -> list[Finding]:
+    """Package, driver, devices, CUDA and cuDNN: what a GPU needs, and what to do about what is not there."""
+    from osamd.runtime.nvidia import cuda_runtime_version, cudnn_version, find_driver  # noqa: PLC0415 - starts CUDA
+    from osamd.runtime.sessions import built_for_cuda, load_cuda_libraries  # noqa: PLC0415
+
+    load_cuda_libraries()
+    built = built_for_cuda()
+    if built is None:
+        return [
+            Finding(
+                "CUDA",
+                f"this ONNX Runtime is built for the CPU: pip uninstall --yes {CPU_PACKAGE}, then pip install"
+                f" '{GPU_PACKAGE}[cuda,cudnn]', or use osamd's image for GPUs",
+                is_wrong=True,
+            )
+        ]
+    findings = [Finding("CUDA", f"ONNX Runtime is built for {_dotted(built)}")]
+    driver = find_driver()
+    if driver is None:
+        text = "none is to be seen (libcuda.so.1): install NVIDIA's; in a container, start it with the GPU (--gpus all)"
+        findings.append(Finding("driver", text, is_wrong=True))
+    else:
+        version = f"{driver.version or 'of unknown version'}, for CUDA up to {_dotted(driver.cuda)}"
+        # Within a major version of CUDA, older drivers run newer libraries.
+        is_old = driver.cuda[0] < built[0]
+        remedy = f": too old for CUDA {built[0]}. Install driver {DRIVER_OF_CUDA.get(built[0], 'of it')} or newer, or"
+        remedy += " osamd's image for CUDA 12 (--build-arg CUDA=12)"
+        findings.append(Finding("driver", version + (remedy if is_old else ""), is_wrong=is_old))
+        text = driver.problem or ", ".join(driver.devices)
+        findings.append(Finding("GPU", text, is_wrong=driver.problem is not None))
+    for name, found, package in (
+        ("CUDA runtime", cuda_runtime_version(built[0]), "cuda"),
+        ("cuDNN", cudnn_version(), "cudnn"),
+    ):
+        missing = f"not found: pip install '{GPU_PACKAGE}[{package}]'"
+        findings.append(Finding(name, found or missing, is_wrong=found is None))
+    return findings
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
+
+
+def _builtin(settings: Settings, placement: "Placement", *, on_gpu: bool) -> list[Finding]:
+    """Load the built-in model where models would run, and on a GPU prove that it did the work."""
+    from osamd.cli.proof import prove  # noqa: PLC0415
+    from osamd.models import build_model  # noqa: PLC0415 - loads ONNX Runtime
+
+    model = load_catalog().resolve(DEFAULT_MODEL)
+    paths = Store(settings.cache).paths(model)
+    try:
+        adapter = build_model(model, paths, placement)
+        findings = [Finding(DEFAULT_MODEL, f"loads, on {adapter.device}")]
+        if on_gpu and adapter.device == "cuda":
+            proof = prove(paths["encoder"], placement)
+            text = "; ".join([*proof.problems, proof.sentence()])
+            findings.append(Finding("proof", text, is_wrong=bool(proof.problems)))
+    except (OsamdError, OSError) as error:
+        return [Finding(DEFAULT_MODEL, str(error), is_wrong=True)]
+    return findings

@@ -1,0 +1,177 @@
+"""The model library on the command line: list, show, pull, rm, ps."""
+
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from osamd.client import Client
+from osamd.errors import ModelUnavailableError
+from osamd.events import PullProgress
+from osamd.library.catalog import Catalog, Model, load_catalog
+from osamd.library.store import Store
+from osamd.models import capabilities_of
+from osamd.settings import Settings, load_settings
+
+UNITS = ("B", "KB", "MB", "GB", "TB")
+STEP = 1000
+BAR_WIDTH = 30
+ID_CHARS = 12
+MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86400
+
+
+def open_library() -> tuple[Settings, Catalog, Store]:
+    """The catalogue with the user's rows, and the store; problems of the user's rows are told on stderr."""
+    settings = load_settings()
+    catalog = load_catalog(settings.user_catalog)
+    for problem in catalog.problems:
+        print(f"osamd: {problem}", file=sys.stderr)
+    return settings, catalog, Store(settings.cache, endpoints=settings.blob_endpoint)
+
+
+def list_models(*, show_all: bool) -> str:
+    """A table of the models that are here, or of all there are."""
+    _, catalog, store = open_library()
+    rows = [("NAME", "ID", "SIZE", "MODIFIED")]
+    for model in catalog:
+        size, modified = store.size(model), store.modified(model)
+        if size is not None and modified is not None:
+            rows.append((model.name, model.digest[:ID_CHARS], human_size(size), human_age(modified)))
+        elif show_all:
+            rows.append((model.name, model.digest[:ID_CHARS], "<not pulled>", "<not pulled>"))
+    return table(rows)
+
+
+def show_model(name: str) -> str:
+    """All there is to say about a model."""
+    _, catalog, store = open_library()
+    model = catalog.resolve(name)
+    size = store.size(model)
+    rows = [
+        ("name", model.name),
+        ("aliases", ", ".join(model.aliases) or "none"),
+        ("family", model.family),
+        ("takes", capabilities_of(model.family).sentence()),
+        ("licence", terms(model)),
+        ("source", model.source_url or "unknown"),
+        ("here", "no" if size is None else human_size(size)),
+    ]
+    rows += [(role, f"sha256:{blob.sha256} {blob.url}") for role, blob in model.blobs.items()]
+    return table(rows)
+
+
+def pull_model(name: str) -> None:
+    """Pull a model, with its licence shown before it and a progress bar in a terminal.
+
+    Raises:
+        UnknownModelError: no such model.
+        ModelError: it could not be pulled.
+    """
+    _, catalog, store = open_library()
+    bring(catalog.resolve(name), store)
+
+
+def bring(model: Model, store: Store) -> None:
+    """The same for a row that is at hand."""
+    print(f"osamd: {model.name} is under the licence {terms(model)}", file=sys.stderr)
+    bar = _Bar() if sys.stderr.isatty() else None
+    store.pull(model, bar.show if bar is not None else _tell_ends())
+    if bar is not None:
+        bar.end()
+    print(f"osamd: {model.name} is here", file=sys.stderr)
+
+
+def remove_model(name: str) -> None:
+    """Delete a model's files.
+
+    Raises:
+        ModelUnavailableError: they are not here.
+        InvalidRequestError: they are not the cache's.
+    """
+    _, catalog, store = open_library()
+    model = catalog.resolve(name)
+    was_here = store.is_present(model)
+    freed = store.remove(model, catalog=catalog)
+    if not (was_here or freed):
+        raise ModelUnavailableError(f"{model.name} is not here")
+    print(f"osamd: removed {model.name}, {human_size(freed)} freed", file=sys.stderr)
+
+
+def running_models(url: str, api_key: str | None) -> str:
+    """A table of the models that a server has loaded.
+
+    Raises:
+        UnreachableError: no server answers.
+        AccessError: the key is missing or wrong.
+    """
+    with Client(url, api_key=api_key, patience_s=0) as client:
+        running: list[dict[str, Any]] = client.running_models()
+    rows = [("NAME", "SIZE", "DEVICE", "UNTIL")]
+    rows += [(item["name"], human_size(item["size"]), item["device"], item["expires_at"] or "-") for item in running]
+    return table(rows)
+
+
+def terms(model: Model) -> str:
+    """A licence and where its text is."""
+    return f"{model.license or 'unknown'} {model.license_url}".strip()
+
+
+def human_size(nbytes: int) -> str:
+    """Bytes in decimal units, such as ``38.7 MB``."""
+    size = float(nbytes)
+    for unit in UNITS:
+        if size < STEP or unit == UNITS[-1]:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= STEP
+    raise AssertionError("unreachable")
+
+
+def human_age(when: datetime) -> str:
+    """How long ago, such as ``3 hours ago``."""
+    seconds = max(0, int((datetime.now(UTC) - when).total_seconds()))
+    for unit, length in (("day", DAY_S), ("hour", HOUR_S), ("minute", MINUTE_S)):
+        if seconds >= length:
+            count = seconds // length
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows in aligned columns."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+class _Bar:
+    """A progress bar on stderr, one line a file."""
+
+    def __init__(self) -> None:
+        self._file = ""
+
+    def show(self, progress: PullProgress) -> None:
+        if self._file not in {"", progress.digest}:
+            self.end()
+        self._file = progress.digest
+        done = progress.completed / progress.total if progress.total else 0.0
+        bar = ("#" * int(done * BAR_WIDTH)).ljust(BAR_WIDTH, ".")
+        total = human_size(progress.total) if progress.total else "?"
+        line = f"{progress.role:<16} [{bar}] {human_size(progress.completed)} of {total}  {progress.status}"
+        sys.stderr.write(f"\r\033[K{line}")
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        if self._file:
+            sys.stderr.write("\n")
+            self._file = ""
+
+
+def _tell_ends() -> Callable[[PullProgress], None]:
+    """Where nobody watches, a line for each file that is done."""
+
+    def tell(progress: PullProgress) -> None:
+        if progress.status == "done":
+            print(f"osamd: {progress.role} {human_size(progress.completed)}", file=sys.stderr)
+
+    return tell

@@ -1,0 +1,116 @@
+"""Proof of where inference runs: a real graph, each node's provider as ONNX Runtime's profiler saw it, and a stopwatch.
+
+A session that lists CUDA has only been promised it. What counts is where the nodes ran, and whether that was quicker.
+"""
+
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from osamd.runtime.sessions import CPU, CUDA, Placement, Session, device_of
+from osamd.types import FloatArray
+
+# Large enough that a GPU is busy with it, and not with being asked.
+SIDE = 1344
+RUNS = 5
+# TF32 and another order of summing; a wrong kernel is off by far more.
+LARGEST_DIFFERENCE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a graph ran on a placement.
+
+    Attributes:
+        providers: those of its session, in order.
+        nodes: how many nodes each provider ran, by the provider's name.
+        first_s: seconds of the first run.
+        usual_s: median seconds of the later ones.
+        output: of the graph, for comparison.
+    """
+
+    providers: tuple[str, ...]
+    nodes: Mapping[str, int]
+    first_s: float
+    usual_s: float
+    output: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The same graph on the GPU and on the CPU."""
+
+    gpu: Run
+    cpu: Run
+
+    @property
+    def difference(self) -> float:
+        """The largest difference between the outputs, as a part of the CPU's largest value."""
+        return float(np.abs(self.gpu.output - self.cpu.output).max() / max(float(np.abs(self.cpu.output).max()), 1e-6))
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What keeps this from being a proof that the GPU did the work."""
+        found = []
+        if self.gpu.providers[0] != CUDA:
+            found.append(f"the session runs on {self.gpu.providers[0]}")
+        if self.gpu.nodes.get(CUDA, 0) <= self.gpu.nodes.get(CPU, 0):
+            found.append(f"only {self.gpu.nodes.get(CUDA, 0)} of {sum(self.gpu.nodes.values())} nodes ran on CUDA")
+        if self.gpu.usual_s >= self.cpu.usual_s:
+            found.append("it was no quicker than the CPU")
+        if self.difference > LARGEST_DIFFERENCE:
+            found.append(f"its answer differs from the CPU's by {self.difference:.0%}")
+        return tuple(found)
+
+    def sentence(self) -> str:
+        """The figures in a line."""
+        nodes = ", ".join(f"{count} nodes on {device_of([name])}" for name, count in sorted(self.gpu.nodes.items()))
+        return (
+            f"{nodes}; {self.gpu.usual_s * 1000:.1f} ms against {self.cpu.usual_s * 1000:.1f} ms on the CPU"
+            f" ({self.cpu.usual_s / self.gpu.usual_s:.1f} times as fast); first run {self.gpu.first_s * 1000:.0f} ms;"
+            f" largest difference {self.difference:.2%}"
+        )
+
+
+def prove(graph: Path, placement: Placement) -> Proof:
+    """Run the graph as placed and on the CPU.
+
+    Args:
+        graph: takes ``x``, (1, 3, H, W) float32, H and W open.
+        placement: where it is said to run.
+
+    Raises:
+        ModelLoadError: the session did not get the device.
+        InferenceError: it failed there.
+        OSError: there is no folder for the profile, which is a file for a moment.
+    """
+    gpu = _run(graph, placement)
+    return Proof(gpu, _run(graph, Placement((CPU,), placement.threads)))
+
+
+def _run(graph: Path, placement: Placement) -> Run:
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 3, SIDE, SIDE)).astype(np.float32)
+    session = Session(graph, placement)
+    seconds = []
+    for _ in range(1 + RUNS):
+        start = time.perf_counter()
+        output = session.run({"x": image})[0]
+        seconds.append(time.perf_counter() - start)
+    return Run(session.providers, _nodes(graph, placement, image), seconds[0], median(seconds[1:]), output)
+
+
+def _nodes(graph: Path, placement: Placement, image: FloatArray) -> Counter[str]:
+    """How many nodes of the graph each provider runs."""
+    with tempfile.TemporaryDirectory(prefix="osamd-profile-") as folder:
+        session = Session(graph, placement, profile=Path(folder) / "profile")
+        session.run({"x": image})
+        events = json.loads(session.end_profile().read_bytes())
+    ran = {event["name"]: event["args"]["provider"] for event in events if "provider" in event.get("args", {})}
+    return Counter(ran.values())

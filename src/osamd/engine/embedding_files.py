@@ -1,0 +1,177 @@
+"""Embeddings on the disk, so that a server that slept still knows yesterday's images. Off unless it is given room.
+
+::
+
+    OWNER/IMAGE_ID.npz      OWNER is a hash of the key's name; what is inside is NumPy's own format, uncompressed
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from osamd.files import TEMPORARY, sweep
+from osamd.types import AnyFloatArray, Embedding
+
+logger = logging.getLogger("osamd")
+
+IMAGE_ID: Final = re.compile(r"img_[0-9a-f]{32}")
+SUFFIX: Final = ".npz"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptEmbedding:
+    """An embedding as it lies on the disk.
+
+    Attributes:
+        embedding: the encoded image.
+        model: full name of the model that made it.
+        digest: of that model's files.
+    """
+
+    embedding: Embedding
+    model: str
+    digest: str
+
+
+class EmbeddingFiles:
+    """The least recently used files go first. May be used from several processes at once; blocks, so not on the loop.
+
+    Values are kept in half precision where they fit it, which masks do not notice, and come back as they were typed.
+
+    Args:
+        folder: made when first written to.
+        capacity_bytes: of all files together.
+        ttl_s: a file not used for so many seconds is forgotten.
+        clock: seconds since the epoch, as the file system counts them.
+    """
+
+    def __init__(
+        self, folder: Path, *, capacity_bytes: int, ttl_s: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._folder = folder
+        self._capacity_bytes = capacity_bytes
+        self._ttl_s = ttl_s
+        self._clock = clock
+
+    def get(self, image_id: str, *, owner: str) -> KeptEmbedding | None:
+        """What was put; None when it is unknown, too old, another owner's or broken."""
+        path = self._path(image_id, owner)
+        if path is None:
+            return None
+        try:
+            if self._clock() - path.stat().st_mtime > self._ttl_s:
+                return None
+            kept = _read(path)
+            # A read-only volume answers all the same.
+            with contextlib.suppress(OSError):
+                self._touch(path)
+        # Not there, or not to be had now: too many open files, a disk that fails. The file may be good.
+        except (OSError, MemoryError):
+            return None
+        # A file that was cut short or changed can fail in any way; the image is encoded again.
+        except Exception:  # noqa: BLE001
+            logger.warning("an embedding on the disk is broken and is deleted: %s", path.name)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+        return kept
+
+    def put(self, image_id: str, kept: KeptEmbedding, *, owner: str) -> None:
+        """Keep it; a disk that is full or read-only only means that it is not kept."""
+        path = self._path(image_id, owner)
+        if path is None:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(self._folder)
+            with tempfile.TemporaryDirectory(dir=self._folder, prefix=TEMPORARY) as folder:
+                # Under its own name only when complete, so that nobody ever reads half a file.
+                file = Path(folder, "part")
+                _write(file, kept)
+                nbytes = file.stat().st_size
+                if nbytes <= self._capacity_bytes:
+                    self._make_room(nbytes)
+                    self._touch(file)
+                    file.replace(path)
+        except OSError as error:
+            logger.warning("an embedding is not kept on the disk: %s", error.strerror)
+
+    def delete(self, image_id: str, *, owner: str) -> bool:
+        """Forget it; False when this owner has none."""
+        path = self._path(image_id, owner)
+        try:
+            if path is not None:
+                path.unlink()
+        except OSError:
+            return False
+        return path is not None
+
+    def _touch(self, path: Path) -> None:
+        os.utime(path, (self._clock(), self._clock()))
+
+    def _path(self, image_id: str, owner: str) -> Path | None:
+        # Handles come from callers, and must not become paths of their choice.
+        if not IMAGE_ID.fullmatch(image_id):
+            return None
+        return self._folder / hashlib.sha256(owner.encode()).hexdigest()[:32] / f"{image_id}{SUFFIX}"
+
+    def _make_room(self, nbytes: int) -> None:
+        """Delete what is too old, then the least recently used, until so many bytes fit."""
+        files = []
+        for path in self._folder.glob(f"*/*{SUFFIX}"):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                files.append((status.st_mtime, status.st_size, path))
+        files.sort(key=lambda file: file[0])
+        held = sum(size for _, size, _ in files)
+        for used, size, path in files:
+            if held + nbytes <= self._capacity_bytes and self._clock() - used <= self._ttl_s:
+                return
+            with contextlib.suppress(OSError):
+                path.unlink()
+            held -= size
+
+
+def _write(file: Path, kept: KeptEmbedding) -> None:
+    import numpy as np  # noqa: PLC0415 - as in _halved
+
+    embedding = kept.embedding
+    arrays = [_halved(feature) for feature in embedding.features.values()]
+    about = {
+        "height": embedding.height,
+        "width": embedding.width,
+        "features": [[name, feature.dtype.name] for name, feature in embedding.features.items()],
+        "model": kept.model,
+        "digest": kept.digest,
+    }
+    with file.open("wb") as open_file:
+        np.savez(open_file, np.frombuffer(json.dumps(about).encode(), np.uint8), *arrays)
+
+
+def _halved(values: AnyFloatArray) -> AnyFloatArray:
+    import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    return half if np.isfinite(half).all() else values
+
+
+def _read(path: Path) -> KeptEmbedding:
+    import numpy as np  # noqa: PLC0415 - as in _halved
+
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        about = json.loads(archive["arr_0"].tobytes())
+        features = {
+            name: archive[f"arr_{index}"].astype(dtype) for index, (name, dtype) in enumerate(about["features"], 1)
+        }
+    embedding = Embedding(height=int(about["height"]), width=int(about["width"]), features=features)
+    return KeptEmbedding(embedding, model=str(about["model"]), digest=str(about["digest"]))

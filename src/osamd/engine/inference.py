@@ -1,0 +1,180 @@
+"""What the lanes run: load a model, encode an image, decode prompts. No state; everything comes in and goes out."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from osamd.errors import DeadlineExceededError, InferenceError, InvalidPromptError, ModelLoadError, SettingsError
+from osamd.library.catalog import Model
+from osamd.library.store import Store
+from osamd.models.base import Adapter
+from osamd.runtime.graphs import graph_folder
+from osamd.settings import Settings
+from osamd.timings import Timings
+from osamd.types import Box, Candidate, Capabilities, Embedding, Mask, MaskLogits, Prompt
+
+# Of the picture that a GPU is tried with; models have sizes of their own.
+FIRST_SIDE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object that a prompt found.
+
+    Attributes:
+        candidate: as the model gave it.
+        box: in whole image pixels.
+        mask: cut out of the image, or None for models that only find boxes.
+        prompt_index: which prompt.
+        mask_index: which of its candidates, best first.
+    """
+
+    candidate: Candidate
+    box: Box
+    mask: Mask | None
+    prompt_index: int
+    mask_index: int
+
+
+def load_model(model: Model, *, store: Store, settings: Settings) -> Adapter:
+    """Load a model whose files are here; on a GPU it is loaded when it has run there.
+
+    Raises:
+        ModelError: a file is missing or does not load, or the device asked for is not to be had.
+    """
+    # Imported here: ONNX Runtime costs a tenth of a second that /health must not wait for.
+    from osamd.models import build_model  # noqa: PLC0415
+    from osamd.runtime.sessions import choose_placement, graph_cache  # noqa: PLC0415
+
+    paths = store.paths(model)
+    try:
+        placement = choose_placement(
+            device=settings.device, onnx_providers=settings.onnx_providers, threads=settings.threads
+        )
+    except SettingsError as error:
+        raise ModelLoadError(str(error)) from error
+    if not any(blob.attachments for blob in model.blobs.values()):
+        placement = replace(placement, graphs=graph_cache(graph_folder(settings.cache)))
+    adapter = build_model(model, paths, placement)
+    if adapter.device == "cuda":
+        run_once(adapter, model)
+    return adapter
+
+
+def run_once(adapter: Adapter, model: Model) -> None:
+    """Encode and decode: the first run takes longest, and shows libraries that are missing.
+
+    Raises:
+        ModelLoadError: the model does not run.
+    """
+    import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+
+    try:
+        embedding = adapter.encode(np.zeros((FIRST_SIDE, FIRST_SIDE, 3), np.uint8))
+        prompt = adapter.default_prompt(height=FIRST_SIDE, width=FIRST_SIDE)
+        adapter.decode(embedding, prompt, mask_input=None, multimask=False)
+    except InferenceError as error:
+        raise ModelLoadError(f"{model.name} loads but does not run on {adapter.device}: {error}") from error
+
+
+def encode_image(adapter: Adapter, data: bytes, max_pixels: int, timings: Timings) -> Embedding:
+    """From the encoded image to its embedding; adds the stages ``decode_image`` and ``encode``.
+
+    Raises:
+        InvalidImageError: it cannot be decoded.
+        ImageTooLargeError: it has more than ``max_pixels`` pixels.
+        InferenceError: the model failed.
+    """
+    from osamd.pixels.images import decode_image  # noqa: PLC0415 - Pillow is not needed before the first image
+
+    with timings.stage("decode_image"):
+        picture = decode_image(data, max_pixels=max_pixels, wanted=adapter.input_size)
+    with timings.stage("encode"):
+        return adapter.encode(picture.pixels, size=(picture.height, picture.width))
+
+
+def decode_prompts(
+    adapter: Adapter,
+    embedding: Embedding,
+    prompts: Sequence[Prompt],
+    refined: Sequence[MaskLogits | None],
+    *,
+    multimask: bool,
+    most_mask_pixels: int,
+    abandoned: threading.Event,
+    timings: Timings,
+) -> list[Found]:
+    """All prompts' objects, cut out of the image; adds the stages ``decode`` and ``mask``.
+
+    Args:
+        adapter: the model the embedding is from.
+        embedding: the encoded image.
+        prompts: what to segment.
+        refined: the earlier mask of each prompt, or None.
+        multimask: whether several candidates a prompt are wanted.
+        most_mask_pixels: pixels of all masks' boxes together, at most.
+        abandoned: set when nobody waits any more; then no further prompt is decoded.
+        timings: the request's stopwatch.
+
+    Raises:
+        InvalidPromptError: a text is too long, or there are more masks than may be held.
+        InferenceError: the model failed.
+        DeadlineExceededError: it was abandoned.
+    """
+    found: list[Found] = []
+    mask_pixels = 0
+    for prompt_index, (prompt, mask_input) in enumerate(zip(prompts, refined, strict=True)):
+        if abandoned.is_set():
+            raise DeadlineExceededError("nobody waits for this any more")
+        with timings.stage("decode"):
+            candidates = adapter.decode(embedding, prompt, mask_input=mask_input, multimask=multimask)
+        with timings.stage("mask"):
+            for mask_index, candidate in enumerate(candidates):
+                placed = _place(candidate, embedding)
+                if placed is None:
+                    continue
+                mask_pixels += 0 if placed[1] is None else placed[1].inside.size
+                if mask_pixels > most_mask_pixels:
+                    message = (
+                        f"the masks of this request have more than the {most_mask_pixels:,} pixels that are allowed"
+                    )
+                    raise InvalidPromptError(f"{message}: ask for fewer at once", field=prompt.field)
+                found.append(Found(candidate, *placed, prompt_index, mask_index))
+    return found
+
+
+def _place(candidate: Candidate, embedding: Embedding) -> tuple[Box, Mask | None] | None:
+    """The candidate in whole image pixels; None when its mask is empty."""
+    from osamd.pixels.masks import mask_from_logits  # noqa: PLC0415 - OpenCV is not needed before the first mask
+
+    height, width = embedding.height, embedding.width
+    if candidate.logits is not None:
+        mask = mask_from_logits(candidate.logits, height=height, width=width)
+        return None if mask is None else (mask.box, mask)
+    if candidate.box is None:
+        raise RuntimeError("a candidate needs logits or a box")
+    x1, y1, x2, y2 = candidate.box
+    box = Box(
+        xmin=min(width - 1, max(0, round(x1))),
+        ymin=min(height - 1, max(0, round(y1))),
+        xmax=min(width - 1, max(0, round(x2))),
+        ymax=min(height - 1, max(0, round(y2))),
+    )
+    return box, None
+
+
+def check_capabilities(prompt: Prompt, can: Capabilities, *, model: str, field: str) -> None:
+    """Refuse what a model cannot take.
+
+    Raises:
+        InvalidPromptError: says what it can take.
+    """
+    refused = [
+        (len(prompt.points) > 0 and not can.points, "points"),
+        (len(prompt.boxes) > can.boxes, "boxes" if len(prompt.boxes) > 1 else "box"),
+        (len(prompt.texts) > can.texts, "texts"),
+        (prompt.mask_id is not None and not can.mask_input, "mask_input"),
+    ]
+    for is_refused, part in refused:
+        if is_refused:
+            raise InvalidPromptError(f"{model} takes {can.sentence()}", field=f"{field}.{part}")

@@ -1,0 +1,267 @@
+"""Which models are loaded: within a budget of bytes, the least recently used one goes first."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from osamd.engine.status import Resident
+from osamd.errors import ModelLoadError, OverloadedError
+from osamd.keep_alive import PINNED, KeepAlive
+from osamd.library.catalog import Model
+from osamd.models.base import Adapter
+
+# Where cgroups, version 2 and 1, tell a container how much memory it has.
+CONTAINER_LIMITS: Final = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model ready to answer.
+
+    Attributes:
+        adapter: answers.
+    """
+
+    adapter: Adapter
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    model: Model
+    digest: str
+    keep_alive_s: KeepAlive
+    nbytes: int = 0
+    loaded: Loaded | None = None
+    users: int = 0
+    used: float = field(default_factory=time.monotonic)
+    timer: asyncio.TimerHandle | None = None
+    has_room: bool = False
+    filling: "asyncio.Task[None] | None" = None
+
+
+class LoadedModels:
+    """The loaded models. Belongs to one event loop.
+
+    A load that has begun goes on when everybody who waited has left, so that impatient callers cannot keep a large
+    model from ever being loaded.
+
+    Args:
+        budget_bytes: sizes of all loaded models' files together, at most.
+        keep_alive_s: how long a model stays while no request has said otherwise.
+        load: brings a model to life, off the loop.
+        measure: the size of a model's files in bytes.
+        unloaded: called after a model was let go.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget_bytes: int,
+        keep_alive_s: KeepAlive,
+        load: Callable[[Model], Awaitable[Loaded]],
+        measure: Callable[[Model], int],
+        unloaded: Callable[[Model], None],
+    ) -> None:
+        self._budget_bytes = budget_bytes
+        self._keep_alive_s = keep_alive_s
+        self._load = load
+        self._measure = measure
+        self._unloaded = unloaded
+        self._places: dict[str, _Place] = {}
+        self._loading = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    def residents(self) -> list[Resident]:
+        """The loaded models, the most recently used first."""
+        places = [place for place in self._places.values() if place.loaded is not None]
+        places.sort(key=lambda place: -place.used)
+        return [self._resident(place) for place in places]
+
+    def is_loaded(self, model: Model) -> bool:
+        """Whether the model, as its files are now, can answer at once."""
+        place = self._places.get(model.name)
+        return place is not None and place.loaded is not None and place.digest == model.digest
+
+    def users(self, model: Model) -> int:
+        """How many use the model now or wait for it."""
+        place = self._places.get(model.name)
+        return 0 if place is None else place.users
+
+    @contextlib.asynccontextmanager
+    async def using(self, model: Model, *, keep_alive_s: KeepAlive = None) -> AsyncIterator[Adapter]:
+        """The model's adapter, loaded if need be; it stays loaded at least as long as the block runs.
+
+        Args:
+            model: the row.
+            keep_alive_s: how long it stays after the block, from now on; None leaves that as it is.
+
+        Raises:
+            ModelError: it could not be loaded.
+            OverloadedError: there is no room, and models that are pinned hold it.
+        """
+        place = self._claim(model)
+        try:
+            if place.filling is None:
+                raise RuntimeError("a place is filled as soon as it is made")
+            await asyncio.shield(place.filling)
+            if place.loaded is None:
+                raise RuntimeError("a place that is filled has a model")
+            yield place.loaded.adapter
+        finally:
+            self._leave(place, keep_alive_s)
+
+    def unload(self, model: Model) -> bool:
+        """Let a model go now, or when the last request on it is done; False when it is not loaded."""
+        place = self._places.get(model.name)
+        if place is None:
+            return False
+        place.keep_alive_s = 0.0
+        self._schedule(place)
+        return True
+
+    def unload_idle(self) -> list[str]:
+        """Let every model go that nobody uses and nobody pinned; returns their names."""
+        idle = [
+            place
+            for place in self._places.values()
+            if place.loaded is not None and not place.users and place.keep_alive_s != PINNED
+        ]
+        for place in idle:
+            self._drop(place)
+        return [place.model.name for place in idle]
+
+    async def close(self) -> None:
+        """Let all models go, and give up those that wait for room."""
+        places = list(self._places.values())
+        filling = [place.filling for place in places if place.filling is not None and not place.filling.done()]
+        for task in filling:
+            task.cancel()
+        await asyncio.gather(*filling, return_exceptions=True)
+        for place in places:
+            self._drop(place)
+
+    def _claim(self, model: Model) -> _Place:
+        """The model's place, perhaps still empty, with the caller counted as a user, so that nobody takes it away."""
+        place = self._places.get(model.name)
+        if place is not None and place.digest != model.digest:
+            # Its file was changed. Whoever uses the old model goes on with it.
+            self._drop(place)
+            place = None
+        if place is None:
+            place = _Place(model, model.digest, self._keep_alive_s)
+            self._places[model.name] = place
+            place.filling = asyncio.ensure_future(self._fill(place))
+            place.filling.add_done_callback(_see_failure)
+        place.users += 1
+        _stop_timer(place)
+        return place
+
+    def _leave(self, place: _Place, keep_alive_s: KeepAlive) -> None:
+        place.users -= 1
+        place.used = time.monotonic()
+        if keep_alive_s is not None:
+            place.keep_alive_s = keep_alive_s
+        if not place.users and not place.has_room and place.filling is not None:
+            # Nobody waits for it any more, and it has not begun.
+            self._forget(place)
+            place.filling.cancel()
+        self._schedule(place)
+        self._changed.set()
+
+    async def _fill(self, place: _Place) -> None:
+        try:
+            # One load at a time: two at once would need room for both and fight for the cores.
+            async with self._loading:
+                place.nbytes = await self._make_room(place.model)
+                place.has_room = True
+                place.loaded = await self._load(place.model)
+        except BaseException:
+            self._forget(place)
+            raise
+        self._schedule(place)
+
+    async def _make_room(self, model: Model) -> int:
+        """The bytes of the model, when so many are free."""
+        nbytes = self._measure(model)
+        if nbytes > self._budget_bytes:
+            raise ModelLoadError(
+                f"{model.name} has {nbytes:,} bytes; OSAMD_MODEL_MEMORY_BYTES allows {self._budget_bytes:,}"
+            )
+        while True:
+            held = [place for place in self._places.values() if place.has_room]
+            if sum(place.nbytes for place in held) + nbytes <= self._budget_bytes:
+                return nbytes
+            idle = [place for place in held if not place.users and place.loaded is not None]
+            droppable = [place for place in idle if place.keep_alive_s != PINNED]
+            if droppable:
+                self._drop(min(droppable, key=lambda place: place.used))
+            elif len(idle) == len(held):
+                raise OverloadedError("no room for this model: the loaded ones are pinned with keep_alive -1")
+            else:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def _schedule(self, place: _Place) -> None:
+        """Arrange the unloading of a model that nobody uses."""
+        if place.users or place.loaded is None or self._places.get(place.model.name) is not place:
+            return
+        _stop_timer(place)
+        if place.keep_alive_s == 0.0:
+            self._drop(place)
+        elif place.keep_alive_s is not None and place.keep_alive_s != PINNED:
+            loop = asyncio.get_running_loop()
+            place.timer = loop.call_later(place.keep_alive_s, self._drop, place)
+
+    def _drop(self, place: _Place) -> None:
+        """Let a model go. Its memory returns with the last reference to its adapter, which a user may hold."""
+        if self._forget(place) and place.loaded is not None:
+            self._unloaded(place.model)
+
+    def _forget(self, place: _Place) -> bool:
+        _stop_timer(place)
+        self._changed.set()
+        if self._places.get(place.model.name) is not place:
+            return False
+        del self._places[place.model.name]
+        return True
+
+    def _resident(self, place: _Place) -> Resident:
+        left = place.keep_alive_s
+        if place.timer is not None:
+            left = max(0.0, place.timer.when() - asyncio.get_running_loop().time())
+        return Resident(
+            model=place.model,
+            device=place.loaded.adapter.device if place.loaded is not None else "",
+            nbytes=place.nbytes,
+            expires_in_s=left,
+        )
+
+
+def _stop_timer(place: _Place) -> None:
+    if place.timer is not None:
+        place.timer.cancel()
+        place.timer = None
+
+
+def _see_failure(filling: "asyncio.Task[None]") -> None:
+    """A failure that nobody waited for is no unretrieved exception."""
+    if not filling.cancelled():
+        filling.exception()
+
+
+def half_of_memory() -> int:
+    """Half of what this process may use, in bytes: of the container's limit, or of the machine's memory."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            # Without a limit the file says "max", or a number beyond any memory.
+            total = min(total, int(file.read_text()))
+    return total // 2

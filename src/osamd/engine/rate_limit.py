@@ -1,0 +1,42 @@
+"""How often each key may do something: so many a minute, and no memory of more than what is left."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from osamd.errors import RateLimitedError
+
+MINUTE_S: Final = 60.0
+
+
+class RateLimit:
+    """So many a minute for each name, which may be used at once and grows back evenly. Belongs to one event loop.
+
+    Args:
+        what: what is counted, for the message.
+        per_minute: how many.
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(self, what: str, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._what = what
+        self._per_minute = per_minute
+        self._clock = clock
+        # By name: what was left, and when. Names are those of keys, so there are few.
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def take(self, name: str) -> None:
+        """Use one.
+
+        Raises:
+            RateLimitedError: none is left; it says when the next one is.
+        """
+        now = self._clock()
+        left, since = self._left.get(name, (float(self._per_minute), now))
+        left = min(float(self._per_minute), left + (now - since) * self._per_minute / MINUTE_S)
+        if left < 1.0:
+            wait_s = (1.0 - left) * MINUTE_S / self._per_minute
+            raise RateLimitedError(
+                f"this key is allowed {self._per_minute:,} {self._what} a minute", retry_after_s=wait_s
+            )
+        self._left[name] = (left - 1.0, now)

@@ -1,0 +1,139 @@
+"""The encoded images a server remembers: in memory, and on the disk where that is given room."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from osamd.engine.cache import OwnedCache
+from osamd.engine.embedding_files import EmbeddingFiles, KeptEmbedding
+from osamd.engine.lanes import Lane
+from osamd.errors import OsamdError
+from osamd.library.catalog import Model
+from osamd.timings import Timings
+from osamd.types import Embedding
+
+# Files that wait to be written hold their embeddings in memory, so only so many may.
+WRITE_CAPACITY = 32
+READ_CAPACITY = 256
+# A disk that is slower than this is slower than encoding again.
+READ_WAIT_S = 2.0
+READ_HANG_S = 5.0
+WRITE_WAIT_S = 20.0
+WRITE_HANG_S = 60.0
+FLUSH_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """An image as a model sees it.
+
+    Attributes:
+        embedding: what the model made of it.
+        model: the row of the catalogue.
+        digest: of the files that made it: a handle outlives a local file's change, its embedding must not.
+    """
+
+    embedding: Embedding
+    model: Model
+    digest: str
+
+
+class RememberedImages:
+    """Encoded images by handle, each for its owner alone. Belongs to one event loop.
+
+    Args:
+        memory: the first tier.
+        files: the second tier, or None.
+        resolve: finds a row of the catalogue by name.
+    """
+
+    def __init__(
+        self, memory: OwnedCache[EncodedImage], files: EmbeddingFiles | None, *, resolve: Callable[[str], Model]
+    ) -> None:
+        self._memory = memory
+        self._files = files
+        self._resolve = resolve
+        self._reads = Lane("read", workers=1, capacity=READ_CAPACITY, wait_s=READ_WAIT_S, hang_s=READ_HANG_S)
+        self._disk = Lane("disk", workers=1, capacity=WRITE_CAPACITY, wait_s=WRITE_WAIT_S, hang_s=WRITE_HANG_S)
+        # How often something was forgotten.
+        self._forgotten = 0
+        self._writes: set[asyncio.Task[None]] = set()
+
+    async def find(self, image_id: str, *, owner: str, timings: Timings) -> EncodedImage | None:
+        """The image, in memory again when it was on the disk; None when nobody remembers it."""
+        image = self._memory.get(image_id, owner=owner)
+        files = self._files
+        if image is not None or files is None:
+            return image
+        forgotten = self._forgotten
+        try:
+            kept = await self._reads.run(lambda: files.get(image_id, owner=owner), timings)
+            model = self._resolve(kept.model) if kept is not None else None
+        # A model that is gone, or a disk that is too slow to wait for: then the image is encoded again.
+        except OsamdError:
+            return None
+        if kept is None or model is None:
+            return None
+        image = EncodedImage(kept.embedding, model, kept.digest)
+        # Not brought back by one who was reading while it was forgotten.
+        if forgotten == self._forgotten:
+            self._put(image_id, image, owner)
+        return image
+
+    def remember(self, image_id: str, image: EncodedImage, *, owner: str) -> None:
+        """Keep it in memory at once, and on the disk soon."""
+        self._put(image_id, image, owner)
+        files = self._files
+        if files is None:
+            return
+        kept = KeptEmbedding(image.embedding, image.model.name, image.digest)
+
+        async def write() -> None:
+            # A disk that cannot keep up misses some.
+            with contextlib.suppress(OsamdError):
+                await self._disk.run(lambda: files.put(image_id, kept, owner=owner), Timings())
+
+        task = asyncio.get_running_loop().create_task(write())
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+
+    async def forget(self, image_id: str, *, owner: str) -> bool:
+        """Forget it in both tiers; False when neither had it.
+
+        Raises:
+            CapacityError: the disk is too slow to say so.
+        """
+        self._forgotten += 1
+        had = self._memory.delete(image_id, owner=owner)
+        files = self._files
+        if files is None:
+            return had
+        # After the writes that were asked for before.
+        was_kept = await self._disk.run(lambda: files.delete(image_id, owner=owner), Timings())
+        # Somebody may have begun to read it meanwhile, or have read it.
+        self._forgotten += 1
+        return self._memory.delete(image_id, owner=owner) or was_kept or had
+
+    async def close(self, *, patience_s: float | None = None) -> bool:
+        """Write what is still to be written, for a few seconds at most, and let the memory go.
+
+        Args:
+            patience_s: seconds to wait at most; None waits however long what runs takes.
+
+        Returns:
+            Whether everything has ended.
+        """
+        until = None if patience_s is None else time.monotonic() + patience_s
+        if self._writes:
+            await asyncio.wait(self._writes, timeout=FLUSH_S if patience_s is None else min(FLUSH_S, patience_s))
+        closed = []
+        for lane in (self._disk, self._reads):
+            left_s = None if until is None else max(0.0, until - time.monotonic())
+            closed.append(await asyncio.to_thread(lane.close, patience_s=left_s))
+        self._memory.clear()
+        return all(closed)
+
+    def _put(self, image_id: str, image: EncodedImage, owner: str) -> None:
+        self._memory.put(image_id, image, nbytes=image.embedding.nbytes, owner=owner)

@@ -1,0 +1,129 @@
+"""The engine's lanes together, what happens when memory runs out or work does not end, and how they stop."""
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from osamd.engine.lanes import MOST_HUNG, Lane
+from osamd.engine.status import LaneStatus
+from osamd.errors import OutOfMemoryError
+from osamd.events import Event, MemoryRanOut, WorkerHung
+from osamd.runtime.out_of_memory import is_out_of_memory
+from osamd.settings import Settings
+from osamd.timings import Timings
+
+DECODE_WORKERS: Final = 2
+SIDE_WORKERS: Final = 2
+REPLY_WORKERS: Final = 2
+LOAD_CAPACITY: Final = 64
+# An encoder works in up to some gigabytes, which are quicker to keep than to take again while there is work.
+REST_S: Final = 10.0
+
+Result = TypeVar("Result")
+
+
+class Workers:
+    """A lane for each kind of work. Belongs to one event loop.
+
+    Args:
+        settings: how much may wait, and how long.
+        unload_idle: lets models go that nobody uses; returns their names.
+        emit: told about every event.
+    """
+
+    def __init__(
+        self, settings: Settings, *, unload_idle: Callable[[], list[str]], emit: Callable[[Event], None]
+    ) -> None:
+        self._unload_idle = unload_idle
+        self._rest: asyncio.TimerHandle | None = None
+        self._emit = emit
+        make = functools.partial(Lane, wait_s=settings.queue_wait_s)
+        watched = functools.partial(
+            make, hang_s=settings.hang_s, on_hung=lambda lane, hung: emit(WorkerHung(lane, hung))
+        )
+        # A large model from a slow disk may take its time.
+        self.load = Lane("load", workers=1, capacity=LOAD_CAPACITY)
+        self.encode = watched("encode", workers=1, capacity=settings.encode_queue)
+        self.decode = watched("decode", workers=DECODE_WORKERS, capacity=settings.decode_queue)
+        # Parsing and hashing: short, but not for the event loop.
+        self.side = make("side", workers=SIDE_WORKERS, capacity=settings.decode_queue)
+        # Writing answers, which takes seconds for many masks of a large image.
+        self.reply = make("reply", workers=REPLY_WORKERS, capacity=settings.decode_queue)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether so much work does not end that only a new process helps."""
+        return any(lane.hung >= MOST_HUNG for lane in (self.encode, self.decode))
+
+    def status(self) -> tuple[LaneStatus, ...]:
+        """How the lanes stand at this moment."""
+        return tuple(lane.status() for lane in (self.load, self.encode, self.decode, self.side, self.reply))
+
+    async def run(self, lane: Lane, work: Callable[[], Result], *, model: str, timings: Timings) -> Result:
+        """Run work that may need much memory; where there is too little, once more without the models that are idle.
+
+        Args:
+            lane: one of these.
+            work: what to do, on a worker.
+            model: full name of the model it is for.
+            timings: the request's stopwatch.
+
+        Raises:
+            OutOfMemoryError: there was too little even so.
+            OsamdError: what ``Lane.run`` and the work itself raise.
+        """
+        reason = ""
+        for is_last in (False, True):
+            try:
+                return await lane.run(work, timings)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = f"{type(error).__name__}: {error}"
+            finally:
+                self._rest_later()
+            # Not in the handler: the failure's traceback holds what it had allocated.
+            if not is_last:
+                self._emit(MemoryRanOut(model, reason, tuple(self._unload_idle())))
+                await asyncio.to_thread(release_memory)
+        raise OutOfMemoryError(reason)
+
+    def _rest_later(self) -> None:
+        """Give memory back once nothing has been computed for a while."""
+        if self._rest is not None:
+            self._rest.cancel()
+        loop = asyncio.get_running_loop()
+        self._rest = loop.call_later(REST_S, loop.run_in_executor, None, release_memory)
+
+    def drain(self) -> None:
+        """Refuse what waits; what runs is finished, and what still comes is done if it need not wait."""
+        for lane in (self.load, self.encode, self.decode):
+            lane.drain()
+
+    async def close(self, *, patience_s: float | None) -> bool:
+        """Refuse all that waits and comes, and wait for what runs.
+
+        Args:
+            patience_s: seconds to wait; None waits however long it takes.
+
+        Returns:
+            Whether everything has ended.
+        """
+        if self._rest is not None:
+            self._rest.cancel()
+        until = None if patience_s is None else time.monotonic() + patience_s
+        closed = []
+        for lane in (self.encode, self.decode, self.load, self.side, self.reply):
+            left_s = None if until is None else max(0.0, until - time.monotonic())
+            closed.append(await asyncio.to_thread(lane.close, patience_s=left_s))
+        return all(closed)
+
+
+def release_memory() -> None:
+    """Give memory that freed models held back to the system. Takes a moment, so not on a loop."""
+    # ONNX Runtime is loaded with the first model, and not for /health.
+    from osamd.runtime import sessions  # noqa: PLC0415
+
+    sessions.release_memory()

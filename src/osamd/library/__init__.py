@@ -1,0 +1,1 @@
+"""The model library: which models there are, and where their files are."""

@@ -1,0 +1,365 @@
+"""One file from the web, whole and verified or not at all; what came before a cut is kept and resumed from."""
+
+import contextlib
+import email.utils
+import logging
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from osamd import __version__
+from osamd.errors import BlobDigestError, OsamdError, PullError, ShuttingDownError
+from osamd.events import PullStatus
+from osamd.library.partials import Partial
+
+if TYPE_CHECKING:
+    import httpx2
+
+logger = logging.getLogger("osamd")
+
+REPORT_S = 0.2
+WATCH_S = 0.1
+MAX_REDIRECTS = 10
+# More than anybody would wait, and still a number that fits a header.
+LONGEST_S = 86_400.0
+# Cuts in one file after which even a server that gives a little each time is given up.
+MAX_CUTS = 200
+TRY_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)")
+CONNECTED = {"connection.connect_tcp.complete", "connection.start_tls.complete", "proxy.start_tls.complete"}
+
+Report = Callable[[PullStatus, int, int | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a download is tried.
+
+    Attributes:
+        connect_s: seconds for a connection to open.
+        read_s: seconds in which something must arrive.
+        rounds: how often all sources are tried, without gaining anything to speak of, before giving up.
+        backoff_s: pause after the first round; each later one is twice as long.
+        retry_after_s: the longest pause a server may ask for.
+        slow_s: seconds over which the speed is measured.
+        slow_bytes_per_s: a slower source is left for the next one.
+    """
+
+    connect_s: float = 15.0
+    read_s: float = 30.0
+    rounds: int = 5
+    backoff_s: float = 1.0
+    retry_after_s: float = 120.0
+    slow_s: float = 60.0
+    slow_bytes_per_s: float = 1024.0
+
+
+class _SourceError(Exception):
+    """A source did not give the file; another try or another source may."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class _TooSlowError(_SourceError):
+    """A source gives the file at a speed that another one may beat."""
+
+
+class _RefusedError(_SourceError):
+    """A source will not give the file however often it is asked."""
+
+
+class _WrongContentError(_RefusedError):
+    """A source gives another file."""
+
+
+class Download:
+    """The download of one file.
+
+    Args:
+        sources: URLs of the same content, tried in this order.
+        sha256: digest of the content, hexadecimal.
+        partial: the file to fill; what an earlier download left there is resumed from.
+        report: told status, completed and total bytes a few times a second.
+        stop: set to stop the download and keep what is there; None where nobody will.
+        patience: how long to try.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        *,
+        sha256: str,
+        partial: Partial,
+        report: Report,
+        stop: threading.Event | None,
+        patience: Patience,
+    ) -> None:
+        self._sources = list(dict.fromkeys(sources))
+        self._sha256 = sha256
+        self._partial = partial
+        self._known_total = partial.total
+        self._report_to = report
+        self._stop = stop
+        self._patience = patience
+        self._best = 0
+        self._cuts = 0
+        self._reported = 0.0
+        self._forgiven: set[str] = set()
+        self._rangeless: set[str] = set()
+        self._reasons: dict[str, _SourceError] = {}
+        self._socket: socket.socket | None = None
+
+    def run(self) -> None:
+        """Fill the file, and return when its content has the digest and is on the disk.
+
+        Raises:
+            PullError: no source gave it.
+            BlobDigestError: a source gave something else, and no other gave it.
+            StorageError: it cannot be written.
+            ShuttingDownError: it was stopped.
+        """
+        with self._partial.opened():
+            for _ in self._partial.take_up():
+                self._check_stopped()
+                self._report("verifying")
+            self._best = self._partial.size
+            if self._partial.sha256 != self._sha256:
+                with self._client() as client, self._watch_for_stop():
+                    self._download(client)
+            self._partial.sync()
+
+    def _download(self, client: "httpx2.Client") -> None:
+        """Rounds over all sources, with longer and longer pauses, until one gives it."""
+        failures = 0
+        while True:
+            best, since = self._best, time.monotonic()
+            if self._try_all(client):
+                return
+            left = [self._reasons[source] for source in self._sources]
+            worth = (time.monotonic() - since) * self._patience.slow_bytes_per_s
+            failures = 1 if self._best - best > worth else failures + 1
+            if not left or failures >= self._patience.rounds:
+                raise self._failure()
+            asked_s = min(reason.retry_after_s for reason in left)
+            if asked_s > self._patience.retry_after_s:
+                raise self._failure(retry_after_s=asked_s)
+            self._pause(max(asked_s, self._patience.backoff_s * 2.0 ** (failures - 1)))
+
+    def _try_all(self, client: "httpx2.Client") -> bool:
+        """One round: each source until it gives nothing more."""
+        for source in list(self._sources):
+            try:
+                self._drain(client, source)
+            except _SourceError as error:
+                self._check_stopped()
+                logger.warning("could not get sha256-%s from %s: %s", self._sha256, shown_url(source), error)
+                self._reasons[source] = error
+                if isinstance(error, _RefusedError):
+                    self._sources.remove(source)
+            else:
+                return True
+        return False
+
+    def _drain(self, client: "httpx2.Client", source: str) -> None:
+        """Stay with a source as long as it gives more each time."""
+        while True:
+            best = self._best
+            try:
+                self._request(client, source)
+            except (_RefusedError, _TooSlowError):
+                raise
+            except _SourceError as error:
+                self._cuts += 1
+                if self._best <= best or self._cuts > MAX_CUTS or error.retry_after_s:
+                    raise
+                self._check_stopped()
+                logger.info("%s, after %d bytes; going on from there", error, self._partial.size)
+                self._pause(self._patience.backoff_s)
+            else:
+                return
+
+    def _request(self, client: "httpx2.Client", source: str) -> None:
+        import httpx2  # noqa: PLC0415 - a tenth of a second that only downloads pay
+
+        self._check_stopped()
+        if source in self._rangeless:
+            self._partial.start_over()
+        start, etag = self._partial.size, self._partial.etag_at(source)
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        if start and etag.startswith('"'):
+            # A weak ETag may not stand here; it is compared with the answer's instead.
+            headers["If-Range"] = etag
+        try:
+            with client.stream("GET", source, headers=headers, extensions={"trace": self._trace}) as response:
+                # Not satisfiable: all of it is here already, or what is here is not its beginning.
+                if not (start and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
+                    self._accept(response, source, etag)
+                    start = self._partial.size
+                    self._partial.write_note(source=source, etag=response.headers.get("etag", ""))
+                    self._partial.check_room()
+                    self._receive(response.iter_raw())
+        except (httpx2.UnsupportedProtocol, httpx2.TooManyRedirects, httpx2.InvalidURL) as error:
+            raise _RefusedError(f"{error}") from error
+        except httpx2.TimeoutException as error:
+            raise _TooSlowError(f"{error}" or "nothing came any more") from error
+        except httpx2.HTTPError as error:
+            text = f"{error}" or type(error).__name__
+            is_untrusted = "CERTIFICATE_VERIFY_FAILED" in text
+            raise (_RefusedError if is_untrusted else _SourceError)(text) from error
+        self._settle(source, start)
+
+    def _accept(self, response: "httpx2.Response", source: str, etag: str) -> None:
+        """Make what is here fit the beginning of the answer, and learn how much there will be."""
+        status, partial = response.status_code, self._partial
+        if status in TRY_AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise _SourceError(f"it answered {status}", retry_after_s=_retry_after_s(response.headers))
+        if status == HTTPStatus.PARTIAL_CONTENT and partial.size:
+            match = CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+            if match is None or int(match[1]) != partial.size:
+                self._rangeless.add(source)
+                raise _SourceError("it answered with another part of the file than was asked for")
+            if etag and response.headers.get("etag", etag) != etag:
+                partial.start_over()
+                raise _SourceError("the file there has changed since the last try")
+            length = match[2]
+        elif status == HTTPStatus.OK:
+            length = response.headers.get("content-length", "")
+        else:
+            raise _RefusedError(f"it answered {status}")
+        known = self._known_total
+        total = int(length) if length.isdecimal() else known
+        if known is not None and total != known:
+            raise _WrongContentError(f"the file there has {total} bytes instead of {known}")
+        partial.total = total
+        if status == HTTPStatus.OK:
+            # All of it, whatever was asked for.
+            partial.start_over()
+
+    def _receive(self, chunks: Iterator[bytes]) -> None:
+        partial, patience = self._partial, self._patience
+        since, size = time.monotonic(), partial.size
+        for chunk in chunks:
+            partial.append(chunk)
+            self._best = max(self._best, partial.size)
+            self._check_stopped()
+            if partial.total is not None and partial.size > partial.total:
+                return
+            self._report("downloading")
+            seconds = time.monotonic() - since
+            if seconds >= patience.slow_s:
+                if partial.size - size < seconds * patience.slow_bytes_per_s:
+                    raise _TooSlowError(f"it gave {partial.size - size} bytes in {seconds:.0f} s")
+                since, size = time.monotonic(), partial.size
+        if partial.total is not None and partial.size < partial.total:
+            raise _SourceError("the connection ended early")
+
+    def _settle(self, source: str, start: int) -> None:
+        """All is here: it is right, or none of it is kept."""
+        partial = self._partial
+        if partial.sha256 == self._sha256:
+            return
+        partial.start_over()
+        message = f"what it gave is not sha256-{self._sha256}"
+        # The fault may lie in what came before, from elsewhere, or in a cut nobody could see: once more from zero.
+        if (start or partial.total is None) and source not in self._forgiven:
+            self._forgiven.add(source)
+            raise _SourceError(message)
+        raise _WrongContentError(message)
+
+    def _failure(self, *, retry_after_s: float | None = None) -> OsamdError:
+        reasons = "; ".join(f"{shown_url(source)}: {reason}" for source, reason in self._reasons.items())
+        is_wrong = any(isinstance(reason, _WrongContentError) for reason in self._reasons.values())
+        kind = BlobDigestError if is_wrong else PullError
+        return kind(f"sha256-{self._sha256} could not be downloaded: {reasons}", retry_after_s=retry_after_s)
+
+    def _report(self, status: PullStatus) -> None:
+        now = time.monotonic()
+        if now - self._reported >= REPORT_S:
+            self._reported = now
+            self._report_to(status, self._partial.size, self._partial.total)
+            if status == "downloading":
+                self._partial.check_room()
+
+    def _client(self) -> "httpx2.Client":
+        import httpx2  # noqa: PLC0415
+
+        timeout = httpx2.Timeout(self._patience.read_s, connect=self._patience.connect_s)
+        # Compressed bytes are not the ones that a range counts.
+        headers = {"User-Agent": f"osamd/{__version__}", "Accept-Encoding": "identity"}
+        try:
+            return httpx2.Client(headers=headers, timeout=timeout, follow_redirects=True, max_redirects=MAX_REDIRECTS)
+        except (OSError, ValueError, httpx2.InvalidURL) as error:
+            raise PullError(f"the environment's proxies or certificates cannot be used: {error}") from error
+
+    def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Remember the socket, which httpx2 does not show before the answer begins."""
+        if event in CONNECTED:
+            self._socket = info["return_value"].get_extra_info("socket")
+
+    @contextlib.contextmanager
+    def _watch_for_stop(self) -> Iterator[None]:
+        """Wake a read that waits for a silent server when the download is stopped."""
+        stop = self._stop
+        if stop is None:
+            yield
+            return
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.is_set():
+                if stop.wait(WATCH_S):
+                    with contextlib.suppress(OSError, TypeError):
+                        # The plain socket's: an SSL socket's own would pull its state from under the reader.
+                        socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # type: ignore[arg-type]
+                    ended.wait(WATCH_S)
+
+        thread = threading.Thread(target=watch, name="osamd-download-stop", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop is None:
+            time.sleep(seconds)
+        else:
+            self._stop.wait(seconds)
+        self._check_stopped()
+
+    def _check_stopped(self) -> None:
+        if self._stop is not None and self._stop.is_set():
+            raise ShuttingDownError("the download was stopped; the next one goes on from there")
+
+
+def shown_url(url: str) -> str:
+    """A URL fit for a log: without a password, and without a query, which may hold a signature."""
+    try:
+        parts = urlsplit(url)
+        host = f"{parts.hostname or ''}:{parts.port}" if parts.port else parts.hostname or ""
+    except ValueError:
+        return "a URL that cannot be read"
+    return f"{parts.scheme}://{host}{parts.path}" if parts.scheme else parts.path
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float:
+    """Seconds a server asks to be left alone; 0 when it does not."""
+    value = headers.get("retry-after", "").strip()
+    if value.isdecimal():
+        return min(float(value), LONGEST_S)
+    try:
+        until = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    until = until if until.tzinfo else until.replace(tzinfo=UTC)
+    return min(max(0.0, (until - datetime.now(UTC)).total_seconds()), LONGEST_S)

@@ -1,0 +1,326 @@
+"""ONNX Runtime, and nobody else's business: providers, threads, loading and running graphs."""
+
+import contextlib
+import ctypes
+import functools
+import gc
+import io
+import logging
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+# Recent releases of ONNX Runtime tell Microsoft of every session, and keep an id in the user's home. They look at this
+# when they are loaded; disable_telemetry_events() comes too late.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime as ort
+
+from osamd.errors import InferenceError, ModelLoadError, OutOfMemoryError, SettingsError
+from osamd.runtime import heap
+from osamd.runtime.background import Background
+from osamd.runtime.graphs import GraphCache
+from osamd.runtime.out_of_memory import is_out_of_memory
+from osamd.settings import Device
+
+logger = logging.getLogger("osamd")
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+# Else cuDNN tries every algorithm at each new size of an image, for seconds; fixed sizes pay it at the first run.
+# And memory is taken as it is needed, not doubled each time.
+OPTIONS = {CUDA: {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}}
+# ``kSameAsRequested`` of ONNX Runtime's arenas.
+AS_REQUESTED = 1
+# The smallest graph there is: y = x, of one float.
+IDENTITY = bytes.fromhex(
+    "08083a370a100a01781201792208 4964656e74697479120167 5a0f0a0178120a0a08080112040a020801"
+    "620f0a0179120a0a08080112040a020801 42040a001011".replace(" ", "")
+)
+PROVIDERS_VARIABLE = "OSAM_ONNX_PROVIDERS"
+WARNINGS_OFF = 3
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where sessions run.
+
+    Attributes:
+        providers: ONNX Runtime providers in the order they are tried.
+        threads: threads of one inference.
+        may_fall_back: whether a model that does not get the first provider runs on the CPU instead of failing.
+        graphs: where optimised graphs are kept, or None. Only used for the CPU.
+    """
+
+    providers: tuple[str, ...]
+    threads: int
+    may_fall_back: bool = False
+    graphs: GraphCache | None = None
+
+    @property
+    def device(self) -> str:
+        """``cuda`` or ``cpu``, after the first provider."""
+        return device_of(self.providers)
+
+
+@functools.cache
+def _share_arena() -> None:
+    """Have sessions on the CPU work in one arena, which grows by what is asked for and can be given back at rest."""
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": AS_REQUESTED}))
+
+
+def _use_shared_arena(options: ort.SessionOptions) -> None:
+    _share_arena()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    # Weights stay out of the arena, which could not shrink around them.
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+
+
+@functools.cache
+def _shrinking_session() -> ort.InferenceSession:
+    options = _options(1, None)
+    _use_shared_arena(options)
+    return ort.InferenceSession(IDENTITY, options, providers=[CPU])
+
+
+def release_memory() -> None:
+    """Give back to the system what sessions worked in and what freed ones held; they and glibc keep it otherwise.
+
+    What was given back costs page faults at the next run: a tenth more for an encoder. So, at rest only.
+    """
+    gc.collect()
+    # The arena shrinks at the end of a run that asks for it, of whatever graph.
+    shrinking = ort.RunOptions()
+    shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    _shrinking_session().run(None, {"x": np.zeros(1, np.float32)}, shrinking)
+    heap.trim()
+
+
+def built_for_cuda() -> tuple[int, int] | None:
+    """The CUDA that this ONNX Runtime was built with, such as (13, 0); None for a build for the CPU."""
+    parts = str(getattr(ort, "cuda_version", "")).split(".")
+    return (int(parts[0]), int(parts[1])) if len(parts) > 1 and all(part.isdigit() for part in parts[:2]) else None
+
+
+def graph_cache(folder: Path) -> GraphCache:
+    """Optimised graphs of this version of ONNX Runtime, kept in a folder."""
+    return GraphCache(folder, ort.__version__)
+
+
+def available_providers() -> tuple[str, ...]:
+    """The providers this build of ONNX Runtime has."""
+    return tuple(ort.get_available_providers())
+
+
+def choose_placement(*, device: Device, onnx_providers: Sequence[str], threads: int) -> Placement:
+    """Decide where models run.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+        onnx_providers: explicit providers, which win over ``device``.
+        threads: threads of one inference; 0 means one for each core this process may use.
+
+    Raises:
+        SettingsError: a provider was asked for that this build of ONNX Runtime does not have.
+    """
+    available = available_providers()
+    count = threads or len(os.sched_getaffinity(0))
+    if onnx_providers:
+        missing = [name for name in onnx_providers if name not in available]
+        if missing:
+            raise SettingsError(
+                f"{PROVIDERS_VARIABLE}: this ONNX Runtime has no {', '.join(missing)}; it has {', '.join(available)}"
+            )
+        return Placement(tuple(onnx_providers), count)
+    if device == "cuda" and CUDA not in available:
+        raise SettingsError("OSAMD_DEVICE: cuda was asked for, but this ONNX Runtime is built without it")
+    if device != "cpu" and CUDA in available:
+        return Placement((CUDA, CPU), count, may_fall_back=device == "auto")
+    return Placement((CPU,), count)
+
+
+def device_of(providers: Sequence[str]) -> str:
+    """The short name of the first provider: ``CUDAExecutionProvider`` is ``cuda``."""
+    return providers[0].removesuffix("ExecutionProvider").lower()
+
+
+@functools.cache
+def load_cuda_libraries() -> None:
+    """Load CUDA's libraries from the packages beside ONNX Runtime's, where the loader would not look."""
+    # It prints what it does not find, and stdout is for data. What is missing is told again by who needs it.
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        ort.preload_dlls()
+    for line in said.getvalue().splitlines():
+        logger.debug("%s", line)
+
+
+def _load(path: Path, providers: Sequence[str], placement: Placement, profile: Path | None) -> ort.InferenceSession:
+    graphs = placement.graphs
+    kept = graphs.place(path, provider=CPU) if graphs is not None and tuple(providers) == (CPU,) else None
+    if graphs is None or kept is None:
+        return _open(path, providers, _options(placement.threads, profile))
+    if kept.exists():
+        options = _options(placement.threads, profile)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            return _open(kept, providers, options)
+        except ModelLoadError as error:
+            logger.warning("an optimised graph does not load and is made anew: %s", error)
+    with graphs.making(kept) as written:
+        options = _options(placement.threads, profile)
+        if written is not None:
+            options.optimized_model_filepath = str(written)
+        try:
+            return _open(path, providers, options)
+        except ModelLoadError:
+            # Perhaps only the optimised graph could not be written.
+            return _open(path, providers, _options(placement.threads, profile))
+
+
+def _options(threads: int, profile: Path | None) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = WARNINGS_OFF
+    # Planned memory is held beside the first run's: SAM's encoder took 6.4 GB with it and 3.3 GB without, no slower.
+    options.enable_mem_pattern = False
+    # Threads that spin between inferences would burn an idle server's CPU.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _open(path: Path, providers: Sequence[str], options: ort.SessionOptions) -> ort.InferenceSession:
+    if CUDA in providers:
+        load_cuda_libraries()
+    else:
+        _use_shared_arena(options)
+    try:
+        session = ort.InferenceSession(
+            path, options, providers=list(providers), provider_options=[OPTIONS.get(name, {}) for name in providers]
+        )
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(f"{path} does not fit into the memory of {device_of(providers)}: {error}") from error
+        raise ModelLoadError(f"{path} does not load on {device_of(providers)}: {error}") from error
+    active = session.get_providers()
+    if active[0] != providers[0]:
+        # ONNX Runtime falls back to the CPU with a log line only; a GPU that is billed must be used.
+        raise ModelLoadError(
+            f"{path} was to run on {providers[0]}, but only got {active[0]}{_what_is_missing(providers[0])}"
+        )
+    return session
+
+
+def _what_is_missing(provider: str) -> str:
+    """Why a provider is not to be had, as far as its library's loader says it, such as a missing libcudnn."""
+    folder = Path(ort.__file__).parent / "capi"
+    name = provider.removesuffix("ExecutionProvider").lower()
+    try:
+        for library in (f"libonnxruntime_providers_{part}.so" for part in ("shared", name)):
+            ctypes.CDLL(str(folder / library), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        return f": {error}"
+    return ": its libraries are there, so look for the driver and the device"
+
+
+@functools.cache
+def _tell_fallback(provider: str, reason: str) -> None:
+    """Said once for each reason; every reply and ``/ready`` name the device that is really used."""
+    logger.warning("running on the CPU, because %s is not to be had: %s", provider, reason)
+
+
+def _run_here(work: Callable[[], Result]) -> Result:
+    return work()
+
+
+class Session:
+    """A loaded graph. Safe to run from several threads at once.
+
+    Args:
+        path: an ONNX file.
+        placement: where it runs.
+        in_background: for encoders: its threads give way to those of other sessions.
+        profile: where ONNX Runtime notes which provider ran which node, for ``end_profile``; a path without its end.
+
+    Raises:
+        ModelLoadError: the file is not a graph that loads, or it did not load on the device asked for.
+    """
+
+    def __init__(
+        self, path: Path, placement: Placement, *, in_background: bool = False, profile: Path | None = None
+    ) -> None:
+        self._run = _run_here
+        if in_background:
+            behind = Background(f"osamd-{path.stem}")
+            weakref.finalize(self, behind.close)
+            self._run = behind.run
+
+        def load(providers: Sequence[str]) -> ort.InferenceSession:
+            # The session's own threads inherit the priority of the one that makes them.
+            return self._run(lambda: _load(path, providers, placement, profile))
+
+        try:
+            self._session = load(placement.providers)
+        except ModelLoadError as error:
+            if not placement.may_fall_back:
+                raise
+            _tell_fallback(placement.providers[0], str(error))
+            self._session = load((CPU,))
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
+        # Sizes that the graph leaves open are names or None.
+        self.input_shapes: dict[str, tuple[int | str | None, ...]] = {
+            node.name: tuple(node.shape) for node in self._session.get_inputs()
+        }
+        self._path = path
+        # The masks at the image's size are an output that nobody asks for, so they need not be computed.
+        self._options = ort.RunOptions()
+        self._options.only_execute_path_to_fetches = True
+
+    def outputs_at(self, *positions: int) -> tuple[str, ...]:
+        """Names of outputs by their place in the graph, for exports whose names differ.
+
+        Raises:
+            ModelLoadError: the graph has fewer outputs.
+        """
+        if max(positions) >= len(self.outputs):
+            raise ModelLoadError(f"{self._path} has {len(self.outputs)} outputs; {max(positions) + 1} are needed")
+        return tuple(self.outputs[position] for position in positions)
+
+    def end_profile(self) -> Path:
+        """End the profile and write it; returns its JSON file."""
+        return Path(self._session.end_profiling())
+
+    def run(
+        self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str] | None = None
+    ) -> list[npt.NDArray[np.float32]]:
+        """Run the graph.
+
+        Args:
+            feeds: every input by name.
+            outputs: names of the outputs wanted; None means all, in the graph's order.
+
+        Raises:
+            InferenceError: ONNX Runtime refused the input or failed.
+        """
+        try:
+            results: list[npt.NDArray[np.float32]] = self._run(
+                lambda: self._session.run(outputs, dict(feeds), self._options)
+            )
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfMemoryError(f"inference ran out of memory: {error}") from error
+            raise InferenceError(f"inference failed: {error}") from error
+        return results

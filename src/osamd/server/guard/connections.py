@@ -1,0 +1,213 @@
+"""uvicorn's HTTP connection, which waits for no client for ever.
+
+``serve`` uses it by itself; uvicorn's own command by ``--http osamd.server.guard.connections:PatientConnection``.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from osamd.events import ConnectionCut, Sink, tell
+from osamd.server.context import SETTINGS_STATE, SINKS_STATE
+from osamd.settings import Settings
+
+# Request line, headers and trailers of the requests on a connection that wait for their answers, and a single line.
+MOST_HEAD_BYTES: Final = 64 * 1024
+# The colon, the space and the line's end.
+HEADER_EXTRA_BYTES: Final = 4
+# So many requests may wait behind each other; each costs far more memory than its shortest head has bytes.
+MOST_PIPELINED: Final = 64
+# How long what a refused client still sends is read, and forgotten. Closing on it at once would reset the connection,
+# and it would never read why it was refused.
+LINGER_S: Final = 2.0
+# The app has answered or cut off a slow body by then; what comes here nobody reads.
+UNREAD_BODY_EXTRA_S = 5.0
+TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class _HeadTooLargeError(Exception):
+    """Ends the parser's work on what has come."""
+
+
+class PatientConnection(HttpToolsProtocol):
+    """Bounds connections, heads, and time: how many, how large, and how long heads, bodies and readers take."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        settings = self.app_state.get(SETTINGS_STATE)
+        self._settings: Settings = settings if isinstance(settings, Settings) else Settings()
+        self._sinks: tuple[Sink, ...] = self.app_state.get(SINKS_STATE, ())
+        self._reading: asyncio.TimerHandle | None = None
+        self._writing: asyncio.TimerHandle | None = None
+        # Whether some of a head is here, and how many requests with a whole head are without their whole answer.
+        self._has_begun = False
+        self._open = 0
+        # Bytes of each head whose answer is not out; bytes since the parser last told of anything; whether it did.
+        self._heads: deque[int] = deque()
+        self._untold = 0
+        self._has_told = False
+        self._is_refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come."""
+        super().connection_made(transport)
+        if len(self.connections) > self._settings.max_connections:
+            self._tell("too_many_connections")
+            transport.write(TOO_MANY)
+            transport.close()
+            return
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has gone."""
+        self._stop_waiting()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Some of a request."""
+        if self._is_refused:
+            return
+        self._has_told = False
+        super().data_received(data)
+        # The parser keeps a header to itself until its line ends.
+        self._untold = 0 if self._has_told else self._untold + len(data)
+        if self._untold > MOST_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse_head()
+        # uvicorn no longer waits for the next head, and be it only a line's end that came.
+        if self._reading is None and not self._open and self.timeout_keep_alive_task is None:
+            self._await_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """What came was no HTTP, or we stopped the parser."""
+        if self._is_refused:
+            return
+        self._tell("not_http")
+        super().send_400_response(msg)
+
+    def on_message_begin(self) -> None:
+        """The first bytes of a head."""
+        self._has_told = True
+        if len(self._heads) >= MOST_PIPELINED:
+            self._refuse_head()
+            raise _HeadTooLargeError
+        self._heads.append(0)
+        super().on_message_begin()
+        self._has_begun = True
+        if self._reading is None and not self._open:
+            self._await_head()
+
+    def on_url(self, url: bytes) -> None:
+        """Some of the request line."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer, of which nobody hears: the guard has judged the head without it."""
+        self._count(len(name) + len(value) + HEADER_EXTRA_BYTES)
+        if self._has_begun:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Some of a body, which others bound."""
+        self._has_told = True
+        super().on_body(body)
+
+    def on_headers_complete(self) -> None:
+        """The head is here, the body is to come."""
+        self._has_told = True
+        self._stop_waiting()
+        self._has_begun = False
+        self._open += 1
+        super().on_headers_complete()
+        # One behind another is not read until that is answered.
+        if not self.pipeline:
+            self._await_body()
+
+    def on_message_complete(self) -> None:
+        """All of a request is here."""
+        self._has_told = True
+        self._stop_waiting()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer is out; one that was waiting may begin."""
+        self._open -= 1
+        self._heads.popleft()
+        super().on_response_complete()
+        if self._reading is not None:
+            return
+        if self._open and self.cycle.more_body:
+            self._await_body()
+        elif not self._open and self._has_begun:
+            self._await_head()
+
+    def pause_writing(self) -> None:
+        """The client does not read."""
+        super().pause_writing()
+        self._writing = self.loop.call_later(self._settings.send_idle_s, self._give_up, "answer_unread")
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+        super().resume_writing()
+
+    def _count(self, nbytes: int) -> None:
+        """Count some of a head, or of its trailers."""
+        self._has_told = True
+        # Trailers of a request that is answered already are dropped, and count for nothing.
+        if self._heads:
+            self._heads[-1] += nbytes
+        if sum(self._heads) > MOST_HEAD_BYTES:
+            self._refuse_head()
+            raise _HeadTooLargeError
+
+    def _refuse_head(self) -> None:
+        self._is_refused = True
+        self._tell("head_too_large")
+        self._stop_waiting()
+        is_trailer = self._open == 1 and self.cycle.more_body and not self.cycle.response_started
+        if not self._open or is_trailer:
+            self.transport.write(TOO_LARGE)
+        # Else it would be taken for the answer to a request before it.
+        if self._open:
+            self.transport.close()
+            return
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._reading = self.loop.call_later(LINGER_S, self.transport.abort)
+
+    def _await_head(self) -> None:
+        self._reading = self.loop.call_later(self._settings.head_s, self._give_up_head)
+
+    def _await_body(self) -> None:
+        until_s = self._settings.receive_s + UNREAD_BODY_EXTRA_S
+        self._reading = self.loop.call_later(until_s, self._give_up, "body_unread")
+
+    def _stop_waiting(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def _give_up_head(self) -> None:
+        self._reading = None
+        # A connection on which nothing was asked is closed without a word, as browsers that open some ahead expect.
+        if self._has_begun:
+            self._tell("head_timeout")
+            self.transport.write(TOO_SLOW)
+        self.transport.close()
+
+    def _give_up(self, code: str) -> None:
+        self._tell(code)
+        self.transport.abort()
+
+    def _tell(self, code: str) -> None:
+        tell(self._sinks, ConnectionCut(code, self.client[0] if self.client else None))

@@ -1,0 +1,169 @@
+"""Limits that hold before a route sees a request: who may have how much at once, and how a body comes in."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from osamd.engine.rate_limit import RateLimit
+from osamd.errors import BodyTimeoutError, BodyTooLargeError, CapacityError, OverloadedError, RateLimitedError
+from osamd.server.problems import answer_error
+from osamd.settings import Settings
+
+# A body above this has an image in it; below it a click on a known one, which is never refused for others' images.
+SMALL_BODY_BYTES = 8 * 1024
+# How long a refused client may go on sending. Closing on it at once would reset the connection, and it would never read
+# why it was refused.
+LINGER_S = 2.0
+
+
+class AdmissionMiddleware:
+    """Refuses from the head of a request what is more than its key or the server may have at once.
+
+    Stands behind the guard; requests that wanted no key pass.
+
+    Args:
+        app: the app behind it.
+        settings: the limits.
+    """
+
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._rate = RateLimit("requests", settings.requests_per_minute)
+        self._running: Counter[str] = Counter()
+        self._uploads = 0
+        self._upload_bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Admit or refuse an HTTP request."""
+        name = scope.get("state", {}).get("key_name")
+        if scope["type"] != "http" or name is None:
+            await self._app(scope, receive, send)
+            return
+        size = _body_bytes(scope, self._settings.max_body_bytes)
+        try:
+            self._check(name, size)
+        except (CapacityError, BodyTooLargeError) as error:
+            await answer_error(Request(scope), error)(scope, receive, send)
+            return
+        is_upload = size > SMALL_BODY_BYTES
+        self._running[name] += 1
+        self._uploads += is_upload
+        self._upload_bytes += size
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._running[name] -= 1
+            if not self._running[name]:
+                del self._running[name]
+            self._uploads -= is_upload
+            self._upload_bytes -= size
+
+    def _check(self, name: str, size: int) -> None:
+        settings = self._settings
+        if size > settings.max_body_bytes:
+            raise _too_large(settings.max_body_bytes)
+        if self._running[name] >= settings.concurrent_requests:
+            message = f"this key is allowed {settings.concurrent_requests:,} requests at once"
+            raise RateLimitedError(message)
+        if size > SMALL_BODY_BYTES:
+            if self._uploads >= settings.uploads:
+                raise OverloadedError(f"{settings.uploads:,} images are being worked on already")
+            if self._uploads and self._upload_bytes + size > settings.upload_bytes:
+                raise OverloadedError(f"the images being worked on have {settings.upload_bytes:,} bytes already")
+        self._rate.take(name)
+
+
+@dataclass(slots=True)
+class _Body:
+    """How far the body of a request is.
+
+    Attributes:
+        received: bytes so far.
+        is_complete: whether nothing more comes.
+    """
+
+    is_complete: bool
+    received: int = 0
+
+
+class BodyMiddleware:
+    """Bounds how large a body is and how long it takes; a client that is answered before it has sent all is let finish.
+
+    Args:
+        app: the app behind it; it answers the errors that reading raises in it.
+        settings: the limits.
+    """
+
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Watch over an HTTP body."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = _Body(is_complete=_body_bytes(scope, 1) == 0)
+        until = asyncio.get_running_loop().time() + self._settings.receive_s
+        is_early = False
+
+        async def bounded() -> Message:
+            return await receive() if body.is_complete else await self._next(body, receive, until)
+
+        async def kept_open(message: Message) -> None:
+            nonlocal is_early
+            if message["type"] == "http.response.start" and not body.is_complete:
+                is_early = True
+                MutableHeaders(scope=message)["Connection"] = "close"
+            # The whole answer is out; the server would close the connection if it knew.
+            await send({**message, "more_body": True} if is_early and "body" in message else message)
+
+        await self._app(scope, bounded, kept_open)
+        if is_early:
+            await _linger(receive)
+            await send({"type": "http.response.body", "body": b""})
+
+    async def _next(self, body: _Body, receive: Receive, until: float) -> Message:
+        now = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(min(self._settings.receive_idle_s, until - now)):
+                message = await receive()
+        except TimeoutError:
+            raise BodyTimeoutError(
+                f"the body came too slowly: it may take {self._settings.receive_s:g} s, and pause for"
+                f" {self._settings.receive_idle_s:g} s"
+            ) from None
+        if message["type"] == "http.request":
+            body.received += len(message.get("body", b""))
+            if body.received > self._settings.max_body_bytes:
+                raise _too_large(self._settings.max_body_bytes)
+        body.is_complete = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+
+async def _linger(receive: Receive) -> None:
+    """Read, and forget, what a client still sends."""
+    try:
+        async with asyncio.timeout(LINGER_S):
+            while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
+                pass
+    except TimeoutError:
+        return
+
+
+def _body_bytes(scope: Scope, unknown: int) -> int:
+    """Bytes of the body as declared; ``unknown`` where there is one of undeclared length."""
+    headers = Headers(scope=scope)
+    if "transfer-encoding" in headers:
+        return unknown
+    length = headers.get("content-length", "0")
+    return int(length) if length.isdigit() else unknown
+
+
+def _too_large(most: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"the body is larger than the {most:,} bytes that are allowed")

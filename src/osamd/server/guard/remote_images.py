@@ -1,0 +1,200 @@
+"""Images by URL: fetched for a caller, and from nowhere that the operator did not allow.
+
+A name is resolved once, every address it has is checked, and the connection is made to a checked address, so that a
+name that changes its mind in between (DNS rebinding) changes nothing. Redirects are new URLs and checked as such.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from osamd import __version__
+from osamd.engine.lanes import Lane
+from osamd.errors import BodyTooLargeError, OverloadedError, UrlFailedError, UrlRefusedError
+from osamd.server.guard.addresses import may_connect
+from osamd.settings import Settings
+from osamd.timings import Timings
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx2
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+
+FIELD: Final = "image_url"
+MOST_REDIRECTS: Final = 3
+# More are not tried: the caller waits.
+MOST_ADDRESSES: Final = 3
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+OK: Final = 200
+PORTS: Final = {"http": 80, "https": 443}
+
+
+class RemoteImages:
+    """Fetches images. Belongs to one event loop.
+
+    Args:
+        settings: which URLs, how many at once, how large and how slow.
+        resolve: the addresses of a name and port; None asks the system.
+    """
+
+    def __init__(self, settings: Settings, *, resolve: Resolve | None = None) -> None:
+        self._settings = settings
+        self._networks = tuple(ipaddress.ip_network(network) for network in settings.url_networks)
+        self._resolve = resolve or self._ask_system
+        # Of its own: a name server that does not answer must hold up nobody else's work.
+        self._lane = Lane("resolve", workers=settings.url_fetches, capacity=settings.url_fetches)
+        self._context: ssl.SSLContext | None = None
+        self._running = 0
+
+    async def fetch(self, text: str) -> bytes:
+        """The bytes behind a URL.
+
+        Raises:
+            UrlRefusedError: it, or where it leads, is not one of those that may be fetched.
+            UrlFailedError: it could not be fetched.
+            BodyTooLargeError: it has more bytes than allowed.
+            OverloadedError: too many are being fetched.
+        """
+        if not self._settings.url_hosts:
+            raise UrlRefusedError("images are not fetched here: send the image itself", field=FIELD)
+        if self._running >= self._settings.url_fetches:
+            raise OverloadedError(f"{self._settings.url_fetches} images are being fetched already")
+        self._running += 1
+        try:
+            async with asyncio.timeout(self._settings.url_s):
+                return await self._follow(text)
+        except TimeoutError:
+            raise UrlFailedError(f"the image did not come within {self._settings.url_s:g} s", field=FIELD) from None
+        finally:
+            self._running -= 1
+
+    async def _follow(self, text: str) -> bytes:
+        if self._context is None:
+            # Takes a moment: the import, and reading all certificates.
+            self._context = await self._lane.run(_ssl_context, Timings())
+        import httpx2  # noqa: PLC0415 - not before the first URL
+
+        try:
+            url = httpx2.URL(text)
+            for _ in range(MOST_REDIRECTS + 1):
+                found = await self._get(url)
+                if isinstance(found, bytes):
+                    return found
+                url = url.join(found)
+        # Names that cannot be encoded, too.
+        except (httpx2.InvalidURL, UnicodeError):
+            raise _refused() from None
+        except (httpx2.HTTPError, OSError):
+            # Which of them went wrong, and how, is a map of the operator's network.
+            raise UrlFailedError("the image could not be fetched", field=FIELD) from None
+        raise UrlFailedError(f"more than {MOST_REDIRECTS} redirects", field=FIELD)
+
+    async def _get(self, url: "httpx2.URL") -> bytes | str:
+        """The body behind a URL, or where it redirects to."""
+        import httpx2  # noqa: PLC0415
+
+        port = self._checked_port(url)
+        # As it was matched, and as certificates have it: the spelling for people may stand for another name.
+        addresses = await self._checked_addresses(url.raw_host.decode("ascii"), port)
+        for address in addresses[:-1]:
+            try:
+                return await self._ask(url, address)
+            except httpx2.ConnectError:
+                continue
+        return await self._ask(url, addresses[-1])
+
+    def _checked_port(self, url: "httpx2.URL") -> int:
+        if url.scheme not in self._settings.url_schemes or url.userinfo or not url.host:
+            raise _refused()
+        port = url.port or PORTS[url.scheme]
+        host = url.raw_host.decode("ascii").lower().rstrip(".")
+        if not any(_matches(pattern, host, port, PORTS[url.scheme]) for pattern in self._settings.url_hosts):
+            raise _refused()
+        return port
+
+    async def _checked_addresses(self, host: str, port: int) -> Sequence[str]:
+        try:
+            addresses = await self._resolve(host, port)
+        except OSError:
+            addresses = ()
+        # One bad address among good ones is a sign that somebody tries; and which names there are is nobody's business.
+        if not addresses or not all(may_connect(address, self._networks) for address in addresses):
+            raise _refused()
+        return addresses[:MOST_ADDRESSES]
+
+    async def _ask(self, url: "httpx2.URL", address: str) -> bytes | str:
+        import httpx2  # noqa: PLC0415
+
+        headers = {
+            "Host": url.netloc.decode("ascii"),
+            "User-Agent": f"osamd/{__version__}",
+            "Accept": "image/*",
+            # Nothing that would grow when it is unpacked.
+            "Accept-Encoding": "identity",
+        }
+        transport = httpx2.AsyncHTTPTransport(verify=self._context or True, trust_env=False)
+        # A client for each: a kept connection was made for one name and must not serve another at the same address.
+        client = httpx2.AsyncClient(transport=transport, trust_env=False, timeout=self._settings.url_s)
+        async with (
+            client,
+            client.stream(
+                "GET",
+                url.copy_with(host=address),
+                headers=headers,
+                follow_redirects=False,
+                # The certificate must be the name's, not the address's.
+                extensions={"sni_hostname": url.raw_host.decode("ascii")},
+            ) as response,
+        ):
+            if response.status_code in REDIRECTS and "location" in response.headers:
+                return response.headers["location"]
+            if response.status_code != OK or response.headers.get("content-encoding", "identity") != "identity":
+                raise UrlFailedError("there is no image behind the URL", field=FIELD)
+            return await self._read(response)
+
+    async def _read(self, response: "httpx2.Response") -> bytes:
+        most = self._settings.url_bytes
+        chunks = []
+        received = 0
+        declared = response.headers.get("content-length", "0")
+        if declared.isdigit() and int(declared) > most:
+            raise _too_large(most)
+        async for chunk in response.aiter_raw():
+            received += len(chunk)
+            if received > most:
+                raise _too_large(most)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    async def _ask_system(self, host: str, port: int) -> Sequence[str]:
+        def look_up() -> list[str]:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+        return await self._lane.run(look_up, Timings())
+
+
+def _matches(pattern: str, host: str, port: int, usual_port: int) -> bool:
+    """Whether a host and port are meant by ``example.com``, ``*.example.com``, ``example.com:8443`` or ``*``."""
+    name, _, wanted_port = pattern.partition(":")
+    if port != int(wanted_port or usual_port):
+        return False
+    return name in {"*", host} or (name.startswith("*.") and host.endswith(name[1:]))
+
+
+def _ssl_context() -> "ssl.SSLContext":
+    import httpx2  # noqa: PLC0415
+
+    return httpx2.create_ssl_context(trust_env=False)
+
+
+def _refused() -> UrlRefusedError:
+    return UrlRefusedError("images are not fetched from there: its operator allows other URLs", field=FIELD)
+
+
+def _too_large(most: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"the image has more than the {most:,} bytes that are fetched", field=FIELD)

@@ -1,0 +1,1 @@
+"""One record for each request, and its sinks: metrics, traces, logs."""

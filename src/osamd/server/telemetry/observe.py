@@ -1,0 +1,91 @@
+"""The outermost middleware: a request id in and out, ``Server-Timing``, and an event when the answer is complete."""
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from osamd.errors import ShuttingDownError
+from osamd.events import RequestDone, Sink, tell
+from osamd.server.problems import answer_error, answer_unexpected
+from osamd.timings import Timings
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class ObserveMiddleware:
+    """Gives every request an id and a stopwatch.
+
+    Args:
+        app: the app behind it.
+        sinks: told when a request is done.
+    """
+
+    def __init__(self, app: ASGIApp, *, sinks: Sequence[Sink]) -> None:
+        self._app = app
+        self._sinks = tuple(sinks)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Observe an HTTP request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        timings, begun = Timings(), time.time()
+        given = Headers(scope=scope).get("x-request-id", "")
+        # A caller's id goes into logs and headers, so only a harmless one is taken over.
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {}).update(request_id=request_id, timings=timings)
+        status = 500
+        is_begun = False
+        answered = Headers()
+
+        async def observed(message: Message) -> None:
+            nonlocal status, is_begun, answered
+            if message["type"] == "http.response.start":
+                is_begun = True
+                status = message["status"]
+                answered = Headers(raw=message.get("headers", []))
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                if timings.seconds():
+                    headers["Server-Timing"] = timings.server_timing()
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed)
+        # The grace time of a server that stops is over; its callers are told, rather than cut off.
+        except asyncio.CancelledError:
+            if is_begun:
+                raise
+            error = ShuttingDownError("the server has stopped, and could not finish this")
+            await answer_error(Request(scope), error)(scope, receive, observed)
+        # Answered here, so that this answer too has its headers.
+        except Exception as error:
+            if is_begun:
+                raise
+            await answer_unexpected(Request(scope), error)(scope, receive, observed)
+        finally:
+            event = RequestDone(
+                scope["method"],
+                scope["path"],
+                status,
+                timings.total(),
+                request_id,
+                code=scope["state"].get("code"),
+                key_name=scope["state"].get("key_name"),
+                client=scope["client"][0] if scope.get("client") else None,
+                route=getattr(scope.get("route"), "path", "unmatched"),
+                model=timings.model,
+                cache=answered.get("x-osamd-cache"),
+                device=answered.get("x-osamd-device"),
+                stages=timings.seconds(),
+                stages_begun=timings.begun(),
+                begun=begun,
+                traceparent=Headers(scope=scope).get("traceparent"),
+            )
+            tell(self._sinks, event)

@@ -1,0 +1,71 @@
+"""``Timings``: the stopwatch that travels with a request."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+STAGES = ("receive", "parse", "queue", "decode_image", "encode", "decode", "mask", "reply")
+
+
+class Timings:
+    """A stopwatch that runs from its making: seconds spent in each stage of one request.
+
+    Safe to write from worker threads. The stages are told apart so that their sum is the request's own time: what is
+    spent waiting for a thread or to be woken counts as ``queue``.
+
+    Attributes:
+        model: full name of the model that answers, once it is known.
+    """
+
+    def __init__(self) -> None:
+        self.model: str | None = None
+        self._made = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+        self._begun: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def add(self, stage: str, seconds: float, *, begun: float | None = None) -> None:
+        """Add to a stage; stages that run twice sum up.
+
+        Args:
+            stage: its name.
+            seconds: how long it took.
+            begun: when it began, on the clock ``time.perf_counter``; None: it ends now.
+        """
+        begun = time.perf_counter() - seconds if begun is None else begun
+        with self._lock:
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+            self._begun.setdefault(stage, begun)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a block as one stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - start, begun=start)
+
+    def total(self) -> float:
+        """Seconds since the stopwatch was made."""
+        return time.perf_counter() - self._made
+
+    def seconds(self) -> Mapping[str, float]:
+        """Seconds by stage, in the order a request passes them."""
+        with self._lock:
+            return {name: self._seconds[name] for name in STAGES if name in self._seconds}
+
+    def begun(self) -> Mapping[str, float]:
+        """When each stage first began, in seconds after the stopwatch was made."""
+        with self._lock:
+            return {name: at - self._made for name, at in self._begun.items()}
+
+    def server_timing(self) -> str:
+        """The value of a ``Server-Timing`` header (W3C), in milliseconds: the stages, then the total until now."""
+        stages = self.seconds()
+        if not stages:
+            return ""
+        return ", ".join(
+            f"{name};dur={seconds * 1e3:.2f}" for name, seconds in {**stages, "total": self.total()}.items()
+        )

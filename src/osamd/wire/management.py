@@ -1,0 +1,225 @@
+"""Models on the wire, in the shape Ollama's users know."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictStr, model_validator
+
+from osamd.engine.status import Resident
+from osamd.events import PullProgress
+from osamd.keep_alive import PINNED
+from osamd.library.catalog import Model
+from osamd.library.store import Store
+from osamd.models import capabilities_of
+from osamd.types import Capabilities
+from osamd.wire.schemas import WireModel, fold
+
+FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
+
+
+def _not_blank(name: str) -> str:
+    if not name.strip():
+        raise ValueError("a model's name is wanted")
+    return name
+
+
+class ModelBody(WireModel):
+    """Names a model. What else Ollama's clients send, such as ``verbose`` or ``insecure``, is passed over."""
+
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+
+    model: Annotated[StrictStr, AfterValidator(_not_blank)] = Field(
+        description="A name or alias of the catalogue. Also spelt `name`, as Ollama's older clients do."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spellings(cls, values: Any) -> Any:
+        return fold(values, {"name": "model"})
+
+
+class PullBody(ModelBody):
+    """Body of ``POST /api/pull``."""
+
+    stream: StrictBool = Field(default=True, description="A line of JSON for each news, or one answer at the end.")
+
+
+class DetailsSchema(BaseModel):
+    """What kind of model it is."""
+
+    format: str = "onnx"
+    family: str
+    license: str
+    license_url: str
+    source_url: str
+
+
+class TagSchema(BaseModel):
+    """A model that is here."""
+
+    name: str
+    model: str
+    modified_at: str | None
+    size: int
+    digest: str
+    details: DetailsSchema
+    capabilities: list[str] = Field(description="What a prompt may hold and what comes back.")
+
+
+class TagsReply(BaseModel):
+    """Answer of ``GET /api/tags``."""
+
+    models: list[TagSchema]
+
+
+class RunningSchema(TagSchema):
+    """A model that is loaded."""
+
+    device: str
+    expires_at: str | None = Field(description="When it is unloaded if nobody uses it; null: when room is needed.")
+    size_vram: int = Field(description="Bytes of its files that are in the memory of a GPU.")
+
+
+class RunningReply(BaseModel):
+    """Answer of ``GET /api/ps``."""
+
+    models: list[RunningSchema]
+
+
+class BlobSchema(BaseModel):
+    """A file of a model."""
+
+    role: str
+    digest: str
+    url: str
+
+
+class ShowReply(BaseModel):
+    """Answer of ``POST /api/show``."""
+
+    name: str
+    license: str
+    license_url: str
+    details: DetailsSchema
+    capabilities: list[str]
+    takes: str = Field(description="The capabilities in words.")
+    aliases: list[str]
+    digest: str
+    is_present: bool = Field(description="Whether its files are here.")
+    is_loaded: bool
+    may_pull: bool = Field(description="Whether this caller may have it pulled.")
+    size: int | None
+    modified_at: str | None
+    blobs: list[BlobSchema]
+
+
+class CatalogReply(BaseModel):
+    """Answer of ``GET /api/catalog``."""
+
+    models: list[ShowReply]
+
+
+class VersionReply(BaseModel):
+    """Answer of ``GET /api/version``."""
+
+    version: str
+
+
+class PullLine(BaseModel):
+    """A line of ``POST /api/pull``: a status, or an error that ends it."""
+
+    status: str | None = None
+    digest: str | None = None
+    total: int | None = None
+    completed: int | None = None
+    error: str | None = None
+    code: str | None = None
+
+
+def details(model: Model) -> DetailsSchema:
+    """What kind of model it is."""
+    return DetailsSchema(
+        family=model.family, license=model.license, license_url=model.license_url, source_url=model.source_url
+    )
+
+
+def capability_names(capabilities: Capabilities) -> list[str]:
+    """The capabilities as words a program can test for."""
+    named = {
+        "points": capabilities.points,
+        "box": capabilities.boxes == 1,
+        "boxes": capabilities.boxes > 1,
+        "texts": capabilities.texts > 0,
+        "mask_input": capabilities.mask_input,
+        "multimask": capabilities.multimask,
+        "masks": capabilities.masks,
+    }
+    return [name for name, is_there in named.items() if is_there]
+
+
+def tag(model: Model, store: Store) -> TagSchema:
+    """A model that is here."""
+    return TagSchema(**_common(model, store))
+
+
+def running(resident: Resident, store: Store) -> RunningSchema:
+    """A model that is loaded."""
+    expires_in_s = resident.expires_in_s
+    expires_at = None
+    if expires_in_s is not None:
+        until = FOREVER if expires_in_s == PINNED else datetime.now(UTC) + timedelta(seconds=expires_in_s)
+        expires_at = _timestamp(until)
+    return RunningSchema(
+        **_common(resident.model, store),
+        device=resident.device,
+        expires_at=expires_at,
+        size_vram=0 if resident.device == "cpu" else resident.nbytes,
+    )
+
+
+def show(model: Model, store: Store, *, is_loaded: bool, may_pull: bool) -> ShowReply:
+    """All there is to say about a model."""
+    capabilities = capabilities_of(model.family)
+    modified = store.modified(model)
+    return ShowReply(
+        name=model.name,
+        license=model.license,
+        license_url=model.license_url,
+        details=details(model),
+        capabilities=capability_names(capabilities),
+        takes=capabilities.sentence(),
+        aliases=list(model.aliases),
+        digest=model.digest,
+        is_present=store.is_present(model),
+        is_loaded=is_loaded,
+        may_pull=may_pull,
+        size=store.size(model),
+        modified_at=None if modified is None else _timestamp(modified),
+        blobs=[
+            BlobSchema(role=role, digest=f"sha256:{blob.sha256}", url=blob.url) for role, blob in model.blobs.items()
+        ],
+    )
+
+
+def pull_line(progress: PullProgress) -> PullLine:
+    """News of a pull, in Ollama's words."""
+    digest = f"sha256:{progress.digest}"
+    status = "verifying sha256 digest" if progress.status == "verifying" else f"pulling {progress.digest[:12]}"
+    return PullLine(status=status, digest=digest, total=progress.total, completed=progress.completed)
+
+
+def _common(model: Model, store: Store) -> dict[str, Any]:
+    modified = store.modified(model)
+    return {
+        "name": model.name,
+        "model": model.name,
+        "modified_at": None if modified is None else _timestamp(modified),
+        "size": store.size(model) or 0,
+        "digest": model.digest,
+        "details": details(model),
+        "capabilities": capability_names(capabilities_of(model.family)),
+    }
+
+
+def _timestamp(when: datetime) -> str:
+    return when.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,263 @@
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from asking import ask
+from blob_server import Answer, serve_blobs
+from serving import KEY, RunningServer, clean_environment
+from shelf import Library, Shelf, WebModel, run_library
+
+from osamd.cli.models import human_age, human_size, table
+
+WAIT_S = 60
+LICENCE = "osamd: fresh:latest is under the licence MIT https://example.org/licence"
+
+
+class Home:
+    """A user's machine: a catalogue with a local model, one on the web, and a bad row, and an empty cache."""
+
+    def __init__(self, folder: Path, shelf: Shelf) -> None:
+        self.cache = folder / "cache"
+        self.own = shelf.add_local("own", "sam", license="MIT")
+        self.fresh: WebModel = shelf.add_web("fresh")
+        shelf.rows.append('[[model]]\nname = "broken"\nfamily = "nosuch"\n')
+        self.catalog = shelf.write()
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        """What a shell would have."""
+        return clean_environment({"OSAMD_CACHE": str(self.cache), "OSAMD_CATALOG": str(self.catalog)} | extra)
+
+    def osamd(self, *arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end, without a terminal."""
+        command = [sys.executable, "-m", "osamd", *arguments]
+        return subprocess.run(
+            command, env=self.environment(**extra), capture_output=True, text=True, timeout=WAIT_S, check=False
+        )
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """Such a machine, and the web server."""
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    with serve_blobs() as web:
+        yield Home(tmp_path, Shelf(rows, web))
+
+
+def names(listing: str) -> list[str]:
+    """The first column without its heading."""
+    return [line.split()[0] for line in listing.splitlines()[1:]]
+
+
+def test_list(home: Home) -> None:
+    """What is here is listed; with --all also what is not, without a word of the network."""
+    done = home.osamd("list")
+    assert 0 == done.returncode
+    assert ["NAME", "ID", "SIZE", "MODIFIED"] == done.stdout.splitlines()[0].split()
+    assert ["builtin:latest", "own:latest"] == names(done.stdout)
+    everything = home.osamd("list", "--all").stdout
+    assert {"fresh:latest", "sam:100m", "sam3:latest", "yoloworld:latest"} <= set(names(everything))
+    (line,) = [line for line in everything.splitlines() if line.startswith("fresh:latest")]
+    assert "<not pulled>" in line
+
+
+@pytest.mark.parametrize("command", [("list",), ("show", "own"), ("rm", "fresh")])
+def test_bad_rows_are_told_on_stderr(home: Home, command: tuple[str, ...]) -> None:
+    """Each command tells what is wrong with the user's catalogue, beside its work."""
+    done = home.osamd(*command)
+    assert f"osamd: {home.catalog}: row 3 (broken), family must be one of" in done.stderr
+    assert "broken" not in done.stdout
+
+
+def test_show(home: Home) -> None:
+    """A model tells its licence, its abilities and its files before it is pulled."""
+    done = home.osamd("show", "yoloworld")
+    assert 0 == done.returncode
+    shown = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert shown["licence"].startswith("GPL-3.0-only https://")
+    assert ("yoloworld:latest", "no") == (shown["name"], shown["here"])
+    assert shown["takes"].endswith("texts")
+    assert shown["yolo"].startswith("sha256:92660c64")
+    assert "sam:100m" in home.osamd("show", "sam_vit_b").stdout
+
+
+def test_pull_show_and_remove(home: Home) -> None:
+    """The licence comes first, then the files, one line each; afterwards the model is here until it is removed."""
+    done = home.osamd("pull", "fresh")
+    assert (0, "") == (done.returncode, done.stdout)
+    told = [line for line in done.stderr.splitlines() if "broken" not in line]
+    assert LICENCE == told[0]
+    assert "osamd: fresh:latest is here" == told[-1]
+    assert ["encoder", "decoder"] == [line.split()[1] for line in told[1:-1]]
+    assert "\r" not in done.stderr
+    assert all(place.exists() for place in home.fresh.places(home.cache))
+    assert "fresh:latest" in names(home.osamd("list").stdout)
+    done = home.osamd("rm", "fresh")
+    assert 0 == done.returncode
+    assert "osamd: removed fresh:latest, " in done.stderr
+    assert not any(place.exists() for place in home.fresh.places(home.cache))
+    done = home.osamd("rm", "fresh")
+    assert 5 == done.returncode
+    assert "fresh:latest is not here" in done.stderr
+
+
+def test_progress_bar_is_for_terminals(home: Home) -> None:
+    """In a terminal there is a bar that redraws itself, and the licence stands before it."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "osamd", "pull", "fresh"],
+        env=home.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # the other side is closed
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(ours)
+    assert 0 == process.wait(WAIT_S)
+    text = seen.decode()
+    assert text.index(LICENCE) < text.index("\r\x1b[K")
+    assert "[##############################]" in text
+    assert "encoder" in text
+    assert "decoder" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("pull", "nosuch"), 2, "there is no model 'nosuch'"),
+        (("show", "nosuch"), 2, "there is no model 'nosuch'"),
+        (("rm", "nosuch"), 2, "there is no model 'nosuch'"),
+        (("rm", "builtin"), 2, "not in the cache"),
+        (("rm", "own"), 2, "not in the cache"),
+        (("rm", "fresh"), 5, "is not here"),
+        (("ps", "--url", "http://127.0.0.1:9"), 7, "cannot reach"),
+    ],
+    ids=str,
+)
+def test_exit_codes(home: Home, arguments: tuple[str, ...], code: int, words: str) -> None:
+    """What goes wrong is one line on stderr, and an exit code of the error tree."""
+    done = home.osamd(*arguments)
+    assert (code, "") == (done.returncode, done.stdout)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_pull_that_fails(home: Home) -> None:
+    """A model that no source has is exit code 5, with the source in the message; nothing is left that looks whole."""
+    home.fresh.served["encoder"].then = Answer(status=404)
+    done = home.osamd("pull", "fresh")
+    assert 5 == done.returncode
+    assert "404" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not any(place.exists() for place in home.fresh.places(home.cache))
+    # What had come of it can be removed.
+    home.fresh.served["encoder"].then = Answer()
+    home.fresh.served["decoder"].then = Answer(status=404)
+    assert 5 == home.osamd("pull", "fresh").returncode
+    assert 0 == home.osamd("rm", "fresh").returncode
+
+
+def test_mirror(home: Home) -> None:
+    """``OSAM_BLOB_ENDPOINT`` is where blobs come from, by their bare digest."""
+    with serve_blobs() as mirror:
+        for content, place in zip(home.fresh.contents.values(), home.fresh.places(home.cache), strict=True):
+            mirror.put(f"/blobs/{place.name.removeprefix('sha256-')}", content)
+        done = home.osamd("pull", "fresh", OSAM_BLOB_ENDPOINT=f"{mirror.url}/blobs/")
+        assert 0 == done.returncode, done.stderr
+        assert 2 == len(mirror.asked)
+
+
+def test_run_pulls(home: Home, tmp_path: Path) -> None:
+    """``osamd run`` pulls a model that is not here, its licence first, and segments with it."""
+    photo = Path(__file__).parents[2] / "examples" / "cat.jpg"
+    done = home.osamd("run", "fresh", "--image", str(photo), "--point", "225,150", "--json")
+    assert 0 == done.returncode, done.stderr
+    assert LICENCE in done.stderr
+    assert "fresh:latest" == json.loads(done.stdout)["model"]
+    forbidden = home.osamd("rm", "fresh")
+    assert 0 == forbidden.returncode
+    done = home.osamd("run", "fresh", "--image", str(photo), "-o", str(tmp_path / "m.png"), OSAMD_PULL="never")
+    assert 5 == done.returncode
+    assert "fresh:latest is not on this server" in done.stderr
+
+
+def test_ps(tmp_path: Path, photo: bytes) -> None:
+    """The models that a server has loaded, for those who have its key."""
+    with run_library(tmp_path) as library:
+        with library.server.client() as client:
+            ask(client, photo, model="sam:300m", keep_alive=-1)
+        assert {"builtin:latest", "sam:300m"} == set(names(ps(library, KEY).stdout))
+        (line,) = [line for line in ps(library, KEY).stdout.splitlines() if line.startswith("sam:300m")]
+        assert ["cpu", "9999-12-31T00:00:00Z"] == line.split()[-2:]
+        refused = ps(library, "wrong")
+        assert (3, "") == (refused.returncode, refused.stdout)
+        assert "X-API-Key is missing or wrong" in refused.stderr
+
+
+def ps(library: Library, key: str) -> "subprocess.CompletedProcess[str]":
+    """``osamd ps`` against a server."""
+    server: RunningServer = library.server
+    return subprocess.run(
+        [sys.executable, "-m", "osamd", "ps", "--url", server.url],
+        env=clean_environment({"API_KEY": key}),
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+
+
+def test_doctor_tells_of_bad_rows(home: Home) -> None:
+    """The user's catalogue is examined with the rest: how many models there are, and which rows are left out."""
+    done = home.osamd("doctor")
+    assert 1 == done.returncode
+    lines = done.stdout.splitlines()
+    (summary,) = [line for line in lines if line.startswith("ok  catalogue")]
+    assert f"models, 2 of them here, {home.catalog} among it" in summary
+    problems = [line for line in lines if line.startswith("!!  catalogue")]
+    assert "row 3 (broken), family must be one of" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 KB"),
+        (38_700_000, "38.7 MB"),
+        (3_400_000_000, "3.4 GB"),
+        (10**16, "10000.0 TB"),
+    ],
+)
+def test_sizes(nbytes: int, text: str) -> None:
+    """Bytes are told in decimal units."""
+    assert text == human_size(nbytes)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "just now"), (59, "just now"), (60, "1 minute ago"), (7200, "2 hours ago"), (200_000, "2 days ago")],
+)
+def test_ages(seconds: int, text: str) -> None:
+    """How long ago something was, in the largest unit."""
+    assert text == human_age(datetime.now(UTC) - timedelta(seconds=seconds))
+
+
+def test_columns() -> None:
+    """Cells of a column begin at one place, and no line ends in spaces."""
+    assert "a    bb\nccc  d" == table([("a", "bb"), ("ccc", "d")])

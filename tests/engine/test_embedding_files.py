@@ -1,0 +1,224 @@
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from osamd.engine.embedding_files import EmbeddingFiles, KeptEmbedding
+from osamd.types import Embedding
+
+DAY_S = 86_400.0
+FIRST, SECOND, THIRD = (f"img_{digit * 32}" for digit in "123")
+
+
+class Clock:
+    """Wall time that tests set."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        """Seconds since the epoch."""
+        return self.now
+
+
+def kept(value: float = 0.5, *, side: int = 16, dtype: Any = np.float32) -> KeptEmbedding:
+    """Two features of one value."""
+    features = {"a": np.full((1, 2, side, side), value, dtype), "b": np.full((1, 1, side, side), -value, dtype)}
+    return KeptEmbedding(Embedding(height=30, width=40, features=features), "model:tag", "digest")
+
+
+def opened(folder: Path, clock: Clock | None = None, *, capacity_bytes: int = 10**6) -> EmbeddingFiles:
+    """The files of a folder."""
+    return EmbeddingFiles(folder, capacity_bytes=capacity_bytes, ttl_s=DAY_S, clock=clock or Clock())
+
+
+def files_in(folder: Path) -> list[Path]:
+    """All files below a folder."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_what_is_put_comes_back_in_another_process(tmp_path: Path, dtype: Any) -> None:
+    """Values to half precision, types, sizes, the model and its digest, all read by another object."""
+    values = np.random.default_rng(1).normal(size=(1, 3, 8, 8)).astype(dtype)
+    given = KeptEmbedding(Embedding(height=3, width=5, features={"x": values}), "sam2:tiny", "abc")
+    opened(tmp_path).put(FIRST, given, owner="me")
+
+    found = opened(tmp_path).get(FIRST, owner="me")
+
+    assert found is not None
+    assert (3, 5, "sam2:tiny", "abc") == (found.embedding.height, found.embedding.width, found.model, found.digest)
+    assert ["x"] == list(found.embedding.features)
+    assert dtype == found.embedding.features["x"].dtype
+    np.testing.assert_array_equal(values.astype(np.float16).astype(dtype), found.embedding.features["x"])
+
+
+def test_values_beyond_half_precision_keep_theirs(tmp_path: Path) -> None:
+    """A value that half precision cannot hold does not become infinite."""
+    files = opened(tmp_path)
+    files.put(FIRST, kept(1e6), owner="me")
+
+    found = files.get(FIRST, owner="me")
+
+    assert found is not None
+    assert 1e6 == found.embedding.features["a"].max()
+
+
+def test_files_are_half_the_size_of_the_values(tmp_path: Path) -> None:
+    """Half precision halves them."""
+    large = kept(side=128)
+    opened(tmp_path).put(FIRST, large, owner="me")
+    (file,) = files_in(tmp_path)
+
+    assert file.stat().st_size < 0.52 * large.embedding.nbytes
+
+
+def test_nobody_gets_anothers(tmp_path: Path) -> None:
+    """Embeddings are kept apart by owner; names of owners do not appear on the disk."""
+    files = opened(tmp_path)
+    files.put(FIRST, kept(), owner="alice")
+
+    assert files.get(FIRST, owner="bob") is None
+    assert not files.delete(FIRST, owner="bob")
+    assert files.get(FIRST, owner="alice") is not None
+    assert not [path for path in tmp_path.rglob("*") if "alice" in path.name]
+
+
+def test_deleting_is_final(tmp_path: Path) -> None:
+    """A deleted embedding is gone, and deleting it again says so."""
+    files = opened(tmp_path)
+    files.put(FIRST, kept(), owner="me")
+
+    assert files.delete(FIRST, owner="me")
+    assert not files.delete(FIRST, owner="me")
+    assert files.get(FIRST, owner="me") is None
+    assert [] == files_in(tmp_path)
+
+
+@pytest.mark.parametrize("image_id", ["../../etc/passwd", "img_..", "", "img_" + "A" * 32, FIRST + "\n", "/etc/x"])
+def test_a_handle_that_is_none_of_ours_is_no_path(tmp_path: Path, image_id: str) -> None:
+    """Callers choose what they send as a handle; nothing is read, written or deleted there."""
+    files = opened(tmp_path / "inside")
+    files.put(image_id, kept(), owner="me")
+
+    assert files.get(image_id, owner="me") is None
+    assert not files.delete(image_id, owner="me")
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
+    """Within the cap; what was read lately stays."""
+    clock = Clock()
+    opened(tmp_path / "one", clock).put(FIRST, kept(), owner="me")
+    (one,) = files_in(tmp_path / "one")
+    files = opened(tmp_path / "all", clock, capacity_bytes=int(2.5 * one.stat().st_size))
+    for image_id in (FIRST, SECOND):
+        files.put(image_id, kept(), owner="me")
+        assert files.get(image_id, owner="me") is not None
+        clock.now += 10
+    assert files.get(FIRST, owner="me") is not None
+    clock.now += 10
+    files.put(THIRD, kept(), owner="other")
+
+    assert [True, False] == [files.get(name, owner="me") is not None for name in (FIRST, SECOND)]
+    assert files.get(THIRD, owner="other") is not None
+    assert sum(path.stat().st_size for path in files_in(tmp_path / "all")) <= 2.5 * one.stat().st_size
+
+
+def test_one_that_is_larger_than_the_cap_is_not_kept(tmp_path: Path) -> None:
+    """And pushes nothing out."""
+    files = opened(tmp_path, capacity_bytes=5_000)
+    files.put(FIRST, kept(side=8), owner="me")
+    files.put(SECOND, kept(side=64), owner="me")
+
+    assert files.get(FIRST, owner="me") is not None
+    assert files.get(SECOND, owner="me") is None
+
+
+def test_what_nobody_used_for_long_is_forgotten(tmp_path: Path) -> None:
+    """Reading it keeps it for another day; after that it is unknown, and deleted when something comes."""
+    clock = Clock()
+    files = opened(tmp_path, clock)
+    files.put(FIRST, kept(), owner="me")
+    clock.now += 0.9 * DAY_S
+    assert files.get(FIRST, owner="me") is not None
+    clock.now += 0.9 * DAY_S
+    assert files.get(FIRST, owner="me") is not None
+    clock.now += 1.1 * DAY_S
+
+    assert files.get(FIRST, owner="me") is None
+    files.put(SECOND, kept(), owner="me")
+    assert [f"{SECOND}.npz"] == [path.name for path in files_in(tmp_path)]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_broken_file_is_forgotten(tmp_path: Path, damage: str) -> None:
+    """Half a file, or one with a wrong byte in its values, is never answered; it is deleted, and can be put again."""
+    files = opened(tmp_path)
+    files.put(FIRST, kept(), owner="me")
+    (file,) = files_in(tmp_path)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes({"cut": bytes(data[: len(data) // 2]), "flipped": bytes(data), "empty": b""}[damage])
+
+    assert files.get(FIRST, owner="me") is None
+    assert [] == files_in(tmp_path)
+    files.put(FIRST, kept(), owner="me")
+    assert files.get(FIRST, owner="me") is not None
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A read-only volume, or a file in the folder's place, only means that nothing is kept."""
+    (tmp_path / "taken").write_bytes(b"")
+    files = opened(tmp_path / "taken" / "embeddings")
+    files.put(FIRST, kept(), owner="me")
+
+    assert files.get(FIRST, owner="me") is None
+    assert not files.delete(FIRST, owner="me")
+    assert [tmp_path / "taken"] == files_in(tmp_path)
+    assert "" == caplog.text or "not kept" in caplog.text
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
+def test_a_file_that_cannot_be_read_now_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """No descriptor or no memory left says nothing against the file: it is there when times are better."""
+    files = opened(tmp_path)
+    files.put(FIRST, kept(), owner="me")
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "load", fail)
+        assert files.get(FIRST, owner="me") is None
+
+    assert files.get(FIRST, owner="me") is not None
+
+
+def test_a_read_only_volume_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the time of use cannot be noted, what is kept is found all the same."""
+    files = opened(tmp_path)
+    files.put(FIRST, kept(), owner="me")
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("osamd.engine.embedding_files.os.utime", refuse)
+
+    assert files.get(FIRST, owner="me") is not None
+
+
+def test_what_killed_processes_left_behind_is_swept(tmp_path: Path) -> None:
+    """A folder half written an hour ago goes with the next put; one of a minute ago may be somebody's."""
+    for name, age_s in (("osamd-part-old", 3700), ("osamd-part-new", 60)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part").write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age_s, time.time() - age_s))
+    opened(tmp_path).put(FIRST, kept(), owner="me")
+
+    assert ["osamd-part-new"] == [path.name for path in tmp_path.glob("osamd-part-*")]

@@ -1,0 +1,80 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+from engines import picture, request, run, segment
+from fake_model import FakeModel
+
+from osamd.engine import Engine
+from osamd.errors import ImageTooLargeError, ModelLoadError, SettingsError
+from osamd.events import Event, ModelLoaded, ModelUnloaded
+from osamd.library.catalog import Model, load_catalog
+from osamd.library.store import Store
+from osamd.settings import load_settings
+from osamd.timings import Timings
+from osamd.types import ExchangedEmbedding, ImageSource, SegmentRequest
+
+
+def test_one_load_a_request_without_keep_alive() -> None:
+    """Where models do not stay, a request loads its model once, for encoding and decoding, and then it goes."""
+    events: list[Event] = []
+
+    async def main(engine: Engine) -> None:
+        await segment(engine, request(picture()))
+        await segment(engine, request(picture(1)))
+
+    run(main, sinks=(events.append,), keep_alive=0.0)
+    told = [type(event) for event in events if isinstance(event, ModelLoaded | ModelUnloaded)]
+    assert [ModelLoaded, ModelUnloaded] * 2 == told
+
+
+def test_handles_outlive_their_model() -> None:
+    """An image that was embedded is remembered when its model goes; a click on it loads the model again."""
+    models: list[FakeModel] = []
+
+    def load(_: Model) -> FakeModel:
+        models.append(FakeModel())
+        return models[-1]
+
+    async def main(engine: Engine) -> None:
+        first = await segment(engine, request(picture()))
+        again = await segment(engine, request(first.image.image_id))
+        assert again.cache_hit
+
+    run(main, load=load, keep_alive=0.0)
+    assert [1, 0] == [len(model.encoded) for model in models]
+
+
+def test_gigantic_embedding_is_refused() -> None:
+    """An embedding that claims a huge image is refused before a mask of that size is made."""
+
+    async def main(engine: Engine) -> None:
+        exchanged = ExchangedEmbedding(height=10**6, width=10**6, arrays=())
+        asked = SegmentRequest(ImageSource(exchanged=exchanged), owner="me")
+        with pytest.raises(ImageTooLargeError) as caught:
+            await engine.segment(asked, Timings())
+        assert "image_embedding" == caught.value.field
+
+    run(main)
+
+
+def test_device_that_is_not_there_fails_the_load() -> None:
+    """With ``OSAMD_DEVICE=cuda`` where there is none, requests get the error of a model that does not load."""
+    settings = load_settings(device="cuda", preload=())
+
+    async def main() -> None:
+        engine = Engine(settings, catalog=load_catalog(), store=Store(Path("nowhere")))
+        try:
+            with pytest.raises(ModelLoadError, match="cuda was asked for"):
+                await segment(engine, request(picture()))
+        finally:
+            await engine.close()
+
+    asyncio.run(main())
+
+
+def test_unknown_model_in_the_allow_list() -> None:
+    """A name in ``OSAMD_MODELS`` that nothing has stops the start, and the variable is named."""
+    settings = load_settings(models=("nosuch",))
+    with pytest.raises(SettingsError, match="OSAMD_MODELS: there is no model 'nosuch'"):
+        Engine(settings, catalog=load_catalog(), store=Store(Path("nowhere")))

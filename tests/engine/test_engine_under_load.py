@@ -1,0 +1,447 @@
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engines import HEIGHT, WAIT_S, WIDTH, breathe, embed, loaded, picture, reached, request, run, segment
+from fake_model import FakeModel, Gate, click
+from pictures import disc_picture, encoded
+
+from osamd.engine import Engine
+from osamd.errors import (
+    DeadlineExceededError,
+    InferenceError,
+    InvalidPromptError,
+    ModelLoadError,
+    ModelUnavailableError,
+    OutOfMemoryError,
+    OverloadedError,
+    ShuttingDownError,
+    UnknownModelError,
+)
+from osamd.events import Event, ModelLoaded
+from osamd.library.catalog import Model, load_catalog
+from osamd.library.store import Store
+from osamd.settings import load_settings
+from osamd.timings import Timings
+from osamd.types import (
+    Prompt,
+    SegmentResult,
+)
+
+
+def test_a_full_encode_queue_refuses() -> None:
+    """One image is encoded, one waits, the third is refused at once; the first two are answered."""
+    gate = Gate()
+
+    async def main(engine: Engine) -> None:
+        tasks = [asyncio.create_task(segment(engine, request(picture(0))))]
+        await reached(gate)
+        tasks.append(asyncio.create_task(segment(engine, request(picture(1)))))
+        await breathe()
+        with pytest.raises(OverloadedError) as caught:
+            await segment(engine, request(picture(2)))
+        assert (503, "overloaded") == (caught.value.status, caught.value.code)
+        assert caught.value.retry_after_s
+        gate.open()
+        for result in await asyncio.gather(*tasks):
+            assert result.annotations
+        assert (await segment(engine, request(picture(2)))).annotations
+
+    run(main, FakeModel(on_encode=gate), encode_queue=1)
+
+
+def test_a_full_decode_queue_refuses() -> None:
+    """The two decoders are busy and one request waits: the next is refused."""
+    gate = Gate()
+
+    async def main(engine: Engine) -> None:
+        handle = await embed(engine, picture())
+        tasks = [asyncio.create_task(segment(engine, request(handle.image_id))) for _ in range(3)]
+        await reached(gate)
+        await breathe()
+        with pytest.raises(OverloadedError):
+            await segment(engine, request(handle.image_id))
+        gate.open()
+        assert 3 == len(await asyncio.gather(*tasks))
+
+    run(main, FakeModel(on_decode=gate), decode_queue=1)
+
+
+@pytest.mark.parametrize("stage", ["encode", "decode", "load"])
+def test_the_deadline_holds_and_the_engine_goes_on(stage: str) -> None:
+    """Wherever a request is stuck it ends in time with 504, and once the worker is free the next is answered."""
+    gate = Gate()
+    model = FakeModel()
+    if stage == "encode":
+        model.on_encode = gate
+    if stage == "decode":
+        model.on_decode = gate
+
+    def load(_: Model) -> FakeModel:
+        if stage == "load":
+            gate(None)
+        return model
+
+    async def main(engine: Engine) -> SegmentResult:
+        with pytest.raises(DeadlineExceededError, match=r"not finished within 0\.1 s") as caught:
+            await segment(engine, request(picture()))
+        assert (504, "deadline_exceeded") == (caught.value.status, caught.value.code)
+        assert gate.reached.is_set()
+        gate.open()
+        return await patiently(engine)
+
+    async def patiently(engine: Engine) -> SegmentResult:
+        # The machine may be slow just now: the deadline is short for everyone.
+        for _ in range(50):
+            try:
+                return await segment(engine, request(picture()))
+            except DeadlineExceededError:
+                continue
+        raise AssertionError("the engine never answered again")
+
+    assert run(main, model, load=load, deadline_s=0.1).annotations
+
+
+def test_a_failing_encode_fails_alone() -> None:
+    """One poisoned image gets its error; those before and behind it are answered, and its failure is not remembered."""
+
+    def on_encode(image: np.ndarray[Any, Any]) -> None:
+        if image[0, 0, 0] == 66 and poisonous:
+            raise InferenceError("poisoned")
+
+    poisonous = True
+
+    async def main(engine: Engine) -> None:
+        nonlocal poisonous
+        tasks = [asyncio.create_task(segment(engine, request(picture(shade)))) for shade in (65, 66, 66, 67)]
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [SegmentResult, InferenceError, InferenceError, SegmentResult] == [type(result) for result in results]
+        poisonous = False
+        assert not (await segment(engine, request(picture(66)))).cache_hit
+
+    run(main, FakeModel(on_encode=on_encode))
+
+
+@pytest.mark.parametrize("error", [InferenceError("failed"), ValueError("a bug"), OutOfMemoryError("full")])
+def test_a_failing_decode_fails_alone(error: Exception) -> None:
+    """One poisoned prompt gets its error, another on the same image its mask, and the image is still known."""
+
+    def on_decode(prompt: Prompt) -> None:
+        if prompt.points[0, 0] == 13:
+            raise error
+
+    async def main(engine: Engine) -> None:
+        tasks = [asyncio.create_task(segment(engine, request(picture(), click(x, 5)))) for x in (12, 13, 14)]
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [SegmentResult, type(error), SegmentResult] == [type(result) for result in results]
+        assert (await segment(engine, request(picture(), click(5, 5)))).cache_hit
+
+    run(main, FakeModel(on_decode=on_decode))
+
+
+def test_a_client_that_leaves_the_queue_costs_no_encode() -> None:
+    """Its image is never encoded, and its place is free at once."""
+    gate = Gate()
+    model = FakeModel(on_encode=gate)
+
+    async def main(engine: Engine) -> None:
+        running = asyncio.create_task(segment(engine, request(picture(0))))
+        await reached(gate)
+        leaving = asyncio.create_task(segment(engine, request(picture(1, width=20))))
+        await breathe()
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        coming = asyncio.create_task(segment(engine, request(picture(2, width=30))))
+        await breathe()
+        gate.open()
+        await asyncio.gather(running, coming)
+
+    run(main, model, encode_queue=1)
+
+    assert [(HEIGHT, WIDTH), (HEIGHT, 30)] == model.encoded
+
+
+def test_an_encode_that_took_too_long_is_not_lost() -> None:
+    """Its client got 504; when he comes back with the same image, the embedding is there."""
+    gate = Gate()
+    model = FakeModel(on_encode=gate)
+
+    async def main(engine: Engine) -> bool:
+        with pytest.raises(DeadlineExceededError):
+            await segment(engine, request(picture()))
+        gate.open()
+        while not model.encoded:
+            await breathe()
+        await breathe()
+        return (await segment(engine, request(picture()))).cache_hit
+
+    assert run(main, model, deadline_s=0.3)
+    assert [(HEIGHT, WIDTH)] == model.encoded
+
+
+@pytest.mark.parametrize("leaving", [0, 1])
+def test_a_client_that_leaves_a_shared_encode_leaves_the_others(leaving: int) -> None:
+    """Of two who wait for one encode, either may go."""
+    gate = Gate()
+    model = FakeModel(on_encode=gate)
+
+    async def main(engine: Engine) -> SegmentResult:
+        tasks = [asyncio.create_task(segment(engine, request(picture())))]
+        await reached(gate)
+        tasks.append(asyncio.create_task(segment(engine, request(picture()))))
+        await breathe()
+        tasks[leaving].cancel()
+        await breathe()
+        gate.open()
+        return await tasks[1 - leaving]
+
+    assert run(main, model).annotations
+    assert 1 == len(model.encoded)
+
+
+def test_a_model_is_loaded_once_and_announced() -> None:
+    """Many first requests, one load, one event; its name is then among the loaded."""
+    loads: list[str] = []
+    events: list[Event] = []
+
+    def load(model: Model) -> FakeModel:
+        loads.append(model.name)
+        return FakeModel()
+
+    async def main(engine: Engine) -> set[str]:
+        await asyncio.gather(*[segment(engine, request(picture(shade), model="sam2")) for shade in range(5)])
+        return loaded(engine)
+
+    assert {"sam2:latest"} == run(main, load=load, sinks=(events.append,))
+    assert ["sam2:latest"] == loads
+    assert [("sam2:latest", "fake")] == [(one.model, one.device) for one in events if isinstance(one, ModelLoaded)]
+
+
+def test_a_failed_load_is_tried_again() -> None:
+    """A model that did not load is not given up for ever."""
+    failures = [ModelLoadError("broken file")]
+
+    def load(_: Model) -> FakeModel:
+        if failures:
+            raise failures.pop()
+        return FakeModel()
+
+    async def main(engine: Engine) -> SegmentResult:
+        with pytest.raises(ModelLoadError):
+            await segment(engine, request(picture()))
+        return await segment(engine, request(picture()))
+
+    assert run(main, load=load).annotations
+
+
+def test_preloading_makes_ready() -> None:
+    """Not ready before, ready after, with every model that was asked for."""
+
+    async def main(engine: Engine) -> tuple[bool, bool, set[str]]:
+        before = engine.ready
+        await engine.preload()
+        return before, engine.ready, loaded(engine)
+
+    assert (False, True, {"builtin:latest", "sam:100m"}) == run(main, preload=("builtin", "sam_vit_b"))
+
+
+def test_who_waits_for_a_model_does_not_wait_for_its_first_run_too() -> None:
+    """A model that somebody waits for while it is loaded is not run once more before: his request is its first run."""
+    asked_for, unasked = FakeModel(), FakeModel()
+    gate = Gate()
+
+    def load(model: Model) -> FakeModel:
+        gate(model)
+        return asked_for if model.family == "sam" else unasked
+
+    async def main(engine: Engine) -> bool:
+        preloading = asyncio.create_task(engine.preload())
+        await reached(gate)
+        waiting = asyncio.create_task(segment(engine, request(picture(), model="sam:100m")))
+        await breathe()
+        gate.open()
+        await asyncio.gather(preloading, waiting)
+        return engine.ready
+
+    assert run(main, load=load, preload=("sam:100m", "builtin"))
+    assert [(HEIGHT, WIDTH)] == asked_for.encoded
+    assert [(256, 256)] == unasked.encoded
+
+
+def test_one_model_that_fails_does_not_keep_the_others_from_loading() -> None:
+    """The first error is told after all were tried, and the engine is not ready."""
+
+    def load(model: Model) -> FakeModel:
+        if model.family == "sam":
+            raise ModelUnavailableError(f"{model.name} is missing")
+        return FakeModel()
+
+    async def main(engine: Engine) -> tuple[bool, set[str]]:
+        with pytest.raises(ModelUnavailableError, match="sam:100m"):
+            await engine.preload()
+        return engine.ready, loaded(engine)
+
+    assert (False, {"builtin:latest"}) == run(main, load=load, preload=("sam:100m", "builtin", "sam:300m"))
+
+
+def test_a_preload_that_names_no_model_is_not_ready() -> None:
+    """A misspelt name is an error at preloading, and /ready says no instead of failing itself."""
+
+    async def main(engine: Engine) -> bool:
+        with pytest.raises(UnknownModelError):
+            await engine.preload()
+        return engine.ready
+
+    assert not run(main, preload=("no-such-model",))
+
+
+def test_nothing_to_preload_is_ready() -> None:
+    """A server that loads on demand is ready at once."""
+
+    async def main(engine: Engine) -> bool:
+        await engine.preload()
+        return engine.ready
+
+    assert run(main, preload="none")
+
+
+def test_a_gpu_is_tried_even_with_nothing_to_preload() -> None:
+    """With ``cuda`` the built-in model is loaded before the server is ready: a promise of a GPU is kept or not made."""
+
+    async def main(engine: Engine) -> tuple[bool, bool, set[str]]:
+        before = engine.ready
+        await engine.preload()
+        return before, engine.ready, loaded(engine)
+
+    assert (False, True, {"builtin:latest"}) == run(main, preload=(), device="cuda")
+
+
+def test_close_finishes_what_runs_and_refuses_the_rest() -> None:
+    """The running encode ends, who waits and who comes later hears that the server goes, and nobody hangs."""
+    gate = Gate()
+    model = FakeModel(on_encode=gate)
+
+    async def main(engine: Engine) -> None:
+        running = asyncio.create_task(embed(engine, picture(0)))
+        await reached(gate)
+        waiting = asyncio.create_task(embed(engine, picture(1)))
+        await breathe()
+        closing = asyncio.create_task(engine.close())
+        with pytest.raises(ShuttingDownError):
+            await waiting
+        gate.open()
+        await closing
+        assert (WIDTH, HEIGHT) == ((await running).width, (await running).height)
+        with pytest.raises(ShuttingDownError):
+            await embed(engine, picture(2))
+        assert not loaded(engine)
+
+    run(main, model)
+
+    assert 1 == len(model.encoded)
+
+
+def test_the_built_in_model_answers_through_the_engine() -> None:
+    """With the packaged weights, a click on the disc finds it."""
+    settings = load_settings(preload=("builtin",), device="cpu", threads=2)
+
+    async def main() -> SegmentResult:
+        engine = Engine(settings, catalog=load_catalog(), store=Store(Path("nowhere")))
+        try:
+            await engine.preload()
+            return await segment(engine, request(encoded(disc_picture()), click(70, 50)))
+        finally:
+            await engine.close()
+
+    result = asyncio.run(main())
+
+    (annotation,) = result.annotations
+    assert ("cpu", "builtin:latest") == (result.device, result.image.model)
+    box = annotation.box
+    assert max(abs(box.xmin - 38), abs(box.ymin - 18), abs(box.xmax - 102), abs(box.ymax - 82)) <= 4
+
+
+def test_what_nobody_waits_for_is_not_decoded_on() -> None:
+    """A request past its deadline stops after the prompt it is at, and the next one gets the worker."""
+    gate = Gate()
+    model = FakeModel(on_decode=gate)
+
+    async def main(engine: Engine) -> None:
+        handle = await embed(engine, picture())
+        with pytest.raises(DeadlineExceededError):
+            await segment(engine, request(handle.image_id, *[click(5, 5)] * 20))
+        gate.open()
+        assert (await segment(engine, request(handle.image_id, click(6, 6)))).annotations
+
+    run(main, model, deadline_s=0.3)
+
+    # Counted when the engine has closed, and so has let its workers finish.
+    assert 2 == len(model.decoded)
+
+
+def test_masks_of_one_request_are_bounded() -> None:
+    """Each mask keeps a byte a pixel of its box: 25 here, and no request may hold more than the setting says."""
+
+    async def main(engine: Engine) -> int:
+        handle = await embed(engine, picture())
+        with pytest.raises(InvalidPromptError, match="100 pixels") as caught:
+            await segment(engine, request(handle.image_id, *[click(10, 10)] * 5))
+        assert 422 == caught.value.status
+        return len((await segment(engine, request(handle.image_id, *[click(10, 10)] * 4))).annotations)
+
+    assert 4 == run(main, max_mask_pixels=100)
+
+
+def test_writing_answers_holds_nothing_else_up() -> None:
+    """While as many large answers are written as there are threads for, a click is parsed, found and cut out."""
+    go_on = threading.Event()
+
+    async def main(engine: Engine) -> None:
+        handle = await embed(engine, picture())
+        writing = [asyncio.create_task(engine.reply(lambda _: go_on.wait(WAIT_S), Timings())) for _ in range(8)]
+        try:
+            await breathe()
+            assert "parsed" == await asyncio.wait_for(engine.aside(lambda: "parsed", Timings()), WAIT_S / 2)
+            assert (
+                await asyncio.wait_for(segment(engine, request(handle.image_id, click(5, 5))), WAIT_S / 2)
+            ).cache_hit
+        finally:
+            go_on.set()
+        assert all(await asyncio.gather(*writing))
+
+    run(main)
+
+
+def test_an_answer_nobody_waits_for_is_not_written_to_its_end() -> None:
+    """Whoever writes it is told when its client has gone."""
+    begun, told = threading.Event(), threading.Event()
+
+    def write(abandoned: threading.Event) -> None:
+        begun.set()
+        if abandoned.wait(WAIT_S):
+            told.set()
+
+    async def main(engine: Engine) -> None:
+        task = asyncio.create_task(engine.reply(write, Timings()))
+        assert await asyncio.to_thread(begun.wait, WAIT_S)
+        task.cancel()
+        assert await asyncio.to_thread(told.wait, WAIT_S / 2)
+
+    run(main)
+
+
+def test_a_sink_that_fails_breaks_no_request() -> None:
+    """What is told of a request does not decide how it ends, and the other sinks hear of it."""
+    heard: list[Event] = []
+
+    def fail(_: Event) -> None:
+        raise RuntimeError("a full pipe")
+
+    async def main(engine: Engine) -> None:
+        await segment(engine, request(picture(), click(5, 5)))
+
+    run(main, sinks=(fail, heard.append))
+    assert any(isinstance(event, ModelLoaded) for event in heard)

@@ -1,0 +1,452 @@
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from osamd.engine.loaded_models import Loaded, LoadedModels, half_of_memory
+from osamd.errors import ModelLoadError, OsamdError, OverloadedError
+from osamd.keep_alive import PINNED, KeepAlive
+from osamd.library.catalog import Blob, Model
+from osamd.models.base import Adapter
+
+WAIT_S = 20.0
+BUDGET = 100
+
+
+@dataclass(eq=False)
+class Shown:
+    """An adapter that only shows which model it is."""
+
+    model: str
+    device: str = "here"
+
+
+def model(name: str, nbytes: int = 60) -> Model:
+    """A row whose size is in its name's blob."""
+    return Model(f"{name}:latest", "sam", {"encoder": Blob("https://example.org/x", f"{nbytes:064x}")})
+
+
+A, B, C = model("a"), model("b"), model("c", 40)
+
+
+@dataclass
+class Host:
+    """A residency whose loads a test can watch, hold up and make fail."""
+
+    keep_alive_s: KeepAlive = None
+    events: list[str] = field(default_factory=list)
+    gates: dict[str, asyncio.Event] = field(default_factory=dict)
+    failing: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.residency = LoadedModels(
+            budget_bytes=BUDGET,
+            keep_alive_s=self.keep_alive_s,
+            load=self._load,
+            measure=lambda row: int(row.blobs["encoder"].sha256, 16),
+            unloaded=lambda row: self.events.append(f"unload {row.name[0]}"),
+        )
+
+    async def _load(self, row: Model) -> Loaded:
+        self.events.append(f"load {row.name[0]}")
+        if row.name in self.gates:
+            await self.gates[row.name].wait()
+        if row.name in self.failing:
+            raise ModelLoadError("broken")
+        return Loaded(cast("Adapter", Shown(row.name)))
+
+    async def use(self, row: Model, keep_alive_s: KeepAlive = None) -> str:
+        """Use a model for a moment; the name of the one that was given."""
+        async with self.residency.using(row, keep_alive_s=keep_alive_s) as adapter:
+            await asyncio.sleep(0)
+            return cast("Shown", adapter).model
+
+    async def hold(self, row: Model, until: asyncio.Event, keep_alive_s: KeepAlive = None) -> None:
+        """Use a model until told."""
+        async with self.residency.using(row, keep_alive_s=keep_alive_s):
+            await until.wait()
+
+    @property
+    def here(self) -> list[str]:
+        """Letters of the loaded models, the most recently used first."""
+        return [resident.model.name[0] for resident in self.residency.residents()]
+
+
+def run(main: Callable[[Host], Coroutine[Any, Any, None]], *, keep_alive_s: KeepAlive = None) -> None:
+    """Run a test's coroutine; the residency is closed at the end, and nothing may go wrong unseen on the loop."""
+
+    async def whole() -> None:
+        problems: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+        host = Host(keep_alive_s)
+        await asyncio.wait_for(main(host), WAIT_S)
+        await host.residency.close()
+        assert not host.here
+        assert not problems
+
+    asyncio.run(whole())
+
+
+async def breathe() -> None:
+    """Let tasks come as far as they can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_model_is_loaded_once() -> None:
+    """Many who want a model at once share one load, and later ones find it loaded."""
+
+    async def main(host: Host) -> None:
+        assert ["a:latest"] * 5 == await asyncio.gather(*(host.use(A) for _ in range(5)))
+        await host.use(A)
+        assert ["load a"] == host.events
+        assert host.residency.is_loaded(A)
+        assert not host.residency.is_loaded(B)
+
+    run(main)
+
+
+def test_least_recently_used_goes_first() -> None:
+    """Where there is no room, the model goes that was not used for longest; the rest stay."""
+
+    async def main(host: Host) -> None:
+        small = [model(letter, 40) for letter in "pqr"]
+        await host.use(small[0])
+        await host.use(small[1])
+        await host.use(small[0])
+        await host.use(small[2])
+        assert ["r", "p"] == host.here
+        assert ["load p", "load q", "unload q", "load r"] == host.events
+
+    run(main)
+
+
+def test_budget_is_kept_exactly() -> None:
+    """Models that fill the budget to the byte stay together; one byte more does not fit."""
+
+    async def main(host: Host) -> None:
+        await host.use(A)
+        await host.use(C)
+        assert ["c", "a"] == host.here
+        await host.use(model("d", 1))
+        assert ["d", "c"] == host.here
+
+    run(main)
+
+
+def test_model_beyond_the_budget_is_refused() -> None:
+    """A model that could never fit is refused with both numbers, and pushes nobody out."""
+
+    async def main(host: Host) -> None:
+        await host.use(A)
+        with pytest.raises(ModelLoadError, match="101 bytes; OSAMD_MODEL_MEMORY_BYTES allows 100"):
+            await host.use(model("z", 101))
+        assert ["a"] == host.here
+
+    run(main)
+
+
+def test_model_in_use_is_never_unloaded() -> None:
+    """With room for one, a second model waits until the first is not used any more."""
+
+    async def main(host: Host) -> None:
+        done = asyncio.Event()
+        holder = asyncio.ensure_future(host.hold(A, done))
+        await breathe()
+        waiter = asyncio.ensure_future(host.use(B))
+        await breathe()
+        assert (["load a"], False) == (host.events, waiter.done())
+        # The one in use goes on to answer others meanwhile.
+        assert "a:latest" == await host.use(A)
+        done.set()
+        await holder
+        assert "b:latest" == await waiter
+        assert ["load a", "unload a", "load b"] == host.events
+
+    run(main)
+
+
+def test_two_models_in_turns_with_room_for_one() -> None:
+    """Requests for two models that do not fit together are all answered, each by its own model."""
+
+    async def main(host: Host) -> None:
+        answers = await asyncio.gather(*(host.use(row) for row in [A, B] * 6))
+        assert ["a:latest", "b:latest"] * 6 == answers
+        # Whoever waited for a load is served by it: there is no loading back and forth.
+        assert 2 == sum(event.startswith("load") for event in host.events)
+
+    run(main)
+
+
+def test_two_small_models_are_together() -> None:
+    """Models that fit together are both loaded, one after the other, and neither goes."""
+
+    async def main(host: Host) -> None:
+        await asyncio.gather(host.use(A), host.use(C), host.use(A), host.use(C))
+        assert {"a", "c"} == set(host.here)
+        assert ["load a", "load c"] == host.events
+
+    run(main)
+
+
+def test_pinned_models_are_not_pushed_out() -> None:
+    """A pinned model stays; a model that does not fit beside it is told to come back, not made to wait for ever."""
+
+    async def main(host: Host) -> None:
+        await host.use(A, keep_alive_s=PINNED)
+        with pytest.raises(OverloadedError, match="pinned"):
+            await host.use(B)
+        assert ["a"] == host.here
+        assert PINNED == host.residency.residents()[0].expires_in_s
+        # Nobody said otherwise, so it is still pinned after a request that says nothing.
+        await host.use(A)
+        with pytest.raises(OverloadedError):
+            await host.use(B)
+        await host.use(A, keep_alive_s=60.0)
+        await host.use(B)
+        assert ["b"] == host.here
+
+    run(main)
+
+
+def test_unloading_a_pinned_model_lets_the_next_one_in() -> None:
+    """Who waits for room hears of it when a pinned model is let go while another is in use."""
+
+    async def main(host: Host) -> None:
+        done = asyncio.Event()
+        holder = asyncio.ensure_future(host.hold(C, done))
+        await host.use(A, keep_alive_s=PINNED)
+        waiter = asyncio.ensure_future(host.use(B))
+        await breathe()
+        assert host.residency.unload(A)
+        assert "b:latest" == await waiter
+        done.set()
+        await holder
+
+    run(main)
+
+
+def test_keep_alive_zero_unloads_at_once() -> None:
+    """A model that is not to stay goes with its last user, not with the first."""
+
+    async def main(host: Host) -> None:
+        done = asyncio.Event()
+        holder = asyncio.ensure_future(host.hold(A, done))
+        await host.use(A, keep_alive_s=0.0)
+        assert ["a"] == host.here
+        done.set()
+        await holder
+        assert not host.here
+        assert ["load a", "unload a"] == host.events
+
+    run(main)
+
+
+def test_default_keep_alive() -> None:
+    """Without a wish the server's default holds."""
+
+    async def main(host: Host) -> None:
+        await host.use(A)
+        assert ["load a", "unload a"] == host.events
+
+    run(main, keep_alive_s=0.0)
+
+
+def test_expiry() -> None:
+    """A model goes when its time is up; each use begins the time anew, and using it stops the clock."""
+
+    async def main(host: Host) -> None:
+        await host.use(A, keep_alive_s=30.0)
+        (resident,) = host.residency.residents()
+        assert resident.expires_in_s == pytest.approx(30.0, abs=5)
+        # The clock runs already when the next user comes.
+        await host.use(A, keep_alive_s=0.03)
+        done = asyncio.Event()
+        holder = asyncio.ensure_future(host.hold(A, done, keep_alive_s=0.02))
+        await asyncio.sleep(0.05)
+        assert ["a"] == host.here
+        done.set()
+        await holder
+        assert ["a"] == host.here
+        while host.here:
+            await asyncio.sleep(0.01)
+        assert ["load a", "unload a"] == host.events
+
+    run(main)
+
+
+def test_unload() -> None:
+    """A deleted model goes at once, or when its last user is done; one that is not here is no error."""
+
+    async def main(host: Host) -> None:
+        assert not host.residency.unload(A)
+        await host.use(A, keep_alive_s=PINNED)
+        assert host.residency.unload(A)
+        assert not host.here
+        done = asyncio.Event()
+        holder = asyncio.ensure_future(host.hold(A, done))
+        await breathe()
+        assert host.residency.unload(A)
+        await host.use(A)
+        assert ["a"] == host.here
+        done.set()
+        await holder
+        assert not host.here
+
+    run(main)
+
+
+def test_unload_while_loading() -> None:
+    """A model that is deleted while it is loaded answers who waits for it, and goes then."""
+
+    async def main(host: Host) -> None:
+        host.gates[A.name] = asyncio.Event()
+        waiter = asyncio.ensure_future(host.use(A))
+        await breathe()
+        host.residency.unload(A)
+        host.gates[A.name].set()
+        assert "a:latest" == await waiter
+        assert not host.here
+
+    run(main)
+
+
+def test_failed_load_frees_its_place() -> None:
+    """Everybody who waited for a load that fails hears it; its room is free again, and the next request tries anew."""
+
+    async def main(host: Host) -> None:
+        host.failing.add(A.name)
+        failures = await asyncio.gather(*(host.use(A) for _ in range(3)), return_exceptions=True)
+        assert [ModelLoadError] * 3 == [type(failure) for failure in failures]
+        assert "b:latest" == await host.use(B)
+        host.failing.clear()
+        assert "a:latest" == await host.use(A)
+        assert ["load a", "load b", "unload b", "load a"] == host.events
+
+    run(main)
+
+
+def test_load_goes_on_without_its_waiters() -> None:
+    """A load that has begun is not wasted when those who waited have left; it is not begun twice."""
+
+    async def main(host: Host) -> None:
+        host.gates[A.name] = asyncio.Event()
+        impatient = asyncio.ensure_future(host.use(A))
+        await breathe()
+        impatient.cancel()
+        await asyncio.gather(impatient, return_exceptions=True)
+        second = asyncio.ensure_future(host.use(A))
+        await breathe()
+        host.gates[A.name].set()
+        assert "a:latest" == await second
+        assert ["load a"] == host.events
+        # And one that nobody waits for at all stays like any other.
+        host.gates[C.name] = asyncio.Event()
+        impatient = asyncio.ensure_future(host.use(C))
+        await breathe()
+        impatient.cancel()
+        await asyncio.gather(impatient, return_exceptions=True)
+        host.gates[C.name].set()
+        await breathe()
+        assert {"a", "c"} == set(host.here)
+
+    run(main)
+
+
+def test_waiter_for_room_that_leaves() -> None:
+    """Nothing is loaded, and nothing pushed out, for somebody who has left; who comes next is not held up."""
+
+    async def main(host: Host) -> None:
+        done = asyncio.Event()
+        holder = asyncio.ensure_future(host.hold(A, done))
+        await breathe()
+        waiter = asyncio.ensure_future(host.use(B))
+        await breathe()
+        waiter.cancel()
+        await asyncio.gather(waiter, return_exceptions=True)
+        assert "c:latest" == await host.use(C)
+        done.set()
+        await holder
+        assert ["load a", "load c"] == host.events
+
+    run(main)
+
+
+def test_one_of_two_waiters_leaves() -> None:
+    """A waiter that leaves takes nothing from the other one."""
+
+    async def main(host: Host) -> None:
+        host.gates[A.name] = asyncio.Event()
+        first, second = (asyncio.ensure_future(host.use(A)) for _ in range(2))
+        await breathe()
+        first.cancel()
+        host.gates[A.name].set()
+        assert "a:latest" == await second
+        assert (["load a"], ["a"]) == (host.events, host.here)
+
+    run(main)
+
+
+def test_waiter_for_room_hears_of_closing() -> None:
+    """Closing gives up what waits for room, and lets go what is loaded."""
+
+    async def main(host: Host) -> None:
+        done = asyncio.Event()
+        holder = asyncio.ensure_future(host.hold(A, done))
+        await breathe()
+        waiter = asyncio.ensure_future(host.use(B))
+        await breathe()
+        await host.residency.close()
+        (outcome,) = await asyncio.gather(waiter, return_exceptions=True)
+        assert isinstance(outcome, asyncio.CancelledError | OsamdError)
+        done.set()
+        await holder
+        assert ["load a", "unload a"] == host.events
+
+    run(main)
+
+
+def test_changed_files_are_loaded_again(tmp_path: Path) -> None:
+    """A model whose own file was changed is another one; who uses the old one goes on with it."""
+    file = tmp_path / "encoder.onnx"
+    file.write_bytes(b"one")
+    row = Model("own:latest", "sam", {"encoder": Blob(file.as_uri(), "")})
+
+    async def main(host: Host) -> None:
+        host.residency._measure = lambda _: 10
+        done = asyncio.Event()
+        holder = asyncio.ensure_future(host.hold(row, done))
+        await breathe()
+        assert host.residency.is_loaded(row)
+        file.write_bytes(b"other")
+        assert not host.residency.is_loaded(row)
+        await host.use(row)
+        assert ["load o", "unload o", "load o"] == host.events
+        done.set()
+        await holder
+        assert ["o"] == host.here
+
+    run(main)
+
+
+def test_users_errors_pass_through() -> None:
+    """What goes wrong in the block is the user's; the model stays and can be pushed out."""
+
+    async def main(host: Host) -> None:
+        async def fail() -> None:
+            async with host.residency.using(A):
+                raise KeyError("mine")
+
+        with pytest.raises(KeyError, match="mine"):
+            await fail()
+        assert "b:latest" == await host.use(B)
+
+    run(main)
+
+
+def test_half_of_memory() -> None:
+    """The default budget is a sensible part of this machine."""
+    assert 2**26 < half_of_memory() < 2**48

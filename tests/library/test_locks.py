@@ -1,0 +1,29 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from osamd.library.locks import exclusive
+
+WAIT_S = 30
+
+
+def take(path: Path, waiting: threading.Event) -> tuple[bool, str]:
+    """Take a turn; whether there was a wait, and the verdict that was found."""
+    with exclusive(path, while_waiting=waiting.set) as turn:
+        return turn.waited, turn.verdict
+
+
+def test_a_verdict_is_for_those_who_wait(tmp_path: Path) -> None:
+    """What a holder leaves reaches who waits for it, not who comes or waits later; and twice the same is news again."""
+    path = tmp_path / "x.lock"
+    with ThreadPoolExecutor(1) as pool:
+        for leaves in (True, False, True):
+            waiting = threading.Event()
+            with exclusive(path, while_waiting=waiting.set) as turn:
+                assert (False, "") == (turn.waited, turn.verdict)
+                later = pool.submit(take, path, waiting)
+                assert waiting.wait(WAIT_S)
+                if leaves:
+                    turn.leave("it failed")
+            assert (True, "it failed" if leaves else "") == later.result(WAIT_S)
+    assert (False, "") == take(path, threading.Event())

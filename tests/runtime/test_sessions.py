@@ -1,0 +1,149 @@
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from graphs import write_family
+from serving import clean_environment
+
+from osamd.errors import InferenceError, ModelLoadError, SettingsError
+from osamd.runtime import sessions
+from osamd.runtime.sessions import CPU, CUDA, Placement, Session, choose_placement
+from osamd.settings import load_settings
+
+REAL = ort.InferenceSession
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small graph that loads."""
+    return write_family("sam", tmp_path_factory.mktemp("graphs"))["encoder"]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_told_yet() -> Iterator[None]:
+    """The log line about a fallback is written once a process."""
+    sessions._tell_fallback.cache_clear()
+    yield
+    sessions._tell_fallback.cache_clear()
+
+
+def has_cuda(monkeypatch: pytest.MonkeyPatch, behaviour: str) -> list[Sequence[str]]:
+    """Have ONNX Runtime list CUDA, but not get it: it falls back ``silently``, or ``raises``; what was asked for."""
+    asked: list[Sequence[str]] = []
+
+    def create(path: Path, options: Any, providers: Sequence[str], provider_options: Sequence[dict[str, str]]) -> Any:
+        asked.append(providers)
+        told = [sessions.OPTIONS[CUDA] if name == CUDA else {} for name in providers]
+        assert told == list(provider_options)
+        if CUDA in providers and behaviour == "raises":
+            raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected")
+        return REAL(path, options, providers=[CPU])
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(ort, "InferenceSession", create)
+    return asked
+
+
+@pytest.mark.parametrize("behaviour", ["silently", "raises"])
+def test_auto_falls_back_and_says_so_once(
+    graph: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, behaviour: str
+) -> None:
+    """With ``auto`` a GPU that is listed but not to be had means the CPU: one log line, and the truth about it."""
+    asked = has_cuda(monkeypatch, behaviour)
+    monkeypatch.setattr(logging.getLogger("osamd"), "propagate", True)
+    placement = choose_placement(device="auto", onnx_providers=(), threads=1)
+    assert ("cuda", (CUDA, CPU)) == (placement.device, placement.providers)
+    with caplog.at_level("WARNING", "osamd"):
+        first, second = Session(graph, placement), Session(graph, placement)
+    assert ((CPU,), (CPU,)) == (first.providers, second.providers)
+    assert [[CUDA, CPU], [CPU]] * 2 == [list(providers) for providers in asked]
+    (record,) = caplog.records
+    assert "running on the CPU, because CUDAExecutionProvider is not to be had" in record.getMessage()
+    (embedding,) = first.run({"x": np.zeros((1, 3, 1024, 1024), np.float32)})
+    assert (1, 256, 64, 64) == embedding.shape
+
+
+@pytest.mark.parametrize(("behaviour", "reason"), [("silently", "but only got CPU"), ("raises", "CUDA failure 100")])
+def test_cuda_does_not_fall_back(graph: Path, monkeypatch: pytest.MonkeyPatch, behaviour: str, reason: str) -> None:
+    """With ``cuda`` a load without it fails and says what is missing."""
+    has_cuda(monkeypatch, behaviour)
+    placement = choose_placement(device="cuda", onnx_providers=(), threads=1)
+    with pytest.raises(ModelLoadError, match=reason) as caught:
+        Session(graph, placement)
+    if behaviour == "silently":
+        # The very library that the loader does not find; this ONNX Runtime is built without CUDA.
+        assert "libonnxruntime_providers_cuda.so: cannot open shared object file" in str(caught.value)
+
+
+def test_named_providers_do_not_fall_back(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Providers that were named are meant, as ``cuda`` is."""
+    has_cuda(monkeypatch, "silently")
+    placement = choose_placement(device="auto", onnx_providers=(CUDA, CPU), threads=1)
+    with pytest.raises(ModelLoadError, match="but only got"):
+        Session(graph, placement)
+
+
+def test_cuda_that_is_not_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ONNX Runtime without CUDA says so, and ``auto`` takes the CPU without a word."""
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
+    with pytest.raises(SettingsError, match="OSAMD_DEVICE: cuda was asked for, but this ONNX Runtime is built without"):
+        choose_placement(device="cuda", onnx_providers=(), threads=1)
+    assert Placement((CPU,), 3) == choose_placement(device="auto", onnx_providers=(), threads=3)
+
+
+def test_cpu_is_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``cpu`` does not try a GPU that is there."""
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
+    assert (CPU,) == choose_placement(device="cpu", onnx_providers=(), threads=1).providers
+
+
+def test_osams_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``OSAM_ONNX_PROVIDERS`` is read as osam reads it, in its order, and wins over the device."""
+    monkeypatch.setenv("OSAM_ONNX_PROVIDERS", f" {CPU} , {CUDA},")
+    settings = load_settings(device="cuda")
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
+    placement = choose_placement(device=settings.device, onnx_providers=settings.onnx_providers, threads=1)
+    assert ((CPU, CUDA), False) == (placement.providers, placement.may_fall_back)
+
+
+def test_unknown_provider_is_named() -> None:
+    """A provider that this build does not have is an error with its name, and with those there are."""
+    with pytest.raises(SettingsError, match=r"OSAM_ONNX_PROVIDERS: this ONNX Runtime has no Tpu.*; it has.*CPU"):
+        choose_placement(device="auto", onnx_providers=("TpuExecutionProvider",), threads=1)
+
+
+def test_threads() -> None:
+    """0 means the cores this process may use; a number is taken as it is."""
+    assert choose_placement(device="cpu", onnx_providers=(), threads=0).threads >= 1
+    assert 7 == choose_placement(device="cpu", onnx_providers=(), threads=7).threads
+
+
+def test_no_graph(tmp_path: Path) -> None:
+    """A file that is no graph fails the load, and names the file for the log."""
+    file = tmp_path / "broken.onnx"
+    file.write_bytes(b"broken")
+    with pytest.raises(ModelLoadError, match=r"broken\.onnx does not load on cpu"):
+        Session(file, Placement((CPU,), 1))
+
+
+def test_failing_inference(graph: Path) -> None:
+    """What ONNX Runtime refuses is one error of the tree, and the session goes on working."""
+    session = Session(graph, Placement((CPU,), 1))
+    with pytest.raises(InferenceError):
+        session.run({"x": np.zeros((1, 3, 8, 8), np.float32)})
+    assert session.run({"x": np.zeros((1, 3, 1024, 1024), np.float32)})
+
+
+def test_nothing_is_told_to_anybody(tmp_path: Path) -> None:
+    """ONNX Runtime's telemetry, on unless turned off before it is loaded, leaves no id in the home."""
+    code = "from osamd.cli.doctor import examine; print(examine().text())"
+    env = clean_environment({"HOME": str(tmp_path)})
+    ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert "loads, on cpu" in ended.stdout
+    assert [] == list(tmp_path.rglob("*"))
