@@ -11,13 +11,12 @@ from osamd.server.startup import faster_imports
 with faster_imports():
     from osamd.errors import SettingsError
     from osamd.server.app import create_app
-    from osamd.server.process import serve
-    from osamd.server.telemetry.logs import configure_log
+    from osamd.server.process import drain_on_signals, prepare_process, serve
     from osamd.settings import load_settings
 
     try:
         settings = load_settings(env_file=Path(__file__).with_name(".env"))
-        configure_log(settings)
+        prepare_process(settings)
         app = create_app(settings)
     except SettingsError as error:
         # A sentence that names the variable; a traceback would bury it.
@@ -26,3 +25,5 @@ with faster_imports():
 
 if __name__ == "__main__":
     serve(app, settings)
+else:
+    drain_on_signals(app)

@@ -15,8 +15,7 @@ from osamd.models.base import Adapter
 from osamd.models.builtin import Builtin
 from osamd.runtime.sessions import Placement
 from osamd.server.app import create_app
-from osamd.server.process import serve
-from osamd.server.telemetry.logs import configure_log
+from osamd.server.process import prepare_process, serve
 from osamd.settings import load_settings
 from osamd.types import ByteArray, Candidate, Embedding, MaskLogits, Prompt
 
@@ -58,7 +57,7 @@ class GatedBuiltin(Builtin):
 def main(stage: str, gate: Path) -> None:
     """Serve until told to stop."""
     settings = load_settings()
-    configure_log(settings)
+    prepare_process(settings)
     store = Store(settings.cache)
     GatedBuiltin.stage, GatedBuiltin.gate = stage, gate
 

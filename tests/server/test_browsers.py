@@ -191,12 +191,12 @@ def test_a_bug_has_all_headers_too(tmp_path: Path) -> None:
         "from osamd.settings import load_settings\n"
         "settings = load_settings()\n"
         "app = create_app(settings)\n"
-        "app.state.settings = None\n"
+        "app.add_api_route('/broken', lambda: 1 / 0)\n"
         "serve(app, settings)\n"
     )
     command = (sys.executable, str(tmp_path / "broken.py"))
     with run_server(cache=tmp_path, env={"API_KEY": KEY}, command=command) as running, running.client() as client:
-        answer = client.post(GENERATE, content=b"anything")
+        answer = client.get("/broken")
     problem = refusal(answer)
 
     assert (500, "internal_error") == (problem["status"], problem["code"])

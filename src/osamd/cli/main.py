@@ -91,10 +91,9 @@ def _serve(arguments: argparse.Namespace) -> int:
         settings = load_settings(env_file=arguments.env_file, **flags)
 
         from osamd.server.app import create_app  # noqa: PLC0415
-        from osamd.server.process import serve  # noqa: PLC0415
-        from osamd.server.telemetry.logs import configure_log  # noqa: PLC0415
+        from osamd.server.process import prepare_process, serve  # noqa: PLC0415
 
-        configure_log(settings)
+        prepare_process(settings)
         app = create_app(settings)
     serve(app, settings)
     return 0

@@ -17,8 +17,6 @@ from osamd.errors import OsamdError, SettingsError, UnknownModelError
 from osamd.events import Sink, log_event
 from osamd.library.catalog import load_catalog
 from osamd.library.store import Store
-from osamd.runtime import heap
-from osamd.server.context import SETTINGS_STATE, SINKS_STATE
 from osamd.server.guard.auth import ApiKeyMiddleware, ASGIApp
 from osamd.server.guard.headers import OriginsMiddleware, SecurityHeadersMiddleware
 from osamd.server.guard.keys import KeyFile
@@ -27,7 +25,7 @@ from osamd.server.guard.remote_images import RemoteImages
 from osamd.server.problems import add_error_handlers
 from osamd.server.routes import docs, embed, generate, health, models, playground
 from osamd.server.routes import metrics as metrics_route
-from osamd.server.stopping import heeding_signals
+from osamd.server.services import SETTINGS_STATE, SINKS_STATE, Services
 from osamd.server.telemetry.metrics import Metrics
 from osamd.server.telemetry.observe import ObserveMiddleware
 from osamd.server.telemetry.traces import Traces, configured_traces
@@ -57,7 +55,7 @@ ADMIN_PATHS = frozenset({"/api/pull", "/api/delete", "/metrics"})
 
 
 def create_app(settings: Settings | None = None, engine: Engine | None = None, sinks: Sequence[Sink] = ()) -> FastAPI:
-    """Build the app.
+    """Build the app; nothing outside it is changed, so that it can be mounted in another one.
 
     Args:
         settings: read from the environment when None.
@@ -67,13 +65,18 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
     Raises:
         SettingsError: a setting has a value it cannot have.
     """
-    heap.share()
     settings = load_settings() if settings is None else settings
     metrics = Metrics()
     traces = configured_traces()
     sinks = (*(sinks or (log_event,)), metrics, *([traces] if traces is not None else []))
-    if engine is None:
-        engine = _build_engine(settings, sinks)
+    services = Services(
+        settings=settings,
+        engine=_build_engine(settings, sinks) if engine is None else engine,
+        remote_images=RemoteImages(settings),
+        metrics=metrics,
+        traces=traces,
+        sinks=sinks,
+    )
     app = FastAPI(
         title="osamd",
         version=__version__,
@@ -92,12 +95,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
             Middleware(AdmissionMiddleware, settings=settings),
         ],
     )
-    app.state.settings = settings
-    app.state.engine = engine
-    app.state.sinks = sinks
-    app.state.remote_images = RemoteImages(settings)
-    app.state.metrics = metrics
-    app.state.traces = traces
+    app.state.services = services
     app.state.has_leftovers = False
     for routes in (health, generate, embed, models, metrics_route):
         app.include_router(routes.router)
@@ -163,7 +161,8 @@ def _guard(settings: Settings) -> Callable[[ASGIApp], ApiKeyMiddleware]:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
     """Load models in the background, so that /health answers at once; let the engine finish at the end."""
-    engine: Engine = app.state.engine
+    services: Services = app.state.services
+    engine = services.engine
     for problem in engine.catalog.problems:
         logger.warning("left out of the catalogue: %s", problem)
 
@@ -171,7 +170,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         # What a model needs is loaded with the interpreter's lock held: a probe that waits already is answered before.
         await asyncio.sleep(HEAD_START_S)
         try:
-            await asyncio.to_thread(_bring_in, app.state.metrics, app.state.traces)
+            await asyncio.to_thread(_bring_in, services.metrics, services.traces)
         # Models do without it, and a server that is never ready must say why.
         except Exception:
             logger.exception("metrics or traces do not start")
@@ -187,14 +186,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
             logger.exception("not ready")
 
     task = asyncio.create_task(preload())
-    loop = asyncio.get_running_loop()
-    with heeding_signals(lambda: loop.call_soon_threadsafe(engine.drain)):
-        try:
-            # For the connections, which know nothing of the app.
-            yield {SETTINGS_STATE: app.state.settings, SINKS_STATE: app.state.sinks}
-        finally:
-            task.cancel()
-            has_ended = await engine.close(patience_s=LEFTOVERS_S)
-            traces: Traces | None = app.state.traces
-            are_sent = traces is None or await asyncio.to_thread(traces.close, patience_s=TRACES_S)
-            app.state.has_leftovers = not (has_ended and are_sent)
+    try:
+        # For the connections, which know nothing of the app.
+        yield {SETTINGS_STATE: services.settings, SINKS_STATE: services.sinks}
+    finally:
+        task.cancel()
+        has_ended = await engine.close(patience_s=LEFTOVERS_S)
+        traces = services.traces
+        are_sent = traces is None or await asyncio.to_thread(traces.close, patience_s=TRACES_S)
+        app.state.has_leftovers = not (has_ended and are_sent)

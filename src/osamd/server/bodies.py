@@ -6,7 +6,7 @@ from typing import Final
 from starlette.requests import ClientDisconnect, Request
 
 from osamd.errors import BodyTooLargeError, ClientGoneError, InvalidRequestError
-from osamd.server.context import engine_of, is_admin, remote_images_of
+from osamd.server.services import caller_of, services_of
 from osamd.settings import Settings
 from osamd.timings import Timings
 from osamd.types import ImageSource
@@ -34,7 +34,7 @@ async def read_body(request: Request, schema: type[Body], settings: Settings, ti
         with timings.stage("parse"):
             return parse_body(b"".join(chunks), content_type, query, schema, local_files, settings.max_body_bytes)
 
-    return await engine_of(request).aside(parse, timings)
+    return await services_of(request).engine.aside(parse, timings)
 
 
 async def image_of(request: Request, parsed: ParsedBody[Body], timings: Timings) -> ImageSource:
@@ -46,9 +46,9 @@ async def image_of(request: Request, parsed: ParsedBody[Body], timings: Timings)
     """
     if parsed.image is not None:
         return parsed.image
-    engine_of(request).check_usable(parsed.fields.model, may_pull=is_admin(request))
+    services_of(request).engine.check_usable(parsed.fields.model, may_pull=caller_of(request).is_admin)
     with timings.stage("receive"):
-        return ImageSource(data=await remote_images_of(request).fetch(parsed.fields.image_url or ""))
+        return ImageSource(data=await services_of(request).remote_images.fetch(parsed.fields.image_url or ""))
 
 
 async def read_json(request: Request, schema: type[Fields]) -> Fields:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from osamd.events import ConnectionCut, Sink, tell
-from osamd.server.context import SETTINGS_STATE, SINKS_STATE
+from osamd.server.services import SETTINGS_STATE, SINKS_STATE
 from osamd.settings import Settings
 
 # Request line, headers and trailers of the requests on a connection that wait for their answers, and a single line.

@@ -1,1 +1,1 @@
-"""Routes, one file a family. Each reads its engine and settings from ``request.app.state``."""
+"""Routes, one file a family. Each gets what it needs from ``services_of(request)``."""

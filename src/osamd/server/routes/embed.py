@@ -6,9 +6,9 @@ from osamd.engine.deadline import deadline
 from osamd.errors import EmbeddingExpiredError, ShuttingDownError
 from osamd.server.bodies import image_of, read_body
 from osamd.server.client_watch import client_watched
-from osamd.server.context import engine_of, is_admin, owner_of, settings_of, timings_of
 from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
+from osamd.server.services import caller_of, services_of, timings_of
 from osamd.wire.replies import HandleSchema, handle_schema
 from osamd.wire.schemas import EmbedBody
 
@@ -23,16 +23,17 @@ router = APIRouter(tags=["handles"])
 )
 async def embed(request: Request) -> HandleSchema:
     """Encode an image ahead of the first click. The handle belongs to this key and this model."""
-    settings, timings = settings_of(request), timings_of(request)
+    services, timings = services_of(request), timings_of(request)
+    settings, caller = services.settings, caller_of(request)
     async with deadline(settings.deadline_s):
         parsed = await read_body(request, EmbedBody, settings, timings)
         async with client_watched(request):
-            handle = await engine_of(request).embed(
+            handle = await services.engine.embed(
                 await image_of(request, parsed, timings),
                 model=parsed.fields.model,
-                owner=owner_of(request),
+                owner=caller.name,
                 timings=timings,
-                may_pull=is_admin(request),
+                may_pull=caller.is_admin,
             )
     return handle_schema(handle)
 
@@ -46,4 +47,4 @@ async def embed(request: Request) -> HandleSchema:
 )
 async def forget(request: Request, image_id: str) -> None:
     """Forget an image of this key at once."""
-    await engine_of(request).forget(image_id, owner=owner_of(request))
+    await services_of(request).engine.forget(image_id, owner=caller_of(request).name)

@@ -9,9 +9,9 @@ from osamd.errors import AdminOnlyError, InvalidPromptError
 from osamd.keep_alive import PINNED, at_most
 from osamd.server.bodies import image_of, read_body
 from osamd.server.client_watch import client_watched
-from osamd.server.context import engine_of, is_admin, owner_of, settings_of, timings_of
 from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
+from osamd.server.services import caller_of, services_of, timings_of
 from osamd.settings import Settings
 from osamd.timings import Timings
 from osamd.types import SegmentRequest
@@ -39,7 +39,7 @@ async def generate(request: Request) -> Response:
     The body is JSON, `multipart/form-data` (a file `image`, and a JSON part `request` or plain fields), or an encoded
     image as it is with `?model=&point=x,y&background=x,y&box=x1,y1,x2,y2&text=` in the query.
     """
-    settings, timings = settings_of(request), timings_of(request)
+    settings, timings = services_of(request).settings, timings_of(request)
     async with deadline(settings.deadline_s):
         parsed = await read_body(request, GenerateBody, settings, timings)
         async with client_watched(request):
@@ -47,14 +47,15 @@ async def generate(request: Request) -> Response:
 
 
 async def _answer(request: Request, parsed: ParsedBody[GenerateBody], settings: Settings, timings: Timings) -> Response:
+    caller = caller_of(request)
     keep_alive = parsed.fields.keep_alive
-    if not is_admin(request):
+    if not caller.is_admin:
         if keep_alive == PINNED:
             raise AdminOnlyError("only an admin's key may keep a model loaded for good", field="keep_alive")
         keep_alive = at_most(keep_alive, settings.keep_alive)
     # Before an image is fetched for them.
     prompts = parsed.fields.to_prompts(settings)
-    engine = engine_of(request)
+    engine = services_of(request).engine
     result = await engine.segment(
         SegmentRequest(
             image=await image_of(request, parsed, timings),
@@ -62,8 +63,8 @@ async def _answer(request: Request, parsed: ParsedBody[GenerateBody], settings: 
             prompts=prompts,
             multimask=bool(parsed.fields.multimask),
             keep_alive=keep_alive,
-            owner=owner_of(request),
-            may_pull=is_admin(request),
+            owner=caller.name,
+            may_pull=caller.is_admin,
         ),
         timings,
     )

@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from osamd.server.context import engine_of
 from osamd.server.problems import documented
+from osamd.server.services import services_of
 
 router = APIRouter(tags=["health"])
 
@@ -25,7 +25,7 @@ async def index() -> str:
 )
 async def health(request: Request) -> JSONResponse:
     """Answers at once, before any model is loaded."""
-    is_stuck = engine_of(request).state == "stuck"
+    is_stuck = services_of(request).engine.state == "stuck"
     return JSONResponse({"status": "stuck" if is_stuck else "ok"}, status_code=503 if is_stuck else 200)
 
 
@@ -38,7 +38,7 @@ async def health(request: Request) -> JSONResponse:
 )
 async def ready(request: Request) -> JSONResponse:
     """Whether the configured models are loaded, and where they run; `hung` counts computations that do not end."""
-    status = engine_of(request).status()
+    status = services_of(request).engine.status()
     hung = {lane.name: lane.hung for lane in status.lanes if lane.hung}
     return JSONResponse(
         {

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request, Response
 
 from osamd.errors import AdminOnlyError
 from osamd.runtime.device_memory import device_memory
-from osamd.server.context import engine_of, metrics_of
 from osamd.server.problems import documented
+from osamd.server.services import services_of
 from osamd.server.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["health"])
@@ -24,7 +24,7 @@ router = APIRouter(tags=["health"])
 )
 async def metrics(request: Request) -> Response:
     """What this process has counted and how it is now, in Prometheus' text form. The key must be an admin's."""
-    status = engine_of(request).status()
-    counted = metrics_of(request)
-    content = await asyncio.to_thread(lambda: counted.render(status, device_memory()))
+    services = services_of(request)
+    status = services.engine.status()
+    content = await asyncio.to_thread(lambda: services.metrics.render(status, device_memory()))
     return Response(content, media_type=CONTENT_TYPE)

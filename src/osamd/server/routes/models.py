@@ -21,9 +21,9 @@ from osamd.errors import (
 )
 from osamd.library.catalog import Model
 from osamd.server.bodies import read_json
-from osamd.server.context import engine_of, is_admin
 from osamd.server.examples import json_documentation
 from osamd.server.problems import BODY_ERRORS, documented
+from osamd.server.services import caller_of, services_of
 from osamd.wire.management import (
     CatalogReply,
     ModelBody,
@@ -54,7 +54,7 @@ async def version() -> VersionReply:
 @router.get("/api/tags", summary="Models that are here", responses=documented())
 async def tags(request: Request) -> TagsReply:
     """The models whose files are on this server."""
-    engine = engine_of(request)
+    engine = services_of(request).engine
     return await asyncio.to_thread(
         lambda: TagsReply(
             models=[tag(model, engine.store) for model in engine.catalog if engine.store.is_present(model)]
@@ -65,7 +65,7 @@ async def tags(request: Request) -> TagsReply:
 @router.get("/api/catalog", summary="Models there are", responses=documented())
 async def catalog(request: Request) -> CatalogReply:
     """Every model of the catalogue, here or not, each as `/api/show` tells it."""
-    engine = engine_of(request)
+    engine = services_of(request).engine
     loaded = {resident.model.name for resident in engine.residents}
     return await asyncio.to_thread(
         lambda: CatalogReply(
@@ -74,7 +74,7 @@ async def catalog(request: Request) -> CatalogReply:
                     model,
                     engine.store,
                     is_loaded=model.name in loaded,
-                    may_pull=is_admin(request) and engine.may_pull(model),
+                    may_pull=caller_of(request).is_admin and engine.may_pull(model),
                 )
                 for model in engine.catalog
             ]
@@ -85,7 +85,7 @@ async def catalog(request: Request) -> CatalogReply:
 @router.get("/api/ps", summary="Models that are loaded", responses=documented())
 async def ps(request: Request) -> RunningReply:
     """The models in memory, where they run, and until when."""
-    engine = engine_of(request)
+    engine = services_of(request).engine
     residents = engine.residents
     return await asyncio.to_thread(
         lambda: RunningReply(models=[running(resident, engine.store) for resident in residents])
@@ -100,11 +100,11 @@ async def ps(request: Request) -> RunningReply:
 )
 async def show_model(request: Request) -> ShowReply:
     """A model of the catalogue: licence, capabilities, files."""
-    engine, body = engine_of(request), await read_json(request, ModelBody)
+    engine, body = services_of(request).engine, await read_json(request, ModelBody)
     model = engine.catalog.resolve(body.model)
     is_loaded = any(resident.model is model for resident in engine.residents)
     return await asyncio.to_thread(
-        show, model, engine.store, is_loaded=is_loaded, may_pull=is_admin(request) and engine.may_pull(model)
+        show, model, engine.store, is_loaded=is_loaded, may_pull=caller_of(request).is_admin and engine.may_pull(model)
     )
 
 
@@ -133,7 +133,7 @@ async def pull(request: Request) -> Response:
 
     A pull that is under way already is joined, and goes on when the caller leaves.
     """
-    engine, body = engine_of(request), await read_json(request, PullBody)
+    engine, body = services_of(request).engine, await read_json(request, PullBody)
     model = engine.catalog.resolve(body.model)
     engine.check_may_pull(model)
     headers = license_header(model.license)
@@ -153,7 +153,7 @@ async def pull(request: Request) -> Response:
 )
 async def delete(request: Request) -> Response:
     """Unload a model and delete its files. 404 when they are not here."""
-    engine, body = engine_of(request), await read_json(request, ModelBody)
+    engine, body = services_of(request).engine, await read_json(request, ModelBody)
     model = engine.catalog.resolve(body.model)
     await engine.remove(model)
     return Response(status_code=200)

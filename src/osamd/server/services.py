@@ -1,0 +1,70 @@
+"""What routes need: the app's services as one value, and who makes a request."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from osamd.engine import Engine
+from osamd.events import Sink
+from osamd.server.guard.auth import ADMIN
+from osamd.server.guard.remote_images import RemoteImages
+from osamd.server.telemetry.metrics import Metrics
+from osamd.server.telemetry.traces import Traces
+from osamd.settings import Settings
+from osamd.timings import Timings
+
+# Where the app's lifespan leaves the settings, and whom to tell of events, for the connections.
+SETTINGS_STATE = "osamd_settings"
+SINKS_STATE = "osamd_sinks"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What one app is made of.
+
+    Attributes:
+        settings: limits and policies.
+        engine: answers.
+        remote_images: fetches images by URL.
+        metrics: what this app has counted.
+        traces: spans on their way to a collector; None where none is configured.
+        sinks: told about every event, the metrics and the traces among them.
+    """
+
+    settings: Settings
+    engine: Engine
+    remote_images: RemoteImages
+    metrics: Metrics
+    traces: Traces | None
+    sinks: Sequence[Sink]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose request it is.
+
+    Attributes:
+        name: of the key; embeddings and handles belong to it.
+        is_admin: whether the key has the role admin.
+    """
+
+    name: str
+    is_admin: bool
+
+
+def services_of(request: Request) -> Services:
+    """The services of the app that got this request."""
+    services: Services = request.app.state.services
+    return services
+
+
+def caller_of(request: Request) -> Caller:
+    """Whose key this request came with."""
+    return Caller(request.state.key_name, is_admin=request.state.key_role == ADMIN)
+
+
+def timings_of(request: Request) -> Timings:
+    """This request's stopwatch."""
+    timings: Timings = request.state.timings
+    return timings
