@@ -35,6 +35,7 @@
     |  |- StorageError             503 storage_failed     the cache cannot be written
     |  |  `- InsufficientStorageError 503 disk_full       too little room for a blob
     |  |- ModelLoadError           503 model_load_failed  a blob is there but does not load
+    |  |- HungError                500 hung               a computation did not end and was given up
     |  |- OutOfMemoryError         503 out_of_memory      not enough memory, even without the models that were idle
     |  `- InferenceError           500 inference_failed   the model failed on this input
     |- ServerConfigurationError    500 not_configured     production without API_KEY
@@ -304,6 +305,13 @@ class OutOfMemoryError(ModelError):
 
     code = "out_of_memory"
     default_retry_after_s = 10.0
+
+
+class HungError(ModelError):
+    """A computation did not end and was given up."""
+
+    status = 500
+    code = "hung"
 
 
 class InferenceError(ModelError):

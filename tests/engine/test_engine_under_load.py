@@ -401,10 +401,12 @@ def test_writing_answers_holds_nothing_else_up() -> None:
 
     async def main(engine: Engine) -> None:
         handle = await embed(engine, picture())
-        writing = [asyncio.create_task(engine.reply(lambda _: go_on.wait(WAIT_S), Timings())) for _ in range(8)]
+        writing = [
+            asyncio.create_task(engine.reply(lambda _: go_on.wait(WAIT_S), Timings(), owner="me")) for _ in range(8)
+        ]
         try:
             await breathe()
-            assert "parsed" == await asyncio.wait_for(engine.aside(lambda: "parsed", Timings()), WAIT_S / 2)
+            assert "parsed" == await asyncio.wait_for(engine.aside(lambda: "parsed", Timings(), owner="me"), WAIT_S / 2)
             assert (
                 await asyncio.wait_for(segment(engine, request(handle.image_id, click(5, 5))), WAIT_S / 2)
             ).cache_hit
@@ -425,7 +427,7 @@ def test_an_answer_nobody_waits_for_is_not_written_to_its_end() -> None:
             told.set()
 
     async def main(engine: Engine) -> None:
-        task = asyncio.create_task(engine.reply(write, Timings()))
+        task = asyncio.create_task(engine.reply(write, Timings(), owner="me"))
         assert await asyncio.to_thread(begun.wait, WAIT_S)
         task.cancel()
         assert await asyncio.to_thread(told.wait, WAIT_S / 2)

@@ -1,58 +1,16 @@
 import asyncio
-import contextlib
 import gc
 import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
+from opened_lanes import LONG_S, Gate, lane, settle, wait_for
 
 from osamd.engine.lanes import MOST_HUNG, Lane
-from osamd.errors import InferenceError, OverloadedError, ShuttingDownError
+from osamd.errors import HungError, OverloadedError, ShuttingDownError
 from osamd.timings import Timings
-
-LONG_S = 20.0
-
-
-@contextlib.contextmanager
-def lane(*, workers: int = 1, capacity: int = 100, **limits: Any) -> Iterator[Lane]:
-    """A lane that is closed at the end."""
-    opened = Lane("test", workers=workers, capacity=capacity, **limits)
-    try:
-        yield opened
-    finally:
-        opened.close()
-
-
-class Gate:
-    """Work that says when it has begun and goes on when it is told to."""
-
-    def __init__(self) -> None:
-        self.begun = threading.Event()
-        self.opened = threading.Event()
-
-    def __call__(self) -> str:
-        """Wait for the gate to be opened."""
-        self.begun.set()
-        if not self.opened.wait(LONG_S):
-            raise RuntimeError("nobody opened the gate")
-        return "through"
-
-
-async def wait_for(event: threading.Event) -> None:
-    """Wait for a worker without holding the event loop."""
-    assert await asyncio.to_thread(event.wait, LONG_S)
-
-
-async def settle(condition: Callable[[], bool]) -> None:
-    """Let other tasks run until something holds."""
-    until = time.monotonic() + LONG_S
-    while not condition():
-        assert time.monotonic() < until
-        await asyncio.sleep(0.001)
 
 
 def test_work_runs_on_a_worker_thread_and_its_result_comes_back() -> None:
@@ -364,7 +322,7 @@ def test_work_that_does_not_end_fails_and_the_next_gets_a_new_worker() -> None:
 
     with lane(hang_s=0.05, on_hung=lambda name, hung: told.append((name, hung))) as opened:
         error, name = asyncio.run(main())
-    assert isinstance(error, InferenceError)
+    assert isinstance(error, HungError)
     assert ("osamd-test-1", [("test", 1)]) == (name, told)
 
 
@@ -409,7 +367,7 @@ def test_workers_are_not_replaced_without_end() -> None:
 
     async def main() -> None:
         for gate in gates:
-            with pytest.raises(InferenceError):
+            with pytest.raises(HungError):
                 await opened.run(gate, Timings())
         assert MOST_HUNG + 1 == opened.hung
         last = asyncio.create_task(opened.run(lambda: "served", Timings()))

@@ -240,7 +240,9 @@ class Engine:
                 timings=timings,
             )
             try:
-                found = await self._workers.run(self._workers.decode, decode, model=model.name, timings=timings)
+                found = await self._workers.run(
+                    self._workers.decode, decode, model=model.name, timings=timings, owner=request.owner
+                )
             except asyncio.CancelledError:
                 abandoned.set()
                 raise
@@ -300,21 +302,22 @@ class Engine:
             raise _expired()
         self._refinements.drop_if(lambda refinement: refinement.image_id == image_id)
 
-    async def aside(self, work: Callable[[], Result], timings: Timings) -> Result:
-        """Run something short on a thread, in a bounded queue.
+    async def aside(self, work: Callable[[], Result], timings: Timings, *, owner: str) -> Result:
+        """Run something short on a thread, in a bounded queue that owners share fairly.
 
         Raises:
             OverloadedError: the queue is full, or the wait was too long.
             ShuttingDownError: the engine was closed.
         """
-        return await self._workers.side.run(work, timings)
+        return await self._workers.side.run(work, timings, owner=owner)
 
-    async def reply(self, write: Callable[[threading.Event], Result], timings: Timings) -> Result:
+    async def reply(self, write: Callable[[threading.Event], Result], timings: Timings, *, owner: str) -> Result:
         """Write an answer on a thread, in a bounded queue of its own: whole canvases take long, and clicks do not wait.
 
         Args:
             write: given an event that is set when nobody waits for the answer any more.
             timings: the request's stopwatch.
+            owner: whose answer it is (the key's name).
 
         Raises:
             OverloadedError: the queue is full, or the wait was too long.
@@ -322,7 +325,7 @@ class Engine:
         """
         abandoned = threading.Event()
         try:
-            return await self._workers.reply.run(functools.partial(write, abandoned), timings)
+            return await self._workers.reply.run(functools.partial(write, abandoned), timings, owner=owner)
         except asyncio.CancelledError:
             abandoned.set()
             raise
@@ -410,7 +413,7 @@ class Engine:
             with timings.stage("parse"):
                 return _image_id(content, model, owner)
 
-        image_id = await self._workers.side.run(hash_content, timings)
+        image_id = await self._workers.side.run(hash_content, timings, owner=owner)
         known = await self._images.find(image_id, owner=owner, timings=timings)
         if known is not None:
             return _Lookup(known, image_id, hit=True)
@@ -442,7 +445,7 @@ class Engine:
                     loop.call_soon_threadsafe(remember)
                 return image
 
-            return await self._workers.run(self._workers.encode, encode, model=model.name, timings=timings)
+            return await self._workers.run(self._workers.encode, encode, model=model.name, timings=timings, owner=owner)
 
     async def _restore(self, model: Model, exchanged: ExchangedEmbedding, image_id: str, owner: str) -> EncodedImage:
         if exchanged.height * exchanged.width > self._settings.max_image_pixels:

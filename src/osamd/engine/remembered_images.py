@@ -69,7 +69,7 @@ class RememberedImages:
             return image
         forgotten = self._forgotten
         try:
-            kept = await self._reads.run(lambda: files.get(image_id, owner=owner), timings)
+            kept = await self._reads.run(lambda: files.get(image_id, owner=owner), timings, owner=owner)
             model = self._resolve(kept.model) if kept is not None else None
         # A model that is gone, or a disk that is too slow to wait for: then the image is encoded again.
         except OsamdError:
@@ -93,7 +93,7 @@ class RememberedImages:
         async def write() -> None:
             # A disk that cannot keep up misses some.
             with contextlib.suppress(OsamdError):
-                await self._disk.run(lambda: files.put(image_id, kept, owner=owner), Timings())
+                await self._disk.run(lambda: files.put(image_id, kept, owner=owner), Timings(), owner=owner)
 
         task = asyncio.get_running_loop().create_task(write())
         self._writes.add(task)
@@ -111,7 +111,7 @@ class RememberedImages:
         if files is None:
             return had
         # After the writes that were asked for before.
-        was_kept = await self._disk.run(lambda: files.delete(image_id, owner=owner), Timings())
+        was_kept = await self._disk.run(lambda: files.delete(image_id, owner=owner), Timings(), owner=owner)
         # Somebody may have begun to read it meanwhile, or have read it.
         self._forgotten += 1
         return self._memory.delete(image_id, owner=owner) or was_kept or had

@@ -46,22 +46,26 @@ class Workers:
         # A large model from a slow disk may take its time.
         self.load = Lane("load", workers=1, capacity=LOAD_CAPACITY)
         self.encode = watched("encode", workers=1, capacity=settings.encode_queue)
-        self.decode = watched("decode", workers=DECODE_WORKERS, capacity=settings.decode_queue)
-        # Parsing and hashing: short, but not for the event loop.
-        self.side = make("side", workers=SIDE_WORKERS, capacity=settings.decode_queue)
+        # Short work, and long work in short steps: with the spare thread nobody waits for another owner's.
+        short = functools.partial(watched, capacity=settings.decode_queue, has_spare=True)
+        self.decode = short("decode", workers=DECODE_WORKERS)
+        # Parsing and hashing, which the event loop must not do.
+        self.side = short("side", workers=SIDE_WORKERS)
         # Writing answers, which takes seconds for many masks of a large image.
-        self.reply = make("reply", workers=REPLY_WORKERS, capacity=settings.decode_queue)
+        self.reply = short("reply", workers=REPLY_WORKERS)
 
     @property
     def is_stuck(self) -> bool:
         """Whether so much work does not end that only a new process helps."""
-        return any(lane.hung >= MOST_HUNG for lane in (self.encode, self.decode))
+        return any(lane.hung >= MOST_HUNG for lane in (self.encode, self.decode, self.side, self.reply))
 
     def status(self) -> tuple[LaneStatus, ...]:
         """How the lanes stand at this moment."""
         return tuple(lane.status() for lane in (self.load, self.encode, self.decode, self.side, self.reply))
 
-    async def run(self, lane: Lane, work: Callable[[], Result], *, model: str, timings: Timings) -> Result:
+    async def run(
+        self, lane: Lane, work: Callable[[], Result], *, model: str, timings: Timings, owner: str = ""
+    ) -> Result:
         """Run work that may need much memory; where there is too little, once more without the models that are idle.
 
         Args:
@@ -69,6 +73,7 @@ class Workers:
             work: what to do, on a worker.
             model: full name of the model it is for.
             timings: the request's stopwatch.
+            owner: whose work it is (the key's name); empty for the server's own.
 
         Raises:
             OutOfMemoryError: there was too little even so.
@@ -77,7 +82,7 @@ class Workers:
         reason = ""
         for is_last in (False, True):
             try:
-                return await lane.run(work, timings)
+                return await lane.run(work, timings, owner=owner)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise

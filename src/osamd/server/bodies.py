@@ -34,7 +34,7 @@ async def read_body(request: Request, schema: type[Body], settings: Settings, ti
         with timings.stage("parse"):
             return parse_body(b"".join(chunks), content_type, query, schema, local_files, settings.max_body_bytes)
 
-    return await services_of(request).engine.aside(parse, timings)
+    return await services_of(request).engine.aside(parse, timings, owner=caller_of(request).name)
 
 
 async def image_of(request: Request, parsed: ParsedBody[Body], timings: Timings) -> ImageSource:

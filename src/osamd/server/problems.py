@@ -23,6 +23,7 @@ from osamd.errors import (
     DeadlineExceededError,
     EmbeddingExpiredError,
     ForeignOriginError,
+    HungError,
     ImageTooLargeError,
     InferenceError,
     InvalidImageError,
@@ -81,6 +82,7 @@ IMAGE_ERRORS = (
     StorageError,
     ModelLoadError,
     DeadlineExceededError,
+    HungError,
     InferenceError,
 )
 INTERNAL_DETAIL = "Something went wrong on the server. Its log has the details under this request id."

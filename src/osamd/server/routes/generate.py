@@ -82,7 +82,7 @@ async def _answer(request: Request, parsed: ParsedBody[GenerateBody], settings: 
         **license_header(result.license),
         "Vary": "Accept",
     }
-    content = await engine.reply(render, timings)
+    content = await engine.reply(render, timings, owner=caller.name)
     return Response(content, media_type=PNG if wants_png else JSON, headers=headers)
 
 

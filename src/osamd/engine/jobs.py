@@ -1,0 +1,118 @@
+"""``Job``: a piece of work in a lane, and how it is answered: exactly once."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, InvalidStateError
+from typing import Any
+
+from osamd.errors import DeadlineExceededError
+
+
+class Job:
+    """A piece of work, its owner and its waiter.
+
+    Args:
+        work: run once; where it returns a generator and ``in_steps`` holds, that is run to its end, step by step, and
+            other jobs may run between two steps. The generator's return value is the result.
+        owner: whose work it is.
+        in_steps: whether ``work`` returns such a generator.
+
+    Attributes:
+        owner: whose work it is.
+        future: has the answer.
+        seconds: how long the work itself ran so far.
+        slice_s: how long it ran since it was last begun or continued.
+        has_begun: whether it has run at all; from then on it is finished, not refused.
+        started: when a worker last took it, on the clock ``time.perf_counter``.
+        thread: the worker that runs it now, or None.
+        watch: the timer that gives it up when it hangs.
+        is_given_up: whether it was.
+        is_replaced: whether its worker was replaced then.
+        is_abandoned: whether nobody waits for it any more; it then ends before its next step.
+    """
+
+    __slots__ = (
+        *("_in_steps", "_steps", "_work", "future", "has_begun", "is_abandoned", "is_given_up", "is_replaced"),
+        *("owner", "seconds", "slice_s", "started", "thread", "watch"),
+    )
+
+    def __init__(self, work: Callable[[], Any], owner: str, *, in_steps: bool) -> None:
+        self._work = work
+        self._in_steps = in_steps
+        self._steps: Generator[None, None, Any] | None = None
+        self.owner = owner
+        self.future: Future[Any] = Future()
+        self.seconds = 0.0
+        self.slice_s = 0.0
+        self.has_begun = False
+        self.started = 0.0
+        self.thread: threading.Thread | None = None
+        self.watch: asyncio.TimerHandle | None = None
+        self.is_given_up = False
+        self.is_replaced = False
+        self.is_abandoned = False
+
+    def take(self) -> None:
+        """Note that this thread runs it from now on."""
+        self.started, self.thread = time.perf_counter(), threading.current_thread()
+
+    def refuse(self, error: BaseException) -> None:
+        """Answer a job that has not begun, unless its waiter has gone."""
+        if self.future.set_running_or_notify_cancel():
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """Answer a job that has begun, unless it is answered already."""
+        with contextlib.suppress(InvalidStateError):
+            self.future.set_exception(error)
+
+    def forget(self) -> None:
+        """End a job that waits between two steps and whose waiter has gone."""
+        self._steps = None
+        self.fail(asyncio.CancelledError())
+
+    def advance(self) -> bool:
+        """Run it, or its next step, on this thread; False when there is more to do."""
+        started = time.perf_counter()
+        try:
+            is_over, result = self._next()
+        # The waiter gets whatever went wrong; a worker must survive every job.
+        except BaseException as error:  # noqa: BLE001
+            self._count(started)
+            self._steps = None
+            self.fail(error)
+            return True
+        self._count(started)
+        if is_over:
+            # One that was given up has been answered already.
+            with contextlib.suppress(InvalidStateError):
+                self.future.set_result(result)
+        return is_over
+
+    def _next(self) -> tuple[bool, Any]:
+        if self.is_abandoned:
+            raise DeadlineExceededError("nobody waits for this any more")
+        if self._steps is None:
+            try:
+                result = self._work()
+            except StopIteration as error:
+                # asyncio cannot carry this one to the waiter (Python 3.11), who would wait for ever.
+                message = "the work raised StopIteration"
+                raise RuntimeError(message).with_traceback(error.__traceback__) from None
+            if not self._in_steps:
+                return True, result
+            self._steps = result
+        try:
+            next(self._steps)
+        except StopIteration as end:
+            self._steps = None
+            return True, end.value
+        return False, None
+
+    def _count(self, started: float) -> None:
+        spent = time.perf_counter() - started
+        self.seconds += spent
+        self.slice_s += spent
