@@ -284,7 +284,9 @@ def test_exif_orientation(kind: str, mode: str, orientation: int) -> None:
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_orientations_that_do_not_exist_mean_upright(orientation: int) -> None:
     """A number that EXIF does not define turns nothing."""
-    pixels = decode(with_orientation(marked("RGB"), "PNG", orientation))
+    picture = decode_image(with_orientation(marked("RGB"), "PNG", orientation), max_pixels=MAX_PIXELS)
+    pixels = picture.pixels
+    assert (HEIGHT, WIDTH) == (picture.height, picture.width)
 
     assert (HEIGHT, WIDTH, 3) == pixels.shape
     assert [250, 250, 250] == pixels[0, 0].tolist()

@@ -5,14 +5,14 @@ alpha, and that tells the size before it decodes.
 """
 
 import io
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
 import numpy as np
 from PIL import (  # noqa: F401 - importing a plugin is what registers its format
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -29,8 +29,14 @@ FORMAT_NAMES = "JPEG, PNG, WebP, GIF, TIFF and BMP"
 ORIENTATION_TAG = 0x0112
 # EXIF orientations from here on turn the image on its side.
 FIRST_TURNED = 5
+LAST_ORIENTATION = 8
 WHITE = (255, 255, 255, 255)
+# Pixels converted at a time: what a conversion needs beside the decoded image and the result stays below 4 MB.
+STRIP_PIXELS: Final = 2**18
 SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+
+
+NewArray = Callable[[tuple[int, int, int]], ByteArray]
 
 
 class WantedSize(Protocol):
@@ -40,11 +46,19 @@ class WantedSize(Protocol):
         """Rows and columns."""
 
 
-def decode_image(data: bytes, *, max_pixels: int, wanted: WantedSize | None = None) -> Picture:
+def new_array(shape: tuple[int, int, int]) -> ByteArray:
+    """An array of this shape in this process's memory."""
+    return np.empty(shape, np.uint8)
+
+
+def decode_image(
+    data: bytes, *, max_pixels: int, wanted: WantedSize | None = None, allocate: NewArray = new_array
+) -> Picture:
     """Decode an image to RGB, upright.
 
     EXIF orientation is applied; of an animation the first frame is taken; transparency is laid over white; 16-bit
-    samples are reduced to 8.
+    samples are reduced to 8. At its peak this takes what Pillow decodes to (4 bytes a pixel for RGB) and the 3 bytes
+    of the result.
 
     Args:
         data: the encoded image.
@@ -52,6 +66,7 @@ def decode_image(data: bytes, *, max_pixels: int, wanted: WantedSize | None = No
         wanted: a JPEG is decoded to a half, a quarter or an eighth of its size where that still has at least so many
             rows and columns, which is two to four times as fast and takes a fraction of the memory; None decodes it
             as it is.
+        allocate: makes the array that the pixels are written to.
 
     Returns:
         The pixels, and the size of the whole image.
@@ -70,7 +85,8 @@ def decode_image(data: bytes, *, max_pixels: int, wanted: WantedSize | None = No
                 rows, columns = wanted(height=height, width=width)
                 # Only JPEG can, which then averages over the pixels it leaves out; the others take no notice.
                 image.draft(None, (rows, columns) if is_turned else (columns, rows))
-            return Picture(np.ascontiguousarray(to_rgb(image)), height, width)
+            image.load()
+            return Picture(_upright_rgb(image, _orientation(image), allocate), height, width)
     # Memory that ran out says nothing of the image: the engine makes room and tries again.
     except (ImageTooLargeError, InvalidImageError, MemoryError):
         raise
@@ -96,34 +112,52 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
+def _upright_rgb(image: Image.Image, orientation: int, allocate: NewArray) -> ByteArray:
+    """The pixels of a loaded image, converted in strips and turned as they are written: there is no second copy."""
+    rows, columns = image.height, image.width
+    upright = allocate((columns, rows, 3) if orientation >= FIRST_TURNED else (rows, columns, 3))
+    stored = _as_stored(upright, orientation)
+    step = max(1, STRIP_PIXELS // columns)
+    for top in range(0, rows, step):
+        bottom = min(rows, top + step)
+        stored[top:bottom] = to_rgb(image if step >= rows else image.crop((0, top, columns, bottom)))
+    return upright
+
+
+def _as_stored(upright: ByteArray, orientation: int) -> ByteArray:
+    """A view of an upright array in which rows and columns are those of the file; orientations are EXIF's."""
+    turned = upright.swapaxes(0, 1) if orientation >= FIRST_TURNED else upright
+    return {
+        2: turned[:, ::-1],
+        3: turned[::-1, ::-1],
+        4: turned[::-1],
+        6: turned[::-1],
+        7: turned[::-1, ::-1],
+        8: turned[:, ::-1],
+    }.get(orientation, turned)
+
+
 def to_rgb(image: Image.Image) -> ByteArray:
-    """The pixels of an opened Pillow image as (H, W, 3) uint8 RGB, upright, over white."""
-    image.load()
-    orientation = _orientation(image)
+    """The pixels of a loaded image, or of a strip of one, as (H, W, 3) uint8 RGB over white; not turned."""
     if image.mode in SIXTEEN_BIT_MODES:
         samples = np.asarray(image).astype(np.int64)
-        grey = (np.clip(samples, 0, 65535) // 257).astype(np.uint8)
-        plain = Image.fromarray(grey).convert("RGB")
-    elif image.mode == "F":
+        grey: ByteArray = (np.clip(samples, 0, 65535) // 257).astype(np.uint8)
+        return np.broadcast_to(grey[:, :, np.newaxis], (*grey.shape, 3))
+    if image.mode == "F":
         raise InvalidImageError(
             "images of floating-point samples have no defined range and are not read", field="image"
         )
-    elif image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
+    if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
         layer = image.convert("RGBA")
-        plain = Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer).convert("RGB")
-    else:
-        plain = image.convert("RGB")
-    if orientation != 1:
-        # The conversions above may drop the tag, so it is put back before Pillow turns the picture.
-        plain.getexif()[ORIENTATION_TAG] = orientation
-        plain = ImageOps.exif_transpose(plain)
-    return np.asarray(plain)
+        return np.asarray(Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer).convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8; 1 means upright, which is also taken when the EXIF block cannot be read."""
+    """EXIF's orientation, 1 to 8; 1 means upright, which is also assumed when EXIF cannot be read or says nonsense."""
     try:
-        return int(image.getexif().get(ORIENTATION_TAG, 1))
-    # The pixels are fine: a broken block of remarks beside them is no reason to refuse the image.
+        orientation = int(image.getexif().get(ORIENTATION_TAG, 1))
+    # The pixels are fine: broken metadata is no reason to refuse the image.
     except Exception:  # noqa: BLE001
         return 1
+    return orientation if 1 <= orientation <= LAST_ORIENTATION else 1
