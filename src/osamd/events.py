@@ -153,8 +153,9 @@ class ConnectionCut:
     """A connection ended for a reason that no request of the app shows.
 
     Attributes:
-        code: ``too_many_connections``, ``head_timeout``, ``head_too_large``, ``not_http``, ``body_unread`` for a
-            client that was answered and did not finish its body, ``answer_unread`` for one that did not read.
+        code: ``too_many_connections``, ``head_timeout``, ``head_too_large``, ``not_http``, ``no_tunnels`` for
+            CONNECT, ``body_unread`` for a client that was answered and did not finish its body, ``answer_unread`` for
+            one that did not read.
         client: the address it came from, or None.
     """
 

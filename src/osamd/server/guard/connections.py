@@ -10,6 +10,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from osamd.events import ConnectionCut, Sink, tell
+from osamd.server.guard.upgrades import CONNECT, OfferlessParser
 from osamd.server.services import SETTINGS_STATE, SINKS_STATE
 from osamd.settings import Settings
 
@@ -26,12 +27,11 @@ LINGER_S: Final = 2.0
 UNREAD_BODY_EXTRA_S = 5.0
 TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-
-
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+NO_TUNNELS = b"HTTP/1.1 501 Not Implemented\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
-class _HeadTooLargeError(Exception):
+class _HeadRefusedError(Exception):
     """Ends the parser's work on what has come."""
 
 
@@ -40,6 +40,9 @@ class PatientConnection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
+        # This server speaks no other protocol, whatever uvicorn finds installed.
+        self.ws_protocol_class = None
+        self.parser = OfferlessParser(self)  # type: ignore[assignment]
         settings = self.app_state.get(SETTINGS_STATE)
         self._settings: Settings = settings if isinstance(settings, Settings) else Settings()
         self._sinks: tuple[Sink, ...] = self.app_state.get(SINKS_STATE, ())
@@ -96,7 +99,7 @@ class PatientConnection(HttpToolsProtocol):
         self._has_told = True
         if len(self._heads) >= MOST_PIPELINED:
             self._refuse_head()
-            raise _HeadTooLargeError
+            raise _HeadRefusedError
         self._heads.append(0)
         super().on_message_begin()
         self._has_begun = True
@@ -122,6 +125,10 @@ class PatientConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is here, the body is to come."""
         self._has_told = True
+        if self.parser.get_method() == CONNECT:
+            # What follows belongs to a tunnel, so it must not be run as requests.
+            self._refuse_head(NO_TUNNELS, "no_tunnels")
+            raise _HeadRefusedError
         self._stop_waiting()
         self._has_begun = False
         self._open += 1
@@ -168,15 +175,15 @@ class PatientConnection(HttpToolsProtocol):
             self._heads[-1] += nbytes
         if sum(self._heads) > MOST_HEAD_BYTES:
             self._refuse_head()
-            raise _HeadTooLargeError
+            raise _HeadRefusedError
 
-    def _refuse_head(self) -> None:
+    def _refuse_head(self, answer: bytes = TOO_LARGE, code: str = "head_too_large") -> None:
         self._is_refused = True
-        self._tell("head_too_large")
+        self._tell(code)
         self._stop_waiting()
         is_trailer = self._open == 1 and self.cycle.more_body and not self.cycle.response_started
         if not self._open or is_trailer:
-            self.transport.write(TOO_LARGE)
+            self.transport.write(answer)
         # Else it would be taken for the answer to a request before it.
         if self._open:
             self.transport.close()
