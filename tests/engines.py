@@ -12,6 +12,7 @@ from PIL import Image
 from osamd.engine import Engine
 from osamd.events import Event
 from osamd.library.catalog import Model, load_catalog
+from osamd.library.library import Library
 from osamd.library.store import Store
 from osamd.settings import load_settings
 from osamd.timings import Timings
@@ -60,8 +61,7 @@ def run(
     async def whole() -> Answer:
         engine = Engine(
             settings,
-            catalog=load_catalog(),
-            store=FullStore(Path("nowhere")),
+            library=Library(settings, catalog=load_catalog(), store=FullStore(Path("nowhere")), sinks=sinks),
             sinks=sinks,
             load=load or (lambda _: fake),
         )

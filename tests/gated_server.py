@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from osamd.engine import Engine
-from osamd.library.catalog import Model, load_catalog
-from osamd.library.store import Store
+from osamd.library.catalog import Model
+from osamd.library.library import open_library
 from osamd.models.base import Adapter
 from osamd.models.builtin import Builtin
 from osamd.runtime.sessions import Placement
@@ -58,15 +58,15 @@ def main(stage: str, gate: Path) -> None:
     """Serve until told to stop."""
     settings = load_settings()
     prepare_process(settings)
-    store = Store(settings.cache)
+    library = open_library(settings)
     GatedBuiltin.stage, GatedBuiltin.gate = stage, gate
 
     def load(model: Model) -> Adapter:
         if stage == "load":
             wait_for(gate)
-        return GatedBuiltin(store.paths(model), PLACEMENT)
+        return GatedBuiltin(library.store.paths(model), PLACEMENT)
 
-    serve(create_app(settings, Engine(settings, catalog=load_catalog(), store=store, load=load)), settings)
+    serve(create_app(settings, Engine(settings, library=library, load=load)), settings)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 
 from osamd.engine import Engine
 from osamd.library.catalog import load_catalog
+from osamd.library.library import Library
 from osamd.library.store import Store
 from osamd.settings import load_settings
 from osamd.timings import Timings
@@ -37,7 +38,7 @@ async def settled(most: float) -> int:
 async def main(catalog: Path, cache: Path, model: str) -> None:
     """Warm up with the built-in model, then watch the other one come and go three times."""
     settings = load_settings(preload=(), threads=1)
-    engine = Engine(settings, catalog=load_catalog(catalog), store=Store(cache))
+    engine = Engine(settings, library=Library(settings, catalog=load_catalog(catalog), store=Store(cache)))
     photo = (Path(__file__).parents[1] / "examples" / "cat.jpg").read_bytes()
     prompt = Prompt(points=np.array([[225, 150]], np.float32), point_labels=np.array([1]))
 

@@ -1,18 +1,18 @@
 import asyncio
-from pathlib import Path
 
+import numpy as np
 import pytest
 from engines import picture, request, run, segment
-from fake_model import FakeModel
+from fake_model import FakeModel, click
 
 from osamd.engine import Engine
-from osamd.errors import ImageTooLargeError, ModelLoadError, SettingsError
+from osamd.errors import ImageTooLargeError, InvalidPromptError, ModelLoadError, SettingsError
 from osamd.events import Event, ModelLoaded, ModelUnloaded
-from osamd.library.catalog import Model, load_catalog
-from osamd.library.store import Store
+from osamd.library.catalog import Model
+from osamd.library.library import open_library
 from osamd.settings import load_settings
 from osamd.timings import Timings
-from osamd.types import ExchangedEmbedding, ImageSource, SegmentRequest
+from osamd.types import ExchangedEmbedding, ImageSource, Prompt, SegmentRequest
 
 
 def test_one_load_a_request_without_keep_alive() -> None:
@@ -63,7 +63,7 @@ def test_device_that_is_not_there_fails_the_load() -> None:
     settings = load_settings(device="cuda", preload=())
 
     async def main() -> None:
-        engine = Engine(settings, catalog=load_catalog(), store=Store(Path("nowhere")))
+        engine = Engine(settings, library=open_library(settings))
         try:
             with pytest.raises(ModelLoadError, match="cuda was asked for"):
                 await segment(engine, request(picture()))
@@ -77,4 +77,23 @@ def test_unknown_model_in_the_allow_list() -> None:
     """A name in ``OSAMD_MODELS`` that nothing has stops the start, and the variable is named."""
     settings = load_settings(models=("nosuch",))
     with pytest.raises(SettingsError, match="OSAMD_MODELS: there is no model 'nosuch'"):
-        Engine(settings, catalog=load_catalog(), store=Store(Path("nowhere")))
+        open_library(settings)
+
+
+def test_prompt_a_family_cannot_take_is_refused_before_its_model_is_loaded() -> None:
+    """A text for a model of clicks, or two boxes for a model of one, must not bring gigabytes of weights to life."""
+
+    def load(row: Model) -> FakeModel:
+        pytest.fail(f"{row.name} was loaded")
+
+    async def main(engine: Engine) -> None:
+        for prompt, model, part in (
+            (Prompt(texts=("cat",)), "sam:latest", "texts"),
+            (Prompt(boxes=np.zeros((2, 4), np.float32)), "sam2:large", "boxes"),
+            (click(1, 1), "sam3", "points"),
+        ):
+            with pytest.raises(InvalidPromptError) as caught:
+                await segment(engine, request(picture(), prompt, model=model))
+            assert f"prompt.{part}" == caught.value.field
+
+    run(main, load=load)

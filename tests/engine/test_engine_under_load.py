@@ -1,6 +1,5 @@
 import asyncio
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,8 @@ from osamd.errors import (
     UnknownModelError,
 )
 from osamd.events import Event, ModelLoaded
-from osamd.library.catalog import Model, load_catalog
-from osamd.library.store import Store
+from osamd.library.catalog import Model
+from osamd.library.library import open_library
 from osamd.settings import load_settings
 from osamd.timings import Timings
 from osamd.types import (
@@ -349,7 +348,7 @@ def test_the_built_in_model_answers_through_the_engine() -> None:
     settings = load_settings(preload=("builtin",), device="cpu", threads=2)
 
     async def main() -> SegmentResult:
-        engine = Engine(settings, catalog=load_catalog(), store=Store(Path("nowhere")))
+        engine = Engine(settings, library=open_library(settings))
         try:
             await engine.preload()
             return await segment(engine, request(encoded(disc_picture()), click(70, 50)))

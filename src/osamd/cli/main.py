@@ -155,9 +155,8 @@ def _run(arguments: argparse.Namespace) -> int:
 def _segment(data: bytes, body: "GenerateBody", settings: "Settings") -> "SegmentResult":
     import asyncio  # noqa: PLC0415
 
-    from osamd.cli.models import bring, open_library  # noqa: PLC0415
+    from osamd.cli.models import bring, own_library  # noqa: PLC0415
     from osamd.engine import Engine  # noqa: PLC0415
-    from osamd.library.catalog import DEFAULT_MODEL  # noqa: PLC0415
     from osamd.timings import Timings  # noqa: PLC0415
     from osamd.types import ImageSource, SegmentRequest  # noqa: PLC0415
 
@@ -169,13 +168,13 @@ def _segment(data: bytes, body: "GenerateBody", settings: "Settings") -> "Segmen
         owner="cli",
     )
 
-    _, catalog, store = open_library()
-    model = catalog.resolve(body.model or DEFAULT_MODEL)
-    if not store.is_present(model) and settings.pull == "auto":
-        bring(model, store)
+    library = own_library()
+    model = library.resolve(body.model)
+    if not library.store.is_present(model) and settings.pull == "auto":
+        bring(model, library.store)
 
     async def segment() -> "SegmentResult":
-        engine = Engine(settings, catalog=catalog, store=store)
+        engine = Engine(settings, library=library)
         try:
             return await engine.segment(request, Timings())
         finally:

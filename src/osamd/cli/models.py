@@ -8,10 +8,11 @@ from typing import Any
 from osamd.client import Client
 from osamd.errors import ModelUnavailableError
 from osamd.events import PullProgress
-from osamd.library.catalog import Catalog, Model, load_catalog
+from osamd.library.catalog import Model
+from osamd.library.families import capabilities_of
+from osamd.library.library import Library, open_library
 from osamd.library.store import Store
-from osamd.models import capabilities_of
-from osamd.settings import Settings, load_settings
+from osamd.settings import load_settings
 
 UNITS = ("B", "KB", "MB", "GB", "TB")
 STEP = 1000
@@ -20,20 +21,20 @@ ID_CHARS = 12
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86400
 
 
-def open_library() -> tuple[Settings, Catalog, Store]:
-    """The catalogue with the user's rows, and the store; problems of the user's rows are told on stderr."""
-    settings = load_settings()
-    catalog = load_catalog(settings.user_catalog)
-    for problem in catalog.problems:
+def own_library() -> Library:
+    """The library of this user's settings; problems of their catalogue's rows go to stderr."""
+    library = open_library(load_settings())
+    for problem in library.catalog.problems:
         print(f"osamd: {problem}", file=sys.stderr)
-    return settings, catalog, Store(settings.cache, endpoints=settings.blob_endpoint)
+    return library
 
 
 def list_models(*, show_all: bool) -> str:
     """A table of the models that are here, or of all there are."""
-    _, catalog, store = open_library()
+    library = own_library()
+    store = library.store
     rows = [("NAME", "ID", "SIZE", "MODIFIED")]
-    for model in catalog:
+    for model in library.catalog:
         size, modified = store.size(model), store.modified(model)
         if size is not None and modified is not None:
             rows.append((model.name, model.digest[:ID_CHARS], human_size(size), human_age(modified)))
@@ -44,9 +45,9 @@ def list_models(*, show_all: bool) -> str:
 
 def show_model(name: str) -> str:
     """All there is to say about a model."""
-    _, catalog, store = open_library()
-    model = catalog.resolve(name)
-    size = store.size(model)
+    library = own_library()
+    model = library.resolve(name)
+    size = library.store.size(model)
     rows = [
         ("name", model.name),
         ("aliases", ", ".join(model.aliases) or "none"),
@@ -67,8 +68,8 @@ def pull_model(name: str) -> None:
         UnknownModelError: no such model.
         ModelError: it could not be pulled.
     """
-    _, catalog, store = open_library()
-    bring(catalog.resolve(name), store)
+    library = own_library()
+    bring(library.resolve(name), library.store)
 
 
 def bring(model: Model, store: Store) -> None:
@@ -88,10 +89,10 @@ def remove_model(name: str) -> None:
         ModelUnavailableError: they are not here.
         InvalidRequestError: they are not the cache's.
     """
-    _, catalog, store = open_library()
-    model = catalog.resolve(name)
-    was_here = store.is_present(model)
-    freed = store.remove(model, catalog=catalog)
+    library = own_library()
+    model = library.resolve(name)
+    was_here = library.store.is_present(model)
+    freed = library.store.remove(model, catalog=library.catalog)
     if not (was_here or freed):
         raise ModelUnavailableError(f"{model.name} is not here")
     print(f"osamd: removed {model.name}, {human_size(freed)} freed", file=sys.stderr)

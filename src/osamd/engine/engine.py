@@ -23,7 +23,6 @@ from osamd.engine.embedding_files import EmbeddingFiles
 from osamd.engine.exchange import restore
 from osamd.engine.inference import Found, check_capabilities, decode_prompts, encode_image, load_model, run_once
 from osamd.engine.loaded_models import Loaded, LoadedModels, half_of_memory
-from osamd.engine.pulling import Pulling
 from osamd.engine.rate_limit import RateLimit
 from osamd.engine.remembered_images import EncodedImage, RememberedImages
 from osamd.engine.status import CacheStatus, EngineStatus, Resident, State
@@ -35,20 +34,21 @@ from osamd.errors import (
     InvalidPromptError,
     InvalidRequestError,
     OsamdError,
-    SettingsError,
     UnknownModelError,
 )
-from osamd.events import Event, ModelLoaded, ModelUnloaded, PullProgress, Sink, tell
+from osamd.events import Event, ModelLoaded, ModelUnloaded, Sink, tell
 from osamd.keep_alive import KeepAlive
-from osamd.library.catalog import DEFAULT_MODEL, Catalog, Model
-from osamd.library.store import Store
+from osamd.library.catalog import DEFAULT_MODEL, Model
+from osamd.library.families import capabilities_of
+from osamd.library.library import Library
 from osamd.models.base import Adapter
 from osamd.pixels.geometry import check_inside
 from osamd.runtime.graphs import GraphCache, graph_folder
-from osamd.settings import Settings, variable_of
+from osamd.settings import Settings
 from osamd.timings import Timings
 from osamd.types import (
     Annotation,
+    Capabilities,
     Embedding,
     ExchangedEmbedding,
     ImageHandle,
@@ -85,33 +85,27 @@ class Engine:
 
     Args:
         settings: limits and placement.
-        catalog: the models there are.
-        store: where their files are.
+        library: the models there are, and their files.
         sinks: told about every event.
         load: turns a row of the catalogue into an adapter, on a worker thread; None loads the real one.
+
+    Attributes:
+        library: as given; closing the engine ends its pulls.
     """
 
     def __init__(
         self,
         settings: Settings,
         *,
-        catalog: Catalog,
-        store: Store,
+        library: Library,
         sinks: Sequence[Sink] = (),
         load: Load | None = None,
     ) -> None:
         self._settings = settings
-        self._catalog = catalog
+        self.library = library
+        store = library.store
         self._sinks = tuple(sinks)
-        self._store = store
         self._load_adapter = load or functools.partial(load_model, store=store, settings=settings)
-        self._arrivals = Pulling(
-            store,
-            policy=settings.pull,
-            allowed=_allowed(settings, catalog),
-            wait_s=settings.pull_wait_s,
-            emit=self._emit,
-        )
         self._models = LoadedModels(
             budget_bytes=settings.model_memory_bytes or half_of_memory(),
             keep_alive_s=settings.keep_alive,
@@ -122,7 +116,7 @@ class Engine:
         self._embeddings: OwnedCache[EncodedImage] = OwnedCache(
             capacity_bytes=settings.embedding_cache_bytes, ttl_s=settings.embedding_ttl_s
         )
-        self._images = RememberedImages(self._embeddings, _embedding_files(settings), resolve=catalog.resolve)
+        self._images = RememberedImages(self._embeddings, _embedding_files(settings), resolve=library.catalog.resolve)
         on_disk_s = settings.embedding_disk_ttl_s if settings.embedding_disk_bytes else 0.0
         self._remembered_s = max(settings.embedding_ttl_s, on_disk_s)
         self._refinements: OwnedCache[_Refinement] = OwnedCache(
@@ -144,7 +138,7 @@ class Engine:
         if self._workers.is_stuck:
             return "stuck"
         try:
-            is_warm = all(self._catalog.resolve(name).name in self._warm for name in self._to_preload)
+            is_warm = all(self.library.resolve(name).name in self._warm for name in self._to_preload)
         except UnknownModelError:
             is_warm = False
         return "ready" if is_warm else "loading"
@@ -166,18 +160,8 @@ class Engine:
             lanes=self._workers.status(),
             cache=CacheStatus(len(self._embeddings), self._embeddings.nbytes, self._settings.embedding_cache_bytes),
             residents=tuple(self.residents),
-            pulling=self._arrivals.pulling,
+            pulling=self.library.pulls.names,
         )
-
-    @property
-    def catalog(self) -> Catalog:
-        """The models there are."""
-        return self._catalog
-
-    @property
-    def store(self) -> Store:
-        """Where their files are."""
-        return self._store
 
     async def preload(self) -> None:
         """Load the configured models and run each once; one that fails leaves the engine not ready.
@@ -188,9 +172,9 @@ class Engine:
         first: OsamdError | None = None
         for name in self._to_preload:
             try:
-                model = self._catalog.resolve(name)
+                model = self.library.resolve(name)
                 # Nobody's request waits here, and a server that gave up would never be ready.
-                await self._arrivals.bring(model, is_patient=True)
+                await self.library.pulls.bring(model, is_patient=True)
                 async with self._using(model) as adapter:
                     # On a GPU that was part of loading it. Who already waits for the model must not wait for this
                     # too: his request is its first run.
@@ -214,15 +198,17 @@ class Engine:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(deadline(self._settings.deadline_s))
             known = await self._recall(request.image, request.model, request.owner, timings)
-            model = known.image.model if known is not None else self._named(request.model)
+            model = known.image.model if known is not None else self.library.resolve(request.model)
             timings.model = model.name
             if not request.may_pull:
-                self._arrivals.check_may_use(model)
+                self.library.pulls.check_may_use(model)
+            # Before anything is pulled, loaded or encoded for it.
+            _check_capabilities(request, model, capabilities_of(model.family))
             # Held from here on, so that it is not let go between encoding and decoding.
             with timings.stage("queue"):
                 adapter = await stack.enter_async_context(self._using(model, keep_alive_s=request.keep_alive))
-            for prompt in request.prompts or ():
-                check_capabilities(prompt, adapter.capabilities, model=model.name, field=prompt.field)
+            # An export may take less than its family.
+            _check_capabilities(request, model, adapter.capabilities)
             lookup = known or await self._look_up(request.image, model, request.owner, timings)
             embedding = lookup.image.embedding
             prompts = _placed_prompts(request, adapter, embedding)
@@ -273,24 +259,13 @@ class Engine:
         """
         async with deadline(self._settings.deadline_s):
             known = await self._recall(image, model, owner, timings)
-            row = known.image.model if known is not None else self._named(model)
+            row = known.image.model if known is not None else self.library.resolve(model)
             timings.model = row.name
             if known is not None:
                 return self._handle(known)
             if not may_pull:
-                self._arrivals.check_may_use(row)
+                self.library.pulls.check_may_use(row)
             return self._handle(await self._look_up(image, row, owner, timings))
-
-    def check_usable(self, model: str | None, *, may_pull: bool) -> None:
-        """Refuse early what ``segment`` and ``embed`` would refuse for its model.
-
-        Raises:
-            UnknownModelError: there is no such model.
-            AdminOnlyError: it is not here, and this caller may not have it pulled.
-        """
-        row = self._named(model)
-        if not may_pull:
-            self._arrivals.check_may_use(row)
 
     async def forget(self, image_id: str, *, owner: str) -> None:
         """Forget an image, in memory and on the disk.
@@ -330,18 +305,6 @@ class Engine:
             abandoned.set()
             raise
 
-    def follow_pull(self, model: Model) -> AsyncIterator[PullProgress]:
-        """Pull a model and tell how it goes; see ``Pulling.follow``."""
-        return self._arrivals.follow(model)
-
-    def may_pull(self, model: Model) -> bool:
-        """Whether callers may have this model pulled."""
-        return self._arrivals.may_pull(model)
-
-    def check_may_pull(self, model: Model) -> None:
-        """Raise ``PullForbiddenError`` where callers may not have this model pulled."""
-        self._arrivals.check_may_pull(model)
-
     async def remove(self, model: Model) -> int:
         """Delete a model's files and unload it; returns the bytes freed.
 
@@ -351,8 +314,8 @@ class Engine:
             OverloadedError: it is being pulled.
             StorageError: the cache cannot be written.
         """
-        was_here = self._store.is_present(model)
-        freed = await asyncio.to_thread(self._store.remove, model, catalog=self._catalog)
+        was_here = await asyncio.to_thread(self.library.store.is_present, model)
+        freed = await asyncio.to_thread(self.library.store.remove, model, catalog=self.library.catalog)
         self._models.unload(model)
         await asyncio.to_thread(self._forget_graphs, model)
         if not (was_here or freed):
@@ -361,13 +324,13 @@ class Engine:
 
     def _forget_graphs(self, model: Model) -> None:
         graphs = GraphCache(graph_folder(self._settings.cache), version="")
-        for path in self._store.places(model):
+        for path in self.library.store.places(model):
             graphs.forget(path)
 
     def drain(self) -> None:
         """Refuse what waits; what runs is finished, and what still comes is answered if it need not wait."""
         self._draining = True
-        self._arrivals.stop()
+        self.library.pulls.stop()
         self._workers.drain()
 
     async def close(self, *, patience_s: float | None = None) -> bool:
@@ -381,14 +344,14 @@ class Engine:
         """
         until = None if patience_s is None else time.monotonic() + patience_s
         self.drain()
-        have_arrived = await self._arrivals.close(patience_s=patience_s)
+        are_pulled = await self.library.pulls.close(patience_s=patience_s)
         left_s = None if until is None else max(0.0, until - time.monotonic())
         has_ended = await self._workers.close(patience_s=left_s)
         await self._models.close()
         left_s = None if until is None else max(0.0, until - time.monotonic())
         is_kept = await self._images.close(patience_s=left_s)
         self._refinements.clear()
-        return have_arrived and has_ended and is_kept
+        return are_pulled and has_ended and is_kept
 
     async def _recall(
         self, source: ImageSource, model_name: str | None, owner: str, timings: Timings
@@ -399,12 +362,9 @@ class Engine:
         image = await self._images.find(source.image_id, owner=owner, timings=timings)
         if image is None or image.digest != image.model.digest:
             raise _expired()
-        if model_name is not None and self._catalog.resolve(model_name).name != image.model.name:
+        if model_name is not None and self.library.resolve(model_name).name != image.model.name:
             raise InvalidRequestError(f"this image_id belongs to the model {image.model.name}", field="model")
         return _Lookup(image, source.image_id, hit=True)
-
-    def _named(self, name: str | None) -> Model:
-        return self._catalog.resolve(DEFAULT_MODEL if name is None else name)
 
     async def _look_up(self, source: ImageSource, model: Model, owner: str, timings: Timings) -> _Lookup:
         content = _content(source)
@@ -460,7 +420,7 @@ class Engine:
     async def _using(self, model: Model, *, keep_alive_s: KeepAlive = None) -> AsyncIterator[Adapter]:
         """The model's adapter; its files are pulled and loaded where need be."""
         if not self._models.is_loaded(model):
-            await self._arrivals.bring(model)
+            await self.library.pulls.bring(model)
         async with self._models.using(model, keep_alive_s=keep_alive_s) as adapter:
             yield adapter
 
@@ -518,11 +478,9 @@ class Engine:
         )
 
 
-def _allowed(settings: Settings, catalog: Catalog) -> frozenset[str]:
-    try:
-        return frozenset(catalog.resolve(name).name for name in settings.models)
-    except UnknownModelError as error:
-        raise SettingsError(f"{variable_of('models')}: {error}") from None
+def _check_capabilities(request: SegmentRequest, model: Model, capabilities: Capabilities) -> None:
+    for prompt in request.prompts or ():
+        check_capabilities(prompt, capabilities, model=model.name, field=prompt.field)
 
 
 def _placed_prompts(request: SegmentRequest, adapter: Adapter, embedding: Embedding) -> tuple[Prompt, ...]:

@@ -11,19 +11,12 @@ from urllib.parse import unquote_to_bytes, urlparse, urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from osamd.library.families import FAMILIES
+
 DEFAULT_TAG = "latest"
 FILE_SCHEME = "file://"
 PACKAGE_SCHEME = "package:"
 WEB_SCHEMES = ("http://", "https://")
-# The files each family's adapter asks for, by role.
-ROLES = {
-    "builtin": ("encoder", "decoder"),
-    "sam": ("encoder", "decoder"),
-    "sam2": ("encoder", "decoder"),
-    "sam3": ("image_encoder", "language_encoder", "decoder"),
-    "efficientsam": ("encoder", "decoder"),
-    "yoloworld": ("textual", "yolo"),
-}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(:[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 # What pydantic says, in our words.
@@ -200,8 +193,8 @@ class Row(BaseModel):
     @field_validator("family")
     @classmethod
     def _is_known(cls, value: str) -> str:
-        if value not in ROLES:
-            raise _wrong(f"must be one of {', '.join(ROLES)}")
+        if value not in FAMILIES:
+            raise _wrong(f"must be one of {', '.join(FAMILIES)}")
         return value
 
     @field_validator("blobs")
@@ -210,11 +203,12 @@ class Row(BaseModel):
         family = info.data.get("family")
         if family is None:
             return value
-        lacking = [role for role in ROLES[family] if role not in value]
+        roles = FAMILIES[family].roles
+        lacking = [role for role in roles if role not in value]
         if lacking:
             raise _wrong(f"must have {' and '.join(lacking)}, without which the family {family} does not run")
-        if len(value) > len(ROLES[family]):
-            raise _wrong(f"must have only {' and '.join(ROLES[family])}, which is all the family {family} takes")
+        if len(value) > len(roles):
+            raise _wrong(f"must have only {' and '.join(roles)}, which is all the family {family} takes")
         return value
 
 

@@ -17,10 +17,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from osamd.library.families import capabilities_of
 from osamd.models.tensors import FOREGROUND, ranked
 from osamd.pixels.geometry import to_fractions, working_size
 from osamd.runtime.sessions import Placement, Session, device_of
-from osamd.types import ByteArray, Candidate, Capabilities, Embedding, FloatArray, MaskLogits, Prompt
+from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prompt
 
 # Working areas in pixels: the size the network was trained at, and a larger one that later clicks gain from.
 AREAS: Final = {"small": 320 * 320, "large": 448 * 448}
@@ -46,7 +47,7 @@ class Builtin:
         placement: where they run.
     """
 
-    capabilities = Capabilities(points=True, boxes=1, mask_input=True, multimask=True)
+    capabilities = capabilities_of("builtin")
 
     def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
         self._encoder = Session(paths["encoder"], placement, in_background=True)

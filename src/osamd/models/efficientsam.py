@@ -10,9 +10,10 @@ from typing import Final
 import cv2
 import numpy as np
 
+from osamd.library.families import capabilities_of
 from osamd.models.tensors import labelled_points, middle_click, ranked
 from osamd.runtime.sessions import Placement, Session, device_of
-from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prompt
+from osamd.types import ByteArray, Candidate, Embedding, MaskLogits, Prompt
 
 SIDE: Final = 1024
 MASK_SIDE: Final = 256
@@ -30,7 +31,7 @@ class EfficientSam:
         ModelLoadError: a file does not load, or has fewer outputs than the family's graphs have.
     """
 
-    capabilities = Capabilities(points=True, boxes=1, multimask=True)
+    capabilities = capabilities_of("efficientsam")
 
     def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
         self._encoder = Session(paths["encoder"], placement, in_background=True)

@@ -10,9 +10,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from osamd.library.families import capabilities_of
 from osamd.models.tensors import labelled_points, middle_click, planes, ranked, resize
 from osamd.runtime.sessions import Placement, Session, device_of
-from osamd.types import ByteArray, Candidate, Capabilities, Embedding, FloatArray, MaskLogits, Prompt
+from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prompt
 
 SIDE: Final = 1024
 MASK_SIDE: Final = 256
@@ -33,7 +34,7 @@ class Sam:
         ModelLoadError: a file does not load, or has fewer outputs than the family's graphs have.
     """
 
-    capabilities = Capabilities(points=True, boxes=1, mask_input=True)
+    capabilities = capabilities_of("sam")
 
     def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
         self._encoder = Session(paths["encoder"], placement, in_background=True)

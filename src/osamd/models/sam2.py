@@ -9,10 +9,11 @@ from typing import Final
 
 import numpy as np
 
+from osamd.library.families import capabilities_of
 from osamd.models.sam import MASK_SIDE, PADDING_LABEL, SIDE, mask_feeds
 from osamd.models.tensors import labelled_points, middle_click, planes, ranked, resize
 from osamd.runtime.sessions import Placement, Session, device_of
-from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prompt
+from osamd.types import ByteArray, Candidate, Embedding, MaskLogits, Prompt
 
 MEAN: Final = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD: Final = (0.229 * 255, 0.224 * 255, 0.225 * 255)
@@ -32,7 +33,7 @@ class Sam2:
         ModelLoadError: a file does not load, or has fewer outputs than the family's graphs have.
     """
 
-    capabilities = Capabilities(points=True, boxes=1, mask_input=True, multimask=True)
+    capabilities = capabilities_of("sam2")
 
     def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
         self._encoder = Session(paths["encoder"], placement, in_background=True)

@@ -4,21 +4,21 @@ Reference: github.com/facebookresearch/sam3, its image processor; exported by gi
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from osamd.library.families import capabilities_of
 from osamd.models.clip_tokens import tokenize
 from osamd.models.tensors import confidence, resize
 from osamd.runtime.sessions import Placement, Session, device_of
-from osamd.types import ByteArray, Candidate, Capabilities, Embedding, FloatArray, MaskLogits, Prompt
+from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prompt
 
 SIDE: Final = 1008
 CONTEXT_LENGTH: Final = 32
-MOST_TEXTS: Final = 64
-MOST_BOXES: Final = 64
 # What SAM 3 was trained to read where only boxes are given.
 VISUAL: Final = "visual"
 POSITIVE: Final = 1
@@ -40,7 +40,7 @@ class Sam3:
         ModelLoadError: a file does not load, or has fewer outputs than the family's graphs have.
     """
 
-    capabilities = Capabilities(boxes=MOST_BOXES, texts=MOST_TEXTS)
+    capabilities = capabilities_of("sam3")
 
     def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
         self._image_encoder = Session(paths["image_encoder"], placement, in_background=True)
@@ -54,7 +54,7 @@ class Sam3:
         # An export may be fixed to as many boxes as its example had.
         most_boxes = self._decoder.input_shapes["box_coords"][1]
         if isinstance(most_boxes, int):
-            self.capabilities = Capabilities(boxes=most_boxes, texts=MOST_TEXTS)
+            self.capabilities = replace(self.capabilities, boxes=most_boxes)
         tokenize([VISUAL], CONTEXT_LENGTH)  # reads the vocabulary, which the first request need not wait for
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:

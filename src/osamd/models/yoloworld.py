@@ -13,15 +13,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from osamd.library.families import capabilities_of
 from osamd.models.clip_tokens import tokenize
 from osamd.models.tensors import confidence
 from osamd.runtime.sessions import Placement, Session, device_of
-from osamd.types import ByteArray, Candidate, Capabilities, Embedding, FloatArray, IntArray, MaskLogits, Prompt
+from osamd.types import ByteArray, Candidate, Embedding, FloatArray, IntArray, MaskLogits, Prompt
 
 SIDE: Final = 640
 GREY: Final = 114
 CONTEXT_LENGTH: Final = 77
-MOST_TEXTS: Final = 64
 ANYTHING: Final = "anything"
 # The last class of every query: what is none of the texts goes there.
 BACKGROUND: Final = " "
@@ -39,7 +39,7 @@ class YoloWorld:
         ModelLoadError: a file does not load, or has fewer outputs than the family's graphs have.
     """
 
-    capabilities = Capabilities(texts=MOST_TEXTS, masks=False)
+    capabilities = capabilities_of("yoloworld")
 
     def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
         self._textual = Session(paths["textual"], placement)

@@ -15,8 +15,7 @@ from osamd import __version__
 from osamd.engine import Engine
 from osamd.errors import OsamdError, SettingsError, UnknownModelError
 from osamd.events import Sink, log_event
-from osamd.library.catalog import load_catalog
-from osamd.library.store import Store
+from osamd.library.library import open_library
 from osamd.server.guard.auth import ApiKeyMiddleware, ASGIApp
 from osamd.server.guard.headers import OriginsMiddleware, SecurityHeadersMiddleware
 from osamd.server.guard.keys import KeyFile
@@ -69,9 +68,11 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
     metrics = Metrics()
     traces = configured_traces()
     sinks = (*(sinks or (log_event,)), metrics, *([traces] if traces is not None else []))
+    engine = _build_engine(settings, sinks) if engine is None else engine
     services = Services(
         settings=settings,
-        engine=_build_engine(settings, sinks) if engine is None else engine,
+        engine=engine,
+        library=engine.library,
         remote_images=RemoteImages(settings),
         metrics=metrics,
         traces=traces,
@@ -107,13 +108,13 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
 
 
 def _build_engine(settings: Settings, sinks: Sequence[Sink]) -> Engine:
-    catalog = load_catalog(settings.user_catalog)
+    library = open_library(settings, sinks)
     for name in settings.preload:
         try:
-            catalog.resolve(name)
+            library.resolve(name)
         except UnknownModelError as error:
             raise SettingsError(f"{variable_of('preload')}: {error}") from None
-    return Engine(settings, catalog=catalog, store=Store(settings.cache, endpoints=settings.blob_endpoint), sinks=sinks)
+    return Engine(settings, library=library, sinks=sinks)
 
 
 def _surroundings(settings: Settings) -> list[Middleware]:
@@ -163,7 +164,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
     """Load models in the background, so that /health answers at once; let the engine finish at the end."""
     services: Services = app.state.services
     engine = services.engine
-    for problem in engine.catalog.problems:
+    for problem in services.library.catalog.problems:
         logger.warning("left out of the catalogue: %s", problem)
 
     async def preload() -> None:

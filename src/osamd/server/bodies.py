@@ -46,7 +46,7 @@ async def image_of(request: Request, parsed: ParsedBody[Body], timings: Timings)
     """
     if parsed.image is not None:
         return parsed.image
-    services_of(request).engine.check_usable(parsed.fields.model, may_pull=caller_of(request).is_admin)
+    services_of(request).library.check_usable(parsed.fields.model, may_pull=caller_of(request).is_admin)
     with timings.stage("receive"):
         return ImageSource(data=await services_of(request).remote_images.fetch(parsed.fields.image_url or ""))
 

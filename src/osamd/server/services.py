@@ -7,6 +7,7 @@ from starlette.requests import Request
 
 from osamd.engine import Engine
 from osamd.events import Sink
+from osamd.library.library import Library
 from osamd.server.guard.auth import ADMIN
 from osamd.server.guard.remote_images import RemoteImages
 from osamd.server.telemetry.metrics import Metrics
@@ -26,6 +27,7 @@ class Services:
     Attributes:
         settings: limits and policies.
         engine: answers.
+        library: the models there are, and their files.
         remote_images: fetches images by URL.
         metrics: what this app has counted.
         traces: spans on their way to a collector; None where none is configured.
@@ -34,6 +36,7 @@ class Services:
 
     settings: Settings
     engine: Engine
+    library: Library
     remote_images: RemoteImages
     metrics: Metrics
     traces: Traces | None

@@ -9,8 +9,8 @@ from osamd.engine.status import Resident
 from osamd.events import PullProgress
 from osamd.keep_alive import PINNED
 from osamd.library.catalog import Model
+from osamd.library.families import capabilities_of
 from osamd.library.store import Store
-from osamd.models import capabilities_of
 from osamd.types import Capabilities
 from osamd.wire.schemas import WireModel, fold
 

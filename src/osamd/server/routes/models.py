@@ -7,7 +7,6 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from osamd import __version__
-from osamd.engine import Engine
 from osamd.errors import (
     AdminOnlyError,
     BlobDigestError,
@@ -20,6 +19,7 @@ from osamd.errors import (
     UnknownModelError,
 )
 from osamd.library.catalog import Model
+from osamd.library.library import Library
 from osamd.server.bodies import read_json
 from osamd.server.examples import json_documentation
 from osamd.server.problems import BODY_ERRORS, documented
@@ -54,10 +54,10 @@ async def version() -> VersionReply:
 @router.get("/api/tags", summary="Models that are here", responses=documented())
 async def tags(request: Request) -> TagsReply:
     """The models whose files are on this server."""
-    engine = services_of(request).engine
+    library = services_of(request).library
     return await asyncio.to_thread(
         lambda: TagsReply(
-            models=[tag(model, engine.store) for model in engine.catalog if engine.store.is_present(model)]
+            models=[tag(model, library.store) for model in library.catalog if library.store.is_present(model)]
         )
     )
 
@@ -65,18 +65,18 @@ async def tags(request: Request) -> TagsReply:
 @router.get("/api/catalog", summary="Models there are", responses=documented())
 async def catalog(request: Request) -> CatalogReply:
     """Every model of the catalogue, here or not, each as `/api/show` tells it."""
-    engine = services_of(request).engine
-    loaded = {resident.model.name for resident in engine.residents}
+    library = services_of(request).library
+    loaded = {resident.model.name for resident in services_of(request).engine.residents}
     return await asyncio.to_thread(
         lambda: CatalogReply(
             models=[
                 show(
                     model,
-                    engine.store,
+                    library.store,
                     is_loaded=model.name in loaded,
-                    may_pull=caller_of(request).is_admin and engine.may_pull(model),
+                    may_pull=caller_of(request).is_admin and library.pulls.may_pull(model),
                 )
-                for model in engine.catalog
+                for model in library.catalog
             ]
         )
     )
@@ -85,10 +85,9 @@ async def catalog(request: Request) -> CatalogReply:
 @router.get("/api/ps", summary="Models that are loaded", responses=documented())
 async def ps(request: Request) -> RunningReply:
     """The models in memory, where they run, and until when."""
-    engine = services_of(request).engine
-    residents = engine.residents
+    library, residents = services_of(request).library, services_of(request).engine.residents
     return await asyncio.to_thread(
-        lambda: RunningReply(models=[running(resident, engine.store) for resident in residents])
+        lambda: RunningReply(models=[running(resident, library.store) for resident in residents])
     )
 
 
@@ -100,11 +99,15 @@ async def ps(request: Request) -> RunningReply:
 )
 async def show_model(request: Request) -> ShowReply:
     """A model of the catalogue: licence, capabilities, files."""
-    engine, body = services_of(request).engine, await read_json(request, ModelBody)
-    model = engine.catalog.resolve(body.model)
-    is_loaded = any(resident.model is model for resident in engine.residents)
+    library, body = services_of(request).library, await read_json(request, ModelBody)
+    model = library.resolve(body.model)
+    is_loaded = any(resident.model is model for resident in services_of(request).engine.residents)
     return await asyncio.to_thread(
-        show, model, engine.store, is_loaded=is_loaded, may_pull=caller_of(request).is_admin and engine.may_pull(model)
+        show,
+        model,
+        library.store,
+        is_loaded=is_loaded,
+        may_pull=caller_of(request).is_admin and library.pulls.may_pull(model),
     )
 
 
@@ -133,13 +136,13 @@ async def pull(request: Request) -> Response:
 
     A pull that is under way already is joined, and goes on when the caller leaves.
     """
-    engine, body = services_of(request).engine, await read_json(request, PullBody)
-    model = engine.catalog.resolve(body.model)
-    engine.check_may_pull(model)
+    library, body = services_of(request).library, await read_json(request, PullBody)
+    model = library.resolve(body.model)
+    library.pulls.check_may_pull(model)
     headers = license_header(model.license)
     if body.stream:
-        return StreamingResponse(_lines(engine, model), media_type=NDJSON, headers=headers)
-    async for _ in engine.follow_pull(model):
+        return StreamingResponse(_lines(library, model), media_type=NDJSON, headers=headers)
+    async for _ in library.pulls.follow(model):
         pass
     return Response(_line(PullLine(status="success")), media_type="application/json", headers=headers)
 
@@ -153,16 +156,15 @@ async def pull(request: Request) -> Response:
 )
 async def delete(request: Request) -> Response:
     """Unload a model and delete its files. 404 when they are not here."""
-    engine, body = services_of(request).engine, await read_json(request, ModelBody)
-    model = engine.catalog.resolve(body.model)
-    await engine.remove(model)
+    body = await read_json(request, ModelBody)
+    await services_of(request).engine.remove(services_of(request).library.resolve(body.model))
     return Response(status_code=200)
 
 
-async def _lines(engine: Engine, model: Model) -> AsyncIterator[str]:
+async def _lines(library: Library, model: Model) -> AsyncIterator[str]:
     yield _line(PullLine(status=f"pulling manifest of {model.name}, licence {model.license or 'unknown'}"))
     try:
-        async for progress in engine.follow_pull(model):
+        async for progress in library.pulls.follow(model):
             yield _line(pull_line(progress))
     except OsamdError as error:
         yield _line(PullLine(error=error.public_message, code=error.code))

@@ -7,7 +7,6 @@ from typing import Any, Literal, cast
 
 import pytest
 
-from osamd.engine.pulling import LISTENER_CAPACITY, Pulling
 from osamd.errors import (
     ModelPullingError,
     ModelUnavailableError,
@@ -18,6 +17,7 @@ from osamd.errors import (
 )
 from osamd.events import Event, ModelPulled, PullFailed, PullProgress, PullStarted
 from osamd.library.catalog import Blob, Model
+from osamd.library.pulling import LISTENER_CAPACITY, Pulling
 from osamd.library.pulls import OnProgress
 from osamd.library.store import Store
 

@@ -1,0 +1,230 @@
+"""Pulls under way: who may have a model pulled, one pull for everybody who waits, and how far it is."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from typing import Final, Literal
+
+from osamd.errors import (
+    AdminOnlyError,
+    ModelPullingError,
+    OsamdError,
+    OverloadedError,
+    PullForbiddenError,
+    ShuttingDownError,
+)
+from osamd.events import Event, ModelPulled, PullFailed, PullProgress, PullStarted
+from osamd.library.catalog import Model
+from osamd.library.store import Store
+
+# Models downloaded at the same time, and models that are being pulled or wait for it.
+PULLS_AT_ONCE: Final = 2
+MOST_PULLS: Final = 16
+LISTENER_CAPACITY: Final = 64
+PERCENT: Final = 100
+
+
+class _Pull:
+    """A pull under way, its latest progress, and everybody who listens."""
+
+    def __init__(self, task: "asyncio.Task[None]") -> None:
+        self.task = task
+        self.progress: PullProgress | None = None
+        self.listeners: set[asyncio.Queue[PullProgress | None]] = set()
+
+    def tell(self, progress: PullProgress | None) -> None:
+        """Pass progress to all listeners; None ends it. A listener that reads too slowly misses the oldest."""
+        self.progress = progress or self.progress
+        for listener in self.listeners:
+            if listener.full():
+                listener.get_nowait()
+            listener.put_nowait(progress)
+
+
+class Pulling:
+    """Pulls models into the store. Belongs to one event loop; a pull continues when everybody who waited has left.
+
+    Args:
+        store: where models are pulled to.
+        policy: ``never`` forbids pulls.
+        allowed: full names of the models that may be pulled; empty allows all.
+        wait_s: seconds a request waits for a model before it is told to try again.
+        emit: receives every event.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        policy: Literal["auto", "never"],
+        allowed: frozenset[str],
+        wait_s: float,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._store = store
+        self._policy = policy
+        self._allowed = allowed
+        self._wait_s = wait_s
+        self._emit = emit
+        self._pulls: dict[str, _Pull] = {}
+        self._turns = asyncio.Semaphore(PULLS_AT_ONCE)
+        self._stop = threading.Event()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Full names of the models that are being pulled or wait for it."""
+        return tuple(self._pulls)
+
+    def may_pull(self, model: Model) -> bool:
+        """Whether the operator lets callers have this model pulled."""
+        return self._policy == "auto" and (not self._allowed or model.name in self._allowed)
+
+    def check_may_pull(self, model: Model) -> None:
+        """Raise ``PullForbiddenError`` where the operator forbids it."""
+        if not self.may_pull(model):
+            raise PullForbiddenError(
+                f"{model.name} may not be pulled over HTTP: OSAMD_PULL or OSAMD_MODELS forbids it", field="model"
+            )
+
+    def check_may_use(self, model: Model) -> None:
+        """Raise ``AdminOnlyError`` if a caller who may not pull would have to: it is not here, nor being pulled."""
+        if self.may_pull(model) and not (model.name in self._pulls or self._store.is_present(model)):
+            raise AdminOnlyError(f"{model.name} is not on this server, and only an admin's key may pull", field="model")
+
+    async def bring(self, model: Model, *, is_patient: bool = False) -> None:
+        """Return when the model's files are here; pull them where that is allowed.
+
+        Args:
+            model: the row.
+            is_patient: whether to wait however long it takes.
+
+        Raises:
+            ModelUnavailableError: they are not here and may not be pulled.
+            ModelPullingError: they are being pulled, and that takes longer than a request should wait.
+            OverloadedError: too many models are being pulled.
+            ModelError: pulling them failed.
+        """
+        if self._store.is_present(model):
+            return
+        if not self.may_pull(model):
+            # Raises, naming the missing blob; on a thread, since it may verify others first.
+            await asyncio.to_thread(self._store.paths, model)
+            return
+        pull = self._join(model)
+        try:
+            async with asyncio.timeout(None if is_patient else self._wait_s):
+                await asyncio.shield(pull.task)
+        except TimeoutError:
+            raise ModelPullingError(f"{model.name} is being pulled{_how_far(pull.progress)}: try again later") from None
+
+    async def follow(self, model: Model) -> AsyncIterator[PullProgress]:
+        """Pull a model and report progress until it is here. Joins a pull that is under way.
+
+        Raises:
+            PullForbiddenError: the operator forbids it.
+            OverloadedError: too many models are being pulled.
+            ModelError: pulling failed.
+        """
+        self.check_may_pull(model)
+        listener: asyncio.Queue[PullProgress | None] = asyncio.Queue(LISTENER_CAPACITY)
+        pull = self._join(model)
+        pull.listeners.add(listener)
+        try:
+            while (progress := await listener.get()) is not None:
+                yield progress
+            await asyncio.shield(pull.task)
+        finally:
+            pull.listeners.discard(listener)
+
+    def stop(self) -> None:
+        """End every pull soon, also those that begin later; partial downloads are kept for the next time."""
+        self._stop.set()
+
+    async def close(self, *, patience_s: float | None = None) -> bool:
+        """Stop, and wait until nothing is being pulled.
+
+        Args:
+            patience_s: seconds to wait, as for a source that sends nothing; None waits however long it takes.
+
+        Returns:
+            Whether every pull has ended.
+        """
+        self.stop()
+        tasks = [pull.task for pull in self._pulls.values()]
+        if not tasks:
+            return True
+        # Each ends by itself now, so that waiters get ShuttingDownError.
+        _, hanging = await asyncio.wait(tasks, timeout=patience_s)
+        for task in hanging:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return not hanging
+
+    def _join(self, model: Model) -> _Pull:
+        pull = self._pulls.get(model.name)
+        if pull is None:
+            if self._stop.is_set():
+                raise ShuttingDownError("the server is stopping: no model is pulled")
+            if len(self._pulls) >= MOST_PULLS:
+                raise OverloadedError(f"limit of {MOST_PULLS} concurrent pulls reached: try again later", field="model")
+            pull = _Pull(asyncio.ensure_future(self._pull(model)))
+            self._pulls[model.name] = pull
+            pull.task.add_done_callback(lambda task: self._end(model, task))
+        return pull
+
+    async def _pull(self, model: Model) -> None:
+        loop = asyncio.get_running_loop()
+
+        def on_progress(progress: PullProgress) -> None:
+            loop.call_soon_threadsafe(self._tell, progress)
+
+        def pull() -> None:
+            self._store.pull(model, on_progress, stop=self._stop)
+
+        self._emit(PullStarted(model.name, model.license, model.license_url))
+        async with self._turns:
+            if self._stop.is_set():
+                raise ShuttingDownError("the server stopped before the pull began")
+            await asyncio.wrap_future(_on_thread(pull))
+        self._emit(ModelPulled(model.name))
+
+    def _tell(self, progress: PullProgress) -> None:
+        pull = self._pulls.get(progress.model)
+        if pull is not None:
+            pull.tell(progress)
+        self._emit(progress)
+
+    def _end(self, model: Model, task: "asyncio.Task[None]") -> None:
+        pull = self._pulls.pop(model.name, None)
+        if pull is not None:
+            pull.tell(None)
+        if not task.cancelled() and isinstance(task.exception(), OsamdError):
+            # Retrieved here, so that a failure nobody waited for is not reported as an unretrieved exception.
+            self._emit(PullFailed(model.name, str(task.exception())))
+
+
+def _on_thread(work: Callable[[], None]) -> "Future[None]":
+    """Run work on a thread of its own, which does not keep the process alive if its source hangs."""
+    future: Future[None] = Future()
+    # From here on it cannot be cancelled, only left behind.
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            work()
+        # The waiter gets whatever went wrong.
+        except BaseException as error:  # noqa: BLE001
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, name="osamd-pull", daemon=True).start()
+    return future
+
+
+def _how_far(progress: PullProgress | None) -> str:
+    if progress is None or not progress.total:
+        return ""
+    percent = progress.completed * PERCENT // progress.total
+    return f" ({progress.role}: {percent} % of {progress.total:,} bytes)"
