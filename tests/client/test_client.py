@@ -1,14 +1,9 @@
 """``Client`` and ``AsyncClient``: against the real server, and against a server that says what it is told to."""
 
 import asyncio
-import contextlib
-import json
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +11,9 @@ import numpy as np
 import pytest
 from asking import BOX, CLICK
 from pictures import png_pixels
+from puppet import GOOD, Told, problem, puppet
 from serving import KEY, RunningServer, clean_environment, free_port
 
-from osamd import errors
 from osamd.client import AsyncClient, Client
 from osamd.errors import (
     AccessError,
@@ -29,7 +24,6 @@ from osamd.errors import (
     ModelUnavailableError,
     OsamdError,
     OverloadedError,
-    RateLimitedError,
     UnknownModelError,
     UnreachableError,
 )
@@ -171,88 +165,6 @@ def test_url_may_be_the_endpoint(server: RunningServer, photo: bytes) -> None:
 
 # --- a server that says what it is told to --------------------------------------------------------------------------
 
-GOOD = {
-    "model": "builtin:latest",
-    "image_id": "img_1",
-    "width": 4,
-    "height": 3,
-    "expires_at": "2030-01-01T00:00:00Z",
-    "annotations": [],
-}
-
-
-@dataclass(frozen=True)
-class Told:
-    """One answer."""
-
-    status: int
-    body: Any
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-def problem(code: str, status: int, **headers: str) -> Told:
-    """An answer as osamd gives it for an error."""
-    body = {"title": code, "status": status, "detail": f"told {code}", "code": code, "request_id": "id-1"}
-    return Told(status, body, {name.replace("_", "-"): value for name, value in headers.items()})
-
-
-class Puppet(ThreadingHTTPServer):
-    """Gives the answers it was told, the last one for ever, and remembers what it was asked."""
-
-    daemon_threads = True
-
-    def __init__(self, answers: list[Told], port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), PuppetHandler)
-        self.answers = answers
-        self.asked: list[dict[str, str]] = []
-        self.silent = threading.Event()
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class PuppetHandler(BaseHTTPRequestHandler):
-    """Answers every request with the next answer."""
-
-    server: Puppet
-
-    def do_POST(self) -> None:
-        """Read the body, give the answer."""
-        self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        self.server.asked.append(dict(self.headers))
-        if not self.server.answers:
-            self.server.silent.wait(10)
-            return
-        told = self.server.answers.pop(0) if len(self.server.answers) > 1 else self.server.answers[0]
-        content = told.body.encode() if isinstance(told.body, str) else json.dumps(told.body).encode()
-        self.send_response(told.status)
-        for name, value in told.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    do_GET = do_POST  # noqa: N815 - the name http.server looks for
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name http.server gives it
-        """Say nothing."""
-
-
-@contextlib.contextmanager
-def puppet(*answers: Told, port: int = 0) -> Iterator[Puppet]:
-    """A puppet at work."""
-    with Puppet(list(answers), port) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.silent.set()
-            server.shutdown()
-            thread.join()
-
 
 def tree(root: type[OsamdError]) -> Iterator[type[OsamdError]]:
     """Every error below one."""
@@ -288,81 +200,6 @@ def test_unknown_code_is_the_root() -> None:
         pytest.raises(OsamdError, match="told brand_new"),
     ):
         client.segment(b"x")
-
-
-@pytest.mark.parametrize(
-    "first",
-    [
-        problem("overloaded", 503, Retry_After="0"),
-        problem("shutting_down", 503),
-        Told(502, "<html>bad gateway</html>"),
-        Told(503, "the machine is starting", {"Content-Type": "text/plain"}),
-    ],
-    ids=["overloaded", "draining", "502 of a proxy", "503 of a proxy"],
-)
-def test_patience_outlives_a_wake_up(first: Told) -> None:
-    """What a waking or busy server answers is tried again until it works, by both clients."""
-
-    async def segment(url: str) -> int:
-        async with AsyncClient(url) as client:
-            return (await client.segment(b"x")).width
-
-    with puppet(first, first, Told(200, GOOD)) as server, Client(server.url) as client:
-        assert client.segment(b"x").width == 4
-        assert len(server.asked) == 3
-    with puppet(first, Told(200, GOOD)) as server:
-        assert asyncio.run(segment(server.url)) == 4
-        assert len(server.asked) == 2
-
-
-def test_patience_outlives_refused_connections() -> None:
-    """A server that is not up yet is tried until it is."""
-    port = free_port()
-    up: list[Puppet] = []
-
-    def rise() -> None:
-        with puppet(Told(200, GOOD), port=port) as server:
-            up.append(server)
-            server.silent.wait(10)
-
-    timer = threading.Timer(0.4, rise)
-    timer.start()
-    try:
-        with Client(f"http://127.0.0.1:{port}") as client:
-            assert not up
-            assert client.segment(b"x").width == 4
-    finally:
-        timer.cancel()
-        for server in up:
-            server.silent.set()
-        timer.join()
-
-
-@pytest.mark.parametrize(
-    ("answer", "kind"),
-    [
-        (problem("access_denied", 403), AccessError),
-        (problem("rate_limited", 429, Retry_After="7"), RateLimitedError),
-        (problem("model_unavailable", 503, Retry_After="60"), ModelUnavailableError),
-        (problem("deadline_exceeded", 504), DeadlineExceededError),
-        (problem("not_configured", 500), errors.ServerConfigurationError),
-        (Told(404, "<html>no such app</html>"), UnreachableError),
-        (Told(200, "<html>a login page</html>"), UnreachableError),
-        (Told(200, [1]), UnreachableError),
-        (Told(200, {"hello": "world"}), UnreachableError),
-        (Told(200, GOOD | {"annotations": [{"bounding_box": None}]}), UnreachableError),
-    ],
-)
-def test_what_waiting_does_not_mend_is_raised_at_once(answer: Told, kind: type[OsamdError]) -> None:
-    """Other answers are asked for once only."""
-    with puppet(answer) as server, Client(server.url) as client:
-        with pytest.raises(kind) as caught:
-            client.segment(b"x")
-        assert len(server.asked) == 1
-
-    assert type(caught.value) is kind
-    if "Retry-After" in answer.headers:
-        assert caught.value.retry_after_s == float(answer.headers["Retry-After"])
 
 
 def test_no_patience_tries_once() -> None:

@@ -1,0 +1,179 @@
+"""What ``segment`` and its siblings take, as calls of the HTTP API. No argument is dropped because it is empty."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar
+from urllib.parse import quote
+
+from osamd.client.pictures import image_fields
+from osamd.client.replies import Handle, Segmentation, handle_of, models_of, nothing_of, segmentation_of
+from osamd.errors import InvalidPromptError, InvalidRequestError
+
+if TYPE_CHECKING:
+    import httpx2
+
+Reply = TypeVar("Reply")
+
+
+class Array(Protocol):
+    """What NumPy's arrays and Pillow's images have in common."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """NumPy's protocol."""
+
+
+class BinaryFile(Protocol):
+    """An open file, or ``io.BytesIO``."""
+
+    def read(self) -> bytes:
+        """Everything from here on."""
+
+
+Image: TypeAlias = str | bytes | bytearray | memoryview | PathLike[str] | BinaryFile | Array
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Reply]):
+    """A request, and how its answer is read.
+
+    Attributes:
+        method: of HTTP.
+        path: below the server's URL.
+        read: the answer as a value; raises ``UnreachableError`` for what osamd does not answer.
+        body: sent as JSON.
+    """
+
+    method: str
+    path: str
+    read: "Callable[[httpx2.Response], Reply]"
+    body: Mapping[str, Any] | None = None
+
+
+class SegmentArguments(TypedDict, total=False):
+    """What ``segment`` takes beside the image.
+
+    NumPy arrays and scalars are taken wherever sequences and numbers are. None stands for not given; an empty list is
+    refused, since it would ask something else.
+
+    Attributes:
+        image_id: a handle from an earlier answer, instead of an image.
+        model: a model's name; the server's built-in one by default.
+        points: (N, 2) x, y in pixels of the upright image; one point may be given as x, y.
+        labels: (N,) one a point, 1 foreground and 0 background; all foreground when left out.
+        box: x1, y1, x2, y2 in pixels.
+        texts: words, for models that take them; one may be given as a string.
+        mask_input: a ``mask_id`` to refine.
+        prompts: several prompts as on the wire, instead of the five above.
+        multimask: up to three candidates a prompt, where the model has them.
+        mask_layout: ``full`` or ``crop``.
+        mask_format: ``png``, ``rle``, ``polygon`` or ``none``.
+        include: ``image_embedding`` or ``image_embedding_compact``; an empty list for neither.
+        keep_alive: how long the model stays loaded: ``"5m"``, seconds, 0 not at all, -1 until the server stops.
+    """
+
+    image_id: str | None
+    model: str | None
+    points: Sequence[Sequence[float]] | Sequence[float] | Array | None
+    labels: Sequence[int] | int | Array | None
+    box: Sequence[float] | Array | None
+    texts: Sequence[str] | str | None
+    mask_input: str | None
+    prompts: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None
+    multimask: bool | None
+    mask_layout: Literal["full", "crop"] | None
+    mask_format: Literal["png", "rle", "polygon", "none"] | None
+    include: Sequence[str] | str | None
+    keep_alive: str | float | None
+
+
+ONE_PROMPT: Final = ("points", "labels", "box", "texts", "mask_input")
+LISTS: Final = ("points", "labels", "texts", "prompts", "include")
+OPTIONS: Final = ("prompts", "multimask", "mask_layout", "mask_format", "include", "keep_alive")
+# An empty one of these asks for something else than the caller meant: the model's default prompt.
+NEVER_EMPTY: Final = frozenset({"points", "labels", "box", "texts", "prompts"})
+
+
+def segment_call(image: object, arguments: Mapping[str, Any]) -> Call[Segmentation]:
+    """``POST /api/generate``.
+
+    Raises:
+        TypeError: unknown arguments, or not exactly one of image and ``image_id``.
+        InvalidRequestError: an argument has a form that cannot be sent.
+        InvalidPromptError: one is empty.
+        InvalidImageError: the image is nothing that can be sent.
+    """
+    unknown = set(arguments) - set(SegmentArguments.__annotations__)
+    if unknown:
+        raise TypeError(f"segment() got unexpected arguments: {', '.join(sorted(unknown))}")
+    given = {name: _plain(value, name) for name, value in arguments.items() if value is not None}
+    for name in NEVER_EMPTY & set(given):
+        if given[name] in ([], {}):
+            raise InvalidPromptError(f"empty; leave {name} out to ask for the model's default", field=name)
+    given |= {name: _one_as_list(name, given[name]) for name in LISTS if name in given}
+    prompt = {name: given[name] for name in ONE_PROMPT if name in given}
+    if "points" in prompt:
+        prompt.setdefault("labels", [1] * len(prompt["points"]))
+    body: dict[str, Any] = _model_and_image(image, given.get("image_id"), given.get("model"))
+    if prompt:
+        body["prompt"] = {WIRE_NAMES.get(name, name): value for name, value in prompt.items()}
+    return Call(
+        "POST", "/api/generate", segmentation_of, body | {name: given[name] for name in OPTIONS if name in given}
+    )
+
+
+WIRE_NAMES: Final = {"labels": "point_labels"}
+
+
+def embed_call(image: object, model: str | None) -> Call[Handle]:
+    """``POST /api/embed``; raises as ``segment_call`` does."""
+    return Call("POST", "/api/embed", handle_of, _model_and_image(image, None, model))
+
+
+def forget_call(image_id: str) -> Call[None]:
+    """``DELETE /api/images/{image_id}``."""
+    return Call("DELETE", f"/api/images/{quote(image_id, safe='')}", nothing_of)
+
+
+def running_models_call() -> Call[list[dict[str, Any]]]:
+    """``GET /api/ps``."""
+    return Call("GET", "/api/ps", models_of)
+
+
+def ready_call() -> Call[None]:
+    """``GET /ready``."""
+    return Call("GET", "/ready", nothing_of)
+
+
+def _model_and_image(image: object, image_id: str | None, model: str | None) -> dict[str, Any]:
+    if (image is None) == (image_id is None):
+        raise TypeError("give either image or image_id")
+    fields: dict[str, Any] = {} if model is None else {"model": model}
+    return fields | (image_fields(image) if image_id is None else {"image_id": image_id})
+
+
+def _plain(value: Any, field: str) -> Any:
+    """The value as JSON has it: lists instead of arrays, tuples and iterators, Python's numbers instead of NumPy's."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidRequestError("expected finite numbers", field=field)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {name: _plain(item, f"{field}.{name}") for name, item in value.items()}
+    if callable(getattr(value, "tolist", None)):
+        return _plain(value.tolist(), field)
+    # Whose order means nothing would pair the wrong coordinates.
+    if isinstance(value, Iterable) and not isinstance(value, bytes | bytearray | set | frozenset):
+        return [_plain(item, field) for item in value]
+    raise InvalidRequestError(f"cannot be sent: {type(value).__name__}", field=field)
+
+
+def _one_as_list(name: str, value: Any) -> Any:
+    """One point, label, text or prompt given by itself as the list of one that it means."""
+    if name != "points":
+        return value if isinstance(value, list) else [value]
+    if not isinstance(value, list):
+        raise InvalidRequestError("expected x, y or a list of them", field=name)
+    return value if isinstance(value[0], list) else [value]

@@ -1,0 +1,243 @@
+"""``Client`` and ``AsyncClient``: the same calls, one that blocks and one for asyncio."""
+
+import asyncio
+import math
+import os
+import time
+from types import TracebackType
+from typing import Any, Final, Generic, Self, TypeVar, Unpack
+
+import httpx2
+
+from osamd.client.arguments import (
+    Call,
+    Image,
+    Reply,
+    SegmentArguments,
+    embed_call,
+    forget_call,
+    ready_call,
+    running_models_call,
+    segment_call,
+)
+from osamd.client.replies import Handle, Segmentation
+from osamd.client.retries import Attempts
+from osamd.errors import InvalidRequestError
+from osamd.proxies import is_address, proxy_for, tls_context, without_secrets
+
+DEFAULT_URL: Final = "http://127.0.0.1:11368"
+DEFAULT_TIMEOUT_S: Final = 150.0
+DEFAULT_PATIENCE_S: Final = 60.0
+CONNECT_TIMEOUT_S: Final = 15.0
+
+
+Owner = TypeVar("Owner")
+Pool = TypeVar("Pool", httpx2.Client, httpx2.AsyncClient)
+
+
+class _Base(Generic[Owner, Pool]):
+    """What both clients share: where the server is, how to get there, and how patient they are."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        patience_s: float = DEFAULT_PATIENCE_S,
+    ) -> None:
+        if math.isnan(patience_s) or patience_s < 0:
+            raise ValueError("patience_s must not be negative")
+        server = _server(url.strip().rstrip("/").removesuffix("/api/generate"))
+        self.url = str(without_secrets(server)).rstrip("/")
+        self._patience_s = patience_s
+        self._is_closed = False
+        # Connections, by who opened them: the process, or the event loop.
+        self._pools: dict[Owner, Pool] = {}
+        self._proxy = proxy_for(server)
+        self._options: dict[str, Any] = {
+            "base_url": server,
+            "headers": {b"X-API-Key": api_key.strip().encode()} if api_key else {},
+            "timeout": httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S)),
+            "proxy": self._proxy and self._proxy.url,
+            "verify": tls_context(server.scheme, self._proxy.url.scheme if self._proxy else ""),
+            # The environment has been read, with errors that name its variables.
+            "trust_env": False,
+        }
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return f"{type(self).__name__}({self.url!r})"
+
+    def _attempts(self) -> Attempts:
+        if self._is_closed:
+            raise RuntimeError("the client is closed")
+        return Attempts(self.url, self._proxy, self._patience_s)
+
+    def _pool_of(self, owner: Owner) -> Pool:
+        """The owner's connections; those of owners that have ended are dropped."""
+        if owner not in self._pools:
+            for other in list(self._pools):
+                if self._has_ended(other):
+                    self._pools.pop(other, None)
+            self._pools.setdefault(owner, self._open())
+        return self._pools[owner]
+
+    def _open(self) -> Pool:
+        raise NotImplementedError
+
+    def _has_ended(self, owner: Owner) -> bool:
+        raise NotImplementedError
+
+
+def _server(text: str) -> httpx2.URL:
+    try:
+        url = httpx2.URL(text)
+    except httpx2.InvalidURL:
+        url = httpx2.URL()
+    if url.scheme not in {"http", "https"} or not is_address(url):
+        raise InvalidRequestError(f"expected a server such as {DEFAULT_URL}, got {text!r}", field="url")
+    return url
+
+
+class Client(_Base[int, httpx2.Client]):
+    """A client that blocks. Threads may share it, and so may processes that are forked while it exists.
+
+    Args:
+        url: the server, with or without ``/api/generate`` behind it.
+        api_key: sent as ``X-API-Key``.
+        timeout_s: seconds to wait for one answer.
+        patience_s: seconds to keep trying while the server is waking up, full or out of reach; 0 tries once.
+
+    Raises:
+        InvalidRequestError: the URL is not an ``http://`` or ``https://`` one.
+        SettingsError: a proxy or certificate variable of the environment cannot be used; none is for loopback.
+    """
+
+    def __enter__(self) -> Self:
+        """Use as a context manager to close the connections."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._is_closed = True
+        self._pool_of(os.getpid()).close()
+
+    def segment(self, image: Image | None = None, **arguments: Unpack[SegmentArguments]) -> Segmentation:
+        """Segment an image.
+
+        Args:
+            image: a path, encoded bytes or a file object; a NumPy array, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA
+                of uint8 or uint16; a Pillow image; an http(s) URL, which the server fetches if its operator allows
+                that, or a data URI. None where ``image_id`` is given.
+            arguments: see ``SegmentArguments``.
+
+        Raises:
+            RequestError: the request cannot be answered as it is.
+            AccessError: the key is missing or wrong.
+            CapacityError: the server has too much to do.
+            ModelError: the model is not there or failed.
+            UnreachableError: no answer.
+            OSError: the image's file cannot be read.
+        """
+        return self._send(segment_call(image, arguments))
+
+    def embed(self, image: Image, *, model: str | None = None) -> Handle:
+        """Embed an image ahead of the first click; takes and raises what ``segment`` does."""
+        return self._send(embed_call(image, model))
+
+    def forget(self, image_id: str) -> None:
+        """Have the server forget an image; raises as ``segment`` does."""
+        self._send(forget_call(image_id))
+
+    def running_models(self) -> list[dict[str, Any]]:
+        """The models the server has loaded, as ``/api/ps`` has them; raises as ``segment`` does."""
+        return self._send(running_models_call())
+
+    def wait_until_ready(self) -> None:
+        """Return when ``/ready`` says so; raises ``UnreachableError`` when patience ends."""
+        self._send(ready_call())
+
+    def _send(self, call: Call[Reply]) -> Reply:
+        attempts, pool = self._attempts(), self._pool_of(os.getpid())
+        while True:
+            try:
+                outcome: httpx2.Response | httpx2.RequestError = pool.request(call.method, call.path, json=call.body)
+            except httpx2.RequestError as failure:
+                outcome = failure
+            settled = attempts.settle(outcome)
+            if isinstance(settled, httpx2.Response):
+                return call.read(settled)
+            time.sleep(settled)
+
+    def _open(self) -> httpx2.Client:
+        return httpx2.Client(**self._options)
+
+    def _has_ended(self, owner: int) -> bool:
+        # A forked process has copies of its parent's connections; using one would mix up the answers of both.
+        return owner != os.getpid()
+
+
+class AsyncClient(_Base[asyncio.AbstractEventLoop, httpx2.AsyncClient]):
+    """The same for asyncio; see ``Client``. Each event loop gets connections of its own."""
+
+    async def __aenter__(self) -> Self:
+        """Use as a context manager to close the connections."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop."""
+        self._is_closed = True
+        await self._pool_of(asyncio.get_running_loop()).aclose()
+
+    async def segment(self, image: Image | None = None, **arguments: Unpack[SegmentArguments]) -> Segmentation:
+        """Segment an image; takes and raises what ``Client.segment`` does."""
+        return await self._send(segment_call(image, arguments))
+
+    async def embed(self, image: Image, *, model: str | None = None) -> Handle:
+        """Embed an image ahead of the first click; takes and raises what ``segment`` does."""
+        return await self._send(embed_call(image, model))
+
+    async def forget(self, image_id: str) -> None:
+        """Have the server forget an image; raises as ``segment`` does."""
+        await self._send(forget_call(image_id))
+
+    async def running_models(self) -> list[dict[str, Any]]:
+        """The models the server has loaded, as ``/api/ps`` has them; raises as ``segment`` does."""
+        return await self._send(running_models_call())
+
+    async def wait_until_ready(self) -> None:
+        """Return when ``/ready`` says so; raises ``UnreachableError`` when patience ends."""
+        await self._send(ready_call())
+
+    async def _send(self, call: Call[Reply]) -> Reply:
+        attempts, pool = self._attempts(), self._pool_of(asyncio.get_running_loop())
+        while True:
+            try:
+                outcome: httpx2.Response | httpx2.RequestError = await pool.request(
+                    call.method, call.path, json=call.body
+                )
+            except httpx2.RequestError as failure:
+                outcome = failure
+            settled = attempts.settle(outcome)
+            if isinstance(settled, httpx2.Response):
+                return call.read(settled)
+            await asyncio.sleep(settled)
+
+    def _open(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(**self._options)
+
+    def _has_ended(self, owner: asyncio.AbstractEventLoop) -> bool:
+        return owner.is_closed()

@@ -1,0 +1,198 @@
+"""The server's answers as values, and its refusals as errors of the tree."""
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from osamd import errors
+from osamd.errors import OsamdError, UnreachableError
+
+if TYPE_CHECKING:
+    import httpx2
+
+SERVER_ERRORS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class FoundObject:
+    """One object in a reply.
+
+    Attributes:
+        box: xmin, ymin, xmax, ymax in whole pixels, corners included.
+        mask: as it came: base64 PNG, RLE, polygons or None.
+        score: the model's confidence, 0..1, or None.
+        text: the words it answers, or None.
+        mask_id: for ``mask_input``, or None.
+        prompt_index: which prompt it answers.
+        mask_index: which candidate of it, best first.
+    """
+
+    box: tuple[int, int, int, int]
+    mask: Any
+    score: float | None
+    text: str | None
+    mask_id: str | None
+    prompt_index: int
+    mask_index: int
+
+    @property
+    def mask_png(self) -> bytes:
+        """The mask as PNG bytes, when it was asked for as ``png``.
+
+        Raises:
+            TypeError: the mask has another format.
+        """
+        if not isinstance(self.mask, str):
+            raise TypeError("mask_png needs mask_format='png'")
+        return base64.b64decode(self.mask)
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """A reply of ``/api/generate``.
+
+    Attributes:
+        model: full name of the model that answered.
+        image_id: send it instead of the image next time.
+        width: columns of the upright image.
+        height: rows of the upright image.
+        annotations: the objects found.
+        raw: the JSON as it came.
+        timings_ms: milliseconds by stage, from ``Server-Timing``.
+        sent_bytes: of the request's body.
+        received_bytes: of the answer's body, as it came over the network.
+    """
+
+    model: str
+    image_id: str
+    width: int
+    height: int
+    annotations: tuple[FoundObject, ...]
+    raw: Mapping[str, Any]
+    timings_ms: Mapping[str, float]
+    sent_bytes: int
+    received_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """A reply of ``/api/embed``."""
+
+    image_id: str
+    model: str
+    width: int
+    height: int
+    expires_at: str
+
+
+def segmentation_of(response: "httpx2.Response") -> Segmentation:
+    """The reply of ``/api/generate``."""
+    raw = _json_object(response)
+    try:
+        annotations = tuple(
+            FoundObject(
+                box=tuple(item["bounding_box"][side] for side in ("xmin", "ymin", "xmax", "ymax")),
+                mask=item.get("mask"),
+                score=item.get("score"),
+                text=item.get("text"),
+                mask_id=item.get("mask_id"),
+                prompt_index=item.get("prompt_index", 0),
+                mask_index=item.get("mask_index", 0),
+            )
+            for item in raw["annotations"]
+        )
+        return Segmentation(
+            model=raw["model"],
+            image_id=raw["image_id"],
+            width=raw["width"],
+            height=raw["height"],
+            annotations=annotations,
+            raw=raw,
+            timings_ms=_server_timing(response.headers.get("server-timing", "")),
+            sent_bytes=int(response.request.headers.get("content-length", 0)),
+            received_bytes=response.num_bytes_downloaded,
+        )
+    except (KeyError, TypeError):
+        raise UnreachableError("the answer is not one of osamd's") from None
+
+
+def handle_of(response: "httpx2.Response") -> Handle:
+    """The reply of ``/api/embed``."""
+    raw = _json_object(response)
+    try:
+        return Handle(**{name: raw[name] for name in ("image_id", "model", "width", "height", "expires_at")})
+    except KeyError:
+        raise UnreachableError("the answer is not one of osamd's") from None
+
+
+def _json_object(response: "httpx2.Response") -> dict[str, Any]:
+    try:
+        raw = response.json()
+    except ValueError:
+        raw = None
+    if not isinstance(raw, dict):
+        raise UnreachableError(f"the answer ({response.status_code}) is not osamd's JSON")
+    return raw
+
+
+def _server_timing(value: str) -> dict[str, float]:
+    timings = {}
+    for part in value.split(","):
+        name, _, duration = part.strip().partition(";dur=")
+        if duration:
+            timings[name] = float(duration)
+    return timings
+
+
+def _subclasses(root: type[OsamdError]) -> Iterator[type[OsamdError]]:
+    for child in root.__subclasses__():
+        yield child
+        yield from _subclasses(child)
+
+
+def nothing_of(_: "httpx2.Response") -> None:
+    """For calls whose answer is only that it went well."""
+
+
+def models_of(response: "httpx2.Response") -> list[dict[str, Any]]:
+    """The models of ``/api/ps``."""
+    models: list[dict[str, Any]] = _json_object(response).get("models", [])
+    return models
+
+
+def error_of(response: "httpx2.Response") -> OsamdError:
+    """The error of the tree with the answer's code; ``UnreachableError`` where it is not osamd that answered."""
+    retry_after_s = retry_after(response)
+    try:
+        problem = json.loads(response.content)
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict) or "code" not in problem:
+        text = response.text.strip()[:200]
+        return UnreachableError(
+            f"{response.status_code} from {response.url.host}, which is not osamd's answer: {text}",
+            retry_after_s=retry_after_s,
+        )
+    kinds = {kind.code: kind for kind in _subclasses(OsamdError)}
+    kind = kinds.get(str(problem["code"]), OsamdError)
+    detail = str(problem.get("detail", problem["code"]))
+    field = problem.get("field")
+    request_id = problem.get("request_id")
+    if response.status_code >= SERVER_ERRORS and request_id:
+        detail = f"{detail} (request {request_id})"
+    return kind(errors.with_field(detail, field), field=field, retry_after_s=retry_after_s)
+
+
+def retry_after(response: "httpx2.Response") -> float | None:
+    """Seconds of ``Retry-After``, which is a number or a date; None without one that can be read."""
+    value = response.headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,75 @@
+"""Which failures another try may get past, and how long to wait before it."""
+
+import time
+from typing import Final
+
+import httpx2
+
+from osamd.client.replies import error_of
+from osamd.errors import DeadlineExceededError, OsamdError, UnreachableError, WrongKeysError
+from osamd.proxies import EnvironmentProxy
+
+FIRST_PAUSE_S: Final = 0.25
+MAX_PAUSE_S: Final = 5.0
+RATE_LIMITED: Final = 429
+UNAVAILABLE: Final = 503
+# What hosts and proxies answer by themselves while a machine is waking up.
+GATEWAY_STATUSES: Final = frozenset({500, 502, 503, 504})
+# 503s that waiting a minute does not get past.
+PERMANENT_CODES: Final = frozenset({"model_unavailable", "model_load_failed"})
+# Nothing was sent, and nothing will be next time.
+PERMANENT_FAILURES: Final = (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol, httpx2.DecodingError)
+
+
+class Attempts:
+    """The attempts at one call.
+
+    Args:
+        url: of the server, for messages.
+        proxy: between here and there, or None; for messages.
+        patience_s: seconds from now in which another attempt may begin.
+    """
+
+    def __init__(self, url: str, proxy: EnvironmentProxy | None, patience_s: float) -> None:
+        self._url = url
+        self._proxy = proxy
+        self._until = time.monotonic() + patience_s
+        self._pause_s = FIRST_PAUSE_S
+
+    def settle(self, outcome: httpx2.Response | httpx2.RequestError) -> httpx2.Response | float:
+        """The answer if it is a success, or seconds to wait before the next attempt.
+
+        Raises:
+            OsamdError: another attempt is pointless, or patience is at its end.
+        """
+        if isinstance(outcome, httpx2.Response):
+            if outcome.is_success:
+                return outcome
+            problem, status = error_of(outcome), outcome.status_code
+            may_retry = is_temporary(problem, status)
+        else:
+            problem, status = self._unreachable(outcome), None
+            may_retry = isinstance(problem, UnreachableError) and not isinstance(outcome, PERMANENT_FAILURES)
+        wait_s = problem.retry_after_s or 0.0
+        # A rate limit lasts as long as it says; a machine may be awake earlier.
+        pause_s = max(self._pause_s, wait_s if status == RATE_LIMITED else min(wait_s, MAX_PAUSE_S))
+        if not may_retry or time.monotonic() + pause_s > self._until:
+            raise problem
+        self._pause_s = min(MAX_PAUSE_S, self._pause_s * 2)
+        return pause_s
+
+    def _unreachable(self, failure: httpx2.RequestError) -> OsamdError:
+        via = "" if self._proxy is None else f" through {self._proxy}"
+        if isinstance(failure, httpx2.ReadTimeout):
+            return DeadlineExceededError(f"no answer from {self._url}{via} in time")
+        return UnreachableError(f"cannot reach {self._url}{via}: {str(failure) or type(failure).__name__}")
+
+
+def is_temporary(problem: OsamdError, status: int) -> bool:
+    """Whether an answer that is no success may be another one soon."""
+    if status == RATE_LIMITED:
+        # Only a wrong key is ever told that too many wrong keys came.
+        return problem.retry_after_s is not None and not isinstance(problem, WrongKeysError)
+    if isinstance(problem, UnreachableError):
+        return status in GATEWAY_STATUSES
+    return status == UNAVAILABLE and problem.code not in PERMANENT_CODES

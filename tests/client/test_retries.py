@@ -1,0 +1,157 @@
+"""When the client tries again, and when it does not."""
+
+import asyncio
+import contextlib
+import socket
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from puppet import GOOD, Told, problem, puppet
+
+from osamd import errors
+from osamd.client import AsyncClient, Client
+from osamd.client.retries import FIRST_PAUSE_S
+from osamd.errors import (
+    AccessError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    ModelUnavailableError,
+    OsamdError,
+    RateLimitedError,
+    UnreachableError,
+    WrongKeysError,
+)
+
+HTML = {"Content-Type": "text/html"}
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        problem("overloaded", 503, Retry_After="0"),
+        problem("shutting_down", 503),
+        problem("rate_limited", 429, Retry_After="0"),
+        Told(429, "slow down", {"Retry-After": "0"}),
+        Told(500, "<html>no instance is available</html>", HTML),
+        Told(502, "<html>bad gateway</html>", HTML),
+        Told(503, "the machine is starting", {"Content-Type": "text/plain"}),
+        Told(504, "<html>gateway timeout</html>", HTML),
+    ],
+    ids=["overloaded", "draining", "rate limit", "proxy's 429", *(f"proxy's {code}" for code in (500, 502, 503, 504))],
+)
+def test_patience_outlives_a_wake_up(first: Told) -> None:
+    """What a waking or busy server answers is tried again until it works, by both clients."""
+
+    async def segment(url: str) -> int:
+        async with AsyncClient(url) as client:
+            return (await client.segment(b"x")).width
+
+    with puppet(first, first, Told(200, GOOD)) as server, Client(server.url) as client:
+        assert client.segment(b"x").width == 4
+        assert len(server.asked) == 3
+    with puppet(first, Told(200, GOOD)) as server:
+        assert asyncio.run(segment(server.url)) == 4
+        assert len(server.asked) == 2
+
+
+def test_patience_outlives_refused_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is not up yet is tried until it is."""
+    with contextlib.ExitStack() as stack:
+        # Bound, and so nobody else's, but not listening.
+        reserved = stack.enter_context(socket.socket())
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        pauses: list[float] = []
+
+        def start_server(pause_s: float) -> None:
+            pauses.append(pause_s)
+            stack.enter_context(puppet(Told(200, GOOD), port=port))
+
+        monkeypatch.setattr("osamd.client.clients.time.sleep", start_server)
+        with Client(f"http://127.0.0.1:{port}") as client:
+            assert client.segment(b"x").width == 4
+    assert [FIRST_PAUSE_S] == pauses
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (problem("access_denied", 403), AccessError),
+        (problem("rate_limited", 429, Retry_After="600"), RateLimitedError),
+        (problem("too_many_wrong_keys", 429, Retry_After="1"), WrongKeysError),
+        (problem("inference_failed", 500), errors.InferenceError),
+        (Told(429, "slow down"), UnreachableError),
+        (problem("model_unavailable", 503, Retry_After="60"), ModelUnavailableError),
+        (problem("deadline_exceeded", 504), DeadlineExceededError),
+        (problem("not_configured", 500), errors.ServerConfigurationError),
+        (Told(404, "<html>no such app</html>"), UnreachableError),
+        (Told(200, "<html>a login page</html>"), UnreachableError),
+        (Told(200, [1]), UnreachableError),
+        (Told(200, {"hello": "world"}), UnreachableError),
+        (Told(200, GOOD | {"annotations": [{"bounding_box": None}]}), UnreachableError),
+    ],
+)
+def test_permanent_failures_are_raised_at_once(answer: Told, kind: type[OsamdError]) -> None:
+    """Other answers are asked for once only."""
+    with puppet(answer) as server, Client(server.url) as client:
+        with pytest.raises(kind) as caught:
+            client.segment(b"x")
+        assert len(server.asked) == 1
+
+    assert type(caught.value) is kind
+    if "Retry-After" in answer.headers:
+        assert caught.value.retry_after_s == float(answer.headers["Retry-After"])
+
+
+def test_rate_limit_is_waited_for_as_long_as_it_says() -> None:
+    """``Retry-After`` of a 429 is neither shortened nor outwaited: one request before it, one after it."""
+    answers = problem("rate_limited", 429, Retry_After="1"), Told(200, GOOD)
+    with puppet(*answers) as server, Client(server.url) as client:
+        assert client.segment(b"x").width == 4
+        assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("value", ["Wed, 21 Oct 2015 07:28:00 GMT", "0", "soon", "-1", ""])
+def test_retry_after_may_be_a_date_or_nonsense(value: str) -> None:
+    """A date in the past means now; what cannot be read is as good as no header."""
+    answers = problem("overloaded", 503, Retry_After=value), Told(200, GOOD)
+    with puppet(*answers) as server, Client(server.url) as client:
+        assert client.segment(b"x").width == 4
+
+
+def test_retry_after_in_the_future_is_in_the_error() -> None:
+    """A date is told as seconds from now."""
+    later = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    with (
+        puppet(problem("rate_limited", 429, Retry_After=later)) as server,
+        Client(server.url) as client,
+        pytest.raises(RateLimitedError) as caught,
+    ):
+        client.segment(b"x")
+    assert 3500 < (caught.value.retry_after_s or 0) <= 3600
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "  ", "localhost", "localhost:11368", "127.0.0.1:11368", "ftp://localhost", "http://", "http:/localhost",
+     "//localhost", "file:///tmp/x", "http://local host", "http://localhost:port", "http://localhost:99999", "http://[::1"],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_url_that_is_none_is_refused_at_once(kind: type[Client] | type[AsyncClient], url: str) -> None:
+    """Before anything is sent, with an example of what is expected."""
+    with pytest.raises(InvalidRequestError, match=r"expected a server such as http://127\.0\.0\.1:11368"):
+        kind(url)
+
+
+def test_password_in_the_url_is_sent_and_not_shown() -> None:
+    """Neither in the repr nor in an error."""
+    with puppet(Told(200, GOOD)) as server:
+        url = server.url.replace("http://", "http://user:secret@")
+        with Client(url) as client:
+            client.segment(b"x")
+        assert server.asked[0]["Authorization"].startswith("Basic ")
+    with Client(url, patience_s=0) as client, pytest.raises(UnreachableError) as caught:
+        client.segment(b"x")
+    assert "secret" not in repr(client) + str(caught.value)
