@@ -8,9 +8,10 @@ from engines import HEIGHT, WAIT_S, WIDTH, breathe, embed, loaded, picture, reac
 from fake_model import FakeModel, Gate, click
 from pictures import disc_picture, encoded
 
-from osamd.engine import Engine
+from osamd.engine import Engine, lanes
 from osamd.errors import (
     DeadlineExceededError,
+    HungError,
     InferenceError,
     InvalidPromptError,
     ModelLoadError,
@@ -26,7 +27,10 @@ from osamd.library.library import open_library
 from osamd.settings import load_settings
 from osamd.timings import Timings
 from osamd.types import (
+    ExchangedEmbedding,
+    ImageSource,
     Prompt,
+    SegmentRequest,
     SegmentResult,
 )
 
@@ -446,3 +450,53 @@ def test_a_sink_that_fails_breaks_no_request() -> None:
 
     run(main, sinks=(fail, heard.append))
     assert any(isinstance(event, ModelLoaded) for event in heard)
+
+
+@pytest.mark.parametrize("owner", ["me", "another"])
+def test_many_prompts_let_clicks_pass(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While two requests of 64 prompts have all decoders, a click waits for a prompt of theirs, not for all."""
+    monkeypatch.setattr(lanes, "SLICE_S", 0.0)
+    gate = Gate()
+    asked: list[list[float]] = []
+
+    def on_decode(prompt: Prompt) -> None:
+        asked.append(prompt.points[0].tolist())
+        gate(prompt)
+
+    def decoding(engine: Engine) -> int:
+        (lane,) = [lane for lane in engine.status().lanes if lane.name == "decode"]
+        return lane.waiting + lane.running
+
+    async def main(engine: Engine) -> None:
+        handles = {name: (await embed(engine, picture(), owner=name)).image_id for name in ("me", owner)}
+        many = [
+            asyncio.create_task(segment(engine, request(handles["me"], *[click(5, 5)] * 64, owner="me")))
+            for _ in range(2)
+        ]
+        while len(asked) < 2:
+            await breathe()
+        one = asyncio.create_task(segment(engine, request(handles[owner], click(7, 7), owner=owner)))
+        while decoding(engine) < 3:
+            await breathe()
+        gate.open()
+        assert 1 == len((await one).annotations)
+        assert [64, 64] == [len(result.annotations) for result in await asyncio.gather(*many)]
+
+    run(main, FakeModel(on_decode=on_decode))
+
+    assert asked.index([7.0, 7.0]) < 10
+
+
+def test_an_embedding_whose_decoding_hangs_is_not_called_wrong() -> None:
+    """The caller of an embedding of their own learns that it was given up, not that it is none of this model."""
+    gate = Gate()
+
+    async def main(engine: Engine) -> None:
+        values = np.zeros((3, HEIGHT, WIDTH), np.float32)
+        source = ImageSource(exchanged=ExchangedEmbedding(HEIGHT, WIDTH, (values,)))
+        with pytest.raises(HungError) as caught:
+            await segment(engine, SegmentRequest(source, prompts=(click(5, 5),), owner="me"))
+        assert (500, "hung") == (caught.value.status, caught.value.code)
+        gate.open()
+
+    run(main, FakeModel(on_decode=gate), hang_s=0.1)

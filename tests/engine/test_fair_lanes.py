@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from opened_lanes import Gate, lane, settle, wait_for
 
+from osamd.engine import lanes
 from osamd.engine.lanes import Lane
 from osamd.errors import OverloadedError, ShuttingDownError
 from osamd.timings import Timings
@@ -142,6 +143,12 @@ def test_a_spare_thread_serves_another_key_while_one_holds_all_workers() -> None
     assert ["little", "little"] == one.order[:2]
 
 
+@pytest.fixture
+def step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others get their turn after each step, however short it was."""
+    monkeypatch.setattr(lanes, "SLICE_S", 0.0)
+
+
 def steps(count: int, order: list[str], name: str, gates: dict[int, Gate]) -> Generator[None, None, str]:
     """Work of so many steps; it stops at gates."""
     for number in range(count):
@@ -152,6 +159,7 @@ def steps(count: int, order: list[str], name: str, gates: dict[int, Gate]) -> Ge
     return name
 
 
+@pytest.mark.usefixtures("step_by_step")
 @pytest.mark.parametrize("owner", ["me", "another"])
 def test_short_work_runs_between_the_steps_of_long_work(owner: str) -> None:
     """Whoever's it is; the long work goes on afterwards and gives its result."""
@@ -175,6 +183,7 @@ def test_short_work_runs_between_the_steps_of_long_work(owner: str) -> None:
     assert ["long 0", "long 1", "short", "long 2", "long 3"] == order
 
 
+@pytest.mark.usefixtures("step_by_step")
 def test_two_long_ones_take_turns() -> None:
     """Neither waits for the other's end."""
     order: list[str] = []
@@ -193,6 +202,7 @@ def test_two_long_ones_take_turns() -> None:
     assert ["a 0", "b 0", "a 1", "b 1", "a 2", "b 2"] == order
 
 
+@pytest.mark.usefixtures("step_by_step")
 def test_steps_end_when_their_waiter_leaves() -> None:
     """At the next step if it runs, at once if it waits between two; what it held is let go."""
     order: list[str] = []
@@ -227,6 +237,29 @@ def test_steps_end_when_their_waiter_leaves() -> None:
     assert ["left 0", "left 1"] == order
 
 
+def test_a_short_slice_is_not_interrupted() -> None:
+    """A click is decoded and cut out in one go, although others wait."""
+    order: list[str] = []
+    gate = Gate()
+
+    async def main() -> None:
+        click = asyncio.create_task(opened.run_in_steps(lambda: steps(3, order, "click", {}), Timings(), owner="me"))
+        await click
+        holding = asyncio.create_task(opened.run(gate, Timings()))
+        await wait_for(gate.begun)
+        clicks = [
+            asyncio.create_task(opened.run_in_steps(partial(steps, 2, order, name, {}), Timings(), owner=name))
+            for name in ("a", "b")
+        ]
+        await settle(lambda: opened.waiting == len(clicks))
+        gate.opened.set()
+        await asyncio.gather(holding, *clicks)
+
+    with lane() as opened:
+        asyncio.run(main())
+    assert [["a 0", "a 1", "b 0", "b 1"]] == [order[3:]]
+
+
 def test_an_error_between_steps_reaches_its_waiter() -> None:
     """Alone."""
 
@@ -238,6 +271,7 @@ def test_an_error_between_steps_reaches_its_waiter() -> None:
         asyncio.run(opened.run_in_steps(work, Timings()))
 
 
+@pytest.mark.usefixtures("step_by_step")
 def test_what_has_begun_is_finished_by_a_draining_lane() -> None:
     """Also when it waits between two steps at that moment; it does not count as waiting."""
     order: list[str] = []
@@ -262,6 +296,7 @@ def test_what_has_begun_is_finished_by_a_draining_lane() -> None:
     assert ("long", "through", ShuttingDownError) == (long, between, type(late))
 
 
+@pytest.mark.usefixtures("step_by_step")
 def test_every_step_of_every_owner_runs_once_under_a_hammer() -> None:
     """Many owners, workers and lengths at once: each result is its own, and all threads end."""
     before = threading.active_count()

@@ -213,7 +213,6 @@ class Engine:
             embedding = lookup.image.embedding
             prompts = _placed_prompts(request, adapter, embedding)
             refined = [self._mask_input(prompt, lookup.image_id, request.owner) for prompt in prompts]
-            abandoned = threading.Event()
             decode = functools.partial(
                 decode_prompts,
                 adapter,
@@ -222,16 +221,12 @@ class Engine:
                 refined,
                 multimask=request.multimask,
                 most_mask_pixels=self._settings.max_mask_pixels,
-                abandoned=abandoned,
                 timings=timings,
             )
             try:
-                found = await self._workers.run(
+                found = await self._workers.run_in_steps(
                     self._workers.decode, decode, model=model.name, timings=timings, owner=request.owner
                 )
-            except asyncio.CancelledError:
-                abandoned.set()
-                raise
             except InferenceError as error:
                 if request.image.exchanged is None:
                     raise

@@ -1,10 +1,9 @@
 """What the lanes run: load a model, encode an image, decode prompts. No state; everything comes in and goes out."""
 
-import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
-from osamd.errors import DeadlineExceededError, InferenceError, InvalidPromptError, ModelLoadError, SettingsError
+from osamd.errors import InferenceError, InvalidPromptError, ModelLoadError, SettingsError
 from osamd.library.catalog import Model
 from osamd.library.store import Store
 from osamd.models.base import Adapter
@@ -101,10 +100,11 @@ def decode_prompts(
     *,
     multimask: bool,
     most_mask_pixels: int,
-    abandoned: threading.Event,
     timings: Timings,
-) -> list[Found]:
+) -> Generator[None, None, list[Found]]:
     """All prompts' objects, cut out of the image; adds the stages ``decode`` and ``mask``.
+
+    Yields before each further prompt and each mask, so that many prompts are no long piece of work.
 
     Args:
         adapter: the model the embedding is from.
@@ -113,33 +113,30 @@ def decode_prompts(
         refined: the earlier mask of each prompt, or None.
         multimask: whether several candidates a prompt are wanted.
         most_mask_pixels: pixels of all masks' boxes together, at most.
-        abandoned: set when nobody waits any more; then no further prompt is decoded.
         timings: the request's stopwatch.
 
     Raises:
         InvalidPromptError: a text is too long, or there are more masks than may be held.
         InferenceError: the model failed.
-        DeadlineExceededError: it was abandoned.
     """
     found: list[Found] = []
     mask_pixels = 0
     for prompt_index, (prompt, mask_input) in enumerate(zip(prompts, refined, strict=True)):
-        if abandoned.is_set():
-            raise DeadlineExceededError("nobody waits for this any more")
+        if prompt_index:
+            yield
         with timings.stage("decode"):
             candidates = adapter.decode(embedding, prompt, mask_input=mask_input, multimask=multimask)
-        with timings.stage("mask"):
-            for mask_index, candidate in enumerate(candidates):
+        for mask_index, candidate in enumerate(candidates):
+            yield
+            with timings.stage("mask"):
                 placed = _place(candidate, embedding)
-                if placed is None:
-                    continue
-                mask_pixels += 0 if placed[1] is None else placed[1].inside.size
-                if mask_pixels > most_mask_pixels:
-                    message = (
-                        f"the masks of this request have more than the {most_mask_pixels:,} pixels that are allowed"
-                    )
-                    raise InvalidPromptError(f"{message}: ask for fewer at once", field=prompt.field)
-                found.append(Found(candidate, *placed, prompt_index, mask_index))
+            if placed is None:
+                continue
+            mask_pixels += 0 if placed[1] is None else placed[1].inside.size
+            if mask_pixels > most_mask_pixels:
+                message = f"the masks of this request have more than the {most_mask_pixels:,} pixels that are allowed"
+                raise InvalidPromptError(f"{message}: ask for fewer at once", field=prompt.field)
+            found.append(Found(candidate, *placed, prompt_index, mask_index))
     return found
 
 

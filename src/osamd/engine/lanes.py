@@ -26,6 +26,8 @@ Result = TypeVar("Result")
 # Threads a lane leaves to work that does not end. Beyond this it reports itself stuck, so that the host restarts the
 # process.
 MOST_HUNG: Final = 3
+# How long work in steps goes on before others get the worker: a click on one object is done within it, and 64 are not.
+SLICE_S: Final = 0.02
 
 
 class Lane:
@@ -109,7 +111,7 @@ class Lane:
     async def run_in_steps(
         self, work: Callable[[], Generator[None, None, Result]], timings: Timings, *, owner: str = ""
     ) -> Result:
-        """Run a generator to its end; other jobs may run wherever it yields. Its return value is the result.
+        """Run a generator to its end, whose return value is the result; jobs that wait may take turns where it yields.
 
         When the waiter is cancelled it ends at its next ``yield``. Arguments and errors as of ``run``.
         """
@@ -291,7 +293,7 @@ class Lane:
                     if job.is_replaced:
                         return
                     is_over = True
-                if is_over or len(self._queue):
+                if is_over or (len(self._queue) and job.slice_s >= SLICE_S):
                     self._release(job, is_over=is_over)
                     # Nothing of a finished job may stay alive in a waiting worker's frame.
                     del job

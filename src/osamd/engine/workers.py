@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Final, TypeVar
 
 from osamd.engine.lanes import MOST_HUNG, Lane
@@ -79,10 +79,25 @@ class Workers:
             OutOfMemoryError: there was too little even so.
             OsamdError: what ``Lane.run`` and the work itself raise.
         """
+        return await self._try_twice(functools.partial(lane.run, work, timings, owner=owner), model)
+
+    async def run_in_steps(
+        self,
+        lane: Lane,
+        work: Callable[[], Generator[None, None, Result]],
+        *,
+        model: str,
+        timings: Timings,
+        owner: str = "",
+    ) -> Result:
+        """The same for work in steps; see ``Lane.run_in_steps``."""
+        return await self._try_twice(functools.partial(lane.run_in_steps, work, timings, owner=owner), model)
+
+    async def _try_twice(self, run: Callable[[], Awaitable[Result]], model: str) -> Result:
         reason = ""
         for is_last in (False, True):
             try:
-                return await lane.run(work, timings, owner=owner)
+                return await run()
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
