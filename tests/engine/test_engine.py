@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -501,6 +502,41 @@ def test_the_disk_gives_back_what_memory_had_to_drop(tmp_path: Path) -> None:
         second = await embed(engine, picture(9))
         for handle in (first, second, first):
             assert (await segment(engine, request(handle.image_id))).cache_hit
+
+    run(main, model, cache=tmp_path, embedding_disk_bytes=10**8, embedding_cache_bytes=1)
+
+    assert 2 == len(model.encoded)
+
+
+def test_what_waits_to_be_written_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its owner alone, while memory has dropped it and the disk is slow; until it is forgotten."""
+    writing, go_on = threading.Event(), threading.Event()
+    real = EmbeddingFiles.put
+
+    def slow(self: EmbeddingFiles, image_id: str, kept: KeptEmbedding, *, owner: str) -> None:
+        writing.set()
+        go_on.wait(WAIT_S)
+        real(self, image_id, kept, owner=owner)
+
+    monkeypatch.setattr(EmbeddingFiles, "put", slow)
+    model = FakeModel()
+
+    async def main(engine: Engine) -> None:
+        first, second = await embed(engine, picture(5)), await embed(engine, picture(9))
+        assert await asyncio.to_thread(writing.wait, WAIT_S)
+        for handle in (first, second, first):
+            assert (await segment(engine, request(handle.image_id))).cache_hit
+        with pytest.raises(EmbeddingExpiredError):
+            await segment(engine, request(first.image_id, owner="stranger"))
+        forgetting = asyncio.create_task(engine.forget(first.image_id, owner="me"))
+        await breathe()
+        with pytest.raises(EmbeddingExpiredError):
+            await segment(engine, request(first.image_id))
+        go_on.set()
+        await forgetting
+        for image_id, is_known in ((first.image_id, False), (second.image_id, True)):
+            with contextlib.nullcontext() if is_known else pytest.raises(EmbeddingExpiredError):
+                await segment(engine, request(image_id))
 
     run(main, model, cache=tmp_path, embedding_disk_bytes=10**8, embedding_cache_bytes=1)
 

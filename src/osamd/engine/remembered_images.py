@@ -1,7 +1,6 @@
 """The encoded images a server remembers: in memory, and on the disk where that is given room."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,12 +59,17 @@ class RememberedImages:
         # How often something was forgotten.
         self._forgotten = 0
         self._writes: set[asyncio.Task[None]] = set()
+        # By owner and handle: what waits to be written. Memory may have dropped it, and the disk does not have it yet.
+        self._unwritten: dict[tuple[str, str], EncodedImage] = {}
 
     async def find(self, image_id: str, *, owner: str, timings: Timings) -> EncodedImage | None:
         """The image, in memory again when it was on the disk; None when nobody remembers it."""
         image = self._memory.get(image_id, owner=owner)
         files = self._files
         if image is not None or files is None:
+            return image
+        if (image := self._unwritten.get((owner, image_id))) is not None:
+            self._put(image_id, image, owner)
             return image
         forgotten = self._forgotten
         try:
@@ -90,10 +94,18 @@ class RememberedImages:
             return
         kept = KeptEmbedding(image.embedding, image.model.name, image.digest)
 
+        self._unwritten[owner, image_id] = image
+
         async def write() -> None:
-            # A disk that cannot keep up misses some.
-            with contextlib.suppress(OsamdError):
+            try:
                 await self._disk.run(lambda: files.put(image_id, kept, owner=owner), Timings(), owner=owner)
+            # A disk that cannot keep up misses some.
+            except OsamdError:
+                pass
+            finally:
+                # Unless it was forgotten, or is to be written anew.
+                if self._unwritten.get((owner, image_id)) is image:
+                    del self._unwritten[owner, image_id]
 
         task = asyncio.get_running_loop().create_task(write())
         self._writes.add(task)
@@ -106,7 +118,8 @@ class RememberedImages:
             CapacityError: the disk is too slow to say so.
         """
         self._forgotten += 1
-        had = self._memory.delete(image_id, owner=owner)
+        had = self._unwritten.pop((owner, image_id), None) is not None
+        had = self._memory.delete(image_id, owner=owner) or had
         files = self._files
         if files is None:
             return had
