@@ -130,7 +130,12 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("onnx_providers", "OSAM_ONNX_PROVIDERS"),
         description="ONNX Runtime providers by name, separated by commas, as in osam; overrides OSAMD_DEVICE.",
     )
-    threads: int = Field(default=0, ge=0, le=256, description="Threads of one inference; 0 means one per core.")
+    threads: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="Threads of one inference; 0 means one per core that the process, or its container, may use.",
+    )
     encode_queue: int = Field(default=16, ge=1, description="Images that may wait to be encoded.")
     decode_queue: int = Field(default=256, ge=1, description="Prompts' requests that may wait to be decoded.")
     queue_wait_s: float = Field(

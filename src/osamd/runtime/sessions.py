@@ -25,6 +25,7 @@ import onnxruntime as ort
 from osamd.errors import InferenceError, ModelLoadError, OutOfMemoryError, SettingsError
 from osamd.runtime import heap
 from osamd.runtime.background import Background
+from osamd.runtime.container import cpu_count
 from osamd.runtime.graphs import GraphCache
 from osamd.runtime.out_of_memory import is_out_of_memory
 from osamd.settings import Device
@@ -127,13 +128,14 @@ def choose_placement(*, device: Device, onnx_providers: Sequence[str], threads: 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
         onnx_providers: explicit providers, which win over ``device``.
-        threads: threads of one inference; 0 means one for each core this process may use.
+        threads: threads of one inference; 0 means one for each core that this process may use, a container's CPU
+            quota included.
 
     Raises:
         SettingsError: a provider was asked for that this build of ONNX Runtime does not have.
     """
     available = available_providers()
-    count = threads or len(os.sched_getaffinity(0))
+    count = threads or cpu_count()
     if onnx_providers:
         missing = [name for name in onnx_providers if name not in available]
         if missing:
