@@ -40,6 +40,7 @@ class Host:
     events: list[str] = field(default_factory=list)
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     failing: set[str] = field(default_factory=set)
+    preloaded: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.residency = LoadedModels(
@@ -48,6 +49,7 @@ class Host:
             load=self._load,
             measure=lambda row: int(row.blobs["encoder"].sha256, 16),
             unloaded=lambda row: self.events.append(f"unload {row.name[0]}"),
+            preloaded=lambda row: row.name in self.preloaded,
         )
 
     async def _load(self, row: Model) -> Loaded:
@@ -58,9 +60,9 @@ class Host:
             raise ModelLoadError("broken")
         return Loaded(cast("Adapter", Shown(row.name)))
 
-    async def use(self, row: Model, keep_alive_s: KeepAlive = None) -> str:
+    async def use(self, row: Model, keep_alive_s: KeepAlive = None, *, by_operator: bool = True) -> str:
         """Use a model for a moment; the name of the one that was given."""
-        async with self.residency.using(row, keep_alive_s=keep_alive_s) as adapter:
+        async with self.residency.using(row, keep_alive_s=keep_alive_s, by_operator=by_operator) as adapter:
             await asyncio.sleep(0)
             return cast("Shown", adapter).model
 
@@ -68,6 +70,11 @@ class Host:
         """Use a model until told."""
         async with self.residency.using(row, keep_alive_s=keep_alive_s):
             await until.wait()
+
+    @property
+    def stays(self) -> dict[str, KeepAlive]:
+        """How long each loaded model stays, by its letter."""
+        return {resident.model.name[0]: resident.expires_in_s for resident in self.residency.residents()}
 
     @property
     def here(self) -> list[str]:
@@ -243,6 +250,50 @@ def test_keep_alive_zero_unloads_at_once() -> None:
         assert ["load a", "unload a"] == host.events
 
     run(main)
+
+
+@pytest.mark.parametrize("wish", [0.0, 1.0])
+def test_users_cannot_shorten_what_the_operator_decided(wish: float) -> None:
+    """A user's ``keep_alive`` leaves a model alone that is preloaded, or that an operator pinned or gave a time."""
+
+    async def main(host: Host) -> None:
+        host.preloaded = {A.name}
+        await host.use(A)
+        await host.use(A, wish, by_operator=False)
+        await host.use(C, PINNED)
+        await host.use(C, wish, by_operator=False)
+        assert {"a": None, "c": PINNED} == host.stays
+        await host.use(C, 600.0)
+        await host.use(C, wish, by_operator=False)
+        assert 599.0 < (host.stays["c"] or 0.0) <= 600.0
+        await host.use(A, 0.0)
+        assert ["c"] == host.here
+
+    run(main)
+
+
+def test_users_decide_where_no_operator_did() -> None:
+    """Any other model goes when the user who asked for it says so, and an operator has the last word."""
+
+    async def main(host: Host) -> None:
+        await host.use(A, 0.0, by_operator=False)
+        assert [] == host.here
+        await host.use(A, 5.0, by_operator=False)
+        await host.use(A, PINNED)
+        await host.use(A, 5.0, by_operator=False)
+        assert {"a": PINNED} == host.stays
+
+    run(main)
+
+
+def test_users_cannot_shorten_a_stay_for_good() -> None:
+    """With ``OSAMD_KEEP_ALIVE=-1`` the operator pins every model."""
+
+    async def main(host: Host) -> None:
+        await host.use(A, 0.0, by_operator=False)
+        assert {"a": PINNED} == host.stays
+
+    run(main, keep_alive_s=PINNED)
 
 
 def test_default_keep_alive() -> None:

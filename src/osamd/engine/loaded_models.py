@@ -2,24 +2,16 @@
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
 
 from osamd.engine.status import Resident
 from osamd.errors import ModelLoadError, OverloadedError
 from osamd.keep_alive import PINNED, KeepAlive
 from osamd.library.catalog import Model
 from osamd.models.base import Adapter
-
-# Where cgroups, version 2 and 1, tell a container how much memory it has.
-CONTAINER_LIMITS: Final = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
+from osamd.runtime.container import memory_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +33,8 @@ class _Place:
     nbytes: int = 0
     loaded: Loaded | None = None
     users: int = 0
+    # Whether an operator, not a mere user, decided how long it stays.
+    is_operators: bool = False
     used: float = field(default_factory=time.monotonic)
     timer: asyncio.TimerHandle | None = None
     has_room: bool = False
@@ -59,6 +53,7 @@ class LoadedModels:
         load: brings a model to life, off the loop.
         measure: the size of a model's files in bytes.
         unloaded: called after a model was let go.
+        preloaded: whether the operator has this model loaded at start.
     """
 
     def __init__(
@@ -69,12 +64,14 @@ class LoadedModels:
         load: Callable[[Model], Awaitable[Loaded]],
         measure: Callable[[Model], int],
         unloaded: Callable[[Model], None],
+        preloaded: Callable[[Model], bool] = lambda _: False,
     ) -> None:
         self._budget_bytes = budget_bytes
         self._keep_alive_s = keep_alive_s
         self._load = load
         self._measure = measure
         self._unloaded = unloaded
+        self._preloaded = preloaded
         self._places: dict[str, _Place] = {}
         self._loading = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -96,12 +93,16 @@ class LoadedModels:
         return 0 if place is None else place.users
 
     @contextlib.asynccontextmanager
-    async def using(self, model: Model, *, keep_alive_s: KeepAlive = None) -> AsyncIterator[Adapter]:
+    async def using(
+        self, model: Model, *, keep_alive_s: KeepAlive = None, by_operator: bool = True
+    ) -> AsyncIterator[Adapter]:
         """The model's adapter, loaded if need be; it stays loaded at least as long as the block runs.
 
         Args:
             model: the row.
             keep_alive_s: how long it stays after the block, from now on; None leaves that as it is.
+            by_operator: whether an operator asks. What anybody else says of a model that is preloaded, or whose stay an
+                operator decided, is ignored.
 
         Raises:
             ModelError: it could not be loaded.
@@ -116,7 +117,7 @@ class LoadedModels:
                 raise RuntimeError("a place that is filled has a model")
             yield place.loaded.adapter
         finally:
-            self._leave(place, keep_alive_s)
+            self._leave(place, keep_alive_s, by_operator=by_operator)
 
     def unload(self, model: Model) -> bool:
         """Let a model go now, or when the last request on it is done; False when it is not loaded."""
@@ -156,7 +157,8 @@ class LoadedModels:
             self._drop(place)
             place = None
         if place is None:
-            place = _Place(model, model.digest, self._keep_alive_s)
+            is_operators = self._keep_alive_s == PINNED or self._preloaded(model)
+            place = _Place(model, model.digest, self._keep_alive_s, is_operators=is_operators)
             self._places[model.name] = place
             place.filling = asyncio.ensure_future(self._fill(place))
             place.filling.add_done_callback(_see_failure)
@@ -164,11 +166,12 @@ class LoadedModels:
         _stop_timer(place)
         return place
 
-    def _leave(self, place: _Place, keep_alive_s: KeepAlive) -> None:
+    def _leave(self, place: _Place, keep_alive_s: KeepAlive, *, by_operator: bool) -> None:
         place.users -= 1
         place.used = time.monotonic()
-        if keep_alive_s is not None:
+        if keep_alive_s is not None and (by_operator or not place.is_operators):
             place.keep_alive_s = keep_alive_s
+            place.is_operators = by_operator
         if not place.users and not place.has_room and place.filling is not None:
             # Nobody waits for it any more, and it has not begun.
             self._forget(place)
@@ -259,9 +262,4 @@ def _see_failure(filling: "asyncio.Task[None]") -> None:
 
 def half_of_memory() -> int:
     """Half of what this process may use, in bytes: of the container's limit, or of the machine's memory."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for file in CONTAINER_LIMITS:
-        with contextlib.suppress(OSError, ValueError):
-            # Without a limit the file says "max", or a number beyond any memory.
-            total = min(total, int(file.read_text()))
-    return total // 2
+    return memory_bytes() // 2
