@@ -3,11 +3,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from osamd.library.catalog import load_catalog
-from osamd.library.rows import filename_of, read_rows
+from osamd.library.rows import filename_of, read_rows, shown_url
 
 FILE = Path("models.toml")
 SCALARS = st.one_of(
@@ -109,3 +110,22 @@ def test_files_have_the_names_osam_gives_them(url: str) -> None:
     from osam.types._blob import Blob  # noqa: PLC0415 - the peer is slow to import
 
     assert Blob(url=url, hash="sha256:0").filename == filename_of(url)
+
+
+@pytest.mark.parametrize("field", ["license_url", "source_url"])
+def test_links_with_passwords_are_refused(field: str, tmp_path: Path) -> None:
+    """Everybody who lists models sees links, so they may not carry a password; the problem does not repeat it."""
+    row = f'[[model]]\nname="a"\nfamily="sam"\n{field}="https://me:hush@example.org/x"\n'
+    rows, problems = read_rows(row + 'blobs.encoder.url="file:///e"\nblobs.decoder.url="file:///d"\n', tmp_path)
+    assert not rows
+    assert [field] == [problem.field for problem in problems]
+    assert "user name or password" in problems[0].message
+    assert "hush" not in str(problems[0])
+
+
+def test_shown_urls() -> None:
+    """What stands in logs and listings has no name, password, query or fragment."""
+    assert "https://[::1]:8443/a/b.onnx" == shown_url("https://me:hush@[::1]:8443/a/b.onnx?sig=hush#hush")
+    assert "https://example.org/b" == shown_url("https://a@hush@example.org/b")
+    assert ["file:///a/b", "package:e.onnx"] == [shown_url("file:///a/b"), shown_url("package:e.onnx")]
+    assert "hush" not in shown_url("https://hush[@/x")

@@ -139,6 +139,37 @@ def test_catalog_tells_whether_this_caller_may_pull(tmp_path: Path) -> None:
                 assert {may_pull} == {model["may_pull"] for model in models(client, "/api/catalog").values()}
 
 
+def test_blob_urls_tell_no_secrets(tmp_path: Path) -> None:
+    """Passwords and signatures of blob URLs are shown to nobody; paths of the server to admins only."""
+    (tmp_path / "keys").write_text("someone user user-key-2mQv-0a8c\n")
+    signed = "https://name:hush-pw@example.org/e.onnx?X-Signature=hush-sig#hush"
+    here = (tmp_path / "decoder.onnx").as_uri()
+    (tmp_path / "models.toml").write_text(
+        f"""
+        [[model]]
+        name = "secret"
+        family = "sam"
+        blobs.encoder = {{url = "{signed}", sha256 = "{"0" * 64}"}}
+        blobs.decoder = {{url = "{here}"}}
+        """
+    )
+    env = {
+        "API_KEY": KEY,
+        "API_KEY_FILE": str(tmp_path / "keys"),
+        "OSAMD_CATALOG": str(tmp_path / "models.toml"),
+        "OSAMD_PRELOAD": "none",
+    }
+    with run_server(cache=tmp_path, env=env, wait_for="/health") as running:
+        for key, path in ((KEY, here), ("user-key-2mQv-0a8c", None)):
+            with running.client(headers={"X-API-Key": key}) as client:
+                shown = client.post("/api/show", json={"model": "secret"})
+                listed = client.get("/api/catalog")
+            assert "hush" not in shown.text + listed.text
+            assert ["https://example.org/e.onnx", path] == [blob["url"] for blob in shown.json()["blobs"]]
+            assert (path is None) == (str(tmp_path) not in shown.text + listed.text)
+        assert "hush" not in running.log_text()
+
+
 def test_show_of_shipped_rows(client: httpx2.Client) -> None:
     """Aliases lead to their model, and the licences that are not everybody's are named."""
     assert "sam:latest" == client.post("/api/show", json={"model": "sam_vit_h"}).json()["name"]

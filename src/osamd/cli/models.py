@@ -11,6 +11,7 @@ from osamd.events import PullProgress
 from osamd.library.catalog import Model
 from osamd.library.families import capabilities_of
 from osamd.library.library import Library, open_library
+from osamd.library.rows import shown_url
 from osamd.library.store import Store
 from osamd.settings import load_settings
 
@@ -57,7 +58,7 @@ def show_model(name: str) -> str:
         ("source", model.source_url or "unknown"),
         ("here", "no" if size is None else human_size(size)),
     ]
-    rows += [(role, f"sha256:{blob.sha256} {blob.url}") for role, blob in model.blobs.items()]
+    rows += [(role, f"sha256:{blob.sha256} {shown_url(blob.url)}") for role, blob in model.blobs.items()]
     return table(rows)
 
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from osamd import __version__
 from osamd.errors import BlobDigestError, OsamdError, PullError, ShuttingDownError
 from osamd.events import PullStatus
 from osamd.library.partials import Partial
+from osamd.library.rows import shown_url
 
 if TYPE_CHECKING:
     import httpx2
@@ -340,16 +340,6 @@ class Download:
     def _check_stopped(self) -> None:
         if self._stop is not None and self._stop.is_set():
             raise ShuttingDownError("the download was stopped; the next one goes on from there")
-
-
-def shown_url(url: str) -> str:
-    """A URL fit for a log: without a password, and without a query, which may hold a signature."""
-    try:
-        parts = urlsplit(url)
-        host = f"{parts.hostname or ''}:{parts.port}" if parts.port else parts.hostname or ""
-    except ValueError:
-        return "a URL that cannot be read"
-    return f"{parts.scheme}://{host}{parts.path}" if parts.scheme else parts.path
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:

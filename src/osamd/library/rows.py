@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import unquote_to_bytes, urlparse, urlsplit
+from urllib.parse import unquote_to_bytes, urlparse, urlsplit, urlunsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -68,6 +68,15 @@ def local_path(url: str) -> Path | None:
     return Path(os.fsdecode(unquote_to_bytes(urlsplit(url).path))) if url.startswith(FILE_SCHEME) else None
 
 
+def shown_url(url: str) -> str:
+    """A URL fit for logs, listings and replies: without name and password, query and fragment, which may be secrets."""
+    try:
+        parts = urlsplit(url)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    except ValueError:
+        return "a URL that cannot be parsed"
+
+
 def _wrong(message: str) -> PydanticCustomError:
     # Without a context the message is no template, so braces in it mean nothing.
     return PydanticCustomError("row", message)
@@ -118,6 +127,8 @@ def _check_line(text: str) -> str:
 def _check_link(url: str) -> str:
     if not url.startswith(WEB_SCHEMES):
         raise _wrong("must begin with http:// or https://")
+    if "@" in url.split("/")[2]:
+        raise _wrong("must not contain a user name or password: everybody who lists models sees it")
     return _check_line(url)
 
 

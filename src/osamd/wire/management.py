@@ -10,6 +10,7 @@ from osamd.events import PullProgress
 from osamd.keep_alive import PINNED
 from osamd.library.catalog import Model
 from osamd.library.families import capabilities_of
+from osamd.library.rows import FILE_SCHEME, shown_url
 from osamd.library.store import Store
 from osamd.types import Capabilities
 from osamd.wire.schemas import WireModel, fold
@@ -91,7 +92,10 @@ class BlobSchema(BaseModel):
 
     role: str
     digest: str
-    url: str
+    url: str | None = Field(
+        description="Where it comes from, without passwords and queries. Null for callers who are not admins where"
+        " the file lies on the server."
+    )
 
 
 class ShowReply(BaseModel):
@@ -177,8 +181,16 @@ def running(resident: Resident, store: Store) -> RunningSchema:
     )
 
 
-def show(model: Model, store: Store, *, is_loaded: bool, may_pull: bool) -> ShowReply:
-    """All there is to say about a model."""
+def show(model: Model, store: Store, *, is_loaded: bool, may_pull: bool, is_admin: bool) -> ShowReply:
+    """Everything the catalogue and the store know about a model, without secrets.
+
+    Args:
+        model: the row.
+        store: where its files are.
+        is_loaded: whether it is in memory.
+        may_pull: whether the caller may have it pulled.
+        is_admin: whether the caller may see paths of the server.
+    """
     capabilities = capabilities_of(model.family)
     modified = store.modified(model)
     return ShowReply(
@@ -196,7 +208,12 @@ def show(model: Model, store: Store, *, is_loaded: bool, may_pull: bool) -> Show
         size=store.size(model),
         modified_at=None if modified is None else _timestamp(modified),
         blobs=[
-            BlobSchema(role=role, digest=f"sha256:{blob.sha256}", url=blob.url) for role, blob in model.blobs.items()
+            BlobSchema(
+                role=role,
+                digest=f"sha256:{blob.sha256}",
+                url=None if blob.url.startswith(FILE_SCHEME) and not is_admin else shown_url(blob.url),
+            )
+            for role, blob in model.blobs.items()
         ],
     )
 

@@ -1,7 +1,7 @@
 """The models: which are here, which are loaded, pull one, delete one. In the shape Ollama's users know."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -65,21 +65,9 @@ async def tags(request: Request) -> TagsReply:
 @router.get("/api/catalog", summary="Models there are", responses=documented())
 async def catalog(request: Request) -> CatalogReply:
     """Every model of the catalogue, here or not, each as `/api/show` tells it."""
+    show_one = _show(request)
     library = services_of(request).library
-    loaded = {resident.model.name for resident in services_of(request).engine.residents}
-    return await asyncio.to_thread(
-        lambda: CatalogReply(
-            models=[
-                show(
-                    model,
-                    library.store,
-                    is_loaded=model.name in loaded,
-                    may_pull=caller_of(request).is_admin and library.pulls.may_pull(model),
-                )
-                for model in library.catalog
-            ]
-        )
-    )
+    return await asyncio.to_thread(lambda: CatalogReply(models=[show_one(model) for model in library.catalog]))
 
 
 @router.get("/api/ps", summary="Models that are loaded", responses=documented())
@@ -99,16 +87,8 @@ async def ps(request: Request) -> RunningReply:
 )
 async def show_model(request: Request) -> ShowReply:
     """A model of the catalogue: licence, capabilities, files."""
-    library, body = services_of(request).library, await read_json(request, ModelBody)
-    model = library.resolve(body.model)
-    is_loaded = any(resident.model is model for resident in services_of(request).engine.residents)
-    return await asyncio.to_thread(
-        show,
-        model,
-        library.store,
-        is_loaded=is_loaded,
-        may_pull=caller_of(request).is_admin and library.pulls.may_pull(model),
-    )
+    body = await read_json(request, ModelBody)
+    return await asyncio.to_thread(_show(request), services_of(request).library.resolve(body.model))
 
 
 @router.post(
@@ -159,6 +139,24 @@ async def delete(request: Request) -> Response:
     body = await read_json(request, ModelBody)
     await services_of(request).engine.remove(services_of(request).library.resolve(body.model))
     return Response(status_code=200)
+
+
+def _show(request: Request) -> Callable[[Model], ShowReply]:
+    """Describes models to this caller; looks at the disk, so not on the loop."""
+    services, is_admin = services_of(request), caller_of(request).is_admin
+    library = services.library
+    loaded = {resident.model.name for resident in services.engine.residents}
+
+    def show_one(model: Model) -> ShowReply:
+        return show(
+            model,
+            library.store,
+            is_loaded=model.name in loaded,
+            may_pull=is_admin and library.pulls.may_pull(model),
+            is_admin=is_admin,
+        )
+
+    return show_one
 
 
 async def _lines(library: Library, model: Model) -> AsyncIterator[str]:
