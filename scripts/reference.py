@@ -8,12 +8,12 @@ from pathlib import Path
 
 from osamd import errors
 from osamd.cli.main import build_parser
-from osamd.engine.status import CacheStatus, EngineStatus, LaneStatus
 from osamd.errors import OsamdError
 from osamd.server.app import create_app
 from osamd.server.routes.docs import openapi_document
 from osamd.server.telemetry.metrics import Metrics
 from osamd.settings import Settings, variable_of
+from osamd.status import CacheStatus, EngineStatus, LaneStatus
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"

@@ -82,7 +82,7 @@ def request(
     keep_alive: float | None = None,
 ) -> SegmentRequest:
     """A request on an image's bytes or a handle; without prompts the model's default decides."""
-    source = ImageSource(data=image) if isinstance(image, bytes) else ImageSource(image_id=image)
+    source = ImageSource.of_bytes(image) if isinstance(image, bytes) else ImageSource(image_id=image)
     return SegmentRequest(
         source, model=model, prompts=prompts or None, multimask=multimask, owner=owner, keep_alive=keep_alive
     )
@@ -95,7 +95,7 @@ async def segment(engine: Engine, asked: SegmentRequest) -> SegmentResult:
 
 async def embed(engine: Engine, image: bytes, *, model: str | None = None, owner: str = "me") -> ImageHandle:
     """Encode an image whose timings do not matter."""
-    return await engine.embed(ImageSource(data=image), model=model, owner=owner, timings=Timings())
+    return await engine.embed(ImageSource.of_bytes(image), model=model, owner=owner, timings=Timings())
 
 
 async def reached(gate: Gate) -> None:

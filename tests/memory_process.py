@@ -43,7 +43,7 @@ async def main(catalog: Path, cache: Path, model: str) -> None:
     prompt = Prompt(points=np.array([[225, 150]], np.float32), point_labels=np.array([1]))
 
     async def ask(name: str, keep_alive: float) -> None:
-        request = SegmentRequest(ImageSource(data=photo), model=name, prompts=(prompt,), keep_alive=keep_alive)
+        request = SegmentRequest(ImageSource.of_bytes(photo), model=name, prompts=(prompt,), keep_alive=keep_alive)
         await engine.segment(request, Timings())
 
     await ask("builtin", 0.0)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from osamd.engine.status import CacheStatus, EngineStatus, LaneStatus
 from osamd.runtime.device_memory import DeviceMemory
 from osamd.server.telemetry.metrics import Metrics
+from osamd.status import CacheStatus, EngineStatus, LaneStatus
 
 FOLDER = Path(__file__).resolve().parents[1] / "deploy" / "observability"
 STATUS = EngineStatus("ready", (LaneStatus("encode", 0, 1, 0, 0),), CacheStatus(0, 0, 0), (), ())

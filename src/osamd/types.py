@@ -4,6 +4,7 @@ Coordinates: unless a name says otherwise, x and y are pixels of the upright ima
 right and y down; the centre of the top-left pixel is (0, 0). Boxes are (x1, y1, x2, y2).
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -216,17 +217,35 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSource:
-    """Where the pixels come from: exactly one of the three is set.
+    """Where the pixels come from: exactly one of the first three is set.
 
     Attributes:
         data: an encoded image.
         image_id: a handle from an earlier answer.
         exchanged: an embedding that a caller kept.
+        sha256: of the content, 64 hex digits; empty beside a handle.
     """
 
     data: bytes | None = None
     image_id: str | None = None
     exchanged: "ExchangedEmbedding | None" = None
+    sha256: str = ""
+
+    @classmethod
+    def of_bytes(cls, data: bytes) -> "ImageSource":
+        """An encoded image. Hashes it (1 ms for 2 MB), so not on an event loop."""
+        return cls(data=data, sha256=hashlib.sha256(data).hexdigest())
+
+    @classmethod
+    def of_embedding(cls, exchanged: "ExchangedEmbedding") -> "ImageSource":
+        """An embedding that a caller kept. Hashes it, as ``of_bytes`` does."""
+        import numpy as np  # noqa: PLC0415
+
+        digest = hashlib.sha256(f"embedding {exchanged.width}x{exchanged.height}".encode())
+        for array in exchanged.arrays:
+            digest.update(f" {array.shape} ".encode())
+            digest.update(np.ascontiguousarray(array).data.cast("B"))
+        return cls(exchanged=exchanged, sha256=digest.hexdigest())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -255,7 +274,7 @@ class SegmentRequest:
         multimask: whether to return up to three candidates for each prompt.
         keep_alive: how long the model stays loaded afterwards, as in ``osamd.keep_alive``; None for the default.
         owner: whose embeddings and handles these are (the key's name).
-        may_pull: whether a model that is not here may be pulled for this request.
+        with_embedding: whether the result carries the embedding.
     """
 
     image: ImageSource
@@ -264,7 +283,7 @@ class SegmentRequest:
     multimask: bool = False
     keep_alive: float | None = None
     owner: str = ""
-    may_pull: bool = True
+    with_embedding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +312,7 @@ class SegmentResult:
     Attributes:
         image: the handle of the image.
         annotations: objects in the order of the prompts, best first within one.
-        embedding: the embedding the masks were decoded from.
+        embedding: what the masks were decoded from, where it was asked for.
         cache_hit: whether the embedding was known before this request.
         device: where inference ran, such as ``cpu``.
         license: SPDX expression of the model's licence.
@@ -301,7 +320,7 @@ class SegmentResult:
 
     image: ImageHandle
     annotations: tuple[Annotation, ...]
-    embedding: Embedding
+    embedding: Embedding | None
     cache_hit: bool
     device: str
     license: str

@@ -50,7 +50,7 @@ def test_gigantic_embedding_is_refused() -> None:
 
     async def main(engine: Engine) -> None:
         exchanged = ExchangedEmbedding(height=10**6, width=10**6, arrays=())
-        asked = SegmentRequest(ImageSource(exchanged=exchanged), owner="me")
+        asked = SegmentRequest(ImageSource.of_embedding(exchanged), owner="me")
         with pytest.raises(ImageTooLargeError) as caught:
             await engine.segment(asked, Timings())
         assert "image_embedding" == caught.value.field

@@ -1,16 +1,14 @@
 import asyncio
-import threading
 from typing import Any
 
 import numpy as np
 import pytest
-from engines import HEIGHT, WAIT_S, WIDTH, breathe, embed, loaded, picture, reached, request, run, segment
+from engines import HEIGHT, WIDTH, breathe, embed, loaded, picture, reached, request, run, segment
 from fake_model import FakeModel, Gate, click
 from pictures import disc_picture, encoded
 
 from osamd.engine import Engine, lanes
 from osamd.errors import (
-    DeadlineExceededError,
     HungError,
     InferenceError,
     InvalidPromptError,
@@ -25,7 +23,6 @@ from osamd.events import Event, ModelLoaded
 from osamd.library.catalog import Model
 from osamd.library.library import open_library
 from osamd.settings import load_settings
-from osamd.timings import Timings
 from osamd.types import (
     ExchangedEmbedding,
     ImageSource,
@@ -74,8 +71,8 @@ def test_a_full_decode_queue_refuses() -> None:
 
 
 @pytest.mark.parametrize("stage", ["encode", "decode", "load"])
-def test_the_deadline_holds_and_the_engine_goes_on(stage: str) -> None:
-    """Wherever a request is stuck it ends in time with 504, and once the worker is free the next is answered."""
+def test_a_request_can_be_given_up_and_the_engine_goes_on(stage: str) -> None:
+    """Wherever a request is stuck its caller can cancel it, and once the worker is free the next is answered."""
     gate = Gate()
     model = FakeModel()
     if stage == "encode":
@@ -89,23 +86,15 @@ def test_the_deadline_holds_and_the_engine_goes_on(stage: str) -> None:
         return model
 
     async def main(engine: Engine) -> SegmentResult:
-        with pytest.raises(DeadlineExceededError, match=r"not finished within 0\.1 s") as caught:
-            await segment(engine, request(picture()))
-        assert (504, "deadline_exceeded") == (caught.value.status, caught.value.code)
-        assert gate.reached.is_set()
+        task = asyncio.create_task(segment(engine, request(picture())))
+        await reached(gate)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
         gate.open()
-        return await patiently(engine)
+        return await segment(engine, request(picture()))
 
-    async def patiently(engine: Engine) -> SegmentResult:
-        # The machine may be slow just now: the deadline is short for everyone.
-        for _ in range(50):
-            try:
-                return await segment(engine, request(picture()))
-            except DeadlineExceededError:
-                continue
-        raise AssertionError("the engine never answered again")
-
-    assert run(main, model, load=load, deadline_s=0.1).annotations
+    assert run(main, model, load=load).annotations
 
 
 def test_a_failing_encode_fails_alone() -> None:
@@ -168,20 +157,22 @@ def test_a_client_that_leaves_the_queue_costs_no_encode() -> None:
 
 
 def test_an_encode_that_took_too_long_is_not_lost() -> None:
-    """Its client got 504; when he comes back with the same image, the embedding is there."""
+    """Its client gave up; when they come back with the same image, the embedding is there."""
     gate = Gate()
     model = FakeModel(on_encode=gate)
 
     async def main(engine: Engine) -> bool:
-        with pytest.raises(DeadlineExceededError):
-            await segment(engine, request(picture()))
+        task = asyncio.create_task(segment(engine, request(picture())))
+        await reached(gate)
+        task.cancel()
+        await asyncio.wait([task])
         gate.open()
         while not model.encoded:
             await breathe()
         await breathe()
         return (await segment(engine, request(picture()))).cache_hit
 
-    assert run(main, model, deadline_s=0.3)
+    assert run(main, model)
     assert [(HEIGHT, WIDTH)] == model.encoded
 
 
@@ -368,18 +359,20 @@ def test_the_built_in_model_answers_through_the_engine() -> None:
 
 
 def test_what_nobody_waits_for_is_not_decoded_on() -> None:
-    """A request past its deadline stops after the prompt it is at, and the next one gets the worker."""
+    """A request that was given up stops after the prompt it is at, and the next one gets the worker."""
     gate = Gate()
     model = FakeModel(on_decode=gate)
 
     async def main(engine: Engine) -> None:
         handle = await embed(engine, picture())
-        with pytest.raises(DeadlineExceededError):
-            await segment(engine, request(handle.image_id, *[click(5, 5)] * 20))
+        task = asyncio.create_task(segment(engine, request(handle.image_id, *[click(5, 5)] * 20)))
+        await reached(gate)
+        task.cancel()
+        await asyncio.wait([task])
         gate.open()
         assert (await segment(engine, request(handle.image_id, click(6, 6)))).annotations
 
-    run(main, model, deadline_s=0.3)
+    run(main, model)
 
     # Counted when the engine has closed, and so has let its workers finish.
     assert 2 == len(model.decoded)
@@ -396,46 +389,6 @@ def test_masks_of_one_request_are_bounded() -> None:
         return len((await segment(engine, request(handle.image_id, *[click(10, 10)] * 4))).annotations)
 
     assert 4 == run(main, max_mask_pixels=100)
-
-
-def test_writing_answers_holds_nothing_else_up() -> None:
-    """While as many large answers are written as there are threads for, a click is parsed, found and cut out."""
-    go_on = threading.Event()
-
-    async def main(engine: Engine) -> None:
-        handle = await embed(engine, picture())
-        writing = [
-            asyncio.create_task(engine.reply(lambda _: go_on.wait(WAIT_S), Timings(), owner="me")) for _ in range(8)
-        ]
-        try:
-            await breathe()
-            assert "parsed" == await asyncio.wait_for(engine.aside(lambda: "parsed", Timings(), owner="me"), WAIT_S / 2)
-            assert (
-                await asyncio.wait_for(segment(engine, request(handle.image_id, click(5, 5))), WAIT_S / 2)
-            ).cache_hit
-        finally:
-            go_on.set()
-        assert all(await asyncio.gather(*writing))
-
-    run(main)
-
-
-def test_an_answer_nobody_waits_for_is_not_written_to_its_end() -> None:
-    """Whoever writes it is told when its client has gone."""
-    begun, told = threading.Event(), threading.Event()
-
-    def write(abandoned: threading.Event) -> None:
-        begun.set()
-        if abandoned.wait(WAIT_S):
-            told.set()
-
-    async def main(engine: Engine) -> None:
-        task = asyncio.create_task(engine.reply(write, Timings(), owner="me"))
-        assert await asyncio.to_thread(begun.wait, WAIT_S)
-        task.cancel()
-        assert await asyncio.to_thread(told.wait, WAIT_S / 2)
-
-    run(main)
 
 
 def test_a_sink_that_fails_breaks_no_request() -> None:
@@ -493,7 +446,7 @@ def test_an_embedding_whose_decoding_hangs_is_not_called_wrong() -> None:
 
     async def main(engine: Engine) -> None:
         values = np.zeros((3, HEIGHT, WIDTH), np.float32)
-        source = ImageSource(exchanged=ExchangedEmbedding(HEIGHT, WIDTH, (values,)))
+        source = ImageSource.of_embedding(ExchangedEmbedding(HEIGHT, WIDTH, (values,)))
         with pytest.raises(HungError) as caught:
             await segment(engine, SegmentRequest(source, prompts=(click(5, 5),), owner="me"))
         assert (500, "hung") == (caught.value.status, caught.value.code)

@@ -4,10 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from osamd.engine.exchange import exchanged, restore
+from osamd.engine.exchange import restore
 from osamd.errors import InvalidRequestError
 from osamd.models.base import Shape
 from osamd.types import Embedding, ExchangedEmbedding, FloatArray
+from osamd.wire.replies import exchanged
 
 SHAPES: dict[str, Shape] = {"fine": (1, 2, 4, 4), "coarse": (1, 3, "rows", None)}
 Pair = tuple[FloatArray, FloatArray]

@@ -159,13 +159,15 @@ def _segment(data: bytes, body: "GenerateBody", settings: "Settings") -> "Segmen
     from osamd.engine import Engine  # noqa: PLC0415
     from osamd.timings import Timings  # noqa: PLC0415
     from osamd.types import ImageSource, SegmentRequest  # noqa: PLC0415
+    from osamd.wire.replies import included  # noqa: PLC0415
 
     request = SegmentRequest(
-        image=ImageSource(data=data),
+        image=ImageSource.of_bytes(data),
         model=body.model,
         prompts=body.to_prompts(settings),
         multimask=bool(body.multimask),
         owner="cli",
+        with_embedding=bool(included(body, settings)),
     )
 
     library = own_library()

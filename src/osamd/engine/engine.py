@@ -8,24 +8,20 @@ import asyncio
 import contextlib
 import functools
 import hashlib
-import threading
 import time
 import uuid
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
 
+from osamd.engine.admit import EVERYTHING, Admit
 from osamd.engine.cache import OwnedCache, SingleFlight
-from osamd.engine.deadline import deadline
 from osamd.engine.embedding_files import EmbeddingFiles
 from osamd.engine.exchange import restore
 from osamd.engine.inference import Found, check_capabilities, decode_prompts, encode_image, load_model, run_once
 from osamd.engine.loaded_models import Loaded, LoadedModels, half_of_memory
-from osamd.engine.rate_limit import RateLimit
 from osamd.engine.remembered_images import EncodedImage, RememberedImages
-from osamd.engine.status import CacheStatus, EngineStatus, Resident, State
 from osamd.engine.workers import Workers, release_memory
 from osamd.errors import (
     EmbeddingExpiredError,
@@ -45,6 +41,7 @@ from osamd.models.base import Adapter
 from osamd.pixels.geometry import check_inside
 from osamd.runtime.graphs import GraphCache, graph_folder
 from osamd.settings import Settings
+from osamd.status import CacheStatus, EngineStatus, Resident, State
 from osamd.timings import Timings
 from osamd.types import (
     Annotation,
@@ -62,9 +59,10 @@ from osamd.types import (
 # Low-resolution masks kept for refinement; 64 MB are 2 600 answers of the built-in model, 250 of SAM's.
 REFINEMENT_CACHE_BYTES = 64_000_000
 ID_HEX_DIGITS = 32
+# Of these, how many tell the image alone.
+ROUTING_HEX_DIGITS = 8
 
 Load = Callable[[Model], Adapter]
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +126,6 @@ class Engine:
         # A GPU that was asked for is shown to work before the server is ready, also where nothing is to be preloaded.
         self._to_preload = settings.preload or ((DEFAULT_MODEL,) if settings.device == "cuda" else ())
         self._workers = Workers(settings, unload_idle=self._models.unload_idle, emit=self._emit)
-        self._encode_allowance = RateLimit("images to encode", settings.encodes_per_minute)
 
     @property
     def state(self) -> State:
@@ -187,21 +184,24 @@ class Engine:
         if first is not None:
             raise first
 
-    async def segment(self, request: SegmentRequest, timings: Timings) -> SegmentResult:
-        """Answer a request.
+    async def segment(self, request: SegmentRequest, timings: Timings, *, admit: Admit = EVERYTHING) -> SegmentResult:
+        """Answer a request, however long that takes.
+
+        Args:
+            request: what to segment.
+            timings: the request's stopwatch.
+            admit: what may refuse it on the way.
 
         Raises:
             RequestError: the request cannot be answered as it is.
-            CapacityError: too much to do, or not done in time.
+            CapacityError: too much to do.
             ModelError: the model is not there or failed.
         """
         async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(deadline(self._settings.deadline_s))
             known = await self._recall(request.image, request.model, request.owner, timings)
             model = known.image.model if known is not None else self.library.resolve(request.model)
             timings.model = model.name
-            if not request.may_pull:
-                self.library.pulls.check_may_use(model)
+            admit.model(model)
             # Before anything is pulled, loaded or encoded for it.
             _check_capabilities(request, model, capabilities_of(model.family))
             # Held from here on, so that it is not let go between encoding and decoding.
@@ -209,7 +209,7 @@ class Engine:
                 adapter = await stack.enter_async_context(self._using(model, keep_alive_s=request.keep_alive))
             # An export may take less than its family.
             _check_capabilities(request, model, adapter.capabilities)
-            lookup = known or await self._look_up(request.image, model, request.owner, timings)
+            lookup = known or await self._look_up(request.image, model, request.owner, timings, admit)
             embedding = lookup.image.embedding
             prompts = _placed_prompts(request, adapter, embedding)
             refined = [self._mask_input(prompt, lookup.image_id, request.owner) for prompt in prompts]
@@ -236,31 +236,31 @@ class Engine:
         return SegmentResult(
             image=self._handle(lookup),
             annotations=annotations,
-            embedding=embedding,
+            embedding=embedding if request.with_embedding else None,
             cache_hit=lookup.hit,
             device=adapter.device,
             license=model.license,
         )
 
     async def embed(
-        self, image: ImageSource, *, model: str | None, owner: str, timings: Timings, may_pull: bool = True
+        self, image: ImageSource, *, model: str | None, owner: str, timings: Timings, admit: Admit = EVERYTHING
     ) -> ImageHandle:
-        """Encode an image now, so that clicks on it by handle are quick later; arguments as in ``SegmentRequest``.
+        """Encode an image now, so that clicks on it by handle are quick later.
+
+        Arguments as in ``SegmentRequest`` and ``segment``.
 
         Raises:
             RequestError: the request cannot be answered as it is.
-            CapacityError: too much to do, or not done in time.
+            CapacityError: too much to do.
             ModelError: the model is not there or failed.
         """
-        async with deadline(self._settings.deadline_s):
-            known = await self._recall(image, model, owner, timings)
-            row = known.image.model if known is not None else self.library.resolve(model)
-            timings.model = row.name
-            if known is not None:
-                return self._handle(known)
-            if not may_pull:
-                self.library.pulls.check_may_use(row)
-            return self._handle(await self._look_up(image, row, owner, timings))
+        known = await self._recall(image, model, owner, timings)
+        row = known.image.model if known is not None else self.library.resolve(model)
+        timings.model = row.name
+        if known is not None:
+            return self._handle(known)
+        admit.model(row)
+        return self._handle(await self._look_up(image, row, owner, timings, admit))
 
     async def forget(self, image_id: str, *, owner: str) -> None:
         """Forget an image, in memory and on the disk.
@@ -271,34 +271,6 @@ class Engine:
         if not await self._images.forget(image_id, owner=owner):
             raise _expired()
         self._refinements.drop_if(lambda refinement: refinement.image_id == image_id)
-
-    async def aside(self, work: Callable[[], Result], timings: Timings, *, owner: str) -> Result:
-        """Run something short on a thread, in a bounded queue that owners share fairly.
-
-        Raises:
-            OverloadedError: the queue is full, or the wait was too long.
-            ShuttingDownError: the engine was closed.
-        """
-        return await self._workers.side.run(work, timings, owner=owner)
-
-    async def reply(self, write: Callable[[threading.Event], Result], timings: Timings, *, owner: str) -> Result:
-        """Write an answer on a thread, in a bounded queue of its own: whole canvases take long, and clicks do not wait.
-
-        Args:
-            write: given an event that is set when nobody waits for the answer any more.
-            timings: the request's stopwatch.
-            owner: whose answer it is (the key's name).
-
-        Raises:
-            OverloadedError: the queue is full, or the wait was too long.
-            ShuttingDownError: the engine was closed.
-        """
-        abandoned = threading.Event()
-        try:
-            return await self._workers.reply.run(functools.partial(write, abandoned), timings, owner=owner)
-        except asyncio.CancelledError:
-            abandoned.set()
-            raise
 
     async def remove(self, model: Model) -> int:
         """Delete a model's files and unload it; returns the bytes freed.
@@ -361,14 +333,8 @@ class Engine:
             raise InvalidRequestError(f"this image_id belongs to the model {image.model.name}", field="model")
         return _Lookup(image, source.image_id, hit=True)
 
-    async def _look_up(self, source: ImageSource, model: Model, owner: str, timings: Timings) -> _Lookup:
-        content = _content(source)
-
-        def hash_content() -> str:
-            with timings.stage("parse"):
-                return _image_id(content, model, owner)
-
-        image_id = await self._workers.side.run(hash_content, timings, owner=owner)
+    async def _look_up(self, source: ImageSource, model: Model, owner: str, timings: Timings, admit: Admit) -> _Lookup:
+        image_id = _image_id(source, model, owner)
         known = await self._images.find(image_id, owner=owner, timings=timings)
         if known is not None:
             return _Lookup(known, image_id, hit=True)
@@ -379,7 +345,7 @@ class Engine:
             own_timings.append(timings)
             if source.exchanged is not None:
                 return await self._restore(model, source.exchanged, image_id, owner)
-            self._encode_allowance.take(owner)
+            admit.encode()
             return await self._encode(model, source.data or b"", image_id, owner, timings)
 
         image = await self._encodes.do(image_id, encode)
@@ -450,7 +416,7 @@ class Engine:
         mask_id = None
         logits = found.candidate.logits
         if adapter.capabilities.mask_input and logits is not None:
-            mask_id = f"mask_{uuid.uuid4().hex}"
+            mask_id = _mask_id(image_id)
             self._refinements.put(mask_id, _Refinement(logits, image_id), nbytes=logits.values.nbytes, owner=owner)
         return Annotation(
             box=found.box,
@@ -502,24 +468,22 @@ def _expired() -> EmbeddingExpiredError:
     return EmbeddingExpiredError("this image_id is unknown or expired: send the image again", field="image_id")
 
 
-def _content(source: ImageSource) -> Sequence[bytes | memoryview]:
-    """What identifies the pixels: the bytes as sent."""
-    if source.exchanged is not None:
-        import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+def _image_id(source: ImageSource, model: Model, owner: str) -> str:
+    """The handle and cache key, equal only for the same content, model and owner.
 
-        size = f"{source.exchanged.width}x{source.exchanged.height}".encode()
-        return [size, *(np.ascontiguousarray(array).data.cast("B") for array in source.exchanged.arrays)]
-    if source.data is None:
-        raise RuntimeError("an ImageSource needs data, image_id or exchanged")
-    return [source.data]
+    Its first digits are those of the content's SHA-256, so that a router may send an image and clicks on it, which name
+    it by its handle, to the same server.
+    """
+    if not source.sha256:
+        raise RuntimeError("an ImageSource needs image_id, or content with its SHA-256")
+    bound = hashlib.sha256(f"{owner}\0{model.name}\0{model.digest}\0{source.sha256}".encode()).hexdigest()
+    return f"img_{source.sha256[:ROUTING_HEX_DIGITS]}{bound[: ID_HEX_DIGITS - ROUTING_HEX_DIGITS]}"
 
 
-def _image_id(content: Sequence[bytes | memoryview], model: Model, owner: str) -> str:
-    """The handle and cache key: made from content, model and owner, so equal only when all three are."""
-    digest = hashlib.sha256(b"\0".join([owner.encode(), model.name.encode(), model.digest.encode()]) + b"\0")
-    for piece in content:
-        digest.update(piece)
-    return f"img_{digest.hexdigest()[:ID_HEX_DIGITS]}"
+def _mask_id(image_id: str) -> str:
+    """A new name for a mask, which begins with its image's routing digits."""
+    routing = image_id.removeprefix("img_")[:ROUTING_HEX_DIGITS]
+    return f"mask_{routing}{uuid.uuid4().hex[: ID_HEX_DIGITS - ROUTING_HEX_DIGITS]}"
 
 
 def _return_memory(loop: asyncio.AbstractEventLoop) -> None:

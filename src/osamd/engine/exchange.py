@@ -1,4 +1,4 @@
-"""Embeddings that leave the server and come back. Pure functions."""
+"""Embeddings that come back from callers who kept them. Pure functions."""
 
 from collections.abc import Mapping
 
@@ -6,15 +6,6 @@ from osamd.errors import InvalidRequestError
 from osamd.types import Embedding, ExchangedEmbedding
 
 FIELD = "image_embedding"
-
-
-def exchanged(embedding: Embedding) -> ExchangedEmbedding:
-    """An embedding without the decoder's names, as float32 (C, H, W) arrays in osam's order."""
-    return ExchangedEmbedding(
-        height=embedding.height,
-        width=embedding.width,
-        arrays=tuple(feature[0].astype("float32") for feature in embedding.features.values()),
-    )
 
 
 def restore(given: ExchangedEmbedding, shapes: Mapping[str, tuple[int | str | None, ...]], *, model: str) -> Embedding:

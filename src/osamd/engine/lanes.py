@@ -17,8 +17,8 @@ from typing import Any, Final, TypeVar
 
 from osamd.engine.fair_queue import FairQueue
 from osamd.engine.jobs import Job
-from osamd.engine.status import LaneStatus
 from osamd.errors import HungError, OverloadedError, ShuttingDownError
+from osamd.status import LaneStatus
 from osamd.timings import Timings
 
 Result = TypeVar("Result")

@@ -6,12 +6,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-from osamd.engine.status import Resident
 from osamd.errors import ModelLoadError, OverloadedError
 from osamd.keep_alive import PINNED, KeepAlive
 from osamd.library.catalog import Model
 from osamd.models.base import Adapter
 from osamd.runtime.container import memory_bytes
+from osamd.status import Resident
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,14 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Final, TypeVar
 
 from osamd.engine.lanes import MOST_HUNG, Lane
-from osamd.engine.status import LaneStatus
 from osamd.errors import OutOfMemoryError
 from osamd.events import Event, MemoryRanOut, WorkerHung
 from osamd.runtime.out_of_memory import is_out_of_memory
 from osamd.settings import Settings
+from osamd.status import LaneStatus
 from osamd.timings import Timings
 
 DECODE_WORKERS: Final = 2
-SIDE_WORKERS: Final = 2
-REPLY_WORKERS: Final = 2
 LOAD_CAPACITY: Final = 64
 # An encoder works in up to some gigabytes, which are quicker to keep than to take again while there is work.
 REST_S: Final = 10.0
@@ -39,29 +37,26 @@ class Workers:
         self._unload_idle = unload_idle
         self._rest: asyncio.TimerHandle | None = None
         self._emit = emit
-        make = functools.partial(Lane, wait_s=settings.queue_wait_s)
         watched = functools.partial(
-            make, hang_s=settings.hang_s, on_hung=lambda lane, hung: emit(WorkerHung(lane, hung))
+            Lane,
+            wait_s=settings.queue_wait_s,
+            hang_s=settings.hang_s,
+            on_hung=lambda lane, hung: emit(WorkerHung(lane, hung)),
         )
         # A large model from a slow disk may take its time.
         self.load = Lane("load", workers=1, capacity=LOAD_CAPACITY)
         self.encode = watched("encode", workers=1, capacity=settings.encode_queue)
-        # Short work, and long work in short steps: with the spare thread nobody waits for another owner's.
-        short = functools.partial(watched, capacity=settings.decode_queue, has_spare=True)
-        self.decode = short("decode", workers=DECODE_WORKERS)
-        # Parsing and hashing, which the event loop must not do.
-        self.side = short("side", workers=SIDE_WORKERS)
-        # Writing answers, which takes seconds for many masks of a large image.
-        self.reply = short("reply", workers=REPLY_WORKERS)
+        # With the spare thread nobody waits for another owner's.
+        self.decode = watched("decode", workers=DECODE_WORKERS, capacity=settings.decode_queue, has_spare=True)
 
     @property
     def is_stuck(self) -> bool:
         """Whether so much work does not end that only a new process helps."""
-        return any(lane.hung >= MOST_HUNG for lane in (self.encode, self.decode, self.side, self.reply))
+        return any(lane.hung >= MOST_HUNG for lane in (self.encode, self.decode))
 
     def status(self) -> tuple[LaneStatus, ...]:
         """How the lanes stand at this moment."""
-        return tuple(lane.status() for lane in (self.load, self.encode, self.decode, self.side, self.reply))
+        return tuple(lane.status() for lane in (self.load, self.encode, self.decode))
 
     async def run(
         self, lane: Lane, work: Callable[[], Result], *, model: str, timings: Timings, owner: str = ""
@@ -135,7 +130,7 @@ class Workers:
             self._rest.cancel()
         until = None if patience_s is None else time.monotonic() + patience_s
         closed = []
-        for lane in (self.encode, self.decode, self.load, self.side, self.reply):
+        for lane in (self.encode, self.decode, self.load):
             left_s = None if until is None else max(0.0, until - time.monotonic())
             closed.append(await asyncio.to_thread(lane.close, patience_s=left_s))
         return all(closed)

@@ -1,6 +1,7 @@
 """``create_app``: the HTTP app as a value. No globals."""
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -14,13 +15,15 @@ from starlette.middleware import Middleware
 from osamd import __version__
 from osamd.engine import Engine
 from osamd.errors import OsamdError, SettingsError, UnknownModelError
-from osamd.events import Sink, log_event
+from osamd.events import Sink, log_event, tell
 from osamd.library.library import open_library
 from osamd.server.guard.auth import ApiKeyMiddleware, ASGIApp
 from osamd.server.guard.headers import OriginsMiddleware, SecurityHeadersMiddleware
 from osamd.server.guard.keys import KeyFile
 from osamd.server.guard.limits import AdmissionMiddleware, BodyMiddleware
+from osamd.server.guard.rate_limit import RateLimit
 from osamd.server.guard.remote_images import RemoteImages
+from osamd.server.pools import Pools
 from osamd.server.problems import add_error_handlers
 from osamd.server.routes import docs, embed, generate, health, models, playground
 from osamd.server.routes import metrics as metrics_route
@@ -73,6 +76,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
         settings=settings,
         engine=engine,
         library=engine.library,
+        pools=Pools(settings, emit=functools.partial(tell, sinks)),
+        encodes=RateLimit("images to encode", settings.encodes_per_minute),
         remote_images=RemoteImages(settings),
         metrics=metrics,
         traces=traces,
@@ -192,7 +197,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         yield {SETTINGS_STATE: services.settings, SINKS_STATE: services.sinks}
     finally:
         task.cancel()
-        has_ended = await engine.close(patience_s=LEFTOVERS_S)
+        have_ended = await asyncio.gather(
+            engine.close(patience_s=LEFTOVERS_S), services.pools.close(patience_s=LEFTOVERS_S)
+        )
         traces = services.traces
         are_sent = traces is None or await asyncio.to_thread(traces.close, patience_s=TRACES_S)
-        app.state.has_leftovers = not (has_ended and are_sent)
+        app.state.has_leftovers = not (all(have_ended) and are_sent)

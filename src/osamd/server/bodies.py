@@ -1,15 +1,14 @@
-"""Reads the bodies of requests: bytes are collected on the event loop and parsed on a thread."""
+"""Reads the bodies of requests: bytes are collected on the event loop, and parsed on a thread."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 
 from osamd.errors import BodyTooLargeError, ClientGoneError, InvalidRequestError
-from osamd.server.services import caller_of, services_of
 from osamd.settings import Settings
 from osamd.timings import Timings
-from osamd.types import ImageSource
 from osamd.wire.parsing import Body, Fields, ParsedBody, from_json, parse_body
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
@@ -17,38 +16,52 @@ LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
 SMALL_BODY_BYTES = 64 * 1024
 
 
-async def read_body(request: Request, schema: type[Body], settings: Settings, timings: Timings) -> ParsedBody[Body]:
-    """Read and parse a body of any of the accepted kinds.
+@dataclass(frozen=True, slots=True)
+class RawBody:
+    """A request's body as it came, and what it takes to parse it.
+
+    Attributes:
+        chunks: the bytes, in pieces.
+        content_type: the request's header; empty where there is none.
+        accept: the request's header; empty where there is none.
+        query: the query string.
+        image_root: folder that ``image_path`` may name files in; None refuses ``image_path``.
+    """
+
+    chunks: tuple[bytes, ...]
+    content_type: str
+    accept: str
+    query: str
+    image_root: Path | None
+
+
+async def receive_body(request: Request, settings: Settings, timings: Timings) -> RawBody:
+    """Collect a body; adds the stage ``receive``.
 
     Raises:
-        InvalidRequestError: it has the wrong form; the message names the field.
         BodyTooLargeError: it is too large.
+        ClientGoneError: the client went away before all of it had come.
     """
     chunks = await _receive(request)
     timings.add("receive", timings.total())
-    local_files = _image_root(request, settings)
-    content_type = request.headers.get("content-type", "")
-    query = request.url.query
-
-    def parse() -> ParsedBody[Body]:
-        with timings.stage("parse"):
-            return parse_body(b"".join(chunks), content_type, query, schema, local_files, settings.max_body_bytes)
-
-    return await services_of(request).engine.aside(parse, timings, owner=caller_of(request).name)
+    return RawBody(
+        chunks=tuple(chunks),
+        content_type=request.headers.get("content-type", ""),
+        accept=request.headers.get("accept", ""),
+        query=request.url.query,
+        image_root=_image_root(request, settings),
+    )
 
 
-async def image_of(request: Request, parsed: ParsedBody[Body], timings: Timings) -> ImageSource:
-    """Where a request's pixels are; what is behind a URL is fetched, for a model that there is.
+def parse_fields(body: RawBody, schema: type[Body], settings: Settings) -> ParsedBody[Body]:
+    """Parse a body of any of the kinds that osamd's own routes take: JSON, multipart, or an image as it is.
 
     Raises:
-        RequestError: it may not, or cannot, be fetched, or there is no such model for this caller.
-        OverloadedError: too many are being fetched.
+        InvalidRequestError: it has the wrong form; the message names the field.
+        BodyTooLargeError: it names a file that is too large.
     """
-    if parsed.image is not None:
-        return parsed.image
-    services_of(request).library.check_usable(parsed.fields.model, may_pull=caller_of(request).is_admin)
-    with timings.stage("receive"):
-        return ImageSource(data=await services_of(request).remote_images.fetch(parsed.fields.image_url or ""))
+    raw = b"".join(body.chunks)
+    return parse_body(raw, body.content_type, body.query, schema, body.image_root, settings.max_body_bytes)
 
 
 async def read_json(request: Request, schema: type[Fields]) -> Fields:

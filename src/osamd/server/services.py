@@ -1,7 +1,7 @@
 """What routes need: the app's services as one value, and who makes a request."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.requests import Request
 
@@ -9,10 +9,13 @@ from osamd.engine import Engine
 from osamd.events import Sink
 from osamd.library.library import Library
 from osamd.server.guard.auth import ADMIN
+from osamd.server.guard.rate_limit import RateLimit
 from osamd.server.guard.remote_images import RemoteImages
+from osamd.server.pools import Pools
 from osamd.server.telemetry.metrics import Metrics
 from osamd.server.telemetry.traces import Traces
 from osamd.settings import Settings
+from osamd.status import EngineStatus, State
 from osamd.timings import Timings
 
 # Where the app's lifespan leaves the settings, and whom to tell of events, for the connections.
@@ -28,6 +31,8 @@ class Services:
         settings: limits and policies.
         engine: answers.
         library: the models there are, and their files.
+        pools: threads that parse bodies and write replies.
+        encodes: how many images each key may have encoded.
         remote_images: fetches images by URL.
         metrics: what this app has counted.
         traces: spans on their way to a collector; None where none is configured.
@@ -37,10 +42,23 @@ class Services:
     settings: Settings
     engine: Engine
     library: Library
+    pools: Pools
+    encodes: RateLimit
     remote_images: RemoteImages
     metrics: Metrics
     traces: Traces | None
     sinks: Sequence[Sink]
+
+    @property
+    def state(self) -> State:
+        """The engine's, or ``stuck`` when the server's own threads are."""
+        state = self.engine.state
+        return "stuck" if self.pools.is_stuck and state != "stopping" else state
+
+    def status(self) -> EngineStatus:
+        """How things stand at this moment, with the server's own queues behind the engine's."""
+        status = self.engine.status()
+        return replace(status, state=self.state, lanes=(*status.lanes, *self.pools.status()))
 
 
 @dataclass(frozen=True, slots=True)

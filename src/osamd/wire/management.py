@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictStr, model_validator
 
-from osamd.engine.status import Resident
 from osamd.events import PullProgress
 from osamd.keep_alive import PINNED
 from osamd.library.catalog import Model
 from osamd.library.families import capabilities_of
 from osamd.library.rows import FILE_SCHEME, shown_url
 from osamd.library.store import Store
+from osamd.status import Resident
 from osamd.types import Capabilities
 from osamd.wire.schemas import WireModel, fold
 

@@ -259,7 +259,7 @@ def _image_source(fields: ImageFields, data: bytes | None, image_root: Path | No
     kept = fields.image_embedding if isinstance(fields, GenerateBody) else None
     if kept is not None and fields.image_id is None and fields.image_path is None:
         # osam's clients send the image along; the embedding saves encoding it again.
-        return ImageSource(exchanged=kept.to_exchanged())
+        return ImageSource.of_embedding(kept.to_exchanged())
     given = [
         name
         for name, value in (
@@ -283,8 +283,8 @@ def _image_source(fields: ImageFields, data: bytes | None, image_root: Path | No
     if fields.image_id is not None:
         return ImageSource(image_id=fields.image_id)
     if fields.image_path is not None:
-        return ImageSource(data=_read_file(fields.image_path, image_root, most))
-    return ImageSource(data=data if data is not None else decode_base64(fields.image or ""))
+        return ImageSource.of_bytes(_read_file(fields.image_path, image_root, most))
+    return ImageSource.of_bytes(data if data is not None else decode_base64(fields.image or ""))
 
 
 def _read_at_most(path: Path, most: int) -> bytes:

@@ -7,10 +7,9 @@ from typing import Final
 
 from pydantic import BaseModel, Field
 
-from osamd.engine.exchange import exchanged
 from osamd.errors import DeadlineExceededError, InvalidPromptError
 from osamd.settings import Include, MaskLayout, Settings
-from osamd.types import Annotation, Embedding, FloatArray, ImageHandle, Mask, SegmentResult
+from osamd.types import Annotation, Embedding, ExchangedEmbedding, FloatArray, ImageHandle, Mask, SegmentResult
 from osamd.wire.schemas import ArraySchema, ArrayType, EmbeddingSchema, GenerateBody, MaskFormat
 
 # Of masks written at the image's size, against those the engine may hold: they cost time, and memory one at a time.
@@ -103,7 +102,6 @@ def generate_reply(
     """
     layout = body.mask_layout or settings.mask_layout
     mask_format = body.mask_format or "png"
-    include = settings.include if body.include is None else body.include
     if layout == "full" and mask_format in WHOLE_FORMATS:
         _check_canvases(result, most=CANVAS_FACTOR * settings.max_mask_pixels)
     annotations = []
@@ -113,7 +111,7 @@ def generate_reply(
         annotations.append(_annotation_schema(item, layout, mask_format))
     return GenerateReply(
         **handle_schema(result.image).model_dump(),
-        image_embedding=_included_embedding(result.embedding, include),
+        image_embedding=_included_embedding(result.embedding, included(body, settings)),
         annotations=annotations,
     )
 
@@ -130,7 +128,14 @@ def _check_canvases(result: SegmentResult, *, most: int) -> None:
         )
 
 
-def _included_embedding(embedding: Embedding, include: Sequence[Include]) -> EmbeddingSchema | None:
+def included(body: GenerateBody, settings: Settings) -> Sequence[Include]:
+    """What the reply has besides its annotations: as asked, or as the server is set."""
+    return settings.include if body.include is None else body.include
+
+
+def _included_embedding(embedding: Embedding | None, include: Sequence[Include]) -> EmbeddingSchema | None:
+    if embedding is None:
+        return None
     if "image_embedding_compact" in include:
         return _embedding_schema(embedding, is_compact=True)
     return _embedding_schema(embedding, is_compact=False) if "image_embedding" in include else None
@@ -179,6 +184,15 @@ def union_png(result: SegmentResult) -> bytes:
         if annotation.mask is not None:
             masks.paint(canvas, annotation.mask)
     return masks.encode_png(canvas)
+
+
+def exchanged(embedding: Embedding) -> ExchangedEmbedding:
+    """An embedding as it travels: without the decoder's names, as float32 (C, H, W) arrays in osam's order."""
+    return ExchangedEmbedding(
+        height=embedding.height,
+        width=embedding.width,
+        arrays=tuple(feature[0].astype("float32") for feature in embedding.features.values()),
+    )
 
 
 def _embedding_schema(embedding: Embedding, *, is_compact: bool) -> EmbeddingSchema:

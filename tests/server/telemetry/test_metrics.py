@@ -13,7 +13,6 @@ from asking import GENERATE
 from prometheus_client.parser import text_string_to_metric_families
 from serving import KEY, RunningServer, run_server
 
-from osamd.engine.status import CacheStatus, EngineStatus, LaneStatus
 from osamd.events import (
     ModelLoaded,
     ModelPulled,
@@ -25,6 +24,7 @@ from osamd.events import (
 )
 from osamd.runtime.device_memory import DeviceMemory
 from osamd.server.telemetry.metrics import Metrics, _Counters
+from osamd.status import CacheStatus, EngineStatus, LaneStatus
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 USER = "user-key-9kQz"

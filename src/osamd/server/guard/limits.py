@@ -8,8 +8,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from osamd.engine.rate_limit import RateLimit
 from osamd.errors import BodyTimeoutError, BodyTooLargeError, CapacityError, OverloadedError, RateLimitedError
+from osamd.server.guard.rate_limit import RateLimit
 from osamd.server.problems import answer_error
 from osamd.settings import Settings
 

@@ -2,13 +2,14 @@
 
 from fastapi import APIRouter, Request, Response
 
-from osamd.engine.deadline import deadline
 from osamd.errors import EmbeddingExpiredError, ShuttingDownError
-from osamd.server.bodies import image_of, read_body
-from osamd.server.client_watch import client_watched
+from osamd.server import answering
+from osamd.server.answering import Ask
+from osamd.server.bodies import RawBody, parse_fields
 from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
-from osamd.server.services import caller_of, services_of, timings_of
+from osamd.server.services import caller_of, services_of
+from osamd.settings import Settings
 from osamd.wire.replies import HandleSchema, handle_schema
 from osamd.wire.schemas import EmbedBody
 
@@ -23,19 +24,12 @@ router = APIRouter(tags=["handles"])
 )
 async def embed(request: Request) -> HandleSchema:
     """Encode an image ahead of the first click. The handle belongs to this key and this model."""
-    services, timings = services_of(request), timings_of(request)
-    settings, caller = services.settings, caller_of(request)
-    async with deadline(settings.deadline_s):
-        parsed = await read_body(request, EmbedBody, settings, timings)
-        async with client_watched(request):
-            handle = await services.engine.embed(
-                await image_of(request, parsed, timings),
-                model=parsed.fields.model,
-                owner=caller.name,
-                timings=timings,
-                may_pull=caller.is_admin,
-            )
-    return handle_schema(handle)
+    return handle_schema(await answering.embed(request, _ask))
+
+
+def _ask(body: RawBody, settings: Settings) -> Ask[None]:
+    parsed = parse_fields(body, EmbedBody, settings)
+    return Ask(image=parsed.image, how=None, image_url=parsed.fields.image_url, model=parsed.fields.model)
 
 
 @router.delete(

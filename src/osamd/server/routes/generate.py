@@ -1,22 +1,18 @@
 """``POST /api/generate``: an image and prompts in, masks out."""
 
 import threading
+from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
 
-from osamd.engine.deadline import deadline
-from osamd.errors import AdminOnlyError, InvalidPromptError
-from osamd.keep_alive import PINNED, at_most
-from osamd.server.bodies import image_of, read_body
-from osamd.server.client_watch import client_watched
+from osamd.errors import InvalidPromptError
+from osamd.server.answering import Ask, Content, answer
+from osamd.server.bodies import RawBody, parse_fields
 from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
-from osamd.server.services import caller_of, services_of, timings_of
 from osamd.settings import Settings
-from osamd.timings import Timings
-from osamd.types import SegmentRequest
-from osamd.wire.parsing import ParsedBody
-from osamd.wire.replies import GenerateReply, generate_reply, license_header, union_png
+from osamd.types import SegmentResult
+from osamd.wire.replies import GenerateReply, generate_reply, included, union_png
 from osamd.wire.schemas import GenerateBody
 
 router = APIRouter(tags=["segmentation"])
@@ -39,51 +35,36 @@ async def generate(request: Request) -> Response:
     The body is JSON, `multipart/form-data` (a file `image`, and a JSON part `request` or plain fields), or an encoded
     image as it is with `?model=&point=x,y&background=x,y&box=x1,y1,x2,y2&text=` in the query.
     """
-    settings, timings = services_of(request).settings, timings_of(request)
-    async with deadline(settings.deadline_s):
-        parsed = await read_body(request, GenerateBody, settings, timings)
-        async with client_watched(request):
-            return await _answer(request, parsed, settings, timings)
+    return await answer(request, _ask, _write)
 
 
-async def _answer(request: Request, parsed: ParsedBody[GenerateBody], settings: Settings, timings: Timings) -> Response:
-    caller = caller_of(request)
-    keep_alive = parsed.fields.keep_alive
-    if not caller.is_admin:
-        if keep_alive == PINNED:
-            raise AdminOnlyError("only an admin's key may keep a model loaded for good", field="keep_alive")
-        keep_alive = at_most(keep_alive, settings.keep_alive)
-    # Before an image is fetched for them.
-    prompts = parsed.fields.to_prompts(settings)
-    engine = services_of(request).engine
-    result = await engine.segment(
-        SegmentRequest(
-            image=await image_of(request, parsed, timings),
-            model=parsed.fields.model,
-            prompts=prompts,
-            multimask=bool(parsed.fields.multimask),
-            keep_alive=keep_alive,
-            owner=caller.name,
-            may_pull=caller.is_admin,
-        ),
-        timings,
+@dataclass(frozen=True, slots=True, eq=False)
+class _How:
+    fields: GenerateBody
+    is_png: bool
+
+
+def _ask(body: RawBody, settings: Settings) -> Ask[_How]:
+    parsed = parse_fields(body, GenerateBody, settings)
+    fields = parsed.fields
+    return Ask(
+        image=parsed.image,
+        how=_How(fields, is_png=_prefers_png(body.accept)),
+        image_url=fields.image_url,
+        model=fields.model,
+        prompts=fields.to_prompts(settings),
+        multimask=bool(fields.multimask),
+        keep_alive=fields.keep_alive,
+        with_embedding=bool(included(fields, settings)),
     )
-    wants_png = _prefers_png(request.headers.get("accept", ""))
 
-    def render(abandoned: threading.Event) -> bytes:
-        with timings.stage("reply"):
-            if wants_png:
-                return union_png(result)
-            return generate_reply(result, parsed.fields, settings, abandoned).model_dump_json().encode()
 
-    headers = {
-        "X-Osamd-Cache": "hit" if result.cache_hit else "miss",
-        "X-Osamd-Device": result.device,
-        **license_header(result.license),
-        "Vary": "Accept",
-    }
-    content = await engine.reply(render, timings, owner=caller.name)
-    return Response(content, media_type=PNG if wants_png else JSON, headers=headers)
+def _write(result: SegmentResult, ask: Ask[_How], settings: Settings, abandoned: threading.Event) -> Content:
+    headers = {"Vary": "Accept"}
+    if ask.how.is_png:
+        return Content(union_png(result), media_type=PNG, headers=headers)
+    reply = generate_reply(result, ask.how.fields, settings, abandoned)
+    return Content(reply.model_dump_json().encode(), media_type=JSON, headers=headers)
 
 
 def _prefers_png(accept: str) -> bool:

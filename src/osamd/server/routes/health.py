@@ -25,7 +25,7 @@ async def index() -> str:
 )
 async def health(request: Request) -> JSONResponse:
     """Answers at once, before any model is loaded."""
-    is_stuck = services_of(request).engine.state == "stuck"
+    is_stuck = services_of(request).state == "stuck"
     return JSONResponse({"status": "stuck" if is_stuck else "ok"}, status_code=503 if is_stuck else 200)
 
 
@@ -38,7 +38,7 @@ async def health(request: Request) -> JSONResponse:
 )
 async def ready(request: Request) -> JSONResponse:
     """Whether the configured models are loaded, and where they run; `hung` counts computations that do not end."""
-    status = services_of(request).engine.status()
+    status = services_of(request).status()
     hung = {lane.name: lane.hung for lane in status.lanes if lane.hung}
     return JSONResponse(
         {

@@ -25,6 +25,6 @@ router = APIRouter(tags=["health"])
 async def metrics(request: Request) -> Response:
     """What this process has counted and how it is now, in Prometheus' text form. The key must be an admin's."""
     services = services_of(request)
-    status = services.engine.status()
+    status = services.status()
     content = await asyncio.to_thread(lambda: services.metrics.render(status, device_memory()))
     return Response(content, media_type=CONTENT_TYPE)

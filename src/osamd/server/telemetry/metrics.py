@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from osamd import __version__
-from osamd.engine.status import EngineStatus
 from osamd.events import (
     ConnectionCut,
     Event,
@@ -23,6 +22,7 @@ from osamd.events import (
     WorkerHung,
 )
 from osamd.runtime.device_memory import DeviceMemory
+from osamd.status import EngineStatus
 
 if TYPE_CHECKING:
     # Only its types: /health must not wait for a library that the first request can do without.

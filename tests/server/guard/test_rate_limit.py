@@ -1,7 +1,7 @@
 import pytest
 
-from osamd.engine.rate_limit import RateLimit
 from osamd.errors import RateLimitedError
+from osamd.server.guard.rate_limit import RateLimit
 
 
 class Clock:

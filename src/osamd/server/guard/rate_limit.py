@@ -1,4 +1,4 @@
-"""How often each key may do something: so many a minute, and no memory of more than what is left."""
+"""Rate limit of each key (token bucket)."""
 
 import time
 from collections.abc import Callable
@@ -10,11 +10,11 @@ MINUTE_S: Final = 60.0
 
 
 class RateLimit:
-    """So many a minute for each name, which may be used at once and grows back evenly. Belongs to one event loop.
+    """A token bucket for each name: it holds a minute's worth and refills evenly. Belongs to one event loop.
 
     Args:
         what: what is counted, for the message.
-        per_minute: how many.
+        per_minute: the bucket's size, and how many tokens it gains in a minute.
         clock: seconds that never run backwards.
     """
 
@@ -22,14 +22,14 @@ class RateLimit:
         self._what = what
         self._per_minute = per_minute
         self._clock = clock
-        # By name: what was left, and when. Names are those of keys, so there are few.
+        # By name: tokens left, and when. Names are those of keys, so there are few.
         self._left: dict[str, tuple[float, float]] = {}
 
     def take(self, name: str) -> None:
-        """Use one.
+        """Use one token.
 
         Raises:
-            RateLimitedError: none is left; it says when the next one is.
+            RateLimitedError: none is left; says when the next one is.
         """
         now = self._clock()
         left, since = self._left.get(name, (float(self._per_minute), now))

@@ -1,0 +1,26 @@
+"""What the engine's caller may refuse while a request is answered. The engine itself has no policy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from osamd.library.catalog import Model
+
+
+def _anything(*_: object) -> None:
+    """Refuses nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Callbacks on the event loop; each refuses by raising an error of the tree, which the request then fails with.
+
+    Attributes:
+        model: called with the model before it is pulled, loaded or used.
+        encode: called before an image is encoded; known images are not.
+    """
+
+    model: Callable[[Model], None] = _anything
+    encode: Callable[[], None] = _anything
+
+
+EVERYTHING = Admit()

@@ -1,0 +1,170 @@
+"""How an image and prompts are answered, once for every protocol: osamd's own routes and the doors for other tools.
+
+A protocol brings two pure functions, both run on threads: ``parse`` makes an ``Ask`` of a body, ``write`` makes the
+reply's content of a result. The deadline, the watch over the client, whose request it is, what they may have pulled,
+images behind URLs and the headers are dealt with here.
+"""
+
+import functools
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from osamd.engine.admit import Admit
+from osamd.errors import AdminOnlyError
+from osamd.keep_alive import PINNED, KeepAlive, at_most
+from osamd.server.bodies import RawBody, receive_body
+from osamd.server.client_watch import client_watched
+from osamd.server.deadline import deadline
+from osamd.server.services import Caller, Services, caller_of, services_of, timings_of
+from osamd.settings import Settings
+from osamd.timings import Timings
+from osamd.types import ImageHandle, ImageSource, Prompt, SegmentRequest, SegmentResult
+from osamd.wire.replies import license_header
+
+How = TypeVar("How")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ask(Generic[How]):
+    """What a body asks for; who asks is not in it.
+
+    Attributes:
+        image: where the pixels are; None where they are behind ``image_url``.
+        how: what the protocol's own ``write`` needs to know.
+        image_url: where to fetch the image.
+        model: a name or alias; None for the handle's model, or the built-in one.
+        prompts: what to segment; None for the model's default.
+        multimask: whether to return up to three candidates for each prompt.
+        keep_alive: how long the model stays loaded afterwards; a user's wish is capped.
+        with_embedding: whether the result carries its embedding.
+    """
+
+    image: ImageSource | None
+    how: How
+    image_url: str | None = None
+    model: str | None = None
+    prompts: tuple[Prompt, ...] | None = None
+    multimask: bool = False
+    keep_alive: KeepAlive = None
+    with_embedding: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """The body of a reply, and the headers that are the protocol's own."""
+
+    data: bytes
+    media_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Parse = Callable[[RawBody, Settings], Ask[How]]
+# Given the result, what was asked, the settings, and an event that is set when nobody waits any more.
+Write = Callable[[SegmentResult, Ask[How], Settings, threading.Event], Content]
+
+
+async def answer(request: Request, parse: Parse[How], write: Write[How]) -> Response:
+    """Segment what a request asks for.
+
+    Args:
+        request: with its body unread.
+        parse: body to ask; raises ``RequestError``.
+        write: result to content; adds nothing to the headers that all protocols share.
+
+    Raises:
+        OsamdError: as ``Engine.segment``; it was not done in time, or the client went away.
+    """
+    services, timings, caller = services_of(request), timings_of(request), caller_of(request)
+    async with _asked(request, parse) as (ask, image, admit):
+        result = await services.engine.segment(
+            SegmentRequest(
+                image=image,
+                model=ask.model,
+                prompts=ask.prompts,
+                multimask=ask.multimask,
+                keep_alive=_allowed_keep_alive(ask.keep_alive, caller, services.settings),
+                owner=caller.name,
+                with_embedding=ask.with_embedding,
+            ),
+            timings,
+            admit=admit,
+        )
+
+        def write_reply(abandoned: threading.Event) -> Content:
+            with timings.stage("reply"):
+                return write(result, ask, services.settings, abandoned)
+
+        content = await services.pools.write(write_reply, timings, owner=caller.name)
+    headers = {
+        "X-Osamd-Cache": "hit" if result.cache_hit else "miss",
+        "X-Osamd-Device": result.device,
+        **license_header(result.license),
+        **content.headers,
+    }
+    return Response(content.data, media_type=content.media_type, headers=headers)
+
+
+async def embed(request: Request, parse: Parse[How]) -> ImageHandle:
+    """Encode the image a request brings, ahead of the first click.
+
+    Args:
+        request: with its body unread.
+        parse: body to ask; only its image and model count.
+
+    Raises:
+        OsamdError: as ``Engine.embed``; it was not done in time, or the client went away.
+    """
+    async with _asked(request, parse) as (ask, image, admit):
+        return await services_of(request).engine.embed(
+            image, model=ask.model, owner=caller_of(request).name, timings=timings_of(request), admit=admit
+        )
+
+
+@asynccontextmanager
+async def _asked(request: Request, parse: Parse[How]) -> AsyncIterator[tuple[Ask[How], ImageSource, Admit]]:
+    """What a request asks for, its image, and what may refuse it; the block ends with the deadline or the client."""
+    services, timings, caller = services_of(request), timings_of(request), caller_of(request)
+    admit = Admit(
+        model=lambda model: None if caller.is_admin else services.library.pulls.check_may_use(model),
+        encode=functools.partial(services.encodes.take, caller.name),
+    )
+    async with deadline(services.settings.deadline_s):
+        ask = await _read(request, parse, services, timings)
+        async with client_watched(request):
+            image = ask.image or await _fetch(ask.image_url or "", ask.model, services, caller, timings, admit)
+            yield ask, image, admit
+
+
+async def _read(request: Request, parse: Parse[How], services: Services, timings: Timings) -> Ask[How]:
+    # In a function of its own, so that the body is not held while its request is answered.
+    body = await receive_body(request, services.settings, timings)
+
+    def parse_timed() -> Ask[How]:
+        with timings.stage("parse"):
+            return parse(body, services.settings)
+
+    return await services.pools.parse(parse_timed, timings, owner=caller_of(request).name)
+
+
+async def _fetch(
+    url: str, model: str | None, services: Services, caller: Caller, timings: Timings, admit: Admit
+) -> ImageSource:
+    """The image behind a URL; it is not fetched for a model that this caller cannot use."""
+    admit.model(services.library.resolve(model))
+    with timings.stage("receive"):
+        data = await services.remote_images.fetch(url)
+    return await services.pools.parse(lambda: ImageSource.of_bytes(data), timings, owner=caller.name)
+
+
+def _allowed_keep_alive(keep_alive: KeepAlive, caller: Caller, settings: Settings) -> KeepAlive:
+    if caller.is_admin:
+        return keep_alive
+    if keep_alive == PINNED:
+        raise AdminOnlyError("only an admin's key may keep a model loaded for good", field="keep_alive")
+    return at_most(keep_alive, settings.keep_alive)
