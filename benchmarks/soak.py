@@ -30,7 +30,7 @@ import httpx2
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-KEY = "soak"
+KEY = "soak-of-benchmarks"
 GENERATE = "/api/generate"
 START_S = 60.0
 # What a healthy server may gain while it is used: its caches are full long before.

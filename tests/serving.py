@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx2
 
-KEY = "test-key-5fPz"
+KEY = "test-key-5fPz-Jd72"
 START_S = 60.0
 STOP_S = 40.0
 # A test's environment must not leak into the server, nor a developer's key into a test.

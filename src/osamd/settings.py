@@ -44,8 +44,8 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("api_key", "API_KEY"),
-        description="The secret of the key named API_KEY, an admin. With neither this nor API_KEY_FILE a server in"
-        " production answers 500.",
+        description="The secret of the key named API_KEY, an admin; at least 16 characters outside development. With"
+        " neither this nor API_KEY_FILE a server in production answers 500.",
     )
     api_key_file: Path | None = Field(
         default=None,
@@ -56,7 +56,8 @@ class Settings(BaseSettings):
     wrong_keys_per_minute: int = Field(
         default=20,
         ge=1,
-        description="Wrong keys an address may try in a minute before it gets 429. A right key passes.",
+        description="Wrong keys an address may try in a minute before it gets 429, and keys that were not right there"
+        " before are compared 2 s late. A right key passes.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),

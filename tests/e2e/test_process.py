@@ -19,7 +19,7 @@ from serving import KEY, START_S, STOP_S, RunningServer, clean_environment, gate
 
 ROOT = Path(__file__).resolve().parents[2]
 OSAMD = str(Path(sys.executable).with_name("osamd"))
-FILE_KEY, REAL_KEY = "key-of-the-file", "key-of-the-environment"
+FILE_KEY, REAL_KEY = "key-of-the-file-K3v", "key-of-the-environment"
 
 
 @pytest.fixture

@@ -131,10 +131,10 @@ def test_catalog(client: httpx2.Client, fresh: WebModel) -> None:
 
 def test_catalog_tells_whether_this_caller_may_pull(tmp_path: Path) -> None:
     """A key with the role ``user`` reads the catalogue, and in it that pulling is not for it."""
-    (tmp_path / "keys").write_text("someone user user-key-2mQv\n")
+    (tmp_path / "keys").write_text("someone user user-key-2mQv-Rt58\n")
     env = {"API_KEY": KEY, "API_KEY_FILE": str(tmp_path / "keys"), "OSAMD_PULL": "auto", "OSAMD_PRELOAD": "none"}
     with run_server(cache=tmp_path, env=env, wait_for="/health") as running:
-        for key, may_pull in ((KEY, True), ("user-key-2mQv", False)):
+        for key, may_pull in ((KEY, True), ("user-key-2mQv-Rt58", False)):
             with running.client(headers={"X-API-Key": key}) as client:
                 assert {may_pull} == {model["may_pull"] for model in models(client, "/api/catalog").values()}
 

@@ -291,7 +291,11 @@ def _keys(arguments: argparse.Namespace) -> int:
     if path is None:
         raise SettingsError("API_KEY_FILE is not set")
     if arguments.action == "list":
-        print("\n".join(sorted({f"{caller.name} {caller.role}" for caller in read_keys(path).values()})))
+        print(
+            "\n".join(
+                sorted({f"{caller.name} {caller.role}" for caller in read_keys(path, may_be_guessable=True).values()})
+            )
+        )
         return 0
     count = revoke(path, arguments.name)
     print(f"osamd: {count or 'no'} {'key' if count == 1 else 'keys'} of that name removed", file=sys.stderr)

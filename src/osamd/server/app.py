@@ -17,7 +17,14 @@ from osamd.engine import Engine
 from osamd.errors import OsamdError, SettingsError, UnknownModelError
 from osamd.events import Sink, log_event, tell
 from osamd.library.library import open_library
-from osamd.server.guard.auth import ApiKeyMiddleware, ASGIApp
+from osamd.server.guard.auth import (
+    DEVELOPMENT,
+    KEY_VARIABLE,
+    TOO_SHORT,
+    ApiKeyMiddleware,
+    ASGIApp,
+    is_guessable,
+)
 from osamd.server.guard.headers import OriginsMiddleware, SecurityHeadersMiddleware
 from osamd.server.guard.keys import KeyFile
 from osamd.server.guard.limits import AdmissionMiddleware, BodyMiddleware
@@ -144,14 +151,20 @@ def _bring_in(metrics: Metrics, traces: Traces | None) -> None:
 
 def _guard(settings: Settings) -> Callable[[ASGIApp], ApiKeyMiddleware]:
     """The key's middleware, made in a closure: a ``Middleware`` would show the key in its repr."""
-    # Read here, so that a broken file ends the start and not the first request.
-    keys = KeyFile(settings.api_key_file) if settings.api_key_file is not None else None
+    # Checked and read here, so that a bad key or file ends the start and not the first request.
+    is_development = settings.app_env == DEVELOPMENT
+    secret = settings.api_key.get_secret_value().strip() if settings.api_key is not None else ""
+    if secret and is_guessable(secret) and not is_development:
+        raise SettingsError(f"{KEY_VARIABLE}: {TOO_SHORT}")
+    keys = None
+    if settings.api_key_file is not None:
+        keys = KeyFile(settings.api_key_file, may_be_guessable=is_development)
 
     def make(app: ASGIApp) -> ApiKeyMiddleware:
         has_pages = settings.docs == "on"
         return ApiKeyMiddleware(
             app,
-            api_key=settings.api_key.get_secret_value() if settings.api_key else "",
+            api_key=secret,
             app_env=settings.app_env,
             public_paths=PUBLIC_PATHS | PAGE_PATHS if has_pages else PUBLIC_PATHS,
             public_prefixes=PAGE_PREFIXES if has_pages else (),

@@ -14,7 +14,7 @@ from connections import answer_on, everything_on, open_request
 from engines import picture
 from serving import KEY, START_S, RunningServer, gated_command, run_server
 
-ALICE, BOB = "alice-secret-Zk41", "bob-secret-9Lpd"
+ALICE, BOB = "alice-secret-Zk41", "bob-secret-9Lpd-c2"
 LARGE = 100_000
 
 

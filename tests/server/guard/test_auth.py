@@ -1,6 +1,7 @@
 """Who is let in: over real sockets, and the middleware alone around osam's own app."""
 
 import asyncio
+import hashlib
 import hmac
 import http.client
 import json
@@ -20,6 +21,7 @@ from pydantic import SecretStr
 from serving import KEY, RunningServer, run_server
 
 from osamd.server.app import ADMIN_PATHS, create_app
+from osamd.server.guard import guessing
 from osamd.server.guard.auth import ApiKeyMiddleware
 from osamd.server.routes.docs import openapi_document
 from osamd.settings import Settings
@@ -41,7 +43,7 @@ FOR_USERS = {
 }
 FOR_ADMINS = {"/api/pull", "/api/delete", "/metrics"}
 ADDRESSES = {"{name}": "start.js", "{name:path}": "app.js", "{image_id}": "img_0"}
-USER_KEY = "user-key-2mQv"
+USER_KEY = "user-key-2mQv-Rt58"
 WRONG_KEYS = ["wrong", KEY[:-1], f"{KEY}x", KEY.upper(), "", "null"]
 
 
@@ -306,7 +308,7 @@ def test_development_with_key_checks_it(tmp_path: Path, photo: bytes) -> None:
 
 def test_key_beyond_ascii_works(tmp_path: Path) -> None:
     """A key of any letters, with a line's end behind it as files have, is matched by its UTF-8 bytes."""
-    secret = "schl\u00fcssel-\u9375"
+    secret = "schl\u00fcssel-schl\u00fcssel-\u9375"
     with (
         run_server(cache=tmp_path, env={"API_KEY": f"{secret}\n"}, wait_for="/health") as running,
         running.client(headers={}) as client,
@@ -455,7 +457,12 @@ def test_comparison_takes_constant_time(monkeypatch: pytest.MonkeyPatch) -> None
     for headers in ([(b"x-api-key", b"anything")], [(b"authorization", b"Bearer other")]):
         assert guarded_answers(guarded, headers)[0]["status"] == 200
 
-    assert compared == [(b"anything", KEY.encode()), (b"other", KEY.encode())]
+    assert compared == [(digest(b"anything"), digest(KEY.encode())), (digest(b"other"), digest(KEY.encode()))]
+
+
+def digest(secret: bytes) -> bytes:
+    """What is compared in a secret's place: all are of one length."""
+    return hashlib.sha256(secret).digest()
 
 
 def test_a_request_is_one_guess(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,6 +475,7 @@ def test_a_request_is_one_guess(monkeypatch: pytest.MonkeyPatch) -> None:
         return compare(given, key)
 
     monkeypatch.setattr(hmac, "compare_digest", recording)
+    monkeypatch.setattr(guessing, "DELAY_S", 0.0)
     guarded = ApiKeyMiddleware(echo, api_key=KEY, app_env="", wrong_keys_per_minute=3)
     right = KEY.encode()
     guesses = [
@@ -479,7 +487,7 @@ def test_a_request_is_one_guess(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
     assert [403, 403, 403, 429, 200] == [guarded_answers(guarded, headers)[0]["status"] for headers in guesses]
-    assert [b"wrong", right] == compared
+    assert [digest(b"wrong"), digest(right)] == compared
 
 
 def test_key_is_in_no_repr() -> None:

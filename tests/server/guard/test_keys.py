@@ -22,7 +22,7 @@ from osamd.server.guard import keys
 from osamd.server.guard.auth import ADMIN, USER, Caller
 from osamd.server.guard.keys import KeyFile, new_key, read_keys, revoke
 
-ALICE, BOB, OPS = "alice-secret-Zk41", "bob-secret-9Lpd", "ops-secret-77Qx"
+ALICE, BOB, OPS = "alice-secret-Zk41", "bob-secret-9Lpd-c2", "ops-secret-77Qx-d5"
 SECONDS = 20.0
 
 
@@ -140,7 +140,7 @@ def test_a_broken_file_keeps_the_old_keys(file: Path, broken: str | None, caplog
 
     assert [Caller("bob", USER)] * 2 == during
     assert 1 == len(complaints)
-    assert "stay as they were" in complaints[0]
+    assert "could not be reloaded" in complaints[0]
     assert OPS not in caplog.text
     assert found.find(BOB.encode()) is None
     assert Caller("alice", USER) == found.find(ALICE.encode())
@@ -233,7 +233,7 @@ def test_an_unreadable_file_is_complained_of_until_it_is_mended(
     found = KeyFile(file)
     read = keys.read_keys
 
-    def failing(path: Path) -> dict[bytes, Caller]:
+    def failing(path: Path, **_: object) -> dict[bytes, Caller]:
         raise SettingsError(f"API_KEY_FILE: {path}: Permission denied")
 
     file.write_text(f"alice user {ALICE}\n")
@@ -247,7 +247,7 @@ def test_an_unreadable_file_is_complained_of_until_it_is_mended(
 
     assert [Caller("bob", USER)] * 3 == during
     assert (1, 2) == (once, twice)
-    assert all("revoked ones let in" in message for message in caplog.messages)
+    assert all("revoked ones included" in message for message in caplog.messages)
     assert found.find(BOB.encode()) is None
 
 
@@ -284,10 +284,10 @@ def test_keys_change_without_a_restart(keyed: RunningServer, file: Path, photo: 
         answered = client.post(GENERATE, content=photo)
     file.write_text("bob user broken line\n")
     until = time.monotonic() + SECONDS
-    while "the keys stay as they were" not in keyed.log_text() and time.monotonic() < until:
+    while "API_KEY_FILE could not be reloaded" not in keyed.log_text() and time.monotonic() < until:
         assert 200 == status_with(keyed, KEY)
         time.sleep(0.05)
-    keyed.log_line("the keys stay as they were")
+    keyed.log_line("API_KEY_FILE could not be reloaded")
     keyed.log_line("key=carol")
     log = keyed.log_text()
 
@@ -355,8 +355,8 @@ def test_a_user_has_nothing_pulled_and_nothing_pinned(tmp_path: Path, file: Path
     assert 200 == pinned.status_code
 
 
-def test_wrong_keys_are_throttled_and_right_ones_never(keyed: RunningServer) -> None:
-    """After 20 wrong keys the address gets 429 and when to come back; no key at all is 403; a right key passes."""
+def test_wrong_keys_are_throttled_and_right_ones_pass(keyed: RunningServer) -> None:
+    """After 20 wrong keys the address gets 429, late, and when to come back; no key is 403; a right key passes."""
     with keyed.client(headers={}) as client:
         keyless = {client.get("/").status_code for _ in range(30)}
         wrong = [client.get("/", headers={"X-API-Key": f"wrong-{number}"}) for number in range(23)]

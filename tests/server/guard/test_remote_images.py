@@ -23,7 +23,7 @@ from osamd.settings import load_settings
 PICTURE = b"the bytes of a picture"
 # Both are this machine; for these tests the first is a public host, and the second what must never be reached.
 OUTSIDE, INSIDE = "127.0.0.2", "127.0.0.1"
-USER_KEY = "user-key-8hTz"
+USER_KEY = "user-key-8hTz-Ls63"
 
 
 class Web(http.server.ThreadingHTTPServer):

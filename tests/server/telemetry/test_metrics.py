@@ -27,7 +27,7 @@ from osamd.server.telemetry.metrics import Metrics, _Counters
 from osamd.status import CacheStatus, EngineStatus, LaneStatus
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-USER = "user-key-9kQz"
+USER = "user-key-9kQz-Wm41"
 WAIT_S = 10.0
 STATUS = EngineStatus(
     state="ready",

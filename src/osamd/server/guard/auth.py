@@ -1,4 +1,4 @@
-"""The key in front of an ASGI app. Imports nothing else of osamd, so it can guard any ASGI app.
+"""The key in front of an ASGI app. Needs nothing else of osamd, so it can guard any ASGI app.
 
 ::
 
@@ -8,18 +8,22 @@ from osamd.server.guard.auth import ApiKeyMiddleware
 app = ApiKeyMiddleware(osam_app)
 """
 
+import hashlib
 import hmac
 import ipaddress
 import json
 import logging
 import math
 import os
-import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
+
+from starlette._utils import get_route_path
+
+from osamd.server.guard import guessing
+from osamd.server.guard.guessing import Guesses
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -38,11 +42,13 @@ ADMIN: Final = "admin"
 USER: Final = "user"
 POLICY_VIOLATION: Final = 1008
 WRONG_KEYS_PER_MINUTE: Final = 20
-MINUTE_S: Final = 60.0
-# Addresses whose wrong keys are counted; the oldest is forgotten first.
-MOST_ADDRESSES: Final = 10_000
-# What one customer of a provider has; counting single addresses would give him 2^64 tries.
+# What one customer of a provider has; counting single addresses would give them 2^64 tries.
 IPV6_PREFIX: Final = 64
+# Shorter secrets are refused outside development.
+LEAST_SECRET_CHARS: Final = 16
+TOO_SHORT: Final = (
+    f"a secret shorter than {LEAST_SECRET_CHARS} characters can be guessed; make one with `osamd keys new NAME`"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +79,19 @@ class _Refusal:
     retry_after_s: float | None = None
 
 
+TOO_MANY_WRONG_KEYS: Final = "too many wrong keys from this address"
+DENIED: Final = _Refusal(403, "access_denied", "the header X-API-Key is missing or wrong")
+
+
 class ApiKeyMiddleware:
     """Lets a request through only with the right key, in ``X-API-Key`` or as ``Authorization: Bearer``.
 
     Where both are sent, ``X-API-Key`` counts; a header that comes twice is no key, so that a request is one guess.
 
-    A missing or wrong key is answered 403, too many wrong ones from one address 429; a right key always passes. Without
-    a key configured every request is answered 500, naming the variable to set, except in development, where the check
-    is off, a warning is logged, and only requests that no foreign web page can have made are let in.
+    A missing or wrong key is answered 403. After too many wrong ones from one address, wrong keys from there are
+    answered 429, and keys that were not right there before are compared only after a delay (``guessing``). Without a
+    key configured every request is answered 500, naming the variable to set, except in development, where the check is
+    off, a warning is logged, and only requests that no foreign web page can have made are let in.
 
     The name of the key a request came with is left in ``scope["state"]["key_name"]``, its role in ``key_role``, and the
     code of a refusal in ``code``.
@@ -95,6 +106,9 @@ class ApiKeyMiddleware:
         admin_paths: exact paths that are for admins, whatever the method.
         allowed_origins: web pages, such as ``https://example.com``, that may call a server without a key.
         wrong_keys_per_minute: how many wrong keys an address may try in a minute.
+
+    Raises:
+        ValueError: outside development, the secret is shorter than ``LEAST_SECRET_CHARS``.
     """
 
     def __init__(
@@ -114,14 +128,18 @@ class ApiKeyMiddleware:
         env = os.environ.get(ENVIRONMENT_VARIABLE, "") if app_env is None else app_env
         self._app = app
         # A header's value has no white space around it, so a key with a line's end behind it could never be sent.
-        self._key = key.strip().encode() or None
+        key = key.strip()
+        is_development = env.strip().lower() == DEVELOPMENT
+        if key and is_guessable(key) and not is_development:
+            raise ValueError(f"{KEY_VARIABLE}: {TOO_SHORT}")
+        self._key = hashlib.sha256(key.encode()).digest() if key else None
         self._keys = keys
-        self._is_open = self._key is None and keys is None and env.strip().lower() == DEVELOPMENT
+        self._is_open = self._key is None and keys is None and is_development
         self._public_paths = frozenset(public_paths)
         self._public_prefixes = tuple(public_prefixes)
         self._admin_paths = frozenset(admin_paths)
         self._allowed_origins = frozenset(allowed_origins)
-        self._wrong_keys = _WrongKeys(wrong_keys_per_minute)
+        self._guesses = Guesses(wrong_keys_per_minute)
         if self._is_open:
             logger.warning(
                 "%s is not set: development mode, every request is let in. Never run like this in production.",
@@ -133,14 +151,14 @@ class ApiKeyMiddleware:
         if scope["type"] not in {"http", "websocket"} or self._is_public(scope):
             await self._app(scope, receive, send)
             return
-        judged = self._judge(scope)
+        judged = await self._judge(scope)
         if isinstance(judged, _Refusal):
             await _refuse(scope, receive, send, judged)
             return
         scope.setdefault("state", {}).update(key_name=judged.name, key_role=judged.role)
         await self._app(scope, receive, send)
 
-    def _judge(self, scope: Scope) -> Caller | _Refusal:
+    async def _judge(self, scope: Scope) -> Caller | _Refusal:
         if self._is_open:
             if _is_of_a_foreign_page(scope, self._allowed_origins):
                 detail = "another site's page may not use this server while it has no key: set API_KEY, or call it by"
@@ -149,27 +167,34 @@ class ApiKeyMiddleware:
         if self._key is None and self._keys is None:
             detail = f"the server has no key: set the environment variable {KEY_VARIABLE}"
             return _Refusal(500, "not_configured", detail)
-        secrets = _secrets(scope)
-        # Of several none is tried, so that a request is one guess and counts as one.
-        caller = self._caller(secrets[0]) if len(secrets) == 1 else None
-        if caller is None:
-            return self._reject(scope, is_guess=bool(secrets))
-        if caller.role != ADMIN and _own_path(scope) in self._admin_paths:
+        caller = await self._caller_of(scope)
+        if isinstance(caller, Caller) and caller.role != ADMIN and _own_path(scope) in self._admin_paths:
             return _Refusal(403, "admin_only", "this is for keys with the role admin")
         return caller
 
-    def _caller(self, secret: bytes) -> Caller | None:
-        # Constant time, so that the answer's time tells nothing about the key.
-        if self._key is not None and hmac.compare_digest(secret, self._key):
+    async def _caller_of(self, scope: Scope) -> Caller | _Refusal:
+        secrets = _secrets(scope)
+        if not secrets:
+            # No key at all is no guess: probes and browsers come without one.
+            return DENIED
+        address = _address(scope)
+        # Of several none is tried, so that a request is one guess and counts as one.
+        secret = secrets[0] if len(secrets) == 1 else None
+        digest = hashlib.sha256(secret).digest() if secret is not None else None
+        if self._guesses.is_slowed(address, digest) and not await self._guesses.wait(address):
+            return _Refusal(429, "too_many_wrong_keys", TOO_MANY_WRONG_KEYS, guessing.DELAY_S)
+        caller = self._caller(secret, digest) if secret is not None and digest is not None else None
+        if caller is not None and digest is not None:
+            self._guesses.add_right(address, digest)
+            return caller
+        wait_s = self._guesses.add_wrong(address)
+        return DENIED if wait_s is None else _Refusal(429, "too_many_wrong_keys", TOO_MANY_WRONG_KEYS, wait_s)
+
+    def _caller(self, secret: bytes, digest: bytes) -> Caller | None:
+        # Digests of one length, compared in constant time: the answer's time tells nothing about the key.
+        if self._key is not None and hmac.compare_digest(digest, self._key):
             return Caller(KEY_NAME, ADMIN)
         return None if self._keys is None else self._keys.find(secret)
-
-    def _reject(self, scope: Scope, *, is_guess: bool) -> _Refusal:
-        # No key at all is no guess: probes and browsers come without one.
-        wait_s = self._wrong_keys.count(_address(scope)) if is_guess else None
-        if wait_s is not None:
-            return _Refusal(429, "too_many_wrong_keys", "too many wrong keys from this address", wait_s)
-        return _Refusal(403, "access_denied", "the header X-API-Key is missing or wrong")
 
     def _is_public(self, scope: Scope) -> bool:
         path = _own_path(scope)
@@ -177,29 +202,14 @@ class ApiKeyMiddleware:
         return is_reading and (path in self._public_paths or path.startswith(self._public_prefixes or ("\0",)))
 
 
-class _WrongKeys:
-    """Counts wrong keys by address, in minutes that begin with the first one."""
-
-    def __init__(self, per_minute: int) -> None:
-        self._per_minute = per_minute
-        self._minutes: OrderedDict[str, tuple[float, int]] = OrderedDict()
-
-    def count(self, address: str) -> float | None:
-        """Count one; the seconds to wait when there were too many, else None."""
-        now = time.monotonic()
-        begun, count = self._minutes.get(address, (now, 0))
-        if now - begun >= MINUTE_S:
-            begun, count = now, 0
-            self._minutes.pop(address, None)
-        self._minutes[address] = (begun, count + 1)
-        if len(self._minutes) > MOST_ADDRESSES:
-            self._minutes.popitem(last=False)
-        return begun + MINUTE_S - now if count >= self._per_minute else None
+def is_guessable(secret: str) -> bool:
+    """Whether a secret is too short to be one outside development."""
+    return len(secret) < LEAST_SECRET_CHARS
 
 
 def _own_path(scope: Scope) -> str:
-    """The path without the prefix that a proxy put in front of it."""
-    return str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
+    """The path as the framework routes it: without the prefix that a proxy or a mount put in front of it."""
+    return get_route_path(scope)
 
 
 def _secrets(scope: Scope) -> list[bytes]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from osamd.errors import SettingsError
-from osamd.server.guard.auth import ADMIN, ANONYMOUS, KEY_NAME, USER, Caller
+from osamd.server.guard.auth import ADMIN, ANONYMOUS, KEY_NAME, TOO_SHORT, USER, Caller, is_guessable
 
 logger = logging.getLogger("osamd")
 
@@ -28,6 +28,10 @@ RESERVED: Final = frozenset({KEY_NAME, ANONYMOUS})
 ROLES: Final = (ADMIN, USER)
 HASH_PREFIX: Final = "sha256:"
 HASH: Final = re.compile(r"[0-9a-f]{64}")
+# The hash that `sha256sum` gives where a secret was expected and nothing came.
+HASH_OF_NOTHING: Final = hashlib.sha256(b"").digest()
+# Left where the last key was revoked: an empty file is taken for one that is being written.
+NO_KEYS: Final = "# no keys\n"
 # Tells secret scanners, and people, what it is.
 SECRET_PREFIX: Final = "osamd_"  # noqa: S105 - what all secrets begin with
 SECRET_BYTES: Final = 32
@@ -44,23 +48,25 @@ Stamp = tuple[int, int, int, int]
 class KeyFile:
     """The keys of a file. Keeps SHA-256 digests, never secrets.
 
-    A change is seen within a second. A file that is broken, gone or unreadable leaves the keys as they were; the log
-    says so every minute until it is mended.
+    A change is seen within a second. A file that is broken, cut off, empty, gone or unreadable leaves the keys as they
+    were; the log says so every minute until it is fixed.
 
     Args:
         path: the file.
+        may_be_guessable: accept secrets of fewer than 16 characters, as in development.
 
     Raises:
         SettingsError: it cannot be read, or a line is wrong; the message has the line's number and not its text.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, may_be_guessable: bool = False) -> None:
         self._path = path
+        self._may_be_guessable = may_be_guessable
         self._stamp: Stamp | None = _stamp(path)
         self._looked = time.monotonic()
         # What was wrong when it was last said, and when that was.
         self._complaint: tuple[str, float] = ("", 0.0)
-        self._digests: Digests = read_keys(path)
+        self._digests: Digests = read_keys(path, may_be_guessable=may_be_guessable)
         self._warn()
 
     def find(self, secret: bytes) -> Caller | None:
@@ -77,21 +83,31 @@ class KeyFile:
         if stamp == self._stamp:
             return
         try:
-            self._digests = read_keys(self._path)
+            digests = self._reread()
         except SettingsError as error:
             # Tried again at the next look: what was wrong need not be the file's, and then no change tells of its end.
             self._complain(str(error))
             return
-        self._stamp, self._complaint = stamp, ("", 0.0)
+        self._digests, self._stamp, self._complaint = digests, stamp, ("", 0.0)
         names = sorted({caller.name for caller in self._digests.values()})
         logger.info("API_KEY_FILE: read again, %d keys: %s", len(self._digests), ", ".join(names) or "none")
         self._warn()
+
+    def _reread(self) -> Digests:
+        digests = read_keys(self._path, may_be_guessable=self._may_be_guessable)
+        if not digests and self._digests and "#" not in _read(self._path):
+            raise SettingsError(f"API_KEY_FILE: {self._path} is empty; write a # into it if no keys are meant")
+        return digests
 
     def _complain(self, message: str) -> None:
         said, when = self._complaint
         if message != said or time.monotonic() - when >= COMPLAIN_EVERY_S:
             self._complaint = (message, time.monotonic())
-            logger.error("the keys stay as they were, and revoked ones let in, until this is mended: %s", message)
+            logger.error(
+                "API_KEY_FILE could not be reloaded; previous keys, revoked ones included, stay valid until it is"
+                " fixed: %s",
+                message,
+            )
 
     def _warn(self) -> None:
         if not self._digests:
@@ -127,25 +143,35 @@ def new_key(name: str, role: str) -> NewKey:
     return NewKey(secret, f"{name} {role} {HASH_PREFIX}{hashlib.sha256(secret.encode()).hexdigest()}")
 
 
-def read_keys(path: Path) -> dict[bytes, Caller]:
+def read_keys(path: Path, *, may_be_guessable: bool = False) -> dict[bytes, Caller]:
     """The callers by the SHA-256 of their secret.
+
+    Args:
+        path: the file; its last line must end too, or it may be cut off.
+        may_be_guessable: accept secrets of fewer than 16 characters.
 
     Raises:
         SettingsError: it cannot be read, or a line is wrong; the message never has a secret.
     """
     keys: dict[bytes, Caller] = {}
     roles: dict[str, str] = {}
-    for number, line in _numbered(_read(path)):
+    text = _read(path)
+    if text and not text.endswith("\n"):
+        last = f"API_KEY_FILE: line {len(text.splitlines())} of {path}"
+        raise SettingsError(f"{last}: it may be cut off; end the last line with a newline")
+    for number, line in _numbered(text):
         fields = line.split()
         where = f"API_KEY_FILE: line {number} of {path}"
         if len(fields) != FIELDS:
-            raise SettingsError(f"{where}: `name role secret` is wanted")
+            raise SettingsError(f"{where}: expected `name role secret`")
         name, role, secret = fields
         _check_name(name, where)
         if role not in ROLES:
             raise SettingsError(f"{where}: the role is {' or '.join(ROLES)}")
         if roles.setdefault(name, role) != role:
             raise SettingsError(f"{where}: this name has another role above")
+        if is_guessable(secret) and not may_be_guessable and not secret.startswith(HASH_PREFIX):
+            raise SettingsError(f"{where}: {TOO_SHORT}")
         digest = _digest(secret, where)
         if keys.setdefault(digest, Caller(name, role)).name != name:
             raise SettingsError(f"{where}: this secret belongs to another name above")
@@ -165,8 +191,9 @@ def revoke(path: Path, name: str) -> int:
     kept = [line for line in lines if line.startswith("#") or line.split()[:1] != [name]]
     if len(kept) == len(lines):
         return 0
+    whole = [line if line.endswith("\n") else line + "\n" for line in kept]
     try:
-        _exchange(path.resolve(), kept)
+        _exchange(path.resolve(), whole or [NO_KEYS])
     except OSError as error:
         raise SettingsError(f"API_KEY_FILE: {path}: {error.strerror}") from None
     return len(lines) - len(kept)
@@ -218,7 +245,10 @@ def _digest(secret: str, where: str) -> bytes:
     text = secret.removeprefix(HASH_PREFIX).lower()
     if HASH.fullmatch(text) is None:
         raise SettingsError(f"{where}: after {HASH_PREFIX} come 64 hexadecimal digits")
-    return bytes.fromhex(text)
+    digest = bytes.fromhex(text)
+    if digest == HASH_OF_NOTHING:
+        raise SettingsError(f"{where}: this is the hash of an empty secret")
+    return digest
 
 
 def _read(path: Path) -> str:
@@ -230,7 +260,8 @@ def _read(path: Path) -> str:
     if len(data) > LARGEST_FILE_BYTES:
         raise SettingsError(f"API_KEY_FILE: {path} has more than {LARGEST_FILE_BYTES:,} bytes")
     try:
-        return data.decode()
+        # Editors of some systems put a mark of byte order in front.
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise SettingsError(f"API_KEY_FILE: {path} is not UTF-8") from None
 
