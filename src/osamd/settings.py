@@ -81,7 +81,8 @@ class Settings(BaseSettings):
         description="Port to listen on; 0 picks a free one.",
     )
     cache: Path = Field(
-        default_factory=lambda: Path.home() / ".cache" / "osam",
+        default=Path("~/.cache/osam"),
+        validate_default=True,
         description="Where model blobs live, in osam's own layout; our own files go into its `osamd` folder.",
     )
     catalog: Path | None = Field(
@@ -309,7 +310,15 @@ class Settings(BaseSettings):
     @field_validator("cache", "catalog", "image_root", "api_key_file")
     @classmethod
     def _expand_home(cls, value: Path | None) -> Path | None:
-        return value.expanduser() if value is not None else None
+        if value is None:
+            return None
+        try:
+            return value.expanduser()
+        except RuntimeError:
+            if value.parts[0] != "~":
+                raise ValueError("the user after ~ has no home directory here") from None
+            # No HOME and no entry in the user database, as in containers run under any number; those have / for a home.
+            return Path("/", *value.parts[1:])
 
     @field_validator("api_key")
     @classmethod

@@ -1,6 +1,5 @@
 """What this installation has, where models would run, and what is wrong."""
 
-import os
 import platform
 import sys
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from osamd import __version__
 from osamd.errors import OsamdError, SettingsError
+from osamd.files import folder_problem
 from osamd.library.catalog import DEFAULT_MODEL, load_catalog
 from osamd.library.store import Store
 from osamd.settings import Device, Settings, load_settings, variable_of
@@ -103,10 +103,12 @@ def _key(settings: Settings) -> Finding:
 
 
 def _cache(cache: Path) -> Finding:
-    if not cache.exists():
-        return Finding("cache", f"{cache} (not there yet)")
-    is_writable = os.access(cache, os.W_OK)
-    return Finding("cache", f"{cache} ({'writable' if is_writable else 'NOT writable'})", is_wrong=not is_writable)
+    problem = folder_problem(cache)
+    if problem is not None:
+        return Finding(
+            "cache", f"{cache}: {problem}; set {variable_of('cache')} to a folder that it may", is_wrong=True
+        )
+    return Finding("cache", f"{cache} ({'writable' if cache.exists() else 'not there yet'})")
 
 
 def _catalog(settings: Settings) -> list[Finding]:

@@ -17,6 +17,7 @@ CHUNK_BYTES = 1024 * 1024
 # A disk is not filled to the last byte: others write on it too.
 SPARE_BYTES = 256 * 1024 * 1024
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class Partial:
@@ -152,7 +153,8 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 def storage_error(error: OSError, path: Path) -> StorageError:
     """The error of the tree for an error of the disk."""
     kind = InsufficientStorageError if error.errno in NO_ROOM else StorageError
-    return kind(f"{path} cannot be used: {error.strerror or error}")
+    hint = "; set OSAMD_CACHE to a folder that this user may write" if error.errno in NO_RIGHT else ""
+    return kind(f"{path} cannot be used: {error.strerror or error}{hint}")
 
 
 def _note_path(path: Path) -> Path:

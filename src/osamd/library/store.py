@@ -10,6 +10,7 @@ from pathlib import Path
 
 from osamd.errors import BlobDigestError, InvalidRequestError, ModelUnavailableError, OverloadedError
 from osamd.events import PullProgress, PullStatus
+from osamd.files import folder_problem
 from osamd.library.catalog import Blob, Model
 from osamd.library.downloads import Patience
 from osamd.library.layout import BlobFile, Layout, is_ours
@@ -31,10 +32,15 @@ class Store:
     """
 
     def __init__(self, cache: Path, *, endpoints: Sequence[str] = (), patience: Patience | None = None) -> None:
+        self._cache = cache
         self._layout = Layout(cache)
         self._endpoints = tuple(endpoints) or (DIRECT,)
         self._patience = patience or Patience()
         self._verified = VerifiedFiles(self._layout.verified)
+
+    def problem(self) -> str | None:
+        """Why nothing can be kept in the cache folder; None when it can be used. Looks at the disk."""
+        return folder_problem(self._cache)
 
     def paths(self, model: Model) -> dict[str, Path]:
         """The files of a model by role.
@@ -137,8 +143,9 @@ class Store:
             raise OverloadedError(f"{model.name} is being pulled right now", field="model")
 
         place, work = self._layout.place(blob), self._layout.work(blob)
-        if not work.exists() and (is_needed or not place.exists()):
-            return 0
+        with storing(place):
+            if not work.exists() and (is_needed or not place.exists()):
+                return 0
         with turn_of(self._layout.lock(blob), refuse), storing(place):
             freed = _bytes_below(work)
             shutil.rmtree(work, ignore_errors=True)

@@ -170,7 +170,7 @@ def _load(path: Path, providers: Sequence[str], placement: Placement, profile: P
     kept = graphs.place(path, provider=CPU) if graphs is not None and tuple(providers) == (CPU,) else None
     if graphs is None or kept is None:
         return _open(path, providers, _options(placement.threads, profile))
-    if kept.exists():
+    if os.path.exists(kept):  # noqa: PTH110 - Path.exists raises where a folder may not be entered
         options = _options(placement.threads, profile)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:

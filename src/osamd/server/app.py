@@ -193,6 +193,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         # Models do without it, and a server that is never ready must say why.
         except Exception:
             logger.exception("metrics or traces do not start")
+        problem = await asyncio.to_thread(services.library.store.problem)
+        if problem is not None:
+            logger.warning(
+                "no models can be pulled, and no graphs or embeddings kept: %s. Set OSAMD_CACHE to a folder that it may"
+                " write",
+                problem,
+            )
         try:
             await engine.preload()
             # Else it would be the first request that finds no descriptor left to read them.
