@@ -273,6 +273,8 @@ class SegmentRequest:
         prompts: what to segment; None lets the model's default prompt decide.
         multimask: whether to return up to three candidates for each prompt.
         keep_alive: how long the model stays loaded afterwards, as in ``osamd.keep_alive``; None for the default.
+        by_operator: whether ``keep_alive`` may change how long a model stays that is preloaded or that an operator gave
+            a time; else it holds for other models only.
         owner: whose embeddings and handles these are (the key's name).
         with_embedding: whether the result carries the embedding.
     """
@@ -282,6 +284,7 @@ class SegmentRequest:
     prompts: tuple[Prompt, ...] | None = None
     multimask: bool = False
     keep_alive: float | None = None
+    by_operator: bool = True
     owner: str = ""
     with_embedding: bool = False
 

@@ -110,6 +110,7 @@ class Engine:
             load=self._load,
             measure=lambda model: store.size(model) or 0,
             unloaded=lambda model: self._emit(ModelUnloaded(model.name)),
+            preloaded=self._is_preloaded,
         )
         self._embeddings: OwnedCache[EncodedImage] = OwnedCache(
             capacity_bytes=settings.embedding_cache_bytes, ttl_s=settings.embedding_ttl_s
@@ -160,6 +161,11 @@ class Engine:
             pulling=self.library.pulls.names,
         )
 
+    def _is_preloaded(self, model: Model) -> bool:
+        with contextlib.suppress(UnknownModelError):
+            return model.name in {self.library.resolve(name).name for name in self._to_preload}
+        return False
+
     async def preload(self) -> None:
         """Load the configured models and run each once; one that fails leaves the engine not ready.
 
@@ -206,7 +212,9 @@ class Engine:
             _check_capabilities(request, model, capabilities_of(model.family))
             # Held from here on, so that it is not let go between encoding and decoding.
             with timings.stage("queue"):
-                adapter = await stack.enter_async_context(self._using(model, keep_alive_s=request.keep_alive))
+                adapter = await stack.enter_async_context(
+                    self._using(model, keep_alive_s=request.keep_alive, by_operator=request.by_operator)
+                )
             # An export may take less than its family.
             _check_capabilities(request, model, adapter.capabilities)
             lookup = known or await self._look_up(request.image, model, request.owner, timings, admit)
@@ -378,11 +386,13 @@ class Engine:
         return image
 
     @contextlib.asynccontextmanager
-    async def _using(self, model: Model, *, keep_alive_s: KeepAlive = None) -> AsyncIterator[Adapter]:
+    async def _using(
+        self, model: Model, *, keep_alive_s: KeepAlive = None, by_operator: bool = True
+    ) -> AsyncIterator[Adapter]:
         """The model's adapter; its files are pulled and loaded where need be."""
         if not self._models.is_loaded(model):
             await self.library.pulls.bring(model)
-        async with self._models.using(model, keep_alive_s=keep_alive_s) as adapter:
+        async with self._models.using(model, keep_alive_s=keep_alive_s, by_operator=by_operator) as adapter:
             yield adapter
 
     async def _load(self, model: Model) -> Loaded:

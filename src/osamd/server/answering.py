@@ -89,6 +89,7 @@ async def answer(request: Request, parse: Parse[How], write: Write[How]) -> Resp
                 prompts=ask.prompts,
                 multimask=ask.multimask,
                 keep_alive=_allowed_keep_alive(ask.keep_alive, caller, services.settings),
+                by_operator=caller.is_admin,
                 owner=caller.name,
                 with_embedding=ask.with_embedding,
             ),

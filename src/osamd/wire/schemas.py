@@ -319,7 +319,8 @@ class GenerateBody(ImageFields):
     keep_alive: Duration = Field(
         default=None,
         description="How long the model stays loaded afterwards: `5m`, seconds, 0 not at all, -1 for good. It holds"
-        " until a request says otherwise. A user's key gets no longer than the operator's own.",
+        " until a request says otherwise. A user's key gets no longer than the operator's own, and changes nothing for"
+        " models that are preloaded or that an admin's key gave a time.",
     )
     annotations: None = Field(default=None, description="Ignored; null for osam's clients.")
 
