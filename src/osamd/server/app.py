@@ -97,6 +97,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        # Starlette's redirects are absolute: http:// behind TLS, to whatever Host says, and without a proxy's prefix.
+        redirect_slashes=False,
         lifespan=_lifespan,
         telemetry=NO_TELEMETRY,
         middleware=[

@@ -18,7 +18,11 @@ NOT_PUBLIC = {
     "documentation": ["2001:db8::1", "3fff::1"],
     "carriers": ["100.64.0.1"],
     "mapped": ["::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:a9fe:a9fe", "::127.0.0.1"],
-    "NAT64": ["64:ff9b::7f00:1", "64:ff9b::808:808", "64:ff9b:1::1"],
+    "NAT64": ["64:ff9b::7f00:1", "64:ff9b::808:808", "64:ff9b:1::1", "64:ff9b:2::a00:1", "64:ff9b:ffff::1"],
+    "SIIT": ["::ffff:0:7f00:1", "::ffff:0:10.0.0.1", "::ffff:0:8.8.8.8"],
+    "ISATAP": ["2a00:1450::5efe:a00:1", "2a00:1450::200:5efe:10.0.0.1"],
+    "not handed out": ["4000::1", "1fff::1", "::1:0:0:1", "8000::1", "e000::1", "200::1", "5f00::1", "100::1"],
+    "with a zone": ["2606:4700:4700::1111%eth0"],
     "6to4": ["2002:7f00:1::", "2002:808:808::1", "192.88.99.1"],
     "Teredo": ["2001::1", "2001:0:53aa:64c:0:fffe:8080:1"],
     "no address": ["", "localhost", "127.1", "0x7f000001", "2130706433", "1.2.3.4.5", "::g"],
@@ -47,8 +51,19 @@ def test_a_mapped_address_is_what_it_maps(address: ipaddress.IPv4Address) -> Non
 
     assert plain == may_connect(f"::ffff:{address}")
     assert not may_connect(f"64:ff9b::{address}")
+    assert not may_connect(f"::ffff:0:{address}")
+    assert not may_connect(f"2002:{int(address) >> 16:x}:{int(address) & 0xFFFF:x}::1")
+    assert not may_connect(f"2001:0:53aa:64c:0:fffe:{int(address) >> 16 ^ 0xFFFF:x}:{int(address) & 0xFFFF ^ 0xFFFF:x}")
     assert not may_connect(f"::{address}")
     assert not plain or (address.is_global and not address.is_multicast)
+
+
+@given(st.ip_addresses(v=6))
+def test_only_global_unicast_is_reached(address: ipaddress.IPv6Address) -> None:
+    """Whatever a name server answers, nothing outside 2000::/3 is asked."""
+    is_unicast = address in ipaddress.ip_network("2000::/3")
+
+    assert is_unicast or address.ipv4_mapped is not None or not may_connect(str(address))
 
 
 def test_an_operator_may_allow_a_network() -> None:

@@ -7,6 +7,9 @@ from typing import Final
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+# The only IPv6 block from which unicast addresses are handed out. Outside it lie, beside local and multicast addresses,
+# those that hold an IPv4 address: IPv4-compatible, SIIT (::ffff:0:0:0/96) and NAT64 (64:ff9b::/96, 64:ff9b:1::/48).
+GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 # What Python's is_global lets pass, or did in some version, and what yet is nobody's public web server: other networks'
 # addresses in IPv6 clothes, old relays, and clouds' own services.
 NEVER: Final[tuple[Network, ...]] = tuple(
@@ -16,19 +19,15 @@ NEVER: Final[tuple[Network, ...]] = tuple(
         "192.0.0.0/24",  # IETF's protocols; 192.0.0.192 is Oracle's metadata
         "192.88.99.0/24",  # 6to4 relays
         "100.64.0.0/10",  # carriers' networks; 100.100.100.200 is Alibaba's metadata
-        "::/96",  # IPv4 in IPv6, and the unspecified address
-        "64:ff9b::/96",  # NAT64: any IPv4 address
-        "64:ff9b:1::/48",  # NAT64 of local networks
-        "100::/64",  # discarded
         "2001::/23",  # IETF's protocols; Teredo: any IPv4 address
         "2001:db8::/32",  # documentation
         "2002::/16",  # 6to4: any IPv4 address
         "3fff::/20",  # documentation
-        "5f00::/16",  # segment routing
-        "fc00::/7",  # local
-        "fec0::/10",  # local, as it was once
     )
 )
+# The third quarter of an ISATAP address, without the bit that tells whether the IPv4 address behind it is unique.
+ISATAP: Final = 0x0000_5EFE
+UNIQUE_BIT: Final = 0x0200_0000
 
 
 def may_connect(text: str, allowed: Collection[Network] = ()) -> bool:
@@ -46,4 +45,12 @@ def may_connect(text: str, allowed: Collection[Network] = ()) -> bool:
         address = address.ipv4_mapped
     if any(address in network for network in allowed):
         return True
+    if isinstance(address, ipaddress.IPv6Address) and not _is_global_unicast(address):
+        return False
     return address.is_global and not address.is_multicast and not any(address in network for network in NEVER)
+
+
+def _is_global_unicast(address: ipaddress.IPv6Address) -> bool:
+    """Whether it can be a host's own address on the internet, and does not stand for an IPv4 address."""
+    third_quarter = int(address) >> 32 & 0xFFFF_FFFF & ~UNIQUE_BIT
+    return address in GLOBAL_UNICAST and address.scope_id is None and third_quarter != ISATAP

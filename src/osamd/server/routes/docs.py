@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse
 
 from osamd.errors import NotFoundError
 
@@ -40,6 +40,13 @@ async def page() -> HTMLResponse:
     """The page itself."""
     text = resources.files("osamd.server").joinpath("docs", "index.html").read_text("utf-8")
     return HTMLResponse(text, headers={"Content-Security-Policy": PAGE_POLICY})
+
+
+@router.head("/docs/")
+@router.get("/docs/")
+async def without_slash() -> RedirectResponse:
+    """To the page, whose addresses are relative to its own; so is this one, to hold behind a prefix and TLS."""
+    return RedirectResponse("../docs", status_code=308)
 
 
 @router.head("/docs/{name}")

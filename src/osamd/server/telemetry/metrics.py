@@ -5,6 +5,7 @@ Every label has few values: routes as templates, models by their full names, key
 
 import platform
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +33,10 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 STAGE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# Events after which the library is loaded where no lifespan did that, as in an app mounted below another one; and the
+# most that are kept where it cannot be.
+EARLY_EVENTS: Final = 100
+MOST_EARLY_EVENTS: Final = 10_000
 # What a caller makes up is not a label.
 OTHER: Final = "other"
 
@@ -41,16 +46,19 @@ class Metrics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._early: list[Event] = []
+        self._early: deque[Event] = deque(maxlen=MOST_EARLY_EVENTS)
         self._counters: _Counters | None = None
 
     def __call__(self, event: Event) -> None:
         """Count an event."""
         with self._lock:
-            if self._counters is None:
-                self._early.append(event)
-            else:
+            if self._counters is not None:
                 self._counters.count(event)
+                return
+            self._early.append(event)
+            is_due = len(self._early) == EARLY_EVENTS
+        if is_due:
+            threading.Thread(target=self.load, name="osamd-metrics", daemon=True).start()
 
     def load(self) -> "_Counters":
         """Import the library, and count what has happened so far. Takes a tenth of a second, so not on a loop."""
