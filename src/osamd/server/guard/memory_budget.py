@@ -1,0 +1,195 @@
+"""``MemoryBudget``: how many bytes of masks and replies all requests together may hold, shared between keys."""
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from osamd.errors import OverloadedError
+
+# A key may hold so many times what is left free: alone it has three quarters, and there is always room for another.
+SHARE: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStatus:
+    """The budget at this moment.
+
+    Attributes:
+        held: bytes that requests hold.
+        capacity: bytes that they may hold.
+        waiting: requests that wait for some.
+        refused: requests that have been refused some so far.
+    """
+
+    held: int
+    capacity: int
+    waiting: int
+    refused: int
+
+
+class Holding:
+    """What one request holds; starts with nothing. Made by ``MemoryBudget.open``.
+
+    Args:
+        budget: whose bytes these are.
+        owner: whose request it is (the key's name).
+    """
+
+    def __init__(self, budget: "MemoryBudget", owner: str) -> None:
+        self._budget = budget
+        self.owner = owner
+        self.nbytes = 0
+
+    async def reserve(self, nbytes: int) -> int:
+        """Hold at least so many bytes, after waiting for them if need be. To be called on the event loop.
+
+        Returns:
+            Bytes it may use: ``nbytes``, or the most that one key may hold where that is less.
+
+        Raises:
+            OverloadedError: they did not become free in time.
+        """
+        return await self._budget.reserve(self, nbytes)
+
+    def grow(self, nbytes: int) -> None:
+        """Hold at least so many bytes without waiting. May be called from any thread.
+
+        Raises:
+            OverloadedError: they are not free.
+        """
+        self._budget.grow(self, nbytes)
+
+    def shrink(self, nbytes: int) -> None:
+        """Give back what it holds beyond so many bytes. To be called on the event loop."""
+        self._budget.shrink(self, nbytes)
+
+
+class MemoryBudget:
+    """Bytes that requests reserve before they use them and give back when their reply is sent. Belongs to one loop.
+
+    A key may hold at most ``SHARE`` times the bytes that are left free (dynamic thresholds, Choudhury and Hahne 1998).
+    Who waits is served by key: first the key that holds least.
+
+    Args:
+        capacity_bytes: of all requests together.
+        wait_s: seconds a request may wait.
+    """
+
+    def __init__(self, capacity_bytes: int, *, wait_s: float) -> None:
+        self._capacity = capacity_bytes
+        self._wait_s = wait_s
+        self._most = capacity_bytes * SHARE // (SHARE + 1)
+        self._total = 0
+        self._held: dict[str, int] = {}
+        self._lines: dict[str, deque[tuple[Holding, int, asyncio.Future[None]]]] = {}
+        self._refused = 0
+        # Replies grow on worker threads.
+        self._lock = threading.Lock()
+
+    def open(self, owner: str) -> Holding:
+        """A holding for a request of this key. Whoever opens it shrinks it to nothing at the end."""
+        return Holding(self, owner)
+
+    def status(self) -> MemoryStatus:
+        """How it stands at this moment."""
+        with self._lock:
+            waiting = sum(len(line) for line in self._lines.values())
+            return MemoryStatus(self._total, self._capacity, waiting, self._refused)
+
+    async def reserve(self, holding: Holding, nbytes: int) -> int:
+        """See ``Holding.reserve``."""
+        nbytes = min(nbytes, self._most)
+        with self._lock:
+            if holding.owner not in self._lines and self._take(holding, nbytes):
+                return nbytes
+        free = asyncio.get_running_loop().create_future()
+        entry = (holding, nbytes, free)
+        self._lines.setdefault(holding.owner, deque()).append(entry)
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await free
+        except TimeoutError:
+            with self._lock:
+                self._refused += 1
+            message = f"no memory for its masks became free within {self._wait_s:g} s"
+            raise OverloadedError(message) from None
+        finally:
+            self._leave(entry)
+            # Somebody may have waited behind it.
+            self._serve()
+        return nbytes
+
+    def grow(self, holding: Holding, nbytes: int) -> None:
+        """See ``Holding.grow``."""
+        with self._lock:
+            if self._take(holding, nbytes):
+                return
+            self._refused += 1
+        raise OverloadedError(
+            "there is no memory for a reply as large as this: ask for fewer masks at once, or for mask_layout crop"
+        )
+
+    def shrink(self, holding: Holding, nbytes: int) -> None:
+        """See ``Holding.shrink``."""
+        with self._lock:
+            if nbytes >= holding.nbytes:
+                return
+            self._change(holding, nbytes)
+        self._serve()
+
+    def _take(self, holding: Holding, nbytes: int) -> bool:
+        """Hold so many bytes if they are free. To be called with the lock held."""
+        more = nbytes - holding.nbytes
+        if more <= 0:
+            return True
+        left = self._capacity - self._total - more
+        if self._held.get(holding.owner, 0) + more > SHARE * left:
+            return False
+        self._change(holding, nbytes)
+        return True
+
+    def _change(self, holding: Holding, nbytes: int) -> None:
+        more = nbytes - holding.nbytes
+        holding.nbytes = nbytes
+        self._total += more
+        held = self._held.get(holding.owner, 0) + more
+        if held:
+            self._held[holding.owner] = held
+        else:
+            self._held.pop(holding.owner, None)
+
+    def _leave(self, entry: tuple[Holding, int, asyncio.Future[None]]) -> None:
+        owner = entry[0].owner
+        line = self._lines.get(owner)
+        if line is None:
+            return
+        with contextlib.suppress(ValueError):
+            line.remove(entry)
+        if not line:
+            del self._lines[owner]
+
+    def _serve(self) -> None:
+        """Let those go on whose bytes are free; nobody passes a key that waits and holds less."""
+        with self._lock:
+            most_held: float = float("inf")
+            for owner in sorted(self._lines, key=self._held_by):
+                if self._held_by(owner) > most_held:
+                    return
+                if not self._serve_line(owner):
+                    most_held = min(most_held, self._held_by(owner))
+
+    def _serve_line(self, owner: str) -> bool:
+        """Serve one key's requests, the oldest first; False when one does not fit."""
+        for holding, nbytes, free in tuple(self._lines[owner]):
+            if free.done():
+                continue
+            if not self._take(holding, nbytes):
+                return False
+            free.set_result(None)
+        return True
+
+    def _held_by(self, owner: str) -> int:
+        return self._held.get(owner, 0)
