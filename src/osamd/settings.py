@@ -157,12 +157,13 @@ class Settings(BaseSettings):
         default=32,
         ge=1,
         description="Requests with bodies above 8 KiB, so with images, that are worked on at once; more get 503 before"
-        " their body is read.",
+        " their body is read. One key leaves room for others: alone it may have three quarters.",
     )
     upload_bytes: int = Field(
         default=256 * MEBIBYTE,
         ge=1024,
-        description="Bytes of their bodies together, as declared; a body of undeclared length counts as the largest.",
+        description="Bytes of their bodies together, as declared, shared likewise; one of undeclared length counts as"
+        " the largest.",
     )
     max_connections: int = Field(default=512, ge=1, description="Open connections; more are closed at once.")
     head_s: float = Field(

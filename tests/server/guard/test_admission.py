@@ -32,9 +32,9 @@ def limited(folder: Path, gate: Path | None = None, **settings: float) -> Iterat
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server where two of everything is enough."""
+    """A server where two requests of a key and three images are enough."""
     folder = tmp_path_factory.mktemp("narrow")
-    with limited(folder, concurrent_requests=2, uploads=2, upload_bytes=2 * LARGE, max_body_bytes=150_000) as running:
+    with limited(folder, concurrent_requests=2, uploads=3, upload_bytes=3 * LARGE, max_body_bytes=150_000) as running:
         yield running
 
 
@@ -118,7 +118,7 @@ def test_only_so_many_images_are_worked_on(narrow: RunningServer) -> None:
     """One more is refused by its head, whoever sends it; clicks on known images still pass."""
     with narrow.client() as client:
         known = client.post("/api/embed", content=image(0)).json()["image_id"]
-    with half_sent(narrow, ALICE, BOB) as (first, _):
+    with half_sent(narrow, ALICE, ALICE, BOB) as (first, *_):
         refused = refusal(post(narrow, KEY, image(3)))
         with open_request(narrow, "Content-Length: 9000") as connection:
             unsent = answer_on(connection)
@@ -136,7 +136,7 @@ def test_only_so_many_images_are_worked_on(narrow: RunningServer) -> None:
 
 def test_bodies_share_a_budget_of_bytes(narrow: RunningServer) -> None:
     """What others have declared is not there for the next; a body of undeclared length counts as the largest."""
-    with half_sent(narrow, ALICE) as (first,):
+    with half_sent(narrow, ALICE, BOB) as (first, _):
         with open_request(narrow, "Content-Length: 120000") as second:
             over = answer_on(second)
         with open_request(narrow, "Transfer-Encoding: chunked") as third:
@@ -152,9 +152,20 @@ def test_bodies_share_a_budget_of_bytes(narrow: RunningServer) -> None:
 
     for answer in (over, undeclared):
         assert answer.startswith(b"HTTP/1.1 503 ")
-        assert b"200,000 bytes already" in answer
+        assert b"limit of 300,000 bytes of concurrent uploads reached" in answer
     assert fits.startswith(b"HTTP/1.1 200 ")
     assert after.startswith(b"HTTP/1.1 200 ")
+
+
+def test_one_key_leaves_places_for_another(tmp_path: Path) -> None:
+    """It may have three of four: the next is refused, while another key's image is encoded."""
+    with limited(tmp_path, uploads=4) as running, half_sent(running, ALICE, ALICE, ALICE):
+        refused = refusal(post(running, ALICE, image(1)))
+        others = post(running, BOB, image(2)).status_code
+
+    assert (503, "overloaded") == (refused["status"], refused["code"])
+    assert "this key holds 3 of them" in refused["detail"]
+    assert 200 == others
 
 
 def test_requests_a_minute_are_counted_by_key(metered: RunningServer) -> None:

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from osamd.errors import OverloadedError
-from osamd.server.guard.memory_budget import SHARE, Holding, MemoryBudget
+from osamd.server.guard.memory_budget import Holding, MemoryBudget
+from osamd.server.guard.shares import FACTOR
 
 CAPACITY = 1000
-MOST = CAPACITY * SHARE // (SHARE + 1)
+MOST = CAPACITY * FACTOR // (FACTOR + 1)
 LONG_S = 20.0
 
 

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from osamd.errors import BodyTimeoutError, BodyTooLargeError, CapacityError, OverloadedError, RateLimitedError
 from osamd.server.guard.rate_limit import RateLimit
+from osamd.server.guard.shares import Shares
 from osamd.server.problems import answer_error
 from osamd.settings import Settings
 
@@ -35,8 +36,8 @@ class AdmissionMiddleware:
         self._settings = settings
         self._rate = RateLimit("requests", settings.requests_per_minute)
         self._running: Counter[str] = Counter()
-        self._uploads = 0
-        self._upload_bytes = 0
+        self._uploads = Shares(settings.uploads)
+        self._upload_bytes = Shares(settings.upload_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit or refuse an HTTP request."""
@@ -52,16 +53,16 @@ class AdmissionMiddleware:
             return
         is_upload = size > SMALL_BODY_BYTES
         self._running[name] += 1
-        self._uploads += is_upload
-        self._upload_bytes += size
+        self._uploads.add(name, int(is_upload))
+        self._upload_bytes.add(name, size)
         try:
             await self._app(scope, receive, send)
         finally:
             self._running[name] -= 1
             if not self._running[name]:
                 del self._running[name]
-            self._uploads -= is_upload
-            self._upload_bytes -= size
+            self._uploads.add(name, -int(is_upload))
+            self._upload_bytes.add(name, -size)
 
     def _check(self, name: str, size: int) -> None:
         settings = self._settings
@@ -71,10 +72,11 @@ class AdmissionMiddleware:
             message = f"this key is allowed {settings.concurrent_requests:,} requests at once"
             raise RateLimitedError(message)
         if size > SMALL_BODY_BYTES:
-            if self._uploads >= settings.uploads:
-                raise OverloadedError(f"{settings.uploads:,} images are being worked on already")
-            if self._uploads and self._upload_bytes + size > settings.upload_bytes:
-                raise OverloadedError(f"the images being worked on have {settings.upload_bytes:,} bytes already")
+            if self._uploads.total and not self._uploads.has_room(name, 1):
+                raise OverloadedError(_limit_reached(f"{settings.uploads:,} concurrent uploads", self._uploads, name))
+            if self._uploads.total and not self._upload_bytes.has_room(name, size):
+                limit = f"{settings.upload_bytes:,} bytes of concurrent uploads"
+                raise OverloadedError(_limit_reached(limit, self._upload_bytes, name))
         self._rate.take(name)
 
 
@@ -144,6 +146,11 @@ class BodyMiddleware:
                 raise _too_large(self._settings.max_body_bytes)
         body.is_complete = message["type"] != "http.request" or not message.get("more_body", False)
         return message
+
+
+def _limit_reached(limit: str, shares: Shares, name: str) -> str:
+    most = f"; this key holds {shares.held_by(name):,} of them, and leaves the rest to others"
+    return f"limit of {limit} reached{most if shares.held_by(name) else ''}"
 
 
 async def _linger(receive: Receive) -> None:

@@ -5,12 +5,9 @@ import contextlib
 import threading
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
 
 from osamd.errors import OverloadedError
-
-# A key may hold so many times what is left free: alone it has three quarters, and there is always room for another.
-SHARE: Final = 3
+from osamd.server.guard.shares import FACTOR, Shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +67,7 @@ class Holding:
 class MemoryBudget:
     """Bytes that requests reserve before they use them and give back when their reply is sent. Belongs to one loop.
 
-    A key may hold at most ``SHARE`` times the bytes that are left free (dynamic thresholds, Choudhury and Hahne 1998).
-    Who waits is served by key: first the key that holds least.
+    Keys share it as ``Shares`` says. Requests that wait are served by key: first the key that holds least.
 
     Args:
         capacity_bytes: of all requests together.
@@ -79,11 +75,10 @@ class MemoryBudget:
     """
 
     def __init__(self, capacity_bytes: int, *, wait_s: float) -> None:
-        self._capacity = capacity_bytes
+        self._shares = Shares(capacity_bytes)
+        # What one request may have at most, so that it leaves something for others.
+        self._most = capacity_bytes * FACTOR // (FACTOR + 1)
         self._wait_s = wait_s
-        self._most = capacity_bytes * SHARE // (SHARE + 1)
-        self._total = 0
-        self._held: dict[str, int] = {}
         self._lines: dict[str, deque[tuple[Holding, int, asyncio.Future[None]]]] = {}
         self._refused = 0
         # Replies grow on worker threads.
@@ -97,7 +92,7 @@ class MemoryBudget:
         """How it stands at this moment."""
         with self._lock:
             waiting = sum(len(line) for line in self._lines.values())
-            return MemoryStatus(self._total, self._capacity, waiting, self._refused)
+            return MemoryStatus(self._shares.total, self._shares.whole, waiting, self._refused)
 
     async def reserve(self, holding: Holding, nbytes: int) -> int:
         """See ``Holding.reserve``."""
@@ -145,21 +140,14 @@ class MemoryBudget:
         more = nbytes - holding.nbytes
         if more <= 0:
             return True
-        left = self._capacity - self._total - more
-        if self._held.get(holding.owner, 0) + more > SHARE * left:
+        if not self._shares.has_room(holding.owner, more):
             return False
         self._change(holding, nbytes)
         return True
 
     def _change(self, holding: Holding, nbytes: int) -> None:
-        more = nbytes - holding.nbytes
+        self._shares.add(holding.owner, nbytes - holding.nbytes)
         holding.nbytes = nbytes
-        self._total += more
-        held = self._held.get(holding.owner, 0) + more
-        if held:
-            self._held[holding.owner] = held
-        else:
-            self._held.pop(holding.owner, None)
 
     def _leave(self, entry: tuple[Holding, int, asyncio.Future[None]]) -> None:
         owner = entry[0].owner
@@ -175,11 +163,12 @@ class MemoryBudget:
         """Let those go on whose bytes are free; nobody passes a key that waits and holds less."""
         with self._lock:
             most_held: float = float("inf")
-            for owner in sorted(self._lines, key=self._held_by):
-                if self._held_by(owner) > most_held:
+            for owner in sorted(self._lines, key=self._shares.held_by):
+                held = self._shares.held_by(owner)
+                if held > most_held:
                     return
                 if not self._serve_line(owner):
-                    most_held = min(most_held, self._held_by(owner))
+                    most_held = min(most_held, held)
 
     def _serve_line(self, owner: str) -> bool:
         """Serve one key's requests, the oldest first; False when one does not fit."""
@@ -190,6 +179,3 @@ class MemoryBudget:
                 return False
             free.set_result(None)
         return True
-
-    def _held_by(self, owner: str) -> int:
-        return self._held.get(owner, 0)
