@@ -1,7 +1,10 @@
 """Fixtures for all tests: no network beyond the loopback, a real server process, photos, a fake model."""
 
+import io
+import os
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,11 @@ import httpx2
 import pytest
 from asking import CLICK, ask, click
 from blob_server import BlobServer, serve_blobs
+from commands import Ended, Osamd
 from hypothesis import settings
-from serving import KEY, RunningServer, run_server
+from serving import KEY, RunningServer, clean_environment, run_server
+
+from osamd.cli.main import main
 
 # No test is about time; on a busy machine Hypothesis's own limit would fail the one that loads something first.
 settings.register_profile("osamd", settings(), deadline=None)
@@ -83,3 +89,25 @@ def clicked(server: RunningServer, photo: bytes) -> dict[str, Any]:
     """The shared server's reply to the plainest request: the photo and one click."""
     with server.client() as opened:
         return ask(opened, photo, prompt=click(CLICK))
+
+
+@pytest.fixture
+def osamd(capsysbinary: pytest.CaptureFixture[bytes]) -> Osamd:
+    """Runs a command in this process, in a clean environment: ``osamd("list", env={...}, stdin=b"...")``."""
+
+    def run(*arguments: str, env: Mapping[str, str] | None = None, stdin: bytes = b"") -> Ended:
+        capsysbinary.readouterr()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+            for name in set(os.environ) - set(kept := clean_environment(env or {})):
+                patch.delenv(name)
+            for name, value in kept.items():
+                patch.setenv(name, value)
+            try:
+                code: object = main(arguments)
+            except SystemExit as stop:
+                code = stop.code
+        assert isinstance(code, int)
+        return Ended(code, *capsysbinary.readouterr())
+
+    return run

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from commands import Osamd
 from serving import KEY, RunningServer, clean_environment, free_port
 
 from osamd.cli.bench.chart import svg
@@ -148,25 +149,13 @@ def test_a_photo_that_is_none_is_refused(tmp_path: Path) -> None:
 # --- a real server --------------------------------------------------------------------------------------------------
 
 
-def bench(*arguments: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end, as a process."""
-    return subprocess.run(
-        [OSAMD, "bench", *arguments],
-        env=clean_environment({"API_KEY": key}),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def test_a_deployment_is_measured(server: RunningServer, tmp_path: Path) -> None:
+def test_a_deployment_is_measured(osamd: Osamd, server: RunningServer, tmp_path: Path) -> None:
     """All phases, their stages and bytes; figures and picture in files; the key nowhere."""
     figures, picture = tmp_path / "bench.json", tmp_path / "bench.svg"
 
-    ended = bench(server.url, *FEW, "--json", str(figures), "--plot", str(picture))
+    ended = osamd("bench", server.url, *FEW, "--json", str(figures), "--plot", str(picture), env={"API_KEY": KEY})
 
-    assert (0, f"osamd: wrote {figures}\nosamd: wrote {picture}\n") == (ended.returncode, ended.stderr)
+    assert (0, f"osamd: wrote {figures}\nosamd: wrote {picture}\n") == (ended.returncode, ended.err)
     document = json.loads(figures.read_text("utf-8"))
     assert PHASES == [item["name"] for item in document["phases"]]
     assert [1, 2, 4, 4] == [item["answers"] for item in document["phases"][:4]]
@@ -180,10 +169,10 @@ def test_a_deployment_is_measured(server: RunningServer, tmp_path: Path) -> None
     assert by_id["sent_bytes"] < 200
     assert all(item["received_bytes"] > 1000 for item in document["phases"])
     assert together["per_second"] * together["elapsed_s"] == pytest.approx(together["answers"], rel=0.01)
-    assert all(name in ended.stdout for name in PHASES)
+    assert all(name in ended.out for name in PHASES)
     drawn = ET.fromstring(picture.read_text("utf-8"))  # noqa: S314 - our own
     assert 11 + together["answers"] == len(drawn.findall(f"{SVG}circle"))
-    assert KEY not in ended.stdout + figures.read_text("utf-8") + picture.read_text("utf-8")
+    assert KEY not in ended.out + figures.read_text("utf-8") + picture.read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -197,32 +186,71 @@ def test_a_deployment_is_measured(server: RunningServer, tmp_path: Path) -> None
     ],
 )
 def test_mistakes_end_with_the_code_of_the_tree(
-    server: RunningServer, arguments: tuple[str, ...], key: str, code: int, words: str
+    osamd: Osamd, server: RunningServer, arguments: tuple[str, ...], key: str, code: int, words: str
 ) -> None:
     """One line on stderr, nothing on stdout, and never the key."""
-    ended = bench(server.url, *arguments, key=key)
+    ended = osamd("bench", server.url, *arguments, env={"API_KEY": key})
 
-    assert (code, "") == (ended.returncode, ended.stdout)
-    assert words in ended.stderr
-    assert key not in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert (code, "") == (ended.returncode, ended.out)
+    assert words in ended.err
+    assert key not in ended.err
+    assert "Traceback" not in ended.err
 
 
-def test_nobody_there_is_told_when_patience_ends() -> None:
+def test_nobody_there_is_told_when_patience_ends(osamd: Osamd) -> None:
     """A sleeping host that never wakes."""
-    ended = bench(f"http://127.0.0.1:{free_port()}", "--patience", "0.3")
+    ended = osamd("bench", f"http://127.0.0.1:{free_port()}", "--patience", "0.3")
 
     assert 7 == ended.returncode
-    assert "cannot reach" in ended.stderr
+    assert "cannot reach" in ended.err
 
 
-def test_a_file_that_cannot_be_written_costs_no_figures(server: RunningServer, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_costs_no_figures(osamd: Osamd, server: RunningServer, tmp_path: Path) -> None:
     """The table is out before files are written."""
-    ended = bench(server.url, *FEW, "--json", str(tmp_path / "missing" / "bench.json"))
+    ended = osamd("bench", server.url, *FEW, "--json", str(tmp_path / "missing" / "bench.json"), env={"API_KEY": KEY})
 
     assert 2 == ended.returncode
-    assert "first answer" in ended.stdout
-    assert "No such file" in ended.stderr
+    assert "first answer" in ended.out
+    assert "No such file" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--json", "bench.svg"), "bench.svg: this writes application/json: expected a name that ends in .json"),
+        (("--plot", "bench.png"), "bench.png: this writes image/svg+xml: expected a name that ends in .svg"),
+        (("--json", "-", "--plot", "-"), "--json - and --plot - both write to standard output"),
+        (("--image", "-"), "not an image"),
+        (("--image", "https://example.com/cat.jpg"), "expected a file or -, not a URL"),
+        (("--model", ""), "there is no model ''"),
+    ],
+)
+def test_files_that_make_no_sense_are_told(
+    osamd: Osamd, server: RunningServer, arguments: tuple[str, ...], part: str
+) -> None:
+    """Before anything is measured."""
+    ended = osamd("bench", server.url, *arguments, env={"API_KEY": KEY})
+
+    assert (2, "") == (ended.returncode, ended.out)
+    assert part in ended.err
+
+
+def test_figures_go_to_stdout_alone(osamd: Osamd, server: RunningServer, photo: bytes) -> None:
+    """``--json -`` leaves stdout to the figures, and the table goes to stderr; the photo may come from stdin."""
+    ended = osamd("bench", server.url, *FEW, "--image", "-", "--json", "-", env={"API_KEY": KEY}, stdin=photo)
+
+    assert PHASES == [item["name"] for item in json.loads(ended.out)["phases"]]
+    assert "first answer" in ended.err
+
+
+@pytest.mark.parametrize("url", ["", "localhost:11368", "ftp://localhost"])
+@pytest.mark.parametrize("command", [("bench",), ("ps", "--url")])
+def test_url_that_is_none_is_told_at_once(osamd: Osamd, command: tuple[str, ...], url: str) -> None:
+    """Without trying for as long as patience lasts."""
+    ended = osamd(*command, url)
+
+    assert (2, "") == (ended.returncode, ended.out)
+    assert "osamd: url: expected a server such as http://127.0.0.1:11368" in ended.err
 
 
 def test_a_terminal_shows_how_far_it_is(server: RunningServer) -> None:

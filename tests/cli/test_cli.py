@@ -1,17 +1,18 @@
-"""The command line as a process: data on stdout, messages on stderr, exit codes from the error tree."""
+"""The command line: data on stdout, messages on stderr, exit codes from the error tree."""
 
 import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from asking import BOX, CLICK, click
+from commands import Osamd
 from pictures import inside_of, png_pixels
 from PIL import Image
 from serving import KEY, clean_environment
@@ -25,20 +26,11 @@ POINT = f"{CLICK[0]},{CLICK[1]}"
 EFFICIENTSAM_ENCODER = "4cacbb23c6903b1acf87f1d77ed806b840800c5fcd4ac8f650cbffed474b8896"
 HEAVY = ("numpy", "cv2", "PIL", "onnxruntime", "fastapi", "pydantic", "starlette", "uvicorn", "httpx2", "asyncio")
 
-Ended = subprocess.CompletedProcess[bytes]
-
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """An empty cache."""
     return {"OSAMD_CACHE": str(tmp_path / "cache")}
-
-
-def osamd(*arguments: str, env: Mapping[str, str]) -> Ended:
-    """Run a command to its end."""
-    return subprocess.run(
-        [OSAMD, *arguments], env=clean_environment(env), capture_output=True, timeout=120, check=False
-    )
 
 
 def overlay_size(data: bytes, tmp_path: Path) -> tuple[tuple[int, int], str]:
@@ -52,7 +44,7 @@ def overlay_size(data: bytes, tmp_path: Path) -> tuple[tuple[int, int], str]:
 # --- osamd run ------------------------------------------------------------------------------------------------------
 
 
-def test_run_writes_the_mask_to_stdout(environment: dict[str, str], clicked: dict[str, Any]) -> None:
+def test_run_writes_the_mask_to_stdout(osamd: Osamd, environment: dict[str, str], clicked: dict[str, Any]) -> None:
     """A click gives the server's mask as PNG on stdout, and nothing else there."""
     ended = osamd("run", "--image", PHOTO, "--point", POINT, env=environment)
 
@@ -60,7 +52,7 @@ def test_run_writes_the_mask_to_stdout(environment: dict[str, str], clicked: dic
     assert np.array_equal(inside_of(clicked["annotations"][0]), png_pixels(ended.stdout) == 255)
 
 
-def test_run_writes_json_to_stdout(environment: dict[str, str], clicked: dict[str, Any]) -> None:
+def test_run_writes_json_to_stdout(osamd: Osamd, environment: dict[str, str], clicked: dict[str, Any]) -> None:
     """``--json`` gives the reply of the wire, and one line of it."""
     ended = osamd("run", "builtin", "--image", PHOTO, "--point", POINT, "--json", env=environment)
 
@@ -71,7 +63,7 @@ def test_run_writes_json_to_stdout(environment: dict[str, str], clicked: dict[st
     assert ended.stdout.count(b"\n") == 1
 
 
-def test_run_writes_files_when_told(environment: dict[str, str], tmp_path: Path) -> None:
+def test_run_writes_files_when_told(osamd: Osamd, environment: dict[str, str], tmp_path: Path) -> None:
     """``-o`` writes the PNG to a file and says so on stderr; with ``--json`` the reply still goes to stdout."""
     target = tmp_path / "mask.png"
     quiet = osamd("run", "--image", PHOTO, "--box", ",".join(map(str, BOX)), "-o", str(target), env=environment)
@@ -85,7 +77,7 @@ def test_run_writes_files_when_told(environment: dict[str, str], tmp_path: Path)
     assert np.array_equal(inside_of(json.loads(both.stdout)["annotations"][0]), png_pixels(target.read_bytes()) == 255)
 
 
-def test_run_draws_an_overlay(environment: dict[str, str], tmp_path: Path) -> None:
+def test_run_draws_an_overlay(osamd: Osamd, environment: dict[str, str], tmp_path: Path) -> None:
     """``--overlay`` gives the photo with the mask over it, on stdout and in a file."""
     target = tmp_path / "overlay.png"
     piped = osamd("run", "--image", PHOTO, "--point", POINT, "--overlay", env=environment)
@@ -96,7 +88,7 @@ def test_run_draws_an_overlay(environment: dict[str, str], tmp_path: Path) -> No
     assert piped.stdout == target.read_bytes()
 
 
-def test_run_takes_osams_spelling(environment: dict[str, str], tmp_path: Path) -> None:
+def test_run_takes_osams_spelling(osamd: Osamd, environment: dict[str, str], tmp_path: Path) -> None:
     """``osamd run builtin --image x.jpg --prompt JSON > out.png`` gives a picture, as osam does: the overlay."""
     prompt = json.dumps({"points": [CLICK], "point_labels": [1]})
     ended = osamd("run", "builtin", "--image", PHOTO, "--prompt", prompt, env=environment)
@@ -107,7 +99,7 @@ def test_run_takes_osams_spelling(environment: dict[str, str], tmp_path: Path) -
     assert drawn.stdout == ended.stdout
 
 
-def test_run_tells_a_missing_model(environment: dict[str, str]) -> None:
+def test_run_tells_a_missing_model(osamd: Osamd, environment: dict[str, str]) -> None:
     """Osam's own line, for a model that is not here and may not be pulled: its blob on stderr, exit code 5."""
     prompt = json.dumps(click(CLICK))
     never = environment | {"OSAMD_PULL": "never"}
@@ -120,7 +112,7 @@ def test_run_tells_a_missing_model(environment: dict[str, str]) -> None:
     assert b"Traceback" not in ended.stderr
 
 
-def test_run_takes_every_kind_of_prompt(environment: dict[str, str]) -> None:
+def test_run_takes_every_kind_of_prompt(osamd: Osamd, environment: dict[str, str]) -> None:
     """Several points, background points and a box together are the prompt of the wire."""
     flags = ["--point", POINT, "--point", "315,130", "--background", "100,250", "--box", "20,10,440,295", "--multimask"]
     by_flags = osamd("run", "--image", PHOTO, *flags, env=environment)
@@ -136,7 +128,7 @@ def test_run_takes_every_kind_of_prompt(environment: dict[str, str]) -> None:
     assert np.array_equal(expected, png_pixels(by_flags.stdout) == 255)
 
 
-def test_run_that_finds_nothing_says_so(environment: dict[str, str]) -> None:
+def test_run_that_finds_nothing_says_so(osamd: Osamd, environment: dict[str, str]) -> None:
     """Nothing found is a black mask and a remark, not a failure."""
     ended = osamd("run", "--image", PHOTO, "--background", "20,20", env=environment)
 
@@ -161,7 +153,7 @@ def test_run_that_finds_nothing_says_so(environment: dict[str, str]) -> None:
         (["--image", PHOTO, "-o", "no-such-folder/mask.png"], "no-such-folder/mask.png: No such file"),
     ],
 )
-def test_run_tells_mistakes(environment: dict[str, str], arguments: list[str], part: str) -> None:
+def test_run_tells_mistakes(osamd: Osamd, environment: dict[str, str], arguments: list[str], part: str) -> None:
     """A mistake of the caller gets one line on stderr, nothing on stdout, and exit code 2."""
     ended = osamd("run", *arguments, env=environment)
 
@@ -192,7 +184,9 @@ def test_run_does_not_write_pictures_to_a_terminal(environment: dict[str, str]) 
     assert b"terminal" in ended.stderr
 
 
-@pytest.mark.parametrize("arguments", [["run", "--image", PHOTO, "--json"], ["run", "--image", PHOTO], ["doctor"]])
+@pytest.mark.parametrize(
+    "arguments", [["run", "--image", PHOTO, "--json"], ["run", "--image", PHOTO], ["doctor"], ["--help"]]
+)
 def test_reader_that_leaves_is_no_error(environment: dict[str, str], arguments: list[str]) -> None:
     """A closed pipe, as ``| head`` leaves it, is nothing to complain about."""
     buffered = {name: value for name, value in clean_environment(environment).items() if name != "PYTHONUNBUFFERED"}
@@ -208,7 +202,133 @@ def test_reader_that_leaves_is_no_error(environment: dict[str, str], arguments: 
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
-def test_bad_setting_is_told(environment: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "point"),
+    [
+        (["--point", "-5,3"], "(-5, 3)"),
+        (["--point=-5,3"], "(-5, 3)"),
+        (["--background", "-.5,3"], "(-0.5, 3)"),
+        (["--point", "10,10", "--point", "-1e2,3"], "(-100, 3)"),
+        (["--box", "-5,3,10,20"], "(-5, 3, 10, 20)"),
+    ],
+)
+def test_negative_coordinates_are_numbers(
+    osamd: Osamd, environment: dict[str, str], arguments: list[str], point: str
+) -> None:
+    """They reach the check of the prompt instead of being taken for flags."""
+    ended = osamd("run", "--image", PHOTO, *arguments, env=environment)
+
+    assert (2, "") == (ended.returncode, ended.out)
+    assert f"{point} lies outside the image, which is 451 x 300 pixels" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--box", ""], "box: 4 numbers"),
+        (["--point", ""], "point: 2 numbers"),
+        (["--prompt", ""], "prompt: not JSON"),
+        (["--text", ""], "prompt.texts[0]"),
+        ([""], "there is no model ''"),
+        (["-o", ""], "Is a directory"),
+    ],
+)
+def test_empty_flags_are_not_dropped(
+    osamd: Osamd, environment: dict[str, str], arguments: list[str], part: str
+) -> None:
+    """They would become the click in the middle, or another model."""
+    ended = osamd("run", "--image", PHOTO, *arguments, env=environment)
+
+    assert (2, "") == (ended.returncode, ended.out)
+    assert part in ended.err
+
+
+@pytest.mark.parametrize(
+    "name", ["mask.jpg", "mask.JPEG", "mask.webp", "mask.tiff", "mask.svg", "mask.json", "mask.txt"]
+)
+def test_output_that_promises_another_format_is_refused(
+    osamd: Osamd, environment: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    """A PNG in a file that is called otherwise surprises whoever opens it; refused before any work."""
+    ended = osamd("run", "nope", "--image", "missing", "-o", str(tmp_path / name), env=environment)
+
+    assert 2 == ended.returncode
+    assert f"{name}: this writes image/png: expected a name that ends in .png" in ended.err
+    assert not (tmp_path / name).exists()
+
+
+def test_output_may_have_no_suffix_or_one_without_a_meaning(
+    osamd: Osamd, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Only a name that promises another format is refused; .PNG is PNG."""
+    for name in ("mask", "mask.PNG", "mask.part-1"):
+        assert 0 == osamd("run", "--image", PHOTO, "-o", str(tmp_path / name), env=environment).returncode
+        assert png_pixels((tmp_path / name).read_bytes()).any()
+
+
+def test_dash_is_standard_input_and_output(osamd: Osamd, environment: dict[str, str]) -> None:
+    """``--image - -o -`` is a filter, and nothing but the PNG is on stdout."""
+    plain = osamd("run", "--image", PHOTO, "--point", POINT, env=environment)
+    photo = Path(PHOTO).read_bytes()
+    ended = osamd("run", "--image", "-", "--point", POINT, "-o", "-", env=environment, stdin=photo)
+
+    assert (0, "") == (ended.returncode, ended.err)
+    assert plain.stdout == ended.stdout
+    assert not Path("-").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--image", "-"], "not an image"),
+        (["--image", PHOTO, "--json", "-o", "-"], "--json and -o - both write to standard output"),
+        (["--image", "https://example.com/cat.jpg"], "expected a file or -, not a URL"),
+        (["--image", "data:image/png;base64,AAAA"], "No such file"),
+        (["--image", "a\0b"], "null byte"),
+        (["--image", "."], ".: Is a directory"),
+        (["--image", "x" * 300], "File name too long"),
+        (["--image", PHOTO, "-o", "."], ".: Is a directory"),
+        (["--image", PHOTO, "-o", "missing/mask.png"], "missing/mask.png: No such file"),
+        (["--image", PHOTO, "-o", f"{PHOTO}/mask.png"], "mask.png: Not a directory"),
+    ],
+    ids=lambda value: str(value)[:60].replace("\0", "0"),
+)
+def test_bad_paths_are_told(osamd: Osamd, environment: dict[str, str], arguments: list[str], part: str) -> None:
+    """In one line, with exit code 2 and nothing on stdout."""
+    ended = osamd("run", *arguments, env=environment)
+
+    assert (2, "") == (ended.returncode, ended.out)
+    assert part in ended.err
+    assert 1 == ended.err.count("\n")
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["--help"], ["run", "--image", PHOTO]])
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_error(environment: dict[str, str], arguments: list[str], redirection: str) -> None:
+    """What a shell closes is not written to, and nothing is said about it."""
+    command = f"exec {shlex.join([OSAMD, *arguments])} {redirection}"
+    ended = subprocess.run(
+        ["sh", "-c", command], env=clean_environment(environment), capture_output=True, timeout=60, check=False
+    )
+
+    assert (0, b"") == (ended.returncode, ended.stderr)
+    assert (">&-" in redirection.split()) == (ended.stdout == b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has this disk that is always full")
+@pytest.mark.parametrize("arguments", [["list"], ["run", "--image", PHOTO]])
+def test_full_disk_is_told(environment: dict[str, str], arguments: list[str]) -> None:
+    """In one line, and the exit code says that the output is not whole."""
+    buffered = {name: value for name, value in clean_environment(environment).items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [OSAMD, *arguments], env=buffered, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+
+    assert (1, b"osamd: standard output: No space left on device\n") == (ended.returncode, ended.stderr)
+
+
+def test_bad_setting_is_told(osamd: Osamd, environment: dict[str, str]) -> None:
     """A setting that cannot be is named, with its own exit code."""
     ended = osamd("run", "--image", PHOTO, env=environment | {"OSAMD_DEVICE": "tpu"})
 
@@ -219,7 +339,7 @@ def test_bad_setting_is_told(environment: dict[str, str]) -> None:
 # --- osamd doctor ---------------------------------------------------------------------------------------------------
 
 
-def test_doctor_says_what_is_here(environment: dict[str, str]) -> None:
+def test_doctor_says_what_is_here(osamd: Osamd, environment: dict[str, str]) -> None:
     """Versions, providers, device, cache folder, whether the key is set, and whether the built-in model loads."""
     ended = osamd("doctor", env=environment)
 
@@ -236,7 +356,7 @@ def test_doctor_says_what_is_here(environment: dict[str, str]) -> None:
     assert all(line.startswith("ok ") for line in report.splitlines())
 
 
-def test_doctor_shows_no_key(environment: dict[str, str]) -> None:
+def test_doctor_shows_no_key(osamd: Osamd, environment: dict[str, str]) -> None:
     """The key is said to be set, and not shown."""
     ended = osamd("doctor", env=environment | {"API_KEY": KEY})
 
@@ -252,7 +372,9 @@ def test_doctor_shows_no_key(environment: dict[str, str]) -> None:
         ({"PORT": "many"}, "PORT"),
     ],
 )
-def test_doctor_exits_with_1_for_what_is_wrong(environment: dict[str, str], extra: dict[str, str], part: str) -> None:
+def test_doctor_exits_with_1_for_what_is_wrong(
+    osamd: Osamd, environment: dict[str, str], extra: dict[str, str], part: str
+) -> None:
     """What keeps osamd from working is marked, and the exit code says so."""
     ended = osamd("doctor", env=environment | extra)
 
@@ -278,7 +400,7 @@ def test_doctor_exits_with_1_for_what_is_wrong(environment: dict[str, str], extr
         (["--version"], [__version__]),
     ],
 )
-def test_help_is_on_stdout(arguments: list[str], parts: list[str]) -> None:
+def test_help_is_on_stdout(osamd: Osamd, arguments: list[str], parts: list[str]) -> None:
     """Help and version are data."""
     ended = osamd(*arguments, env={})
 
@@ -288,7 +410,7 @@ def test_help_is_on_stdout(arguments: list[str], parts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["run"], ["serve", "--port", "many"]])
-def test_unknown_usage_exits_with_2(arguments: list[str]) -> None:
+def test_unknown_usage_exits_with_2(osamd: Osamd, arguments: list[str]) -> None:
     """A command line that cannot be is explained on stderr."""
     ended = osamd(*arguments, env={})
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from asking import ask
 from blob_server import Answer, serve_blobs
-from serving import KEY, RunningServer, clean_environment
-from shelf import Library, Shelf, WebModel, run_library
+from commands import Ended, Osamd
+from serving import KEY, clean_environment
+from shelf import Shelf, WebModel, run_library
 
 from osamd.cli.models import human_age, human_size, table
 
@@ -22,7 +23,8 @@ LICENCE = "osamd: fresh:latest is under the licence MIT https://example.org/lice
 class Home:
     """A user's machine: a catalogue with a local model, one on the web, and a bad row, and an empty cache."""
 
-    def __init__(self, folder: Path, shelf: Shelf) -> None:
+    def __init__(self, folder: Path, shelf: Shelf, osamd: Osamd) -> None:
+        self._osamd = osamd
         self.cache = folder / "cache"
         self.own = shelf.add_local("own", "sam", license="MIT")
         self.fresh: WebModel = shelf.add_web("fresh")
@@ -33,21 +35,18 @@ class Home:
         """What a shell would have."""
         return clean_environment({"OSAMD_CACHE": str(self.cache), "OSAMD_CATALOG": str(self.catalog)} | extra)
 
-    def osamd(self, *arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command to its end, without a terminal."""
-        command = [sys.executable, "-m", "osamd", *arguments]
-        return subprocess.run(
-            command, env=self.environment(**extra), capture_output=True, text=True, timeout=WAIT_S, check=False
-        )
+    def osamd(self, *arguments: str, **extra: str) -> Ended:
+        """Run a command to its end."""
+        return self._osamd(*arguments, env=self.environment(**extra))
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
+def home(tmp_path: Path, osamd: Osamd) -> Iterator[Home]:
     """Such a machine, and the web server."""
     rows = tmp_path / "rows"
     rows.mkdir()
     with serve_blobs() as web:
-        yield Home(tmp_path, Shelf(rows, web))
+        yield Home(tmp_path, Shelf(rows, web), osamd)
 
 
 def names(listing: str) -> list[str]:
@@ -59,9 +58,9 @@ def test_list(home: Home) -> None:
     """What is here is listed; with --all also what is not, without a word of the network."""
     done = home.osamd("list")
     assert 0 == done.returncode
-    assert ["NAME", "ID", "SIZE", "MODIFIED"] == done.stdout.splitlines()[0].split()
-    assert ["builtin:latest", "own:latest"] == names(done.stdout)
-    everything = home.osamd("list", "--all").stdout
+    assert ["NAME", "ID", "SIZE", "MODIFIED"] == done.out.splitlines()[0].split()
+    assert ["builtin:latest", "own:latest"] == names(done.out)
+    everything = home.osamd("list", "--all").out
     assert {"fresh:latest", "sam:100m", "sam3:latest", "yoloworld:latest"} <= set(names(everything))
     (line,) = [line for line in everything.splitlines() if line.startswith("fresh:latest")]
     assert "<not pulled>" in line
@@ -71,40 +70,40 @@ def test_list(home: Home) -> None:
 def test_bad_rows_are_told_on_stderr(home: Home, command: tuple[str, ...]) -> None:
     """Each command tells what is wrong with the user's catalogue, beside its work."""
     done = home.osamd(*command)
-    assert f"osamd: {home.catalog}: row 3 (broken), family must be one of" in done.stderr
-    assert "broken" not in done.stdout
+    assert f"osamd: {home.catalog}: row 3 (broken), family must be one of" in done.err
+    assert "broken" not in done.out
 
 
 def test_show(home: Home) -> None:
     """A model tells its licence, its abilities and its files before it is pulled."""
     done = home.osamd("show", "yoloworld")
     assert 0 == done.returncode
-    shown = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    shown = dict(line.split(maxsplit=1) for line in done.out.splitlines())
     assert shown["licence"].startswith("GPL-3.0-only https://")
     assert ("yoloworld:latest", "no") == (shown["name"], shown["here"])
     assert shown["takes"].endswith("texts")
     assert shown["yolo"].startswith("sha256:92660c64")
-    assert "sam:100m" in home.osamd("show", "sam_vit_b").stdout
+    assert "sam:100m" in home.osamd("show", "sam_vit_b").out
 
 
 def test_pull_show_and_remove(home: Home) -> None:
     """The licence comes first, then the files, one line each; afterwards the model is here until it is removed."""
     done = home.osamd("pull", "fresh")
-    assert (0, "") == (done.returncode, done.stdout)
-    told = [line for line in done.stderr.splitlines() if "broken" not in line]
+    assert (0, "") == (done.returncode, done.out)
+    told = [line for line in done.err.splitlines() if "broken" not in line]
     assert LICENCE == told[0]
     assert "osamd: fresh:latest is here" == told[-1]
     assert ["encoder", "decoder"] == [line.split()[1] for line in told[1:-1]]
-    assert "\r" not in done.stderr
+    assert "\r" not in done.err
     assert all(place.exists() for place in home.fresh.places(home.cache))
-    assert "fresh:latest" in names(home.osamd("list").stdout)
+    assert "fresh:latest" in names(home.osamd("list").out)
     done = home.osamd("rm", "fresh")
     assert 0 == done.returncode
-    assert "osamd: removed fresh:latest, " in done.stderr
+    assert "osamd: removed fresh:latest, " in done.err
     assert not any(place.exists() for place in home.fresh.places(home.cache))
     done = home.osamd("rm", "fresh")
     assert 5 == done.returncode
-    assert "fresh:latest is not here" in done.stderr
+    assert "fresh:latest is not here" in done.err
 
 
 def test_progress_bar_is_for_terminals(home: Home) -> None:
@@ -152,9 +151,9 @@ def test_progress_bar_is_for_terminals(home: Home) -> None:
 def test_exit_codes(home: Home, arguments: tuple[str, ...], code: int, words: str) -> None:
     """What goes wrong is one line on stderr, and an exit code of the error tree."""
     done = home.osamd(*arguments)
-    assert (code, "") == (done.returncode, done.stdout)
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+    assert (code, "") == (done.returncode, done.out)
+    assert words in done.err
+    assert "Traceback" not in done.err
 
 
 def test_pull_that_fails(home: Home) -> None:
@@ -162,8 +161,8 @@ def test_pull_that_fails(home: Home) -> None:
     home.fresh.served["encoder"].then = Answer(status=404)
     done = home.osamd("pull", "fresh")
     assert 5 == done.returncode
-    assert "404" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "404" in done.err
+    assert "Traceback" not in done.err
     assert not any(place.exists() for place in home.fresh.places(home.cache))
     # What had come of it can be removed.
     home.fresh.served["encoder"].then = Answer()
@@ -178,7 +177,7 @@ def test_mirror(home: Home) -> None:
         for content, place in zip(home.fresh.contents.values(), home.fresh.places(home.cache), strict=True):
             mirror.put(f"/blobs/{place.name.removeprefix('sha256-')}", content)
         done = home.osamd("pull", "fresh", OSAM_BLOB_ENDPOINT=f"{mirror.url}/blobs/")
-        assert 0 == done.returncode, done.stderr
+        assert 0 == done.returncode, done.err
         assert 2 == len(mirror.asked)
 
 
@@ -186,47 +185,39 @@ def test_run_pulls(home: Home, tmp_path: Path) -> None:
     """``osamd run`` pulls a model that is not here, its licence first, and segments with it."""
     photo = Path(__file__).parents[2] / "examples" / "cat.jpg"
     done = home.osamd("run", "fresh", "--image", str(photo), "--point", "225,150", "--json")
-    assert 0 == done.returncode, done.stderr
-    assert LICENCE in done.stderr
-    assert "fresh:latest" == json.loads(done.stdout)["model"]
+    assert 0 == done.returncode, done.err
+    assert LICENCE in done.err
+    assert "fresh:latest" == json.loads(done.out)["model"]
     forbidden = home.osamd("rm", "fresh")
     assert 0 == forbidden.returncode
     done = home.osamd("run", "fresh", "--image", str(photo), "-o", str(tmp_path / "m.png"), OSAMD_PULL="never")
     assert 5 == done.returncode
-    assert "fresh:latest is not on this server" in done.stderr
+    assert "fresh:latest is not on this server" in done.err
 
 
-def test_ps(tmp_path: Path, photo: bytes) -> None:
+def test_ps(osamd: Osamd, tmp_path: Path, photo: bytes) -> None:
     """The models that a server has loaded, for those who have its key."""
     with run_library(tmp_path) as library:
+
+        def ps(key: str) -> Ended:
+            return osamd("ps", "--url", library.server.url, env={"API_KEY": key})
+
         with library.server.client() as client:
             ask(client, photo, model="sam:300m", keep_alive=-1)
-        assert {"builtin:latest", "sam:300m"} == set(names(ps(library, KEY).stdout))
-        (line,) = [line for line in ps(library, KEY).stdout.splitlines() if line.startswith("sam:300m")]
+        listing = ps(KEY).out
+        assert {"builtin:latest", "sam:300m"} == set(names(listing))
+        (line,) = [line for line in listing.splitlines() if line.startswith("sam:300m")]
         assert ["cpu", "9999-12-31T00:00:00Z"] == line.split()[-2:]
-        refused = ps(library, "wrong")
-        assert (3, "") == (refused.returncode, refused.stdout)
-        assert "X-API-Key is missing or wrong" in refused.stderr
-
-
-def ps(library: Library, key: str) -> "subprocess.CompletedProcess[str]":
-    """``osamd ps`` against a server."""
-    server: RunningServer = library.server
-    return subprocess.run(
-        [sys.executable, "-m", "osamd", "ps", "--url", server.url],
-        env=clean_environment({"API_KEY": key}),
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-        check=False,
-    )
+        refused = ps("wrong")
+        assert (3, "") == (refused.returncode, refused.out)
+        assert "X-API-Key is missing or wrong" in refused.err
 
 
 def test_doctor_tells_of_bad_rows(home: Home) -> None:
     """The user's catalogue is examined with the rest: how many models there are, and which rows are left out."""
     done = home.osamd("doctor")
     assert 1 == done.returncode
-    lines = done.stdout.splitlines()
+    lines = done.out.splitlines()
     (summary,) = [line for line in lines if line.startswith("ok  catalogue")]
     assert f"models, 2 of them here, {home.catalog} among it" in summary
     problems = [line for line in lines if line.startswith("!!  catalogue")]

@@ -1,5 +1,6 @@
 """What this installation has, where models would run, and what is wrong."""
 
+import argparse
 import platform
 import sys
 from dataclasses import dataclass, replace
@@ -57,6 +58,13 @@ class Report:
             f"{'!!' if finding.is_wrong else 'ok'}  {finding.name:<{width}}  {finding.text}"
             for finding in self.findings
         )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report."""
+    report = examine(arguments.device)
+    print(report.text())
+    return report.exit_code
 
 
 def examine(device: Device | None = None) -> Report:

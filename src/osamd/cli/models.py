@@ -1,5 +1,6 @@
 """The model library on the command line: list, show, pull, rm, ps."""
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -20,6 +21,37 @@ STEP = 1000
 BAR_WIDTH = 30
 ID_CHARS = 12
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86400
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    """``osamd list``."""
+    print(list_models(show_all=arguments.all))
+    return 0
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    """``osamd show``."""
+    print(show_model(arguments.model))
+    return 0
+
+
+def run_pull(arguments: argparse.Namespace) -> int:
+    """``osamd pull``."""
+    pull_model(arguments.model)
+    return 0
+
+
+def run_rm(arguments: argparse.Namespace) -> int:
+    """``osamd rm``."""
+    remove_model(arguments.model)
+    return 0
+
+
+def run_ps(arguments: argparse.Namespace) -> int:
+    """``osamd ps``."""
+    key = load_settings().api_key
+    print(running_models(arguments.url, key.get_secret_value() if key is not None else None))
+    return 0
 
 
 def own_library() -> Library:

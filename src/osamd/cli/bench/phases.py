@@ -30,7 +30,7 @@ class Plan:
         url: the server.
         api_key: sent with each request, or None.
         model: a model's name, or None for the server's default.
-        image: a photo, or None for the example.
+        image: a photo, - for one on standard input, or None for the example.
         requests: clicks of each kind.
         clients: how many ask at once in the last phase.
         seconds: how long the last phase lasts.
@@ -40,7 +40,7 @@ class Plan:
     url: str
     api_key: str | None = field(repr=False)
     model: str | None
-    image: Path | None
+    image: Path | str | None
     requests: int
     clients: int
     seconds: float

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from osamd.errors import InvalidImageError
+from osamd.cli.files import read_image
 from osamd.pixels.images import decode_image
 
 EXAMPLE = ("server", "playground", "examples", "cat.jpg")
@@ -22,21 +22,15 @@ class Pictures:
     """Makes JPEGs that differ by a small seal of random colours, so that none of them is in a server's cache.
 
     Args:
-        path: a photo, or None for the example, enlarged to 1920 x 1280.
+        path: a photo, - for one on standard input, or None for the example, enlarged to 1920 x 1280.
 
     Raises:
         InvalidImageError: it cannot be read.
         ImageTooLargeError: it has more pixels than any server takes.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        if path is None:
-            data = resources.files("osamd").joinpath(*EXAMPLE).read_bytes()
-        else:
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                raise InvalidImageError(f"{path}: {error.strerror}") from None
+    def __init__(self, path: Path | str | None) -> None:
+        data = resources.files("osamd").joinpath(*EXAMPLE).read_bytes() if path is None else read_image(str(path))
         pixels = decode_image(data, max_pixels=MAX_PIXELS).pixels
         if path is None:
             pixels = np.asarray(Image.fromarray(pixels).resize(EXAMPLE_SIZE, Image.Resampling.BICUBIC))

@@ -1,0 +1,83 @@
+"""``osamd run``: segment one photo without a server."""
+
+import argparse
+import asyncio
+import sys
+import threading
+
+from osamd.cli.files import check_output, read_image, write_output
+from osamd.cli.models import bring, own_library
+from osamd.engine import Engine
+from osamd.errors import InvalidRequestError
+from osamd.pixels.images import decode_image
+from osamd.pixels.masks import encode_color_png, overlay
+from osamd.settings import Settings, load_settings
+from osamd.timings import Timings
+from osamd.types import ImageSource, SegmentRequest, SegmentResult
+from osamd.wire.parsing import body_from_pairs
+from osamd.wire.replies import generate_reply, included, union_png
+from osamd.wire.schemas import GenerateBody
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Segment, and write what was asked for."""
+    settings = load_settings()
+    pairs = [("point", point) for point in arguments.point]
+    pairs += [("background", point) for point in arguments.background]
+    pairs += [("text", text) for text in arguments.text]
+    given = ((name, getattr(arguments, name)) for name in ("model", "box", "prompt"))
+    pairs += [(name, value) for name, value in given if value is not None]
+    body = body_from_pairs([*pairs, ("multimask", str(arguments.multimask))])
+    _check_outputs(arguments)
+    data = read_image(arguments.image)
+
+    result = _segment(data, body, settings)
+    if arguments.json:
+        print(generate_reply(result, body, settings, threading.Event()).model_dump_json())
+    if arguments.output is not None or not arguments.json:
+        wants_overlay = arguments.overlay or (arguments.output is None and arguments.prompt is not None)
+        png = _overlay_png(data, result, settings) if wants_overlay else union_png(result)
+        write_output(png, arguments.output or "-")
+    if not result.annotations:
+        print("osamd: nothing was found", file=sys.stderr)
+    return 0
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Refuse what could not be written, before any work."""
+    if arguments.output is not None:
+        check_output(arguments.output, "-o", "image/png", must_exist=True)
+        if arguments.json and arguments.output == "-":
+            raise InvalidRequestError("--json and -o - both write to standard output: give one of them")
+    elif not arguments.json and sys.stdout.isatty():
+        raise InvalidRequestError("this would write a PNG to the terminal: redirect it, or give -o or --json")
+
+
+def _segment(data: bytes, body: GenerateBody, settings: Settings) -> SegmentResult:
+    request = SegmentRequest(
+        image=ImageSource.of_bytes(data),
+        model=body.model,
+        prompts=body.to_prompts(settings),
+        multimask=bool(body.multimask),
+        owner="cli",
+        with_embedding=bool(included(body, settings)),
+    )
+
+    library = own_library()
+    model = library.resolve(body.model)
+    if not library.store.is_present(model) and settings.pull == "auto":
+        bring(model, library.store)
+
+    async def segment() -> SegmentResult:
+        engine = Engine(settings, library=library)
+        try:
+            return await engine.segment(request, Timings())
+        finally:
+            await engine.close()
+
+    return asyncio.run(segment())
+
+
+def _overlay_png(data: bytes, result: SegmentResult, settings: Settings) -> bytes:
+    pixels = decode_image(data, max_pixels=settings.max_image_pixels).pixels
+    return encode_color_png(overlay(pixels, [item.mask for item in result.annotations if item.mask is not None]))

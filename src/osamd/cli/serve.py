@@ -1,0 +1,25 @@
+"""``osamd serve``: the HTTP API."""
+
+import argparse
+
+from osamd.errors import SettingsError
+from osamd.server.startup import faster_imports
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    flags = {name: value for name, value in vars(arguments).items() if name not in {"command", "env_file"}}
+    if arguments.env_file is not None and not arguments.env_file.is_file():
+        raise SettingsError(f"--env-file: {arguments.env_file} is not a file")
+    with faster_imports():
+        from osamd.settings import load_settings  # noqa: PLC0415
+
+        settings = load_settings(env_file=arguments.env_file, **flags)
+
+        from osamd.server.app import create_app  # noqa: PLC0415
+        from osamd.server.process import prepare_process, serve  # noqa: PLC0415
+
+        prepare_process(settings)
+        app = create_app(settings)
+    serve(app, settings)
+    return 0
