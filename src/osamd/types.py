@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +68,13 @@ class Prompt:
     score_threshold: float = 0.1
     max_annotations: int = 100
     field: str = "prompt"
+
+
+class WantedSize(Protocol):
+    """Tells how many rows and columns of an upright image of some size are looked at."""
+
+    def __call__(self, *, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

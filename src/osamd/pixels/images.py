@@ -6,7 +6,7 @@ alpha, and that tells the size before it decodes.
 
 import io
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from PIL import (  # noqa: F401 - importing a plugin is what registers its format
@@ -21,7 +21,7 @@ from PIL import (  # noqa: F401 - importing a plugin is what registers its forma
 )
 
 from osamd.errors import ImageTooLargeError, InvalidImageError
-from osamd.types import ByteArray, Picture
+from osamd.types import ByteArray, Picture, WantedSize
 
 # Pillow opens MPO, the JPEG with a second picture behind it that many phones write, as JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
@@ -37,13 +37,6 @@ SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
 NewArray = Callable[[tuple[int, int, int]], ByteArray]
-
-
-class WantedSize(Protocol):
-    """Tells how many rows and columns of an upright image of some size are looked at."""
-
-    def __call__(self, *, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns."""
 
 
 def new_array(shape: tuple[int, int, int]) -> ByteArray:

@@ -1,0 +1,269 @@
+"""Images decoded in processes of their own, which end when one takes too much: see docs/decisions/0013."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import osamd
+from osamd.errors import (
+    DeadlineExceededError,
+    ImageTooLargeError,
+    InvalidImageError,
+    OverloadedError,
+    RequestError,
+    ShuttingDownError,
+)
+from osamd.pixels.decoder_messages import KEPT_BYTES, REQUEST, SIZE, receive
+from osamd.types import ByteArray, Picture, WantedSize
+
+MOST_REASON_CHARS: Final = 500
+
+# Processes kept for the next image; each holds 25 to 60 MB.
+MOST_IDLE: Final = 2
+# For a process that neither computes nor answers, as on a machine that swaps.
+PATIENCE: Final = 10.0
+ERRORS: Final[dict[str, type[RequestError]]] = {kind.code: kind for kind in (InvalidImageError, ImageTooLargeError)}
+PROGRAM: Final = """
+import sys
+sys.path[:] = {path!r}
+from osamd.pixels.decoder_process import main
+main({channel}, {room}, cpu_s={cpu_s})
+"""
+CHANNELS: Final = 3
+# The server's environment has its keys in it.
+ENVIRONMENT: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
+# What a photo of a usual size took is kept for the next one; what larger ones took goes back to the system.
+ALLOCATOR: Final = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "33554432",
+    "MALLOC_TRIM_THRESHOLD_": "33554432",
+    # Pixels are converted by one thread; numpy would start one for each core.
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Child:
+    """A process, the socket to it, and the file in which it leaves pixels."""
+
+    process: subprocess.Popen[bytes]
+    channel: socket.socket
+    room: IO[bytes]
+
+    def end(self) -> int:
+        """Kill it if it still runs; its exit status."""
+        self.process.kill()
+        self.channel.close()
+        self.room.close()
+        return self.process.wait()
+
+
+class Decoder:
+    """Decodes images like ``decode_image``, in processes that are killed when an image takes too much.
+
+    Each call has a process to itself; processes start when they are needed and are used again. All threads may call
+    it at once.
+
+    Args:
+        cpu_s: seconds of CPU time for one image.
+    """
+
+    def __init__(self, *, cpu_s: float) -> None:
+        self._cpu_s = cpu_s
+        self._lock = threading.Lock()
+        self._idle: list[_Child] = []
+        self._busy: list[_Child] = []
+        self._is_closed = False
+
+    def start(self) -> None:
+        """Have a process ready, so that the first image does not wait for it."""
+        with contextlib.suppress(OverloadedError, ShuttingDownError):
+            self._give_back(self._take())
+
+    def __call__(self, data: bytes, *, max_pixels: int, wanted: WantedSize | None = None) -> Picture:
+        """Decode an image; arguments and result as for ``decode_image``.
+
+        Raises:
+            InvalidImageError: not an image, a broken one, or one that takes too much CPU time or crashes a decoder.
+            ImageTooLargeError: too many pixels, or too much memory for their number.
+            MemoryError: the system ran out of memory.
+            OverloadedError: no process could be started.
+            DeadlineExceededError: the process did not answer.
+            ShuttingDownError: this was closed.
+        """
+        child = self._take()
+        if self._is_closed:
+            # Since then.
+            self._drop(child)
+            raise _shutting_down()
+        try:
+            answer = _ask(child, data, max_pixels, wanted)
+        except (EOFError, ConnectionError):
+            raise self._what_ended(child) from None
+        except TimeoutError:
+            self._drop(child)
+            raise DeadlineExceededError("decoding the image took too long; try again later") from None
+        except BaseException:
+            self._drop(child)
+            raise
+        self._give_back(child)
+        if isinstance(answer, RequestError):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """End all processes; what is being decoded fails with ``ShuttingDownError``."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+            for child in self._busy:
+                child.process.kill()
+        for child in idle:
+            child.end()
+
+    def _take(self) -> _Child:
+        with self._lock:
+            if self._is_closed:
+                raise _shutting_down()
+            while self._idle:
+                child = self._idle.pop()
+                if child.process.poll() is None:
+                    self._busy.append(child)
+                    return child
+                child.end()
+        child = _spawned(self._cpu_s)
+        with self._lock:
+            self._busy.append(child)
+        return child
+
+    def _give_back(self, child: _Child) -> None:
+        with self._lock:
+            is_kept = not self._is_closed and len(self._idle) < MOST_IDLE
+            if is_kept:
+                self._busy.remove(child)
+                self._idle.append(child)
+        if not is_kept:
+            self._drop(child)
+
+    def _drop(self, child: _Child) -> int:
+        with self._lock:
+            self._busy.remove(child)
+        return child.end()
+
+    def _what_ended(self, child: _Child) -> Exception:
+        """The error for a process that ended before it answered."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # It has closed its channel, so it is about to end.
+            child.process.wait(PATIENCE)
+        status = self._drop(child)
+        if self._is_closed:
+            return _shutting_down()
+        if status == -signal.SIGPROF:
+            return InvalidImageError(
+                f"decoding takes more than {self._cpu_s:g} s of CPU time, which is the limit:"
+                " send a smaller image or a simpler format, such as baseline JPEG",
+                field="image",
+            )
+        if status == -signal.SIGKILL:
+            return MemoryError("the process that decodes was killed, as happens when memory runs out")
+        if status < 0:
+            return InvalidImageError("the image is broken: its decoder crashed", field="image")
+        return RuntimeError(f"the process that decodes images ended with status {status}")
+
+
+def _spawned(cpu_s: float) -> _Child:
+    with contextlib.ExitStack() as on_failure:
+        try:
+            room = on_failure.enter_context(_nameless_file())
+            ours, theirs = socket.socketpair()
+            on_failure.enter_context(ours)
+            with theirs:
+                process = _started(theirs.fileno(), room.fileno(), cpu_s)
+        except OSError as error:
+            raise OverloadedError(f"no process to decode images could be started: {error.strerror}") from error
+        on_failure.pop_all()
+    ours.settimeout(PATIENCE * cpu_s)
+    return _Child(process, ours, room)
+
+
+def _started(channel: int, room: int, cpu_s: float) -> subprocess.Popen[bytes]:
+    package = str(Path(osamd.__file__).parents[1])
+    # Entries may be relative, and zip files.
+    path = [os.path.abspath(entry) for entry in [*sys.path, package]]  # noqa: PTH100
+    flags = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
+    return subprocess.Popen(  # noqa: S603 - our own interpreter
+        [sys.executable, *flags, "-c", PROGRAM.format(path=path, channel=channel, room=room, cpu_s=cpu_s)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[channel, room],
+        cwd="/",
+        env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | ALLOCATOR,
+    )
+
+
+def _nameless_file() -> IO[bytes]:
+    """A file of ``KEPT_BYTES`` in memory; where the system has none, on the disk, which its cache spares mostly."""
+    if sys.platform == "linux":
+        file: IO[bytes] = os.fdopen(os.memfd_create("osamd-pixels"), "r+b", buffering=0)
+    else:
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the caller closes it
+    file.truncate(KEPT_BYTES)
+    return file
+
+
+def _ask(child: _Child, data: bytes, max_pixels: int, wanted: WantedSize | None) -> Picture | RequestError:
+    channel = child.channel
+    channel.sendall(REQUEST.pack(max_pixels, len(data), wanted is not None))
+    channel.sendall(data)
+    message = receive(channel)
+    if "size" in message and wanted is not None:
+        height, width = message["size"]
+        channel.sendall(SIZE.pack(*wanted(height=height, width=width)))
+        message = receive(channel)
+    if "error" in message:
+        return _told(message, max_pixels)
+    rows, columns, channels = message["shape"]
+    # The process is not trusted: what it decodes may have taken it over.
+    if channels != CHANNELS or not 0 < rows * columns <= max_pixels:
+        raise EOFError
+    rest: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in message["picture"].items()}
+    return Picture(pixels=_pixels(child.room, rows, columns), **rest)
+
+
+def _pixels(room: IO[bytes], rows: int, columns: int) -> ByteArray:
+    """A copy of what is in the file, which is then made as small again as it was."""
+    import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+
+    pixels = np.empty((rows, columns, CHANNELS), np.uint8)
+    view = pixels.data.cast("B")
+    read = 0
+    while read < len(view):
+        count = os.preadv(room.fileno(), [view[read:]], read)
+        if count == 0:
+            raise EOFError
+        read += count
+    if len(view) > KEPT_BYTES:
+        room.truncate(KEPT_BYTES)
+    return pixels
+
+
+def _told(message: dict[str, Any], max_pixels: int) -> RequestError:
+    kind = ERRORS.get(message["error"])
+    if kind is None:
+        return ImageTooLargeError(
+            f"decoding this image takes more memory than {max_pixels:,} pixels should", field="image"
+        )
+    return kind(str(message["message"])[:MOST_REASON_CHARS], field="image")
+
+
+def _shutting_down() -> ShuttingDownError:
+    return ShuttingDownError("the server is shutting down")
