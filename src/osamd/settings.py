@@ -202,10 +202,16 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(default=64 * MEBIBYTE, ge=1024, description="Largest request body, in bytes.")
     max_image_pixels: int = Field(
-        default=50_000_000,
+        default=64_000_000,
         ge=1,
         le=170_000_000,
         description="Largest image, in pixels; checked before decoding.",
+    )
+    decode_s: float = Field(
+        default=3.0,
+        gt=0,
+        description="CPU seconds that decoding one image may take; after that its process is killed and the request"
+        " gets 422.",
     )
     max_mask_pixels: int = Field(
         default=400_000_000,

@@ -92,6 +92,13 @@ class Picture:
     width: int
 
 
+class Decode(Protocol):
+    """Turns an encoded image into pixels, here or in another process; see ``osamd.pixels.images.decode_image``."""
+
+    def __call__(self, data: bytes, *, max_pixels: int, wanted: WantedSize | None = None) -> Picture:
+        """The pixels."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a model family takes and gives; everything else is refused with a message made from this."""

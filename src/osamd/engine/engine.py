@@ -46,6 +46,7 @@ from osamd.timings import Timings
 from osamd.types import (
     Annotation,
     Capabilities,
+    Decode,
     Embedding,
     ExchangedEmbedding,
     ImageHandle,
@@ -86,6 +87,7 @@ class Engine:
         library: the models there are, and their files.
         sinks: told about every event.
         load: turns a row of the catalogue into an adapter, on a worker thread; None loads the real one.
+        decode: decodes images, on a worker thread; None does it in this process, which hostile ones may hold up.
 
     Attributes:
         library: as given; closing the engine ends its pulls.
@@ -98,12 +100,14 @@ class Engine:
         library: Library,
         sinks: Sequence[Sink] = (),
         load: Load | None = None,
+        decode: Decode | None = None,
     ) -> None:
         self._settings = settings
         self.library = library
         store = library.store
         self._sinks = tuple(sinks)
         self._load_adapter = load or functools.partial(load_model, store=store, settings=settings)
+        self._decode = decode
         self._models = LoadedModels(
             budget_bytes=settings.model_memory_bytes or half_of_memory(),
             keep_alive_s=settings.keep_alive,
@@ -366,7 +370,7 @@ class Engine:
             loop = asyncio.get_running_loop()
 
             def encode() -> EncodedImage:
-                embedding = encode_image(adapter, data, self._settings.max_image_pixels, timings)
+                embedding = encode_image(adapter, data, self._settings.max_image_pixels, timings, decode=self._decode)
                 image = EncodedImage(embedding, model, model.digest)
                 remember = functools.partial(self._images.remember, image_id, image, owner=owner)
                 # Not left to the waiter: he may have gone, and comes back for what took too long.

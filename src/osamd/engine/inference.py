@@ -10,7 +10,7 @@ from osamd.models.base import Adapter
 from osamd.runtime.graphs import graph_folder
 from osamd.settings import Settings
 from osamd.timings import Timings
-from osamd.types import Box, Candidate, Capabilities, Embedding, Mask, MaskLogits, Prompt
+from osamd.types import Box, Candidate, Capabilities, Decode, Embedding, Mask, MaskLogits, Picture, Prompt, WantedSize
 
 # Of the picture that a GPU is tried with; models have sizes of their own.
 FIRST_SIDE = 256
@@ -76,20 +76,33 @@ def run_once(adapter: Adapter, model: Model) -> None:
         raise ModelLoadError(f"{model.name} loads but does not run on {adapter.device}: {error}") from error
 
 
-def encode_image(adapter: Adapter, data: bytes, max_pixels: int, timings: Timings) -> Embedding:
+def encode_image(
+    adapter: Adapter, data: bytes, max_pixels: int, timings: Timings, *, decode: Decode | None = None
+) -> Embedding:
     """From the encoded image to its embedding; adds the stages ``decode_image`` and ``encode``.
+
+    Args:
+        adapter: the model.
+        data: the encoded image.
+        max_pixels: of the image, at most.
+        timings: the request's stopwatch.
+        decode: decodes the image; None does it in this process.
 
     Raises:
         InvalidImageError: it cannot be decoded.
         ImageTooLargeError: it has more than ``max_pixels`` pixels.
         InferenceError: the model failed.
     """
-    from osamd.pixels.images import decode_image  # noqa: PLC0415 - Pillow is not needed before the first image
-
     with timings.stage("decode_image"):
-        picture = decode_image(data, max_pixels=max_pixels, wanted=adapter.input_size)
+        picture = (decode or _decode_here)(data, max_pixels=max_pixels, wanted=adapter.input_size)
     with timings.stage("encode"):
         return adapter.encode(picture.pixels, size=(picture.height, picture.width))
+
+
+def _decode_here(data: bytes, *, max_pixels: int, wanted: WantedSize | None = None) -> Picture:
+    from osamd.pixels.images import decode_image  # noqa: PLC0415 - Pillow is not needed before the first image
+
+    return decode_image(data, max_pixels=max_pixels, wanted=wanted)
 
 
 def decode_prompts(

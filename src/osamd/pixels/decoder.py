@@ -28,7 +28,8 @@ MOST_REASON_CHARS: Final = 500
 
 # Processes kept for the next image; each holds 25 to 60 MB.
 MOST_IDLE: Final = 2
-# For a process that neither computes nor answers, as on a machine that swaps.
+# For a process that neither computes nor answers, as on a machine that swaps: so many seconds, or times its limit.
+PATIENCE_S: Final = 30.0
 PATIENCE: Final = 10.0
 ERRORS: Final[dict[str, type[RequestError]]] = {kind.code: kind for kind in (InvalidImageError, ImageTooLargeError)}
 PROGRAM: Final = """
@@ -162,7 +163,7 @@ class Decoder:
         """The error for a process that ended before it answered."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             # It has closed its channel, so it is about to end.
-            child.process.wait(PATIENCE)
+            child.process.wait(PATIENCE_S)
         status = self._drop(child)
         if self._is_closed:
             return _shutting_down()
@@ -190,7 +191,7 @@ def _spawned(cpu_s: float) -> _Child:
         except OSError as error:
             raise OverloadedError(f"no process to decode images could be started: {error.strerror}") from error
         on_failure.pop_all()
-    ours.settimeout(PATIENCE * cpu_s)
+    ours.settimeout(max(PATIENCE_S, PATIENCE * cpu_s))
     return _Child(process, ours, room)
 
 
@@ -235,7 +236,9 @@ def _ask(child: _Child, data: bytes, max_pixels: int, wanted: WantedSize | None)
     # The process is not trusted: what it decodes may have taken it over.
     if channels != CHANNELS or not 0 < rows * columns <= max_pixels:
         raise EOFError
-    rest: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in message["picture"].items()}
+    rest: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in message["picture"].items()
+    }
     return Picture(pixels=_pixels(child.room, rows, columns), **rest)
 
 

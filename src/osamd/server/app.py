@@ -17,6 +17,7 @@ from osamd.engine import Engine
 from osamd.errors import OsamdError, SettingsError, UnknownModelError
 from osamd.events import Sink, log_event, tell
 from osamd.library.library import open_library
+from osamd.pixels.decoder import Decoder
 from osamd.server.guard.auth import (
     DEVELOPMENT,
     KEY_VARIABLE,
@@ -47,7 +48,7 @@ PUBLIC_PATHS = frozenset({"/health", "/ready"})
 PAGE_PATHS = frozenset({"/docs", "/openapi.json", "/playground"})
 PAGE_PREFIXES = ("/docs/", "/playground/")
 HEAD_START_S = 0.05
-NEEDED_LATER = ("osamd.pixels.images", "osamd.pixels.masks")
+NEEDED_LATER = ("osamd.pixels.masks",)
 # For computations that nobody waits for any more, once all requests are answered.
 LEFTOVERS_S = 1.0
 # For a collector that does not take the last spans.
@@ -78,11 +79,15 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
     metrics = Metrics()
     traces = configured_traces()
     sinks = (*(sinks or (log_event,)), metrics, *([traces] if traces is not None else []))
-    engine = _build_engine(settings, sinks) if engine is None else engine
+    decoder = None
+    if engine is None:
+        decoder = Decoder(cpu_s=settings.decode_s)
+        engine = _build_engine(settings, sinks, decoder)
     services = Services(
         settings=settings,
         engine=engine,
         library=engine.library,
+        decoder=decoder,
         pools=Pools(settings, emit=functools.partial(tell, sinks)),
         encodes=RateLimit("images to encode", settings.encodes_per_minute),
         remote_images=RemoteImages(settings),
@@ -121,14 +126,14 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
     return app
 
 
-def _build_engine(settings: Settings, sinks: Sequence[Sink]) -> Engine:
+def _build_engine(settings: Settings, sinks: Sequence[Sink], decoder: Decoder) -> Engine:
     library = open_library(settings, sinks)
     for name in settings.preload:
         try:
             library.resolve(name)
         except UnknownModelError as error:
             raise SettingsError(f"{variable_of('preload')}: {error}") from None
-    return Engine(settings, library=library, sinks=sinks)
+    return Engine(settings, library=library, sinks=sinks, decode=decoder)
 
 
 def _surroundings(settings: Settings) -> list[Middleware]:
@@ -207,6 +212,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
             # Else it would be the first request that finds no descriptor left to read them.
             for name in NEEDED_LATER:
                 await asyncio.to_thread(import_module, name)
+            if services.decoder is not None:
+                await asyncio.to_thread(services.decoder.start)
         except OsamdError as error:
             # The message says it all; a traceback would bury it.
             logger.error("not ready: %s", error)  # noqa: TRY400
@@ -219,6 +226,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         yield {SETTINGS_STATE: services.settings, SINKS_STATE: services.sinks}
     finally:
         task.cancel()
+        if services.decoder is not None:
+            await asyncio.to_thread(services.decoder.close)
         have_ended = await asyncio.gather(
             engine.close(patience_s=LEFTOVERS_S), services.pools.close(patience_s=LEFTOVERS_S)
         )

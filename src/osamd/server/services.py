@@ -8,6 +8,7 @@ from starlette.requests import Request
 from osamd.engine import Engine
 from osamd.events import Sink
 from osamd.library.library import Library
+from osamd.pixels.decoder import Decoder
 from osamd.server.guard.auth import ADMIN
 from osamd.server.guard.rate_limit import RateLimit
 from osamd.server.guard.remote_images import RemoteImages
@@ -31,6 +32,7 @@ class Services:
         settings: limits and policies.
         engine: answers.
         library: the models there are, and their files.
+        decoder: the processes that decode images; None where an engine of one's own decodes them.
         pools: threads that parse bodies and write replies.
         encodes: how many images each key may have encoded.
         remote_images: fetches images by URL.
@@ -42,6 +44,7 @@ class Services:
     settings: Settings
     engine: Engine
     library: Library
+    decoder: Decoder | None
     pools: Pools
     encodes: RateLimit
     remote_images: RemoteImages

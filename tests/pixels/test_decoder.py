@@ -1,0 +1,268 @@
+"""Images decoded in processes that end when an image takes too much."""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import encoded
+from PIL import Image
+
+from osamd.errors import ImageTooLargeError, InvalidImageError, ShuttingDownError
+from osamd.pixels.decoder import MOST_IDLE, Decoder
+from osamd.pixels.decoder_messages import KEPT_BYTES
+from osamd.pixels.decoder_process import BYTES_A_PIXEL
+from osamd.pixels.images import decode_image
+from osamd.types import Picture
+
+MAX_PIXELS = 64_000_000
+# Far more than any of these images takes, on any machine.
+PLENTY_S = 60.0
+WAIT_S = 30.0
+ORPHANED = """
+import os, sys
+from osamd.pixels.decoder import Decoder
+decoder = Decoder(cpu_s=60.0)
+decoder.start()
+print(decoder._idle[0].process.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    """One for the tests that leave it as it is."""
+    with contextlib.closing(Decoder(cpu_s=PLENTY_S)) as opened:
+        yield opened
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """A picture in which no two pixels are alike."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8))
+
+
+def assert_same(expected: Picture, picture: Picture) -> None:
+    """All that a picture says, and its pixels."""
+    for field in fields(Picture):
+        if field.name != "pixels":
+            assert getattr(expected, field.name) == getattr(picture, field.name)
+    assert np.array_equal(expected.pixels, picture.pixels)
+    assert picture.pixels.flags.c_contiguous
+    assert picture.pixels.flags.writeable
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_pictures_are_what_they_are_in_this_process(decoder: Decoder, kind: str) -> None:
+    """Pixels and sizes cross the processes unchanged, again and again."""
+    for side in (9, 300, 20):
+        data = encoded(noise(side, side + 1), kind)
+        assert_same(decode_image(data, max_pixels=MAX_PIXELS), decoder(data, max_pixels=MAX_PIXELS))
+
+
+def test_samples_of_16_bits_are_too(decoder: Decoder) -> None:
+    """Whatever else is said of a picture crosses with it."""
+    data = encoded(Image.fromarray(np.linspace(0, 4095, 40 * 30).astype(np.uint16).reshape(30, 40)), "PNG")
+
+    assert_same(decode_image(data, max_pixels=MAX_PIXELS), decoder(data, max_pixels=MAX_PIXELS))
+
+
+def test_large_pictures_leave_no_large_file_behind(decoder: Decoder) -> None:
+    """A picture that needs more room than is kept is whole, and the room is given back."""
+    data = encoded(Image.linear_gradient("L").resize((3000, 2500)).convert("RGB"), "PNG")
+
+    assert_same(decode_image(data, max_pixels=MAX_PIXELS), decoder(data, max_pixels=MAX_PIXELS))
+
+    assert 3000 * 2500 * 3 > KEPT_BYTES
+    assert KEPT_BYTES == os.fstat(decoder._idle[-1].room.fileno()).st_size
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_wanted_size_is_asked_for(decoder: Decoder, orientation: int) -> None:
+    """A JPEG is decoded no finer than the model looks at, turned ones too."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(noise(800, 600), "JPEG", exif=exif)
+
+    def wanted(*, height: int, width: int) -> tuple[int, int]:
+        return height // 4, width // 4
+
+    picture = decoder(data, max_pixels=MAX_PIXELS, wanted=wanted)
+
+    assert_same(decode_image(data, max_pixels=MAX_PIXELS, wanted=wanted), picture)
+    assert picture.pixels.shape[0] * 4 == picture.height
+
+
+def test_refusals_cross_and_cost_no_process(decoder: Decoder) -> None:
+    """What decoding refuses is refused with the same words, and the process goes on."""
+    decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS)
+    process = decoder._idle[-1].process.pid
+    for data, most in ((b"no image", MAX_PIXELS), (encoded(noise(8, 8)), 63), (encoded(noise(8, 8))[:60], MAX_PIXELS)):
+        with pytest.raises((InvalidImageError, ImageTooLargeError)) as expected:
+            decode_image(data, max_pixels=most)
+        with pytest.raises(type(expected.value)) as caught:
+            decoder(data, max_pixels=most)
+        assert (str(expected.value), expected.value.field) == (str(caught.value), caught.value.field)
+
+    assert process == decoder._idle[-1].process.pid
+
+
+def test_cpu_time_is_bounded() -> None:
+    """Native code that computes for too long is ended, the caller hears of the limit, and the next image is decoded."""
+    with contextlib.closing(Decoder(cpu_s=0.02)) as decoder:
+        with pytest.raises(InvalidImageError, match=r"more than 0\.02 s of CPU time") as caught:
+            decoder(encoded(noise(3000, 2000), "PNG", compress_level=1), max_pixels=MAX_PIXELS)
+        assert "image" == caught.value.field
+
+        assert (4, 4, 3) == decoder(encoded(noise(4, 4), "BMP"), max_pixels=MAX_PIXELS).pixels.shape
+
+
+def test_each_image_has_the_whole_time() -> None:
+    """The limit is of one image, not of a process's life."""
+    data = encoded(noise(1000, 1000), "PNG")
+    start = time.process_time()
+    decode_image(data, max_pixels=MAX_PIXELS)
+    cpu_s = time.process_time() - start
+    with contextlib.closing(Decoder(cpu_s=cpu_s * 20)) as bounded:
+        for _ in range(30):
+            bounded(data, max_pixels=MAX_PIXELS)
+        assert 1 == len(bounded._idle)
+
+
+@pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="there is no /proc")
+def test_memory_is_bounded(decoder: Decoder) -> None:
+    """While an image is decoded, its process has addresses for so many bytes a pixel and no more."""
+    limits: list[int] = []
+
+    def wanted(*, height: int, width: int) -> tuple[int, int]:
+        text = Path(f"/proc/{decoder._busy[0].process.pid}/limits").read_text("ascii")
+        line = next(line for line in text.splitlines() if line.startswith("Max address space"))
+        limits.append(int(line.split()[3]))
+        return height, width
+
+    for most in (64, 10_000_064):
+        decoder(encoded(noise(8, 8)), max_pixels=most, wanted=wanted)
+
+    small, large = limits
+    assert small < 1_500_000_000
+    assert 10_000_000 * BYTES_A_PIXEL == large - small
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGSEGV, InvalidImageError), (signal.SIGABRT, InvalidImageError), (9, MemoryError)]
+)
+def test_a_crash_is_one_images_alone(number: int, error: type[Exception]) -> None:
+    """A decoder that crashes takes its process along and nothing else; one the kernel kills ran out of memory."""
+    with contextlib.closing(Decoder(cpu_s=PLENTY_S)) as decoder:
+
+        def crash(*, height: int, width: int) -> tuple[int, int]:
+            os.kill(decoder._busy[0].process.pid, number)
+            return height, width
+
+        with pytest.raises(error):
+            decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS, wanted=crash)
+
+        assert not decoder._busy
+        assert (8, 8, 3) == decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS).pixels.shape
+
+
+def test_a_process_that_died_at_rest_is_replaced(decoder: Decoder) -> None:
+    """Nobody hears of it."""
+    decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS)
+    for child in decoder._idle:
+        child.process.kill()
+        child.process.wait()
+
+    assert (8, 8, 3) == decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS).pixels.shape
+
+
+def test_signals_of_a_terminal_or_a_service_end_nothing(decoder: Decoder) -> None:
+    """Ctrl-C and a service's stop reach all processes; the server finishes what runs first."""
+
+    def interrupt(*, height: int, width: int) -> tuple[int, int]:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(decoder._busy[0].process.pid, number)
+        return height, width
+
+    decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS)
+    picture = decoder(encoded(noise(8, 8), "JPEG"), max_pixels=MAX_PIXELS, wanted=interrupt)
+
+    assert (8, 8) == (picture.height, picture.width)
+
+
+def test_threads_have_processes_of_their_own() -> None:
+    """Several images are decoded at once, and only so many processes are kept."""
+    together = threading.Barrier(MOST_IDLE + 1, timeout=WAIT_S)
+    data = encoded(noise(8, 8), "JPEG")
+    with contextlib.closing(Decoder(cpu_s=PLENTY_S)) as decoder:
+
+        def wanted(*, height: int, width: int) -> tuple[int, int]:
+            together.wait()
+            return height, width
+
+        threads = [
+            threading.Thread(target=decoder, args=(data,), kwargs={"max_pixels": 64, "wanted": wanted})
+            for _ in range(MOST_IDLE + 1)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT_S)
+
+        assert not together.broken
+        assert (0, MOST_IDLE) == (len(decoder._busy), len(decoder._idle))
+
+
+def test_closing_ends_what_runs() -> None:
+    """An image in work fails at once, and no process is left."""
+    decoder = Decoder(cpu_s=PLENTY_S)
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def close(*, height: int, width: int) -> tuple[int, int]:
+        processes.append(decoder._busy[0].process)
+        decoder.close()
+        return height, width
+
+    with pytest.raises(ShuttingDownError):
+        decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS, wanted=close)
+    with pytest.raises(ShuttingDownError):
+        decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS)
+
+    assert -signal.SIGKILL == processes[0].returncode
+    decoder.start()
+
+
+def test_a_process_has_nothing_of_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key in its environment, no descriptor but its own, no core dump."""
+    monkeypatch.setenv("API_KEY", "a-secret-of-the-server")
+    with contextlib.closing(Decoder(cpu_s=PLENTY_S)) as other, Path(__file__).open("rb"):
+        other(encoded(noise(8, 8)), max_pixels=MAX_PIXELS)
+        process = Path(f"/proc/{other._idle[0].process.pid}")
+        if not process.exists():
+            pytest.skip("there is no /proc")
+        assert b"a-secret-of-the-server" not in (process / "environ").read_bytes()
+        opened = {link.readlink().name.partition(":")[0] for link in (process / "fd").iterdir()}
+        assert opened == {"null", "socket", "memfd"}
+        assert "Max core file size        0" in (process / "limits").read_text("ascii")
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the system has no descriptors of processes")
+def test_a_process_ends_with_its_parent() -> None:
+    """Also with one that is killed and can tell nobody."""
+    parent = subprocess.Popen([sys.executable, "-c", ORPHANED], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with parent:
+        assert parent.stdout is not None
+        child = os.pidfd_open(int(parent.stdout.readline()))
+        try:
+            parent.kill()
+            assert select.select([child], [], [], WAIT_S)[0]
+        finally:
+            os.close(child)
