@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from osamd.models.base import Shape
-from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prompt
+from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prepared, Prompt
 
 # How far a fake mask reaches from its click on each side, for the first, second and third candidate.
 REACHES = (2, 4, 6)
@@ -27,7 +27,8 @@ class FakeModel:
         capabilities: what it claims to take.
         device: where it claims to run.
         feature_shapes: of its embedding, by name.
-        on_encode: called with each image on the worker thread, before anything else; may wait or raise.
+        on_prepare: called with each image on the worker thread, before anything else; may wait or raise.
+        on_encode: the same when it is encoded.
         on_decode: the same for each prompt.
         candidates: answers every prompt with these when set.
         encoded: sizes of the images encoded, as (height, width).
@@ -39,6 +40,7 @@ class FakeModel:
     )
     device: str = "fake"
     feature_shapes: Mapping[str, Shape] = field(default_factory=lambda: {"image": (1, 3, "height", "width")})
+    on_prepare: Callable[[ByteArray], None] = nothing
     on_encode: Callable[[ByteArray], None] = nothing
     on_decode: Callable[[Prompt], None] = nothing
     candidates: list[Candidate] | None = None
@@ -53,14 +55,19 @@ class FakeModel:
         """All of the image."""
         return height, width
 
-    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
-        """The image itself as the one feature."""
-        self.on_encode(image)
+    def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
+        """The image itself."""
+        self.on_prepare(image)
         height, width = size or image.shape[:2]
-        self.encoded.append((height, width))
-        return Embedding(
-            height=height, width=width, features={"image": image.astype(np.float32).transpose(2, 0, 1)[None]}
-        )
+        return Prepared(height=height, width=width, inputs={"image": image})
+
+    def encode(self, prepared: Prepared) -> Embedding:
+        """The image itself as the one feature."""
+        image = prepared.inputs["image"]
+        self.on_encode(image)
+        self.encoded.append((prepared.height, prepared.width))
+        features = {"image": image.astype(np.float32).transpose(2, 0, 1)[None]}
+        return Embedding(height=prepared.height, width=prepared.width, features=features)
 
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool

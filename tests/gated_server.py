@@ -17,7 +17,7 @@ from osamd.runtime.sessions import Placement
 from osamd.server.app import create_app
 from osamd.server.process import prepare_process, serve
 from osamd.settings import load_settings
-from osamd.types import ByteArray, Candidate, Embedding, MaskLogits, Prompt
+from osamd.types import Candidate, Embedding, MaskLogits, Prepared, Prompt
 
 PLACEMENT = Placement(("CPUExecutionProvider",), 1)
 
@@ -39,11 +39,11 @@ class GatedBuiltin(Builtin):
     stage = ""
     gate = Path()
 
-    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
+    def encode(self, prepared: Prepared) -> Embedding:
         """Wait if told to, then encode."""
         if self.stage == "encode" and not is_warming_up():
             wait_for(self.gate)
-        return super().encode(image, size=size)
+        return super().encode(prepared)
 
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool

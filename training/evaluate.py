@@ -17,6 +17,7 @@ import numpy.typing as npt
 from benchmarks import quality
 from benchmarks.quality import SHOWN_CLICKS, Click, Known, clicks_until_good, iou, ious_by_clicks
 
+from osamd.models.base import encode_pixels
 from osamd.models.builtin import Builtin
 from osamd.pixels.masks import full_array, mask_from_logits
 from osamd.runtime.sessions import CPU, Placement
@@ -54,7 +55,7 @@ def click_on(adapter: Builtin, known: Known) -> Outcome:
     """Ten clicks, a box, and the best of the candidates of one click."""
     image = read_rgb(known.photo)
     start = time.perf_counter()
-    embedding = adapter.encode(image)
+    embedding = encode_pixels(adapter, image)
     outcome = Outcome(known.name, encode_s=time.perf_counter() - start)
 
     def answer(clicks: list[Click]) -> BoolArray:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from skimage import data
 
+from osamd.models.base import encode_pixels
 from osamd.models.builtin import Builtin
 from osamd.runtime.sessions import CPU, Placement
 from osamd.types import Prompt
@@ -66,7 +67,7 @@ def _draw_one(axes: Any, adapter: Builtin, example: Example) -> None:
     clicks = np.array(example.clicks, np.float32).reshape(-1, 3)
     boxes = np.array([example.box] if example.box else [], np.float32).reshape(-1, 4)
     prompt = Prompt(points=clicks[:, :2], point_labels=clicks[:, 2].astype(np.int64), boxes=boxes)
-    embedding = adapter.encode(image)
+    embedding = encode_pixels(adapter, image)
     (candidate,) = adapter.decode(embedding, prompt, mask_input=None, multimask=False)
     axes.imshow(_painted(image, mask_of(candidate, embedding)))
     for x, y, label in example.clicks:

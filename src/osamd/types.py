@@ -99,6 +99,21 @@ class Decode(Protocol):
         """The pixels."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """An image as a model's encoder takes it.
+
+    Attributes:
+        height: rows of the upright image.
+        width: columns of the upright image.
+        inputs: what its graph is fed, by names of the adapter's own.
+    """
+
+    height: int
+    width: int
+    inputs: "Mapping[str, npt.NDArray[Any]]"
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a model family takes and gives; everything else is refused with a message made from this."""

@@ -24,6 +24,7 @@ from osamd.library.catalog import Model
 from osamd.library.library import open_library
 from osamd.settings import load_settings
 from osamd.types import (
+    ByteArray,
     ExchangedEmbedding,
     ImageSource,
     Prompt,
@@ -453,3 +454,28 @@ def test_an_embedding_whose_decoding_hangs_is_not_called_wrong() -> None:
         gate.open()
 
     run(main, FakeModel(on_decode=gate), hang_s=0.1)
+
+
+def test_images_are_prepared_while_the_encoder_is_busy() -> None:
+    """The device has one lane; decoding and resizing images has several threads, and does not wait for the device."""
+    encoding, preparing = Gate(), Gate()
+    begun: list[int] = []
+
+    def on_prepare(image: ByteArray) -> None:
+        begun.append(len(image))
+        if len(begun) > 1:
+            preparing(image)
+
+    async def main(engine: Engine) -> None:
+        first = asyncio.create_task(segment(engine, request(picture(height=10))))
+        await reached(encoding)
+        others = [asyncio.create_task(segment(engine, request(picture(height=height)))) for height in (20, 30)]
+        while len(begun) < 3:
+            await breathe()
+        running = {lane.name: lane.running for lane in engine.status().lanes}
+        assert (2, 1) == (running["prepare"], running["encode"])
+        preparing.open()
+        encoding.open()
+        assert [False] * 3 == [result.cache_hit for result in await asyncio.gather(first, *others)]
+
+    run(main, FakeModel(on_prepare=on_prepare, on_encode=encoding))

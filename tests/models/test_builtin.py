@@ -15,7 +15,7 @@ from osamd.errors import InferenceError, ModelLoadError
 from osamd.library.catalog import load_catalog
 from osamd.library.store import Store
 from osamd.models import build_model
-from osamd.models.base import Adapter
+from osamd.models.base import Adapter, encode_pixels
 from osamd.models.builtin import AREAS, FEATURES
 from osamd.pixels.masks import full_array, mask_from_logits
 from osamd.runtime.sessions import CPU, Placement, Session
@@ -89,7 +89,7 @@ def test_a_click_or_a_box_finds_the_disc_wherever_it_is(
     x, y = data.draw(st.floats(radius, width - radius)), data.draw(st.floats(radius, height - radius))
     aside = data.draw(st.floats(-0.35, 0.35)) * radius
     inside = disc(height, width, x, y, radius)
-    embedding = adapter.encode(painted((inside, BRIGHT)))
+    embedding = encode_pixels(adapter, painted((inside, BRIGHT)))
 
     by_click, _ = answer(adapter, embedding, clicks((x + aside, y - aside, 1)))
     by_box, _ = answer(adapter, embedding, box(x - radius, y - radius, x + radius, y + radius))
@@ -101,7 +101,7 @@ def test_a_click_or_a_box_finds_the_disc_wherever_it_is(
 def test_the_default_prompt_is_a_click_in_the_middle(adapter: Adapter) -> None:
     """What is in the middle is found when nothing is said."""
     inside = disc(120, 200, 100, 60, 30)
-    embedding = adapter.encode(painted((inside, BRIGHT)))
+    embedding = encode_pixels(adapter, painted((inside, BRIGHT)))
 
     mask, _ = answer(adapter, embedding, adapter.default_prompt(height=120, width=200))
 
@@ -114,7 +114,7 @@ LEFT, RIGHT = disc(240, 360, 110, 120, 50), disc(240, 360, 214, 120, 50)
 @pytest.fixture(scope="module")
 def two_discs(adapter: Adapter) -> Embedding:
     """A bright disc on the left, a duller one on the right, a thin gap between them."""
-    return adapter.encode(painted((LEFT, BRIGHT), (RIGHT, DULL)))
+    return encode_pixels(adapter, painted((LEFT, BRIGHT), (RIGHT, DULL)))
 
 
 def test_more_clicks_add_objects(adapter: Adapter, two_discs: Embedding) -> None:
@@ -142,7 +142,7 @@ def test_a_negative_click_removes(adapter: Adapter, two_discs: Embedding) -> Non
 def test_background_clicks_alone_find_nothing(adapter: Adapter) -> None:
     """Also on a photo in which the network, never taught that, would have a guess."""
     photo = Path(__file__).parents[2] / "examples" / "cat.jpg"
-    embedding = adapter.encode(np.asarray(Image.open(photo).convert("RGB")))
+    embedding = encode_pixels(adapter, np.asarray(Image.open(photo).convert("RGB")))
     everywhere = [clicks((x, y, 0)) for y in range(10, 300, 37) for x in range(10, 451, 45)]
     for prompt in (clicks((225, 150, 0)), clicks((20, 20, 0)), clicks((225, 150, 0), (20, 20, 0)), *everywhere):
         mask, _ = answer(adapter, embedding, prompt)
@@ -152,7 +152,7 @@ def test_background_clicks_alone_find_nothing(adapter: Adapter) -> None:
 def test_a_mask_to_refine_changes_the_answer(adapter: Adapter) -> None:
     """The earlier mask counts: the same click with its own mask gives it again, with the opposite one it does not."""
     inside = disc(240, 360, 110, 120, 50)
-    embedding = adapter.encode(painted((inside, BRIGHT)))
+    embedding = encode_pixels(adapter, painted((inside, BRIGHT)))
     mask, logits = answer(adapter, embedding, clicks((110, 120, 1)))
     again, _ = answer(adapter, embedding, clicks((110, 120, 1)), logits)
     opposite, _ = answer(adapter, embedding, clicks((110, 120, 1)), replace(logits, values=-logits.values))
@@ -164,7 +164,7 @@ def test_a_mask_to_refine_changes_the_answer(adapter: Adapter) -> None:
 def test_only_the_clicked_part_stays(adapter: Adapter) -> None:
     """Whatever else the network would take over from an earlier mask, parts without a click go; a box keeps them."""
     left, right = disc(240, 360, 80, 120, 45), disc(240, 360, 270, 120, 45)
-    embedding = adapter.encode(painted((left, BRIGHT), (right, BRIGHT)))
+    embedding = encode_pixels(adapter, painted((left, BRIGHT), (right, BRIGHT)))
     _, both = answer(adapter, embedding, clicks((80, 120, 1), (270, 120, 1)))
 
     clicked, _ = answer(adapter, embedding, clicks((270, 120, 1)), both)
@@ -186,8 +186,8 @@ def test_the_answer_does_not_depend_on_what_was_asked_before(adapter: Adapter) -
         clicks((110, 120, 1), (214, 120, 1), (165, 40, 0)),
         box(60, 70, 264, 170, (214, 120, 0), (110, 120, 1)),
     ]
-    expected = [answer(adapter, adapter.encode(image), prompt)[1].values for prompt in prompts]
-    embedding = adapter.encode(image)
+    expected = [answer(adapter, encode_pixels(adapter, image), prompt)[1].values for prompt in prompts]
+    embedding = encode_pixels(adapter, image)
 
     for index in (3, 2, 6, 1, 0, 4, 5, 4, 0, 5, 0, 3, 6, 1):
         np.testing.assert_array_equal(expected[index], answer(adapter, embedding, prompts[index])[1].values)
@@ -211,10 +211,10 @@ def test_clicks_are_answered_as_they_came(adapter: Adapter, monkeypatch: pytest.
         answer(adapter, embedding, clicks(*many[:count]))
         return len(passes)
 
-    embedding = adapter.encode(image)
+    embedding = encode_pixels(adapter, image)
     assert [2, 1, 1, 1] == [cost(embedding, count) for count in (1, 2, 3, 4)]
     assert 1 == cost(embedding, 3)
-    assert [4, 17, 17] == [cost(adapter.encode(image), count) for count in (3, 16, 25)]
+    assert [4, 17, 17] == [cost(encode_pixels(adapter, image), count) for count in (3, 16, 25)]
 
 
 def test_a_clear_object_is_known_to_be_one(adapter: Adapter, two_discs: Embedding) -> None:
@@ -227,13 +227,13 @@ def test_a_clear_object_is_known_to_be_one(adapter: Adapter, two_discs: Embeddin
         return candidate.score
 
     assert 0.8 < score(two_discs) <= 1
-    assert score(adapter.encode(noise)) < score(two_discs) - 0.1
+    assert score(encode_pixels(adapter, noise)) < score(two_discs) - 0.1
 
 
 def test_a_lone_click_has_candidates(adapter: Adapter) -> None:
     """A click on the pupil of an eye: up to three masks that differ, the best score first; other prompts have one."""
     white, pupil = disc(240, 360, 180, 120, 90), disc(240, 360, 180, 120, 40)
-    embedding = adapter.encode(painted((white, BRIGHT), (pupil, (40, 20, 120))))
+    embedding = encode_pixels(adapter, painted((white, BRIGHT), (pupil, (40, 20, 120))))
 
     found = adapter.decode(embedding, clicks((180, 120, 1)), mask_input=None, multimask=True)
     masks = []
@@ -266,7 +266,7 @@ def test_threads_may_share_the_adapter_and_the_embedding(adapter: Adapter, two_d
 
 def test_the_embedding_is_named_and_counted(adapter: Adapter) -> None:
     """Features by working size and name, each float of one image, and their bytes as the cache counts them."""
-    embedding = adapter.encode(painted((disc(300, 450, 100, 100, 40), BRIGHT)))
+    embedding = encode_pixels(adapter, painted((disc(300, 450, 100, 100, 40), BRIGHT)))
 
     assert (300, 450) == (embedding.height, embedding.width)
     assert {f"{size}.{name}" for size in AREAS for name in FEATURES} == set(embedding.features)
@@ -279,7 +279,7 @@ def test_a_large_image_costs_no_more_than_a_small_one(adapter: Adapter) -> None:
     """Twenty-four million pixels become an embedding of the usual size, and the click still finds the disc."""
     height, width = 4000, 6000
     inside = disc(height, width, 4100, 1500, 700)
-    embedding = adapter.encode(painted((inside, BRIGHT)))
+    embedding = encode_pixels(adapter, painted((inside, BRIGHT)))
 
     mask, _ = answer(adapter, embedding, clicks((4100, 1500, 1)))
 
@@ -292,7 +292,7 @@ def test_tiny_and_extreme_images_are_answered(adapter: Adapter, size: tuple[int,
     """One pixel, one row or one column: some mask of the image's size, and no crash, for every kind of prompt."""
     height, width = size
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
-    embedding = adapter.encode(image)
+    embedding = encode_pixels(adapter, image)
 
     for prompt in (
         adapter.default_prompt(height=height, width=width),

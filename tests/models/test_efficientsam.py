@@ -21,6 +21,7 @@ from peer import (
     smooth_photo,
 )
 
+from osamd.models.base import encode_pixels
 from osamd.models.efficientsam import EfficientSam
 
 
@@ -53,7 +54,7 @@ def test_best_mask_is_osams(blobs: Blobs, height: int, width: int, asked: Asked)
     image, prompt = smooth_photo(height, width), make_prompt(height, width, **asked)
     (theirs,) = ask_osam(sorting_osam(blobs), image, prompt)
     model = EfficientSam(blobs["efficientsam"], HERE)
-    embedding = model.encode(image)
+    embedding = encode_pixels(model, image)
     (candidate,) = model.decode(embedding, prompt, mask_input=None, multimask=False)
     expected, actual = osam_mask(theirs, height, width), our_mask(candidate, embedding)
     assert is_telling(expected)
@@ -65,14 +66,14 @@ def test_resizing_first_changes_nothing(blobs: Blobs, height: int, width: int) -
     """Resizing bytes outside the graph is the graph's own resizing up to a grey level, on a picture of noise too."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     expected = osam_model(EfficientSam10m, blobs["efficientsam"]).encode_image(noise).embedding
-    actual = EfficientSam(blobs["efficientsam"], HERE).encode(noise).features["image_embeddings"][0]
+    actual = encode_pixels(EfficientSam(blobs["efficientsam"], HERE), noise).features["image_embeddings"][0]
     np.testing.assert_allclose(actual, expected, atol=0.02)
 
 
 def test_candidates_come_best_first(blobs: Blobs) -> None:
     """All three masks are given, each with its score, in the order of the scores."""
     model = EfficientSam(blobs["efficientsam"], HERE)
-    embedding = model.encode(smooth_photo(240, 320))
+    embedding = encode_pixels(model, smooth_photo(240, 320))
     prompt = make_prompt(240, 320, clicks=((0.3, 0.6, 1),))
     candidates = model.decode(embedding, prompt, mask_input=None, multimask=True)
     scores = [candidate.score or 0.0 for candidate in candidates]
@@ -89,7 +90,7 @@ def test_low_resolution_masks_without_queries(blobs: Blobs, tmp_path: Path) -> N
     flat = efficientsam_decoder(tmp_path / "decoder.onnx", flat_low=True)
     prompt = make_prompt(240, 320, clicks=((0.3, 0.6, 1),))
     model = EfficientSam(blobs["efficientsam"], HERE)
-    embedding = model.encode(smooth_photo(240, 320))
+    embedding = encode_pixels(model, smooth_photo(240, 320))
     expected = model.decode(embedding, prompt, mask_input=None, multimask=True)
     other = EfficientSam(blobs["efficientsam"] | {"decoder": flat}, HERE)
     actual = other.decode(embedding, prompt, mask_input=None, multimask=True)
@@ -103,7 +104,7 @@ def test_low_resolution_masks_without_queries(blobs: Blobs, tmp_path: Path) -> N
 def test_box_stands_before_the_clicks(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real graph reads six points and drops the rest, so the box must not be last."""
     model = EfficientSam(blobs["efficientsam"], HERE)
-    embedding = model.encode(smooth_photo(48, 64))
+    embedding = encode_pixels(model, smooth_photo(48, 64))
     prompt = make_prompt(48, 64, clicks=tuple((0.1 * place, 0.5, 1) for place in range(1, 8)), box=(0.1, 0.2, 0.6, 0.8))
     seen: dict[str, Any] = {}
     decoder = model._decoder

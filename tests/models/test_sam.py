@@ -22,6 +22,7 @@ from peer import (
 )
 
 from osamd.errors import ModelLoadError
+from osamd.models.base import encode_pixels
 from osamd.models.sam import Sam
 from osamd.types import Prompt
 
@@ -33,7 +34,7 @@ def test_masks_are_osams(blobs: Blobs, height: int, width: int, asked: Asked) ->
     image, prompt = smooth_photo(height, width), make_prompt(height, width, **asked)
     (theirs,) = ask_osam(osam_model(Sam100m, blobs["sam"]), image, prompt)
     model = Sam(blobs["sam"], HERE)
-    embedding = model.encode(image)
+    embedding = encode_pixels(model, image)
     (candidate,) = model.decode(embedding, prompt, mask_input=None, multimask=False)
     expected, actual = osam_mask(theirs, height, width), our_mask(candidate, embedding)
     assert is_telling(expected)
@@ -44,7 +45,7 @@ def test_embedding_is_osams(blobs: Blobs) -> None:
     """The embedding is osam's to rounding, so that one can be sent to the other."""
     image = smooth_photo(333, 500)
     expected = osam_model(Sam100m, blobs["sam"]).encode_image(image)
-    actual = Sam(blobs["sam"], HERE).encode(image)
+    actual = encode_pixels(Sam(blobs["sam"], HERE), image)
     assert (expected.original_height, expected.original_width) == (actual.height, actual.width)
     np.testing.assert_allclose(actual.features["image_embeddings"][0], expected.embedding, atol=1e-5)
 
@@ -54,7 +55,7 @@ def test_default_prompt_is_osams(blobs: Blobs) -> None:
     image = smooth_photo(301, 450)
     (theirs,) = ask_osam(osam_model(Sam100m, blobs["sam"]), image, None)
     model = Sam(blobs["sam"], HERE)
-    embedding = model.encode(image)
+    embedding = encode_pixels(model, image)
     prompt = model.default_prompt(height=301, width=450)
     (candidate,) = model.decode(embedding, prompt, mask_input=None, multimask=False)
     assert overlap(osam_mask(theirs, 301, 450), our_mask(candidate, embedding)) >= 0.999
@@ -66,7 +67,7 @@ def test_no_mask_is_said_as_meta_says_it(blobs: Blobs, tmp_path: Path) -> None:
     image = smooth_photo(240, 320)
     prompt = make_prompt(240, 320, clicks=((0.3, 0.6, 1),))
     model = Sam(paths, HERE)
-    embedding = model.encode(image)
+    embedding = encode_pixels(model, image)
     (candidate,) = model.decode(embedding, prompt, mask_input=None, multimask=False)
     (usual,) = Sam(blobs["sam"], HERE).decode(embedding, prompt, mask_input=None, multimask=False)
     assert candidate.logits is not None
@@ -90,7 +91,7 @@ def test_padding_stands_in_for_a_box(
 ) -> None:
     """A padding point follows clicks alone, as SAM was trained; osam has one beside a box too."""
     model = Sam(blobs["sam"], HERE)
-    embedding = model.encode(smooth_photo(240, 320))
+    embedding = encode_pixels(model, smooth_photo(240, 320))
     seen: dict[str, Any] = {}
     decoder = model._decoder
     run = decoder.run
@@ -107,7 +108,7 @@ def test_padding_stands_in_for_a_box(
 def test_earlier_mask_is_refined(blobs: Blobs) -> None:
     """An earlier mask counts, and a prompt may consist of nothing else."""
     model = Sam(blobs["sam"], HERE)
-    embedding = model.encode(smooth_photo(240, 320))
+    embedding = encode_pixels(model, smooth_photo(240, 320))
     prompt = make_prompt(240, 320, clicks=((0.3, 0.6, 1),))
     (first,) = model.decode(embedding, prompt, mask_input=None, multimask=False)
     assert first.logits is not None
@@ -122,7 +123,7 @@ def test_earlier_mask_is_refined(blobs: Blobs) -> None:
 def test_score_is_the_predicted_overlap(blobs: Blobs) -> None:
     """The score is the IoU that the model predicts; the graph gives a function of its logits."""
     model = Sam(blobs["sam"], HERE)
-    embedding = model.encode(smooth_photo(240, 320))
+    embedding = encode_pixels(model, smooth_photo(240, 320))
     prompt = make_prompt(240, 320, box=(0.1, 0.1, 0.6, 0.5))
     (candidate,) = model.decode(embedding, prompt, mask_input=None, multimask=True)
     assert candidate.logits is not None
@@ -133,7 +134,7 @@ def test_score_is_the_predicted_overlap(blobs: Blobs) -> None:
 def test_extreme_shapes_are_encoded(blobs: Blobs, height: int, width: int) -> None:
     """Strips one pixel wide and sides that do not divide give an embedding and a mask like any other."""
     model = Sam(blobs["sam"], HERE)
-    embedding = model.encode(smooth_photo(height, width))
+    embedding = encode_pixels(model, smooth_photo(height, width))
     (candidate,) = model.decode(
         embedding, model.default_prompt(height=height, width=width), mask_input=None, multimask=False
     )

@@ -20,6 +20,7 @@ from peer import (
     smooth_photo,
 )
 
+from osamd.models.base import encode_pixels
 from osamd.models.sam2 import Sam2
 from osamd.types import Prompt
 
@@ -31,7 +32,7 @@ def test_best_mask_is_osams(blobs: Blobs, height: int, width: int, asked: Asked)
     image, prompt = smooth_photo(height, width), make_prompt(height, width, **asked)
     (theirs,) = ask_osam(osam_model(Sam2Tiny, blobs["sam2"]), image, prompt)
     model = Sam2(blobs["sam2"], HERE)
-    embedding = model.encode(image)
+    embedding = encode_pixels(model, image)
     (candidate,) = model.decode(embedding, prompt, mask_input=None, multimask=False)
     expected, actual = osam_mask(theirs, height, width), our_mask(candidate, embedding)
     assert is_telling(expected)
@@ -42,7 +43,7 @@ def test_embedding_is_osams(blobs: Blobs) -> None:
     """All three feature maps are osam's, in its order, up to half a grey level from resizing."""
     image = smooth_photo(333, 500)
     expected = osam_model(Sam2Tiny, blobs["sam2"]).encode_image(image)
-    actual = list(Sam2(blobs["sam2"], HERE).encode(image).features.values())
+    actual = list(encode_pixels(Sam2(blobs["sam2"], HERE), image).features.values())
     for theirs, ours in zip([expected.embedding, *expected.extra_features], actual, strict=True):
         np.testing.assert_allclose(ours[0], theirs, atol=0.05)
 
@@ -50,7 +51,7 @@ def test_embedding_is_osams(blobs: Blobs) -> None:
 def test_candidates_come_best_first(blobs: Blobs) -> None:
     """Of the graph's four masks the three best are given, each with its score."""
     model = Sam2(blobs["sam2"], HERE)
-    embedding = model.encode(smooth_photo(240, 320))
+    embedding = encode_pixels(model, smooth_photo(240, 320))
     prompt = make_prompt(240, 320, clicks=((0.3, 0.6, 1),))
     candidates = model.decode(embedding, prompt, mask_input=None, multimask=True)
     scores = [candidate.score or 0.0 for candidate in candidates]
@@ -67,7 +68,7 @@ def test_no_mask_is_zero_and_an_earlier_one_counts(blobs: Blobs, tmp_path: Path)
     """``has_mask_input`` is 0 without an earlier mask and 1 with one; a mask alone is a prompt too."""
     paths = {"encoder": blobs["sam2"]["encoder"], "decoder": sam2_decoder(tmp_path / "decoder.onnx", no_mask=-0.5)}
     model = Sam2(paths, HERE)
-    embedding = model.encode(smooth_photo(240, 320))
+    embedding = encode_pixels(model, smooth_photo(240, 320))
     prompt = make_prompt(240, 320, clicks=((0.3, 0.6, 1),))
     (first,) = model.decode(embedding, prompt, mask_input=None, multimask=False)
     (usual,) = Sam2(blobs["sam2"], HERE).decode(embedding, prompt, mask_input=None, multimask=False)

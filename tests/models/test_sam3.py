@@ -21,6 +21,7 @@ from peer import (
 )
 
 from osamd.errors import InvalidPromptError
+from osamd.models.base import encode_pixels
 from osamd.models.sam3 import Sam3
 from osamd.types import Candidate, Embedding, Prompt
 
@@ -34,7 +35,7 @@ ASKED = {
 
 def answer(model: Sam3, height: int, width: int, prompt: Prompt) -> tuple[list[Candidate], Embedding]:
     """Candidates on the smooth photo."""
-    embedding = model.encode(smooth_photo(height, width))
+    embedding = encode_pixels(model, smooth_photo(height, width))
     return model.decode(embedding, prompt, mask_input=None, multimask=False), embedding
 
 
@@ -83,7 +84,7 @@ def test_embedding_is_osams(blobs: Blobs) -> None:
     """All four feature maps are osam's, in its order, up to what the two resizing filters differ by."""
     image = smooth_photo(333, 500)
     expected = osam_model(OsamSam3, blobs["sam3"]).encode_image(image)
-    actual = list(Sam3(blobs["sam3"], HERE).encode(image).features.values())
+    actual = list(encode_pixels(Sam3(blobs["sam3"], HERE), image).features.values())
     for theirs, ours in zip([expected.embedding, *expected.extra_features], actual, strict=True):
         np.testing.assert_allclose(ours[0], theirs, atol=0.03)
 

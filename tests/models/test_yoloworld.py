@@ -13,13 +13,14 @@ from osam.types import Annotation
 from peer import HERE, SIZES, Blobs, ask_osam, osam_box, osam_model, smooth_photo
 
 from osamd.errors import InvalidPromptError
+from osamd.models.base import encode_pixels
 from osamd.models.yoloworld import YoloWorld, suppress
 from osamd.types import Candidate, Prompt
 
 
 def answer(model: YoloWorld, height: int, width: int, prompt: Prompt) -> list[Candidate]:
     """Candidates on the smooth photo."""
-    return model.decode(model.encode(smooth_photo(height, width)), prompt, mask_input=None, multimask=False)
+    return model.decode(encode_pixels(model, smooth_photo(height, width)), prompt, mask_input=None, multimask=False)
 
 
 PROMPTS = {
@@ -86,7 +87,7 @@ def test_boxes_stay_inside(blobs: Blobs, height: int, width: int) -> None:
 def test_embedding_keeps_the_input_exactly(blobs: Blobs) -> None:
     """Half precision holds every grey level, and the padding is grey and even on both sides."""
     model = YoloWorld(blobs["yoloworld"], HERE)
-    images = model.encode(np.full((320, 640, 3), 201, np.uint8)).features["images"]
+    images = encode_pixels(model, np.full((320, 640, 3), 201, np.uint8)).features["images"]
     expected = np.full((1, 3, 640, 640), 114)
     expected[:, :, 160:480] = 201
     np.testing.assert_array_equal(images, expected)

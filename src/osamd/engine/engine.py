@@ -19,7 +19,7 @@ from osamd.engine.admit import EVERYTHING, Admit
 from osamd.engine.cache import OwnedCache, SingleFlight
 from osamd.engine.embedding_files import EmbeddingFiles
 from osamd.engine.exchange import restore
-from osamd.engine.inference import Found, check_capabilities, decode_prompts, encode_image, load_model, run_once
+from osamd.engine.inference import Found, check_capabilities, decode_prompts, load_model, prepare_image, run_once
 from osamd.engine.loaded_models import Loaded, LoadedModels, half_of_memory
 from osamd.engine.remembered_images import EncodedImage, RememberedImages
 from osamd.engine.workers import Workers, release_memory
@@ -369,8 +369,16 @@ class Engine:
         async with self._using(model) as adapter:
             loop = asyncio.get_running_loop()
 
+            prepare = functools.partial(
+                prepare_image, adapter, data, self._settings.max_image_pixels, timings, decode=self._decode
+            )
+            prepared = await self._workers.run(
+                self._workers.prepare, prepare, model=model.name, timings=timings, owner=owner
+            )
+
             def encode() -> EncodedImage:
-                embedding = encode_image(adapter, data, self._settings.max_image_pixels, timings, decode=self._decode)
+                with timings.stage("encode"):
+                    embedding = adapter.encode(prepared)
                 image = EncodedImage(embedding, model, model.digest)
                 remember = functools.partial(self._images.remember, image_id, image, owner=owner)
                 # Not left to the waiter: he may have gone, and comes back for what took too long.

@@ -6,11 +6,23 @@ from dataclasses import dataclass, replace
 from osamd.errors import InferenceError, InvalidPromptError, ModelLoadError, SettingsError
 from osamd.library.catalog import Model
 from osamd.library.store import Store
-from osamd.models.base import Adapter
+from osamd.models.base import Adapter, encode_pixels
 from osamd.runtime.graphs import graph_folder
 from osamd.settings import Settings
 from osamd.timings import Timings
-from osamd.types import Box, Candidate, Capabilities, Decode, Embedding, Mask, MaskLogits, Picture, Prompt, WantedSize
+from osamd.types import (
+    Box,
+    Candidate,
+    Capabilities,
+    Decode,
+    Embedding,
+    Mask,
+    MaskLogits,
+    Picture,
+    Prepared,
+    Prompt,
+    WantedSize,
+)
 
 # Of the picture that a GPU is tried with; models have sizes of their own.
 FIRST_SIDE = 256
@@ -69,17 +81,17 @@ def run_once(adapter: Adapter, model: Model) -> None:
     import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
 
     try:
-        embedding = adapter.encode(np.zeros((FIRST_SIDE, FIRST_SIDE, 3), np.uint8))
+        embedding = encode_pixels(adapter, np.zeros((FIRST_SIDE, FIRST_SIDE, 3), np.uint8))
         prompt = adapter.default_prompt(height=FIRST_SIDE, width=FIRST_SIDE)
         adapter.decode(embedding, prompt, mask_input=None, multimask=False)
     except InferenceError as error:
         raise ModelLoadError(f"{model.name} loads but does not run on {adapter.device}: {error}") from error
 
 
-def encode_image(
+def prepare_image(
     adapter: Adapter, data: bytes, max_pixels: int, timings: Timings, *, decode: Decode | None = None
-) -> Embedding:
-    """From the encoded image to its embedding; adds the stages ``decode_image`` and ``encode``.
+) -> Prepared:
+    """From an encoded image to what the model's encoder takes; adds the stages ``decode_image`` and ``encode``.
 
     Args:
         adapter: the model.
@@ -91,12 +103,11 @@ def encode_image(
     Raises:
         InvalidImageError: it cannot be decoded.
         ImageTooLargeError: it has more than ``max_pixels`` pixels.
-        InferenceError: the model failed.
     """
     with timings.stage("decode_image"):
         picture = (decode or _decode_here)(data, max_pixels=max_pixels, wanted=adapter.input_size)
     with timings.stage("encode"):
-        return adapter.encode(picture.pixels, size=(picture.height, picture.width))
+        return adapter.prepare(picture.pixels, size=(picture.height, picture.width))
 
 
 def _decode_here(data: bytes, *, max_pixels: int, wanted: WantedSize | None = None) -> Picture:

@@ -9,11 +9,14 @@ from typing import Final, TypeVar
 from osamd.engine.lanes import MOST_HUNG, Lane
 from osamd.errors import OutOfMemoryError
 from osamd.events import Event, MemoryRanOut, WorkerHung
+from osamd.runtime.container import cpu_count
 from osamd.runtime.out_of_memory import is_out_of_memory
 from osamd.settings import Settings
 from osamd.status import LaneStatus
 from osamd.timings import Timings
 
+# Each may hold a decoded image of the largest size allowed.
+PREPARE_WORKERS: Final = (2, 4)
 DECODE_WORKERS: Final = 2
 LOAD_CAPACITY: Final = 64
 # An encoder works in up to some gigabytes, which are quicker to keep than to take again while there is work.
@@ -46,17 +49,19 @@ class Workers:
         # A large model from a slow disk may take its time.
         self.load = Lane("load", workers=1, capacity=LOAD_CAPACITY)
         self.encode = watched("encode", workers=1, capacity=settings.encode_queue)
+        # Decodes and resizes images while the encoder is busy; holds as many decoded ones as it has threads.
+        self.prepare = watched("prepare", workers=_prepare_workers(), capacity=settings.encode_queue)
         # With the spare thread nobody waits for another owner's.
         self.decode = watched("decode", workers=DECODE_WORKERS, capacity=settings.decode_queue, has_spare=True)
 
     @property
     def is_stuck(self) -> bool:
         """Whether so much work does not end that only a new process helps."""
-        return any(lane.hung >= MOST_HUNG for lane in (self.encode, self.decode))
+        return any(lane.hung >= MOST_HUNG for lane in (self.prepare, self.encode, self.decode))
 
     def status(self) -> tuple[LaneStatus, ...]:
         """How the lanes stand at this moment."""
-        return tuple(lane.status() for lane in (self.load, self.encode, self.decode))
+        return tuple(lane.status() for lane in (self.load, self.prepare, self.encode, self.decode))
 
     async def run(
         self, lane: Lane, work: Callable[[], Result], *, model: str, timings: Timings, owner: str = ""
@@ -114,7 +119,7 @@ class Workers:
 
     def drain(self) -> None:
         """Refuse what waits; what runs is finished, and what still comes is done if it need not wait."""
-        for lane in (self.load, self.encode, self.decode):
+        for lane in (self.load, self.prepare, self.encode, self.decode):
             lane.drain()
 
     async def close(self, *, patience_s: float | None) -> bool:
@@ -130,10 +135,15 @@ class Workers:
             self._rest.cancel()
         until = None if patience_s is None else time.monotonic() + patience_s
         closed = []
-        for lane in (self.encode, self.decode, self.load):
+        for lane in (self.prepare, self.encode, self.decode, self.load):
             left_s = None if until is None else max(0.0, until - time.monotonic())
             closed.append(await asyncio.to_thread(lane.close, patience_s=left_s))
         return all(closed)
+
+
+def _prepare_workers() -> int:
+    least, most = PREPARE_WORKERS
+    return min(most, max(least, cpu_count()))
 
 
 def release_memory() -> None:

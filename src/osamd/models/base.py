@@ -1,4 +1,4 @@
-"""What a model family must do.
+"""What a model family must do, in three stages: prepare an image, encode it, decode prompts on it.
 
 An adapter holds loaded sessions and nothing that changes its answers, and all threads may use it at once.
 """
@@ -6,7 +6,7 @@ An adapter holds loaded sessions and nothing that changes its answers, and all t
 from collections.abc import Mapping
 from typing import Protocol
 
-from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prompt
+from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prepared, Prompt
 
 Shape = tuple[int | str | None, ...]
 
@@ -30,14 +30,21 @@ class Adapter(Protocol):
         """What is segmented when a request says nothing."""
 
     def input_size(self, *, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns that ``encode`` resizes an image of this size to: finer pixels than these are not seen."""
+        """Rows and columns that ``prepare`` resizes an image of this size to: finer pixels than these are not seen."""
 
-    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
-        """Do the part of the work that depends on the image alone.
+    def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
+        """Resize and normalise an image; this runs on several threads, and never on the device.
 
         Args:
             image: (h, w, 3) uint8, RGB, upright.
             size: rows and columns of the whole image where ``image`` is a smaller picture of it; None: it is not.
+        """
+
+    def encode(self, prepared: Prepared) -> Embedding:
+        """Run the encoder: all that depends on the image alone.
+
+        Args:
+            prepared: from this model's ``prepare``.
 
         Raises:
             InferenceError: the model failed.
@@ -60,3 +67,16 @@ class Adapter(Protocol):
         Raises:
             InferenceError: the model failed.
         """
+
+
+def encode_pixels(adapter: Adapter, image: ByteArray) -> Embedding:
+    """Prepare and encode an image in one go.
+
+    Args:
+        adapter: the model.
+        image: (h, w, 3) uint8, RGB, upright.
+
+    Raises:
+        InferenceError: the model failed.
+    """
+    return adapter.encode(adapter.prepare(image))

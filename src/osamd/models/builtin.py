@@ -21,7 +21,7 @@ from osamd.library.families import capabilities_of
 from osamd.models.tensors import FOREGROUND, ranked
 from osamd.pixels.geometry import to_fractions, working_size
 from osamd.runtime.sessions import Placement, Session, device_of
-from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prompt
+from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prepared, Prompt
 
 # Working areas in pixels: the size the network was trained at, and a larger one that later clicks gain from.
 AREAS: Final = {"small": 320 * 320, "large": 448 * 448}
@@ -70,8 +70,8 @@ class Builtin:
         rows, columns = working_size(height, width, area=AREAS["large"], multiple=MULTIPLE)
         return 2 * rows, 2 * columns
 
-    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
-        """Four feature maps at each of the two working sizes, ``small.p4`` to ``large.e``, about 3.5 MB.
+    def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
+        """(1, 3, h, w) float32 at each of the two working sizes, ``small`` and ``large``, 3.6 MB together.
 
         The image is resized to about each area at its own aspect ratio, without padding.
         """
@@ -80,13 +80,20 @@ class Builtin:
         if image.shape[0] > 2 * rows and image.shape[1] > 2 * columns:
             # One pass over a large photo instead of one for each working size.
             image = _resize(image, 2 * rows, 2 * columns)
-        features: dict[str, FloatArray] = {}
+        inputs: dict[str, FloatArray] = {}
         for scale, area in AREAS.items():
             small = _resize(image, *working_size(height, width, area=area, multiple=MULTIPLE))
             pixels = ((small.astype(np.float32) - MEAN) / SCALE).transpose(2, 0, 1)[None]
-            maps = self._encoder.run({"x": np.ascontiguousarray(pixels)}, FEATURES)
+            inputs[scale] = np.ascontiguousarray(pixels)
+        return Prepared(height=height, width=width, inputs=inputs)
+
+    def encode(self, prepared: Prepared) -> Embedding:
+        """Four feature maps at each of the two working sizes, ``small.p4`` to ``large.e``, about 3.5 MB."""
+        features: dict[str, FloatArray] = {}
+        for scale, pixels in prepared.inputs.items():
+            maps = self._encoder.run({"x": pixels}, FEATURES)
             features |= {f"{scale}.{name}": values for name, values in zip(FEATURES, maps, strict=True)}
-        return Embedding(height=height, width=width, features=features)
+        return Embedding(height=prepared.height, width=prepared.width, features=features)
 
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool

@@ -13,7 +13,7 @@ import numpy as np
 from osamd.library.families import capabilities_of
 from osamd.models.tensors import labelled_points, middle_click, ranked
 from osamd.runtime.sessions import Placement, Session, device_of
-from osamd.types import ByteArray, Candidate, Embedding, MaskLogits, Prompt
+from osamd.types import ByteArray, Candidate, Embedding, MaskLogits, Prepared, Prompt
 
 SIDE: Final = 1024
 MASK_SIDE: Final = 256
@@ -50,8 +50,8 @@ class EfficientSam:
         del height, width
         return SIDE, SIDE
 
-    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
-        """One (1, 256, 64, 64) feature map, 4 MB.
+    def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
+        """(1, 3, 1024, 1024) float32, 13 MB.
 
         The graph takes any size and resizes to 1024 x 1024 itself. It is done here by the same rule (bilinear between
         the four nearest pixels), on bytes: a photo of 12 megapixels would be 144 MB of float32.
@@ -59,8 +59,12 @@ class EfficientSam:
         height, width = size or image.shape[:2]
         square = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
         pixels = np.ascontiguousarray(square.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
-        (embedding,) = self._encoder.run({"batched_images": pixels}, self._embedding)
-        return Embedding(height=height, width=width, features={"image_embeddings": embedding})
+        return Prepared(height=height, width=width, inputs={"batched_images": pixels})
+
+    def encode(self, prepared: Prepared) -> Embedding:
+        """One (1, 256, 64, 64) feature map, 4 MB."""
+        (embedding,) = self._encoder.run(prepared.inputs, self._embedding)
+        return Embedding(height=prepared.height, width=prepared.width, features={"image_embeddings": embedding})
 
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from osamd.library.families import capabilities_of
 from osamd.models.tensors import labelled_points, middle_click, planes, ranked, resize
 from osamd.runtime.sessions import Placement, Session, device_of
-from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prompt
+from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prepared, Prompt
 
 SIDE: Final = 1024
 MASK_SIDE: Final = 256
@@ -52,8 +52,8 @@ class Sam:
         """The image's part of the square."""
         return _resized(height, width)
 
-    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
-        """One (1, 256, 64, 64) feature map, 4 MB.
+    def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
+        """(1, 3, 1024, 1024) float32, 13 MB.
 
         The longest side is resized to 1024 pixels; the rest of the square, right or below, is zero after normalising.
         """
@@ -61,8 +61,12 @@ class Sam:
         rows, columns = _resized(height, width)
         x = np.zeros((1, 3, SIDE, SIDE), np.float32)
         x[0, :, :rows, :columns] = planes(resize(image, height=rows, width=columns), mean=MEAN, std=STD)
-        (embedding,) = self._encoder.run({"x": x}, self._embedding)
-        return Embedding(height=height, width=width, features={"image_embeddings": embedding})
+        return Prepared(height=height, width=width, inputs={"x": x})
+
+    def encode(self, prepared: Prepared) -> Embedding:
+        """One (1, 256, 64, 64) feature map, 4 MB."""
+        (embedding,) = self._encoder.run(prepared.inputs, self._embedding)
+        return Embedding(height=prepared.height, width=prepared.width, features={"image_embeddings": embedding})
 
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool

@@ -13,7 +13,7 @@ from osamd.library.families import capabilities_of
 from osamd.models.sam import MASK_SIDE, PADDING_LABEL, SIDE, mask_feeds
 from osamd.models.tensors import labelled_points, middle_click, planes, ranked, resize
 from osamd.runtime.sessions import Placement, Session, device_of
-from osamd.types import ByteArray, Candidate, Embedding, MaskLogits, Prompt
+from osamd.types import ByteArray, Candidate, Embedding, MaskLogits, Prepared, Prompt
 
 MEAN: Final = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD: Final = (0.229 * 255, 0.224 * 255, 0.225 * 255)
@@ -52,12 +52,16 @@ class Sam2:
         del height, width
         return SIDE, SIDE
 
-    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
-        """Three feature maps, 17 MB; the image is resized to 1024 x 1024 pixels without keeping its aspect ratio."""
+    def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
+        """(1, 3, 1024, 1024) float32, 13 MB; the image's aspect ratio is not kept."""
         x = planes(resize(image, height=SIDE, width=SIDE), mean=MEAN, std=STD)[None]
-        features = self._encoder.run({"input": x}, self._features)
         height, width = size or image.shape[:2]
-        return Embedding(height=height, width=width, features=dict(zip(FEATURES, features, strict=True)))
+        return Prepared(height=height, width=width, inputs={"input": x})
+
+    def encode(self, prepared: Prepared) -> Embedding:
+        """Three feature maps, 17 MB."""
+        features = dict(zip(FEATURES, self._encoder.run(prepared.inputs, self._features), strict=True))
+        return Embedding(height=prepared.height, width=prepared.width, features=features)
 
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool

@@ -15,7 +15,7 @@ from osamd.library.families import capabilities_of
 from osamd.models.clip_tokens import tokenize
 from osamd.models.tensors import confidence, resize
 from osamd.runtime.sessions import Placement, Session, device_of
-from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prompt
+from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prepared, Prompt
 
 SIDE: Final = 1008
 CONTEXT_LENGTH: Final = 32
@@ -67,12 +67,16 @@ class Sam3:
         del height, width
         return SIDE, SIDE
 
-    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
-        """Four feature maps; the image is resized to 1008 x 1008 pixels without keeping its aspect ratio."""
+    def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
+        """(3, 1008, 1008) uint8; the image's aspect ratio is not kept."""
         pixels = np.ascontiguousarray(resize(image, height=SIDE, width=SIDE).transpose(2, 0, 1))
-        features = self._image_encoder.run({"image": pixels}, self._features)
         height, width = size or image.shape[:2]
-        return Embedding(height=height, width=width, features=dict(zip(FEATURES, features, strict=True)))
+        return Prepared(height=height, width=width, inputs={"image": pixels})
+
+    def encode(self, prepared: Prepared) -> Embedding:
+        """Four feature maps."""
+        features = dict(zip(FEATURES, self._image_encoder.run(prepared.inputs, self._features), strict=True))
+        return Embedding(height=prepared.height, width=prepared.width, features=features)
 
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool

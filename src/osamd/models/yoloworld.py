@@ -17,7 +17,7 @@ from osamd.library.families import capabilities_of
 from osamd.models.clip_tokens import tokenize
 from osamd.models.tensors import confidence
 from osamd.runtime.sessions import Placement, Session, device_of
-from osamd.types import ByteArray, Candidate, Embedding, FloatArray, IntArray, MaskLogits, Prompt
+from osamd.types import ByteArray, Candidate, Embedding, FloatArray, IntArray, MaskLogits, Prepared, Prompt
 
 SIDE: Final = 640
 GREY: Final = 114
@@ -58,11 +58,8 @@ class YoloWorld:
         """The image's part of the square."""
         return _resized(height, width)
 
-    def encode(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Embedding:
-        """The image itself, resized and padded: the graph mixes in the texts from its first layers on.
-
-        It is kept as (1, 3, 640, 640) float16 values 0..255, which are exact and half as large as the graph's input.
-        """
+    def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
+        """(1, 3, 640, 640) float16, padded: values 0..255, which are exact and half as large as the graph's input."""
         height, width = size or image.shape[:2]
         rows, columns = _resized(height, width)
         shrinks = max(image.shape[:2]) > SIDE
@@ -70,7 +67,11 @@ class YoloWorld:
         top, left = _padding(height, width)
         padded = np.full((1, 3, SIDE, SIDE), GREY, np.float16)
         padded[0, :, top : top + rows, left : left + columns] = small.transpose(2, 0, 1)
-        return Embedding(height=height, width=width, features={"images": padded})
+        return Prepared(height=height, width=width, inputs={"images": padded})
+
+    def encode(self, prepared: Prepared) -> Embedding:
+        """The image as it was prepared: the graph mixes in the texts from its first layers on."""
+        return Embedding(height=prepared.height, width=prepared.width, features=prepared.inputs)
 
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
