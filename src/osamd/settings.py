@@ -165,7 +165,22 @@ class Settings(BaseSettings):
         description="Bytes of their bodies together, as declared, shared likewise; one of undeclared length counts as"
         " the largest.",
     )
-    max_connections: int = Field(default=512, ge=1, description="Open connections; more are closed at once.")
+    max_connections: int = Field(
+        default=512, ge=1, description="Open connections; idle ones make room for new ones, else new ones get 503."
+    )
+    keyless_connections: int = Field(
+        default=128,
+        ge=1,
+        description="Open connections of one address (a /64 of IPv6) on which no right key was sent; more are closed."
+        " Those of OSAMD_TRUSTED_PROXIES do not count.",
+    )
+    idle_s: float = Field(
+        default=130.0,
+        gt=0,
+        description="Seconds a connection may be idle between requests. Longer than proxies keep theirs, since a"
+        " request sent on one that is just being closed fails: nginx and AWS's load balancers keep them 60 s, Traefik"
+        " and Azure Front Door 90, Caddy 120. Behind Google's load balancers set 620, behind Cloudflare 910.",
+    )
     head_s: float = Field(
         default=10.0, gt=0, description="Seconds in which the head of a request must be here, from the connection on."
     )

@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -177,7 +177,7 @@ class ApiKeyMiddleware:
         if not secrets:
             # No key at all is no guess: probes and browsers come without one.
             return DENIED
-        address = _address(scope)
+        address = address_of(scope.get("client"))
         # Of several none is tried, so that a request is one guess and counts as one.
         secret = secrets[0] if len(secrets) == 1 else None
         digest = hashlib.sha256(secret).digest() if secret is not None else None
@@ -225,9 +225,13 @@ def _secrets(scope: Scope) -> list[bytes]:
     return own or bearer
 
 
-def _address(scope: Scope) -> str:
-    """Whom a wrong key is counted for: an IPv4 address, or an IPv6 network of the size one customer has."""
-    host = str((scope.get("client") or ("unknown",))[0])
+def address_of(client: Sequence[object] | None) -> str:
+    """Whom something is counted for: an IPv4 address, or an IPv6 network of the size one customer has.
+
+    Args:
+        client: address and port, as ASGI has them; None where they are not known.
+    """
+    host = str((client or ("unknown",))[0])
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

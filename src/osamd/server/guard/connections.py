@@ -4,12 +4,16 @@
 """
 
 import asyncio
+import ipaddress
+import math
 from collections import deque
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from osamd.events import ConnectionCut, Sink, tell
+from osamd.server.guard.auth import address_of
 from osamd.server.guard.upgrades import CONNECT, OfferlessParser
 from osamd.server.services import SETTINGS_STATE, SINKS_STATE
 from osamd.settings import Settings
@@ -23,6 +27,8 @@ MOST_PIPELINED: Final = 64
 # How long what a refused client still sends is read, and forgotten. Closing on it at once would reset the connection,
 # and it would never read why it was refused.
 LINGER_S: Final = 2.0
+# How long a new connection has to show a key before it counts as one without: many may be opened at once in good faith.
+SHOW_KEY_S: Final = 1.0
 # The app has answered or cut off a slow body by then; what comes here nobody reads.
 UNREAD_BODY_EXTRA_S = 5.0
 TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
@@ -36,7 +42,10 @@ class _HeadRefusedError(Exception):
 
 
 class PatientConnection(HttpToolsProtocol):
-    """Bounds connections, heads, and time: how many, how large, and how long heads, bodies and readers take."""
+    """Bounds connections, heads, and time: how many, how large, and how long heads, bodies and readers take.
+
+    At the limit of connections, those that are idle make room for new ones.
+    """
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
@@ -45,14 +54,20 @@ class PatientConnection(HttpToolsProtocol):
         self.parser = OfferlessParser(self)  # type: ignore[assignment]
         settings = self.app_state.get(SETTINGS_STATE)
         self._settings: Settings = settings if isinstance(settings, Settings) else Settings()
+        self.timeout_keep_alive = math.ceil(self._settings.idle_s)
+        self._address = ""
         self._sinks: tuple[Sink, ...] = self.app_state.get(SINKS_STATE, ())
         self._reading: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
+        self._showing: asyncio.TimerHandle | None = None
         # Whether some of a head is here, and how many requests with a whole head are without their whole answer.
         self._has_begun = False
         self._open = 0
         # Bytes of each head whose answer is not out; bytes since the parser last told of anything; whether it did.
         self._heads: deque[int] = deque()
+        # What the app leaves in the state of those requests; whether the last one that was judged had a right key.
+        self._states: deque[Mapping[str, Any]] = deque()
+        self._had_key = False
         self._untold = 0
         self._has_told = False
         self._is_refused = False
@@ -60,16 +75,20 @@ class PatientConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come."""
         super().connection_made(transport)
-        if len(self.connections) > self._settings.max_connections:
-            self._tell("too_many_connections")
-            transport.write(TOO_MANY)
-            transport.close()
+        self._address = address_of(self.client)
+        if len(self.connections) > self._settings.max_connections and not self._make_room():
+            self._refuse_connection()
             return
         self._await_head()
+        # What a proxy has on one connection comes from many, so it shows a key or not as they do.
+        if not _is_among(self.client, self._settings.trusted_proxies):
+            self._showing = self.loop.call_later(SHOW_KEY_S, self._check_key_shown)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has gone."""
         self._stop_waiting()
+        if self._showing is not None:
+            self._showing.cancel()
         self.resume_writing()
         super().connection_lost(exc)
 
@@ -102,6 +121,7 @@ class PatientConnection(HttpToolsProtocol):
             raise _HeadRefusedError
         self._heads.append(0)
         super().on_message_begin()
+        self._states.append(self.scope["state"])
         self._has_begun = True
         if self._reading is None and not self._open:
             self._await_head()
@@ -147,6 +167,7 @@ class PatientConnection(HttpToolsProtocol):
         """An answer is out; one that was waiting may begin."""
         self._open -= 1
         self._heads.popleft()
+        self._had_key = _has_key(self._states.popleft(), before=self._had_key)
         super().on_response_complete()
         if self._reading is not None:
             return
@@ -166,6 +187,47 @@ class PatientConnection(HttpToolsProtocol):
             self._writing.cancel()
             self._writing = None
         super().resume_writing()
+
+    @property
+    def has_key(self) -> bool:
+        """Whether the request that is being answered has a right key, or else the one before it had."""
+        return _has_key(self._states[0], before=self._had_key) if self._states else self._had_key
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for another request after one that was answered."""
+        return self.timeout_keep_alive_task is not None
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle longest; False where none is."""
+        others: list[PatientConnection] = [other for other in self.connections if isinstance(other, PatientConnection)]
+        idle = [other for other in others if other.is_idle]
+        if not idle:
+            return False
+        oldest = min(idle, key=lambda other: cast("asyncio.TimerHandle", other.timeout_keep_alive_task).when())
+        oldest.transport.close()
+        return True
+
+    def _check_key_shown(self) -> None:
+        """Close this connection where its address has too many others without a key."""
+        if self.has_key or self.transport.is_closing():
+            return
+        others = [other for other in self.connections if isinstance(other, PatientConnection) and other is not self]
+        count = sum(
+            other._address == self._address and not other.has_key and not other.transport.is_closing()  # noqa: SLF001
+            for other in others
+        )
+        if count >= self._settings.keyless_connections:
+            self._refuse_connection()
+
+    def _refuse_connection(self) -> None:
+        self._tell("too_many_connections")
+        if self._open:
+            self.transport.abort()
+            return
+        self._is_refused = True
+        self.transport.write(TOO_MANY)
+        self.transport.close()
 
     def _count(self, nbytes: int) -> None:
         """Count some of a head, or of its trailers."""
@@ -218,3 +280,19 @@ class PatientConnection(HttpToolsProtocol):
 
     def _tell(self, code: str) -> None:
         tell(self._sinks, ConnectionCut(code, self.client[0] if self.client else None))
+
+
+def _has_key(state: Mapping[str, Any], *, before: bool) -> bool:
+    """What a request tells of its connection: a right key, a wrong one, or, where none was judged, nothing new."""
+    return "key_name" in state or (before and "code" not in state)
+
+
+def _is_among(client: tuple[str, int] | None, networks: Sequence[str]) -> bool:
+    """Whether a client's address is in one of some networks."""
+    if client is None or not networks:
+        return False
+    try:
+        address = ipaddress.ip_address(client[0])
+    except ValueError:
+        return False
+    return any(address in ipaddress.ip_network(network) for network in networks)

@@ -7,24 +7,23 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 
 from osamd.errors import NotFoundError
+from osamd.server.routes.packaged import packaged_file
 
 router = APIRouter(include_in_schema=False)
 
-ASSETS = {
-    "swagger-ui-bundle.js": "text/javascript",
-    "swagger-ui.css": "text/css",
-}
+FOLDER = Path(str(resources.files("osamd.server").joinpath("docs")))
+PAGE = "index.html"
+ASSETS = frozenset({"swagger-ui-bundle.js", "swagger-ui.css"})
 # Swagger UI writes styles into its elements and draws its icons from data URIs.
 PAGE_POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; object-src 'none';"
     " frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-OWN_FILES = {"start.js": "text/javascript", "page.css": "text/css"}
 
 
 def _swagger_folder() -> Path:
@@ -36,10 +35,9 @@ def _swagger_folder() -> Path:
 
 @router.head("/docs")
 @router.get("/docs")
-async def page() -> HTMLResponse:
+async def page(request: Request) -> Response:
     """The page itself."""
-    text = resources.files("osamd.server").joinpath("docs", "index.html").read_text("utf-8")
-    return HTMLResponse(text, headers={"Content-Security-Policy": PAGE_POLICY})
+    return packaged_file(FOLDER, PAGE, request, {"Content-Security-Policy": PAGE_POLICY})
 
 
 @router.head("/docs/")
@@ -51,13 +49,11 @@ async def without_slash() -> RedirectResponse:
 
 @router.head("/docs/{name}")
 @router.get("/docs/{name}")
-async def asset(name: str) -> FileResponse:
+async def asset(request: Request, name: str) -> Response:
     """A file of the page."""
-    if name in ASSETS:
-        return FileResponse(_swagger_folder() / name, media_type=ASSETS[name])
-    if name in OWN_FILES:
-        return FileResponse(str(resources.files("osamd.server").joinpath("docs", name)), media_type=OWN_FILES[name])
-    raise NotFoundError("no such file")
+    if name == PAGE:
+        raise NotFoundError("no such file")
+    return packaged_file(_swagger_folder() if name in ASSETS else FOLDER, name, request)
 
 
 @router.head("/openapi.json")

@@ -4,13 +4,12 @@ The page is public, as the API docs are: it knows nothing, and asks for the key 
 """
 
 from importlib import resources
+from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
-from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
-from starlette.staticfiles import StaticFiles
 
-from osamd.errors import NotFoundError
+from osamd.server.routes.packaged import packaged_file
 
 router = APIRouter(include_in_schema=False)
 
@@ -24,14 +23,14 @@ HEADERS = {
     # Asked for again each time and answered 304, so that an upgraded server never meets modules of an older page.
     "Cache-Control": "no-cache",
 }
-FILES = StaticFiles(directory=str(resources.files("osamd.server").joinpath("playground")))
+FOLDER = Path(str(resources.files("osamd.server").joinpath("playground")))
 
 
 @router.head("/playground")
 @router.get("/playground")
 async def page(request: Request) -> Response:
     """The page itself."""
-    return await _file(PAGE, request)
+    return packaged_file(FOLDER, PAGE, request, HEADERS)
 
 
 @router.head("/playground/{name:path}")
@@ -41,13 +40,4 @@ async def file(request: Request, name: str) -> Response:
     if not name:
         # The page's addresses are relative to its own, without a slash; so is this one, to hold behind a prefix.
         return RedirectResponse("../playground", status_code=308)
-    return await _file(name, request)
-
-
-async def _file(name: str, request: Request) -> Response:
-    try:
-        response = await FILES.get_response(name, request.scope)
-    except HTTPException:
-        raise NotFoundError("no such file") from None
-    response.headers.update(HEADERS)
-    return response
+    return packaged_file(FOLDER, name, request, HEADERS)
