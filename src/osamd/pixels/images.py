@@ -21,6 +21,7 @@ from PIL import (  # noqa: F401 - importing a plugin is what registers its forma
 )
 
 from osamd.errors import ImageTooLargeError, InvalidImageError
+from osamd.pixels.structure import check_structure
 from osamd.types import ByteArray, Picture, WantedSize
 
 # Pillow opens MPO, the JPEG with a second picture behind it that many phones write, as JPEG.
@@ -65,11 +66,13 @@ def decode_image(
         The pixels, and the size of the whole image.
 
     Raises:
-        InvalidImageError: not an image, a broken one, one of an unsupported kind, or one without pixels.
+        InvalidImageError: not an image, a broken one, one of an unsupported kind, one without pixels, or one made of
+            absurdly many pieces.
         ImageTooLargeError: more than ``max_pixels`` pixels.
         MemoryError: there is too little for its pixels.
     """
     try:
+        check_structure(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             check_size(image.width, image.height, max_pixels)
             is_turned = _orientation(image) >= FIRST_TURNED
