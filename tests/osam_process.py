@@ -1,4 +1,4 @@
-"""osam's own server on local graphs: ``PORT=8000 python osam_process.py '{"sam:300m": {"encoder": "/..."}}'``."""
+"""osam's own server on local graphs: ``PORT=0 python osam_process.py '{"sam:300m": {"encoder": "/..."}}'``."""
 
 import json
 import os
@@ -28,4 +28,4 @@ if __name__ == "__main__":
         kind._blobs = {role: LocalBlob(url=path, hash="sha256:0") for role, path in paths.items()}
     # Where osam writes its log.
     (Path.home() / ".cache" / "osam").mkdir(parents=True)
-    uvicorn.run(app, host="127.0.0.1", port=int(os.environ["PORT"]), log_level="warning")
+    uvicorn.run(app, host="127.0.0.1", port=int(os.environ["PORT"]), log_level="info")

@@ -1,11 +1,13 @@
-"""Start real osamd processes on free loopback ports, and always stop them."""
+"""Start real osamd processes on loopback ports that they pick and tell, and always stop them."""
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +18,8 @@ import httpx2
 KEY = "test-key-5fPz-Jd72"
 START_S = 60.0
 STOP_S = 40.0
+# uvicorn's line, with the port that the system gave.
+LISTENING = re.compile(r"Uvicorn running on (http://\S+:[1-9][0-9]*)")
 # A test's environment must not leak into the server, nor a developer's key into a test.
 PASSED_ON = ("PATH", "PYTHONPATH", "HOME", "LANG", "SYSTEMROOT", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
@@ -82,17 +86,16 @@ def run_server(
     Args:
         cache: its OSAMD_CACHE and where its log is written.
         env: its environment besides PATH and the like.
-        command: what to start; it must honour PORT, or take the port where ``{port}`` stands.
+        command: what to start; it must pick a port where PORT or the argument ``{port}`` is 0, and log it like uvicorn.
         cwd: its working directory.
         wait_for: the path that must answer 200 before the block begins.
     """
-    port = free_port()
     # No test may reach for the real weights; those that pull, from a server of their own, say so.
-    env = {"OSAMD_CACHE": str(cache), "PORT": str(port), "OSAMD_PULL": "never"} | dict(env or {})
-    log = cache / f"server-{port}.log"
-    with log.open("wb") as output:
+    env = {"OSAMD_CACHE": str(cache), "PORT": "0", "OSAMD_PULL": "never"} | dict(env or {})
+    handle, name = tempfile.mkstemp(prefix="server-", suffix=".log", dir=cache)
+    with os.fdopen(handle, "wb") as output:
         process = subprocess.Popen(
-            [part.replace("{port}", str(port)) for part in command],
+            [part.replace("{port}", "0") for part in command],
             env=clean_environment(env),
             cwd=cwd,
             stdout=output,
@@ -100,12 +103,26 @@ def run_server(
         )
     key = env.get("API_KEY", "").strip()
     headers = {"X-API-Key": key} if key and key.isascii() else {}
-    running = RunningServer(f"http://127.0.0.1:{port}", process, log, headers)
     try:
+        running = RunningServer(_told_url(process, Path(name)), process, Path(name), headers)
         wait_until_answering(running, wait_for)
         yield running
     finally:
         stop(process)
+
+
+def _told_url(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Where the process says that it listens."""
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        ended = process.poll()
+        text = log.read_text("utf-8", "replace")
+        if (told := LISTENING.search(text)) is not None:
+            return told[1]
+        if ended is not None:
+            raise RuntimeError(f"the server ended with {ended}:\n{text}")
+        time.sleep(0.02)
+    raise RuntimeError(f"the server did not say where it listens within {START_S:g} s:\n{text}")
 
 
 def wait_until_answering(running: RunningServer, path: str) -> None:
