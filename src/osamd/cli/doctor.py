@@ -150,7 +150,24 @@ def _placement(settings: Settings) -> list[Finding]:
     if on_gpu:
         # `auto` may do without; then what is missing is told, and nothing is wrong.
         findings += [replace(finding, is_wrong=finding.is_wrong and not placement.may_fall_back) for finding in _gpu()]
-    return [*findings, *_builtin(settings, placement, on_gpu=on_gpu)]
+    return [*findings, *_builtin(settings, placement, on_gpu=on_gpu), *_own_models(settings)]
+
+
+def _own_models(settings: Settings) -> list[Finding]:
+    """Load and run each of the user's own models that is here: a graph may not be what its family expects."""
+    from osamd.engine.inference import load_model, run_once  # noqa: PLC0415
+
+    store, findings = Store(settings.cache), []
+    for model in load_catalog(settings.user_catalog):
+        if model.origin is None or not store.is_present(model):
+            continue
+        try:
+            adapter = load_model(model, store=store, settings=settings)
+            run_once(adapter, model)
+            findings.append(Finding(model.name, f"loads and runs, on {adapter.device}"))
+        except OsamdError as error:
+            findings.append(Finding(model.name, str(error), is_wrong=True))
+    return findings
 
 
 def _gpu() -> list[Finding]:

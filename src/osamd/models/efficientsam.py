@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from osamd.library.families import capabilities_of
+from osamd.models.contract import FLOAT, INT64, Input, check_inputs, check_outputs
 from osamd.models.tensors import labelled_points, middle_click, ranked
 from osamd.runtime.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Embedding, MaskLogits, Prepared, Prompt
@@ -18,6 +19,13 @@ from osamd.types import ByteArray, Candidate, Embedding, MaskLogits, Prepared, P
 SIDE: Final = 1024
 MASK_SIDE: Final = 256
 SCORES, LOW_RES_MASKS = 1, 2
+IMAGE: Final = {"batched_images": Input(FLOAT, (1, 3, SIDE, SIDE))}
+PROMPT: Final = {
+    "image_embeddings": Input(FLOAT, (1, None, None, None)),
+    "batched_point_coords": Input(FLOAT, (1, 1, "N", 2)),
+    "batched_point_labels": Input(FLOAT, (1, 1, "N")),
+    "orig_im_size": Input(INT64, (2,)),
+}
 
 
 class EfficientSam:
@@ -28,7 +36,7 @@ class EfficientSam:
         placement: where they run.
 
     Raises:
-        ModelLoadError: a file does not load, or has fewer outputs than the family's graphs have.
+        ModelLoadError: a file does not load, or takes or gives something else than the family's graphs.
     """
 
     capabilities = capabilities_of("efficientsam")
@@ -38,8 +46,11 @@ class EfficientSam:
         self._decoder = Session(paths["decoder"], placement)
         self._embedding = self._encoder.outputs_at(0)
         self._answers = self._decoder.outputs_at(LOW_RES_MASKS, SCORES)
+        check_inputs(self._encoder, IMAGE)
+        check_inputs(self._decoder, PROMPT)
         self.device = device_of(self._encoder.providers)
         self.feature_shapes = {"image_embeddings": self._decoder.input_shapes["image_embeddings"]}
+        check_outputs(self._encoder, dict(zip(self._embedding, self.feature_shapes.values(), strict=True)))
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:
         """One foreground click in the middle, as osam has it."""

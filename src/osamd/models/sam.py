@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from osamd.library.families import capabilities_of
+from osamd.models.contract import FLOAT, Input, check_inputs, check_outputs
 from osamd.models.tensors import labelled_points, middle_click, planes, ranked, resize
 from osamd.runtime.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prepared, Prompt
@@ -21,6 +22,18 @@ MEAN: Final = (123.675, 116.28, 103.53)
 STD: Final = (58.395, 57.12, 57.375)
 PADDING_LABEL: Final = -1
 SCORES, LOW_RES_MASKS = 1, 2
+IMAGE: Final = {"x": Input(FLOAT, (1, 3, SIDE, SIDE))}
+EARLIER_MASK: Final = {
+    "mask_input": Input(FLOAT, (1, 1, MASK_SIDE, MASK_SIDE)),
+    "has_mask_input": Input(FLOAT, (1,)),
+}
+PROMPT: Final = {
+    "image_embeddings": Input(FLOAT, (1, None, None, None)),
+    "point_coords": Input(FLOAT, (1, "N", 2)),
+    "point_labels": Input(FLOAT, (1, "N")),
+    **EARLIER_MASK,
+    "orig_im_size": Input(FLOAT, (2,)),
+}
 
 
 class Sam:
@@ -31,7 +44,7 @@ class Sam:
         placement: where they run.
 
     Raises:
-        ModelLoadError: a file does not load, or has fewer outputs than the family's graphs have.
+        ModelLoadError: a file does not load, or takes or gives something else than the family's graphs.
     """
 
     capabilities = capabilities_of("sam")
@@ -41,8 +54,13 @@ class Sam:
         self._decoder = Session(paths["decoder"], placement)
         self._embedding = self._encoder.outputs_at(0)
         self._answers = self._decoder.outputs_at(LOW_RES_MASKS, SCORES)
+        check_inputs(self._encoder, IMAGE)
+        check_inputs(self._decoder, PROMPT)
         self.device = device_of(self._encoder.providers)
         self.feature_shapes = {"image_embeddings": self._decoder.input_shapes["image_embeddings"]}
+        check_outputs(self._encoder, dict(zip(self._embedding, self.feature_shapes.values(), strict=True)))
+        masks, scores = self._answers
+        check_outputs(self._decoder, {masks: (1, "M", "rows", "columns"), scores: (1, "M")})
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:
         """One foreground click in the middle, as osam has it."""

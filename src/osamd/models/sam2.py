@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 
 from osamd.library.families import capabilities_of
-from osamd.models.sam import MASK_SIDE, PADDING_LABEL, SIDE, mask_feeds
+from osamd.models.contract import FLOAT, INT64, Input, check_inputs, check_outputs
+from osamd.models.sam import EARLIER_MASK, MASK_SIDE, PADDING_LABEL, SIDE, mask_feeds
 from osamd.models.tensors import labelled_points, middle_click, planes, ranked, resize
 from osamd.runtime.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Embedding, MaskLogits, Prepared, Prompt
@@ -20,6 +21,14 @@ STD: Final = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 # The decoder's names for the encoder's outputs, in the encoder's order.
 FEATURES: Final = ("image_embeddings", "high_res_features1", "high_res_features2")
 SCORES, LOW_RES_MASKS = 1, 2
+IMAGE: Final = {"input": Input(FLOAT, (1, 3, SIDE, SIDE))}
+PROMPT: Final = {
+    **{name: Input(FLOAT, (1, None, None, None)) for name in FEATURES},
+    "point_coords": Input(FLOAT, (1, "N", 2)),
+    "point_labels": Input(FLOAT, (1, "N")),
+    **EARLIER_MASK,
+    "orig_im_size": Input(INT64, (2,)),
+}
 
 
 class Sam2:
@@ -30,7 +39,7 @@ class Sam2:
         placement: where they run.
 
     Raises:
-        ModelLoadError: a file does not load, or has fewer outputs than the family's graphs have.
+        ModelLoadError: a file does not load, or takes or gives something else than the family's graphs.
     """
 
     capabilities = capabilities_of("sam2")
@@ -40,8 +49,13 @@ class Sam2:
         self._decoder = Session(paths["decoder"], placement)
         self._features = self._encoder.outputs_at(*range(len(FEATURES)))
         self._answers = self._decoder.outputs_at(LOW_RES_MASKS, SCORES)
+        check_inputs(self._encoder, IMAGE)
+        check_inputs(self._decoder, PROMPT)
         self.device = device_of(self._encoder.providers)
         self.feature_shapes = {name: self._decoder.input_shapes[name] for name in FEATURES}
+        check_outputs(self._encoder, dict(zip(self._features, self.feature_shapes.values(), strict=True)))
+        masks, scores = self._answers
+        check_outputs(self._decoder, {masks: (1, "M", "rows", "columns"), scores: (1, "M")})
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:
         """One foreground click in the middle, as osam has it."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from osamd.library.families import capabilities_of
 from osamd.models.clip_tokens import tokenize
+from osamd.models.contract import BOOL, FLOAT, INT64, UINT8, Input, check_inputs, check_outputs
 from osamd.models.tensors import confidence, resize
 from osamd.runtime.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prepared, Prompt
@@ -27,6 +28,16 @@ THRESHOLD: Final = 0.5
 FEATURES: Final = {"backbone_fpn_0": 3, "backbone_fpn_1": 4, "backbone_fpn_2": 5, "vision_pos_enc_2": 2}
 LANGUAGE_MASK, LANGUAGE_FEATURES = 0, 1
 BOXES, SCORES, MASKS = 0, 1, 2
+IMAGE: Final = {"image": Input(UINT8, (3, SIDE, SIDE))}
+TOKENS: Final = {"tokens": Input(INT64, (1, CONTEXT_LENGTH))}
+PROMPT: Final = {
+    **{name: Input(FLOAT, (1, None, None, None)) for name in FEATURES},
+    "language_mask": Input(BOOL, (1, CONTEXT_LENGTH)),
+    "language_features": Input(FLOAT, (CONTEXT_LENGTH, 1, None)),
+    "box_coords": Input(FLOAT, (1, None, 4)),
+    "box_labels": Input(INT64, (1, None)),
+    "box_masks": Input(BOOL, (1, None)),
+}
 
 
 class Sam3:
@@ -37,7 +48,7 @@ class Sam3:
         placement: where they run.
 
     Raises:
-        ModelLoadError: a file does not load, or has fewer outputs than the family's graphs have.
+        ModelLoadError: a file does not load, or takes or gives something else than the family's graphs.
     """
 
     capabilities = capabilities_of("sam3")
@@ -49,8 +60,14 @@ class Sam3:
         self._features = self._image_encoder.outputs_at(*FEATURES.values())
         self._language = self._language_encoder.outputs_at(LANGUAGE_MASK, LANGUAGE_FEATURES)
         self._answers = self._decoder.outputs_at(BOXES, SCORES, MASKS)
+        check_inputs(self._image_encoder, IMAGE)
+        check_inputs(self._language_encoder, TOKENS)
+        check_inputs(self._decoder, PROMPT)
         self.device = device_of(self._image_encoder.providers)
         self.feature_shapes = {name: self._decoder.input_shapes[name] for name in FEATURES}
+        check_outputs(self._image_encoder, dict(zip(self._features, self.feature_shapes.values(), strict=True)))
+        boxes, scores, masks = self._answers
+        check_outputs(self._decoder, {boxes: ("N", 4), scores: ("N",), masks: ("N", 1, "rows", "columns")})
         # An export may be fixed to as many boxes as its example had.
         most_boxes = self._decoder.input_shapes["box_coords"][1]
         if isinstance(most_boxes, int):

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from osamd.library.families import capabilities_of
 from osamd.models.clip_tokens import tokenize
+from osamd.models.contract import FLOAT, INT64, Input, check_inputs, check_outputs
 from osamd.models.tensors import confidence
 from osamd.runtime.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Embedding, FloatArray, IntArray, MaskLogits, Prepared, Prompt
@@ -26,6 +27,8 @@ ANYTHING: Final = "anything"
 # The last class of every query: what is none of the texts goes there.
 BACKGROUND: Final = " "
 ANSWERS: Final = ("scores", "boxes")
+TOKENS: Final = {"input": Input(INT64, ("T", CONTEXT_LENGTH))}
+PROMPT: Final = {"images": Input(FLOAT, (1, 3, SIDE, SIDE)), "text_features": Input(FLOAT, (1, "T", None))}
 
 
 class YoloWorld:
@@ -36,7 +39,7 @@ class YoloWorld:
         placement: where they run.
 
     Raises:
-        ModelLoadError: a file does not load, or has fewer outputs than the family's graphs have.
+        ModelLoadError: a file does not load, or takes or gives something else than the family's graphs.
     """
 
     capabilities = capabilities_of("yoloworld")
@@ -45,6 +48,10 @@ class YoloWorld:
         self._textual = Session(paths["textual"], placement)
         self._yolo = Session(paths["yolo"], placement)
         self._text_features = self._textual.outputs_at(0)
+        check_inputs(self._textual, TOKENS)
+        check_inputs(self._yolo, PROMPT)
+        check_outputs(self._textual, {self._text_features[0]: ("T", self._yolo.input_shapes["text_features"][2])})
+        check_outputs(self._yolo, {"scores": (1, "A", "T"), "boxes": (1, "A", 4)})
         self.device = device_of(self._yolo.providers)
         self.feature_shapes = {"images": self._yolo.input_shapes["images"]}
         tokenize([ANYTHING], CONTEXT_LENGTH)  # reads the vocabulary, which the first request need not wait for

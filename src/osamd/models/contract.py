@@ -1,0 +1,96 @@
+"""What a family's graphs must take and give, checked when they are loaded: names, types, ranks and fixed sizes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from osamd.errors import ModelLoadError
+from osamd.runtime.sessions import Session
+
+Shape = tuple[int | str | None, ...]
+
+FLOAT: Final = "float"
+INT64: Final = "int64"
+UINT8: Final = "uint8"
+BOOL: Final = "bool"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What an adapter feeds to one input of a graph.
+
+    Attributes:
+        type: of the values, as ONNX Runtime names it, such as ``float`` for float32.
+        shape: sizes; a name stands for one that differs from prompt to prompt, None for one the adapter adapts to.
+    """
+
+    type: str
+    shape: Shape
+
+    def __str__(self) -> str:
+        """Such as ``float (1, N, 2)``."""
+        return f"{self.type} {_shown(self.shape)}"
+
+
+def check_inputs(session: Session, expected: Mapping[str, Input]) -> None:
+    """See whether a graph takes what its adapter feeds. Sizes that the graph leaves open take anything.
+
+    Args:
+        session: the loaded graph.
+        expected: all its inputs by name.
+
+    Raises:
+        ModelLoadError: names the input, and says what was expected.
+    """
+    for name, wanted in expected.items():
+        if name not in session.input_shapes:
+            found = ", ".join(session.input_shapes)
+            raise ModelLoadError(f"{session.path}: expected an input {name}, {wanted}; its inputs are: {found}")
+        found_type, found_shape = session.input_types[name], session.input_shapes[name]
+        takes_all = all(
+            not isinstance(size, int)
+            for size, varies in zip(found_shape, wanted.shape, strict=False)
+            if isinstance(varies, str)
+        )
+        if found_type != wanted.type or not takes_all or not _agree(wanted.shape, found_shape):
+            actual = Input(found_type, found_shape)
+            raise ModelLoadError(f"{session.path}: expected the input {name} to be {wanted}; it is {actual}")
+    unknown = [name for name in session.input_shapes if name not in expected]
+    if unknown:
+        raise ModelLoadError(
+            f"{session.path}: expected no inputs beside {', '.join(expected)}; it also has {', '.join(unknown)}"
+        )
+
+
+def check_outputs(session: Session, expected: Mapping[str, Shape]) -> None:
+    """See whether a graph's outputs look like what its adapter reads. Shapes that the graph does not tell pass.
+
+    Args:
+        session: the loaded graph.
+        expected: shapes of outputs by name; only numbers in them are compared.
+
+    Raises:
+        ModelLoadError: names the output, and says what was expected.
+    """
+    for name, shape in expected.items():
+        if name not in session.output_shapes:
+            found = ", ".join(session.output_shapes)
+            raise ModelLoadError(f"{session.path}: expected an output {name} {_shown(shape)}; its outputs are: {found}")
+        found_shape = session.output_shapes[name]
+        if found_shape and not _agree(shape, found_shape):
+            raise ModelLoadError(
+                f"{session.path}: expected the output {name} to be {_shown(shape)}; it is {_shown(found_shape)}"
+            )
+
+
+def _agree(wanted: Shape, found: Shape) -> bool:
+    """Whether two shapes have the same rank, and the same sizes where both are fixed."""
+    return len(wanted) == len(found) and all(
+        not (isinstance(one, int) and isinstance(other, int)) or one == other
+        for one, other in zip(wanted, found, strict=True)
+    )
+
+
+def _shown(shape: Shape) -> str:
+    sizes = ["?" if size is None else str(size) for size in shape]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
