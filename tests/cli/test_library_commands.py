@@ -224,6 +224,17 @@ def test_doctor_tells_of_bad_rows(home: Home) -> None:
     assert "row 3 (broken), family must be one of" in problems[0]
 
 
+def test_doctor_runs_the_users_own_models(home: Home) -> None:
+    """Each of them that is here is loaded and run; one whose graph its family cannot feed is told, with the reason."""
+    (line,) = [line for line in home.osamd("doctor").out.splitlines() if line.startswith("ok  own:latest")]
+    assert "loads and runs, on cpu" in line
+    home.own["decoder"].write_bytes(home.own["encoder"].read_bytes())
+    done = home.osamd("doctor")
+    assert 1 == done.returncode
+    (line,) = [line for line in done.out.splitlines() if line.startswith("!!  own:latest")]
+    assert "expected an input" in line
+
+
 @pytest.mark.parametrize(
     ("nbytes", "text"),
     [
