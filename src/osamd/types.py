@@ -232,7 +232,8 @@ class Annotation:
         text: the words it answers, or None.
         prompt_index: which prompt of the request it answers, from 0.
         mask_index: which candidate of that prompt it is, best first, from 0.
-        mask_id: handle for refining this mask, or None where the model cannot.
+        mask_id: handle for refining this mask; None where the model cannot, and until it is made.
+        logits: what the mask was made of, until its ``mask_id`` is made.
     """
 
     box: Box
@@ -241,21 +242,24 @@ class Annotation:
     text: str | None
     prompt_index: int
     mask_index: int
-    mask_id: str | None
+    mask_id: str | None = None
+    logits: MaskLogits | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSource:
-    """Where the pixels come from: exactly one of the first three is set.
+    """Where the pixels come from: exactly one of the first four is set.
 
     Attributes:
         data: an encoded image.
+        pixels: (height, width, 3) uint8, RGB, upright, C-contiguous.
         image_id: a handle from an earlier answer.
         exchanged: an embedding that a caller kept.
         sha256: of the content, 64 hex digits; empty beside a handle.
     """
 
     data: bytes | None = None
+    pixels: ByteArray | None = None
     image_id: str | None = None
     exchanged: "ExchangedEmbedding | None" = None
     sha256: str = ""
@@ -264,6 +268,13 @@ class ImageSource:
     def of_bytes(cls, data: bytes) -> "ImageSource":
         """An encoded image. Hashes it (1 ms for 2 MB), so not on an event loop."""
         return cls(data=data, sha256=hashlib.sha256(data).hexdigest())
+
+    @classmethod
+    def of_pixels(cls, pixels: ByteArray) -> "ImageSource":
+        """A decoded image. Hashes it, as ``of_bytes`` does."""
+        digest = hashlib.sha256(f"pixels {pixels.shape[1]}x{pixels.shape[0]} ".encode())
+        digest.update(pixels.data.cast("B"))
+        return cls(pixels=pixels, sha256=digest.hexdigest())
 
     @classmethod
     def of_embedding(cls, exchanged: "ExchangedEmbedding") -> "ImageSource":
@@ -306,6 +317,7 @@ class SegmentRequest:
             a time; else it holds for other models only.
         owner: whose embeddings and handles these are (the key's name).
         with_embedding: whether the result carries the embedding.
+        refinable: whether masks get a ``mask_id`` where the model can refine them.
     """
 
     image: ImageSource
@@ -316,6 +328,7 @@ class SegmentRequest:
     by_operator: bool = True
     owner: str = ""
     with_embedding: bool = False
+    refinable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

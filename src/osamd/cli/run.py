@@ -60,6 +60,7 @@ def _segment(data: bytes, body: GenerateBody, settings: Settings) -> SegmentResu
         prompts=body.to_prompts(settings),
         multimask=bool(body.multimask),
         owner="cli",
+        refinable=False,
         with_embedding=bool(included(body, settings)),
     )
 

@@ -12,14 +12,14 @@ import time
 import uuid
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from osamd.engine.admit import EVERYTHING, Admit
 from osamd.engine.cache import OwnedCache, SingleFlight
 from osamd.engine.embedding_files import EmbeddingFiles
 from osamd.engine.exchange import restore
-from osamd.engine.inference import Found, check_capabilities, decode_prompts, load_model, prepare_image, run_once
+from osamd.engine.inference import check_capabilities, decode_prompts, load_model, prepare_image, run_once
 from osamd.engine.loaded_models import Loaded, LoadedModels, half_of_memory
 from osamd.engine.remembered_images import EncodedImage, RememberedImages
 from osamd.engine.workers import Workers, release_memory
@@ -244,7 +244,7 @@ class Engine:
                     raise
                 # Its shapes fit the graph one by one, but not together.
                 raise InvalidRequestError("not an embedding of this model", field="image_embedding") from error
-        annotations = tuple(self._annotation(item, adapter, lookup.image_id, request.owner) for item in found)
+        annotations = tuple(self._finished(item, adapter, lookup.image_id, request) for item in found)
         return SegmentResult(
             image=self._handle(lookup),
             annotations=annotations,
@@ -358,19 +358,21 @@ class Engine:
             if source.exchanged is not None:
                 return await self._restore(model, source.exchanged, image_id, owner)
             admit.encode()
-            return await self._encode(model, source.data or b"", image_id, owner, timings)
+            return await self._encode(model, source, image_id, owner, timings)
 
         image = await self._encodes.do(image_id, encode)
         if not own_timings:
             timings.add("encode", time.perf_counter() - start)
         return _Lookup(image, image_id, hit=False)
 
-    async def _encode(self, model: Model, data: bytes, image_id: str, owner: str, timings: Timings) -> EncodedImage:
+    async def _encode(
+        self, model: Model, source: ImageSource, image_id: str, owner: str, timings: Timings
+    ) -> EncodedImage:
         async with self._using(model) as adapter:
             loop = asyncio.get_running_loop()
 
             prepare = functools.partial(
-                prepare_image, adapter, data, self._settings.max_image_pixels, timings, decode=self._decode
+                prepare_image, adapter, source, self._settings.max_image_pixels, timings, decode=self._decode
             )
             prepared = await self._workers.run(
                 self._workers.prepare, prepare, model=model.name, timings=timings, owner=owner
@@ -434,21 +436,14 @@ class Engine:
             )
         return refinement.logits
 
-    def _annotation(self, found: Found, adapter: Adapter, image_id: str, owner: str) -> Annotation:
-        mask_id = None
-        logits = found.candidate.logits
-        if adapter.capabilities.mask_input and logits is not None:
+    def _finished(self, annotation: Annotation, adapter: Adapter, image_id: str, request: SegmentRequest) -> Annotation:
+        """The annotation without its logits, which are kept under its ``mask_id`` where the model can refine it."""
+        mask_id, logits = None, annotation.logits
+        if request.refinable and adapter.capabilities.mask_input and logits is not None:
             mask_id = _mask_id(image_id)
-            self._refinements.put(mask_id, _Refinement(logits, image_id), nbytes=logits.values.nbytes, owner=owner)
-        return Annotation(
-            box=found.box,
-            mask=found.mask,
-            score=found.candidate.score,
-            text=found.candidate.text,
-            prompt_index=found.prompt_index,
-            mask_index=found.mask_index,
-            mask_id=mask_id,
-        )
+            refinement = _Refinement(logits, image_id)
+            self._refinements.put(mask_id, refinement, nbytes=logits.values.nbytes, owner=request.owner)
+        return replace(annotation, mask_id=mask_id, logits=None)
 
     def _handle(self, lookup: _Lookup) -> ImageHandle:
         embedding = lookup.image.embedding

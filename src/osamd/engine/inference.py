@@ -1,7 +1,7 @@
 """What the lanes run: load a model, encode an image, decode prompts. No state; everything comes in and goes out."""
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from osamd.errors import InferenceError, InvalidPromptError, ModelLoadError, SettingsError
 from osamd.library.catalog import Model
@@ -11,11 +11,13 @@ from osamd.runtime.graphs import graph_folder
 from osamd.settings import Settings
 from osamd.timings import Timings
 from osamd.types import (
+    Annotation,
     Box,
     Candidate,
     Capabilities,
     Decode,
     Embedding,
+    ImageSource,
     Mask,
     MaskLogits,
     Picture,
@@ -26,25 +28,6 @@ from osamd.types import (
 
 # Of the picture that a GPU is tried with; models have sizes of their own.
 FIRST_SIDE = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An object that a prompt found.
-
-    Attributes:
-        candidate: as the model gave it.
-        box: in whole image pixels.
-        mask: cut out of the image, or None for models that only find boxes.
-        prompt_index: which prompt.
-        mask_index: which of its candidates, best first.
-    """
-
-    candidate: Candidate
-    box: Box
-    mask: Mask | None
-    prompt_index: int
-    mask_index: int
 
 
 def load_model(model: Model, *, store: Store, settings: Settings) -> Adapter:
@@ -89,13 +72,13 @@ def run_once(adapter: Adapter, model: Model) -> None:
 
 
 def prepare_image(
-    adapter: Adapter, data: bytes, max_pixels: int, timings: Timings, *, decode: Decode | None = None
+    adapter: Adapter, source: ImageSource, max_pixels: int, timings: Timings, *, decode: Decode | None = None
 ) -> Prepared:
     """From an encoded image to what the model's encoder takes; adds the stages ``decode_image`` and ``encode``.
 
     Args:
         adapter: the model.
-        data: the encoded image.
+        source: an encoded image, or pixels.
         max_pixels: of the image, at most.
         timings: the request's stopwatch.
         decode: decodes the image; None does it in this process.
@@ -105,9 +88,18 @@ def prepare_image(
         ImageTooLargeError: it has more than ``max_pixels`` pixels.
     """
     with timings.stage("decode_image"):
-        picture = (decode or _decode_here)(data, max_pixels=max_pixels, wanted=adapter.input_size)
+        picture = _picture(source) or (decode or _decode_here)(
+            source.data or b"", max_pixels=max_pixels, wanted=adapter.input_size
+        )
     with timings.stage("encode"):
         return adapter.prepare(picture.pixels, size=(picture.height, picture.width))
+
+
+def _picture(source: ImageSource) -> Picture | None:
+    """Pixels that need no decoding."""
+    if source.pixels is None:
+        return None
+    return Picture(source.pixels, height=source.pixels.shape[0], width=source.pixels.shape[1])
 
 
 def _decode_here(data: bytes, *, max_pixels: int, wanted: WantedSize | None = None) -> Picture:
@@ -125,7 +117,7 @@ def decode_prompts(
     multimask: bool,
     most_mask_pixels: int,
     timings: Timings,
-) -> Generator[None, None, list[Found]]:
+) -> Generator[None, None, list[Annotation]]:
     """All prompts' objects, cut out of the image; adds the stages ``decode`` and ``mask``.
 
     Yields before each further prompt and each mask, so that many prompts are no long piece of work.
@@ -143,7 +135,7 @@ def decode_prompts(
         InvalidPromptError: a text is too long, or there are more masks than may be held.
         InferenceError: the model failed.
     """
-    found: list[Found] = []
+    found: list[Annotation] = []
     mask_pixels = 0
     for prompt_index, (prompt, mask_input) in enumerate(zip(prompts, refined, strict=True)):
         if prompt_index:
@@ -160,7 +152,12 @@ def decode_prompts(
             if mask_pixels > most_mask_pixels:
                 message = f"the masks of this request have more than the {most_mask_pixels:,} pixels that are allowed"
                 raise InvalidPromptError(f"{message}: ask for fewer at once", field=prompt.field)
-            found.append(Found(candidate, *placed, prompt_index, mask_index))
+            box, mask = placed
+            found.append(
+                Annotation(
+                    box, mask, candidate.score, candidate.text, prompt_index, mask_index, logits=candidate.logits
+                )
+            )
     return found
 
 

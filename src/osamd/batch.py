@@ -1,0 +1,347 @@
+"""Masks of many images, without a server.
+
+::
+
+    from osamd.batch import Segmenter
+
+    with Segmenter("builtin") as segment:
+        for result in segment(["a.jpg", "b.jpg"], [{"points": [[225, 150]], "point_labels": [1]}] * 2):
+            print(result.boxes, result.scores, result.masks.shape)
+
+A ``Segmenter`` belongs to one process. Its arguments can be pickled, and so can it: a copy loads the model again. That
+is what worker pools and Ray Data's ``map_batches(Segmenter, ...)`` need.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
+
+from pydantic import ValidationError
+
+from osamd.engine import Engine
+from osamd.errors import InvalidImageError, InvalidPromptError, OsamdError
+from osamd.keep_alive import PINNED
+from osamd.library.catalog import DEFAULT_MODEL
+from osamd.library.library import open_library
+from osamd.settings import Settings, load_settings
+from osamd.timings import Timings
+from osamd.types import Annotation, BoolArray, FloatArray, ImageSource, IntArray, Prompt, SegmentRequest
+from osamd.wire.schemas import PromptSchema, invalid_request
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    import numpy as np
+    import numpy.typing as npt
+    from PIL import Image
+
+    AnyImage = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8] | Image.Image
+
+AnyPrompt = Prompt | Mapping[str, Any]
+# What is asked of one image: a prompt, several, or None for the model's default.
+Prompts = AnyPrompt | Sequence[AnyPrompt] | None
+
+Value = TypeVar("Value")
+
+# Enough for images to be read and prepared while one is encoded and another is decoded.
+AT_ONCE: Final = 8
+# Whoever asks waits for all of it; nothing is refused for having waited.
+PATIENCE_S: Final = 1e9
+# Pillow reads no larger ones.
+MOST_IMAGE_PIXELS: Final = 170_000_000
+# Of all masks of one image.
+MOST_MASK_PIXELS: Final = 10**12
+CHANNELS: Final = 3
+PIXEL_AXES: Final = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """What was found in one image, or why there is nothing.
+
+    Attributes:
+        height: rows of the upright image; 0 where it failed.
+        width: columns of the upright image; 0 where it failed.
+        annotations: the objects, in the order of the prompts, best first within one; empty where it failed.
+        error: why this image failed; the others are answered all the same.
+    """
+
+    height: int
+    width: int
+    annotations: tuple[Annotation, ...]
+    error: OsamdError | None = None
+
+    @property
+    def masks(self) -> BoolArray:
+        """(N, height, width) bool, one a mask in the order of ``annotations``; all False for objects without one.
+
+        Raises:
+            OsamdError: the image failed.
+        """
+        import numpy as np  # noqa: PLC0415 - 0.1 s that the import of this module need not take
+
+        masks = np.zeros((len(self._found()), self.height, self.width), np.bool_)
+        for canvas, annotation in zip(masks, self.annotations, strict=True):
+            box = annotation.box
+            if annotation.mask is not None:
+                canvas[box.ymin : box.ymax + 1, box.xmin : box.xmax + 1] = annotation.mask.inside
+        return masks
+
+    @property
+    def boxes(self) -> IntArray:
+        """(N, 4) int64: xmin, ymin, xmax, ymax in whole image pixels, both corners included.
+
+        Raises:
+            OsamdError: the image failed.
+        """
+        import numpy as np  # noqa: PLC0415 - as in masks
+
+        boxes = [(item.box.xmin, item.box.ymin, item.box.xmax, item.box.ymax) for item in self._found()]
+        return np.array(boxes, np.int64).reshape(-1, 4)
+
+    @property
+    def scores(self) -> FloatArray:
+        """(N,) float32: the model's confidence, 0..1; NaN where it has none.
+
+        Raises:
+            OsamdError: the image failed.
+        """
+        import numpy as np  # noqa: PLC0415 - as in masks
+
+        return np.array([np.nan if item.score is None else item.score for item in self._found()], np.float32)
+
+    def _found(self) -> tuple[Annotation, ...]:
+        if self.error is not None:
+            raise self.error
+        return self.annotations
+
+
+class Segmenter:
+    """A loaded model that segments images in bulk; synchronous, without limits on rates, and without caches.
+
+    Images are read, decoded and resized on several threads while others are encoded; ``AT_ONCE`` are held at once.
+
+    Args:
+        model: a name or alias of the catalogue; it is pulled where it is not here, and that is allowed.
+        multimask: whether to return up to three candidates for each prompt, where the model has them.
+        device: where it runs.
+        threads: of one inference; 0 means one for each core.
+
+    Raises:
+        UnknownModelError: there is no such model.
+        ModelError: it could not be pulled or loaded.
+        SettingsError: the environment's ``OSAMD_*`` variables do not make sense.
+    """
+
+    def __init__(
+        self,
+        model: str = DEFAULT_MODEL,
+        *,
+        multimask: bool = False,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        threads: int = 0,
+    ) -> None:
+        self._arguments = {"model": model, "multimask": multimask, "device": device, "threads": threads}
+        self._model = model
+        self._multimask = multimask
+        settings = load_settings(
+            device=device,
+            threads=threads,
+            preload=(model,),
+            keep_alive=PINNED,
+            max_image_pixels=MOST_IMAGE_PIXELS,
+            max_mask_pixels=MOST_MASK_PIXELS,
+            embedding_cache_bytes=0,
+            embedding_disk_bytes=0,
+            encode_queue=AT_ONCE,
+            decode_queue=AT_ONCE,
+            queue_wait_s=PATIENCE_S,
+            pull_wait_s=PATIENCE_S,
+        )
+        self._settings: Settings = settings
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="osamd-batch", daemon=True)
+        self._thread.start()
+        self._engine: Engine | None = None
+        try:
+            self._engine = self._do(self._start())
+        except BaseException:
+            self.close()
+            raise
+
+    def __call__(self, images: "Iterable[AnyImage]", prompts: "Iterable[Prompts] | None" = None) -> list[Result]:
+        """Segment images; returns when all are done.
+
+        Args:
+            images: each a path, the bytes of an encoded image (JPEG, PNG, WebP, GIF, TIFF or BMP), a NumPy array of
+                (height, width, 3) uint8 RGB, or a Pillow image. Files and bytes are turned upright by their EXIF
+                orientation; arrays and Pillow images are taken as they are in memory.
+            prompts: one entry for each image: a prompt, several, or None for the model's default (a click in the
+                middle for most). A prompt is an ``osamd.types.Prompt``, or a mapping as in the body of
+                ``/api/generate``: ``points`` with ``point_labels``, ``box``, ``texts``. None asks the default of all.
+
+        Returns:
+            One result for each image, in their order. An image or prompt that cannot be used makes its own result an
+            error and leaves the others alone.
+
+        Raises:
+            ValueError: there are not as many prompts as images.
+            RuntimeError: it was closed.
+        """
+        return self._do(self._segment_all(images, prompts))
+
+    def close(self) -> None:
+        """Let the model and the threads go. Does nothing the second time."""
+        if self._loop.is_closed():
+            return
+        if self._engine is not None:
+            self._do(self._engine.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self._arguments,)
+
+    def _do(self, work: Coroutine[Any, Any, Value]) -> Value:
+        if self._loop.is_closed():
+            work.close()
+            raise RuntimeError("this Segmenter was closed")
+        future: Future[Value] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            # Such as KeyboardInterrupt: nobody waits for it any more.
+            future.cancel()
+            raise
+
+    async def _start(self) -> Engine:
+        engine = Engine(self._settings, library=open_library(self._settings))
+        try:
+            engine.library.resolve(self._model)
+            await engine.preload()
+        except BaseException:
+            await engine.close()
+            raise
+        return engine
+
+    async def _segment_all(self, images: "Iterable[AnyImage]", prompts: "Iterable[Prompts] | None") -> list[Result]:
+        results: dict[int, Result] = {}
+        jobs = enumerate(_pairs(images, prompts))
+
+        async def work() -> None:
+            # All workers take from one iterator, so that no more images are drawn from it than are being worked on.
+            for index, (image, asked) in jobs:
+                results[index] = await self._segment(image, asked)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(AT_ONCE):
+                    group.create_task(work())
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [results[index] for index in range(len(results))]
+
+    async def _segment(self, image: "AnyImage", asked: Prompts) -> Result:
+        if self._engine is None:
+            raise RuntimeError("this Segmenter was not started")
+        try:
+            request = SegmentRequest(
+                image=await asyncio.to_thread(_source, image),
+                model=self._model,
+                prompts=self._prompts(asked),
+                multimask=self._multimask,
+                owner="batch",
+                refinable=False,
+            )
+            found = await self._engine.segment(request, Timings())
+        except OsamdError as error:
+            return Result(height=0, width=0, annotations=(), error=error)
+        return Result(height=found.image.height, width=found.image.width, annotations=found.annotations)
+
+    def _prompts(self, asked: Prompts) -> tuple[Prompt, ...] | None:
+        if asked is None:
+            return None
+        if isinstance(asked, Prompt | Mapping):
+            return (self._prompt(asked, "prompt"),)
+        return tuple(self._prompt(prompt, f"prompts[{index}]") for index, prompt in enumerate(asked))
+
+    def _prompt(self, prompt: AnyPrompt, field: str) -> Prompt:
+        if isinstance(prompt, Prompt):
+            return prompt
+        try:
+            return PromptSchema.model_validate(dict(prompt)).to_prompt(self._settings, field)
+        except ValidationError as error:
+            found = invalid_request(error.errors(include_url=False, include_input=False, include_context=False))
+            raise InvalidPromptError(str(found), field=f"{field}.{found.field}" if found.field else field) from None
+
+
+def _restored(arguments: dict[str, Any]) -> Segmenter:
+    return Segmenter(**arguments)
+
+
+def _pairs(images: "Iterable[AnyImage]", prompts: "Iterable[Prompts] | None") -> "Iterator[tuple[AnyImage, Prompts]]":
+    if prompts is None:
+        for image in images:
+            yield image, None
+    else:
+        yield from zip(images, prompts, strict=True)
+
+
+def _source(image: Any) -> ImageSource:
+    """An image of any of the kinds; on a thread, since it reads files and hashes.
+
+    Raises:
+        InvalidImageError: it is of no kind that can be read, or its file cannot be read.
+    """
+    import numpy as np  # noqa: PLC0415 - as in Result.masks
+    from PIL import Image  # noqa: PLC0415 - not needed before the first image
+
+    if isinstance(image, bytes):
+        return ImageSource.of_bytes(image)
+    if isinstance(image, str | os.PathLike):
+        try:
+            return ImageSource.of_bytes(Path(image).read_bytes())
+        except OSError as error:
+            raise InvalidImageError(f"{os.fspath(image)!s}: {error.strerror}", field="image") from None
+    if isinstance(image, np.ndarray):
+        return ImageSource.of_pixels(_checked_pixels(image))
+    if isinstance(image, Image.Image):
+        return ImageSource.of_pixels(_pillow_pixels(image))
+    raise InvalidImageError(
+        f"expected a path, bytes, a NumPy array or a Pillow image; got {type(image).__name__}", field="image"
+    )
+
+
+def _checked_pixels(pixels: "npt.NDArray[Any]") -> "npt.NDArray[np.uint8]":
+    import numpy as np  # noqa: PLC0415 - as in Result.masks
+
+    if pixels.ndim != PIXEL_AXES or pixels.shape[2] != CHANNELS or pixels.dtype != np.uint8 or not pixels.size:
+        raise InvalidImageError(
+            f"expected an array of (height, width, 3) uint8 RGB; got {pixels.shape} {pixels.dtype}", field="image"
+        )
+    return np.ascontiguousarray(pixels)
+
+
+def _pillow_pixels(image: "Image.Image") -> "npt.NDArray[np.uint8]":
+    import numpy as np  # noqa: PLC0415 - as in Result.masks
+
+    from osamd.pixels.images import to_rgb  # noqa: PLC0415 - as in _source
+
+    image.load()
+
+    # Its EXIF orientation is not applied: prompts are in the frame of image.size.
+    return np.ascontiguousarray(to_rgb(image))
