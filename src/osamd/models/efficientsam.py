@@ -44,10 +44,10 @@ class EfficientSam:
     def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
         self._encoder = Session(paths["encoder"], placement, in_background=True)
         self._decoder = Session(paths["decoder"], placement)
-        self._embedding = self._encoder.outputs_at(0)
-        self._answers = self._decoder.outputs_at(LOW_RES_MASKS, SCORES)
         check_inputs(self._encoder, IMAGE)
         check_inputs(self._decoder, PROMPT)
+        self._embedding = self._encoder.outputs_at(0)
+        self._answers = self._decoder.outputs_at(LOW_RES_MASKS, SCORES)
         self.device = device_of(self._encoder.providers)
         self.feature_shapes = {"image_embeddings": self._decoder.input_shapes["image_embeddings"]}
         check_outputs(self._encoder, dict(zip(self._embedding, self.feature_shapes.values(), strict=True)))

@@ -47,10 +47,10 @@ class Sam2:
     def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
         self._encoder = Session(paths["encoder"], placement, in_background=True)
         self._decoder = Session(paths["decoder"], placement)
-        self._features = self._encoder.outputs_at(*range(len(FEATURES)))
-        self._answers = self._decoder.outputs_at(LOW_RES_MASKS, SCORES)
         check_inputs(self._encoder, IMAGE)
         check_inputs(self._decoder, PROMPT)
+        self._features = self._encoder.outputs_at(*range(len(FEATURES)))
+        self._answers = self._decoder.outputs_at(LOW_RES_MASKS, SCORES)
         self.device = device_of(self._encoder.providers)
         self.feature_shapes = {name: self._decoder.input_shapes[name] for name in FEATURES}
         check_outputs(self._encoder, dict(zip(self._features, self.feature_shapes.values(), strict=True)))

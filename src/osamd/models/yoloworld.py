@@ -47,9 +47,9 @@ class YoloWorld:
     def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
         self._textual = Session(paths["textual"], placement)
         self._yolo = Session(paths["yolo"], placement)
-        self._text_features = self._textual.outputs_at(0)
         check_inputs(self._textual, TOKENS)
         check_inputs(self._yolo, PROMPT)
+        self._text_features = self._textual.outputs_at(0)
         check_outputs(self._textual, {self._text_features[0]: ("T", self._yolo.input_shapes["text_features"][2])})
         check_outputs(self._yolo, {"scores": (1, "A", "T"), "boxes": (1, "A", 4)})
         self.device = device_of(self._yolo.providers)
