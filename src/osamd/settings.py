@@ -72,7 +72,11 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("app_env", "APP_ENV"),
         description="In `development` the check is off while there is no key, with a warning.",
     )
-    host: str = Field(default="127.0.0.1", description="Address to listen on. Nothing beyond loopback unless asked.")
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address to listen on; `localhost` and `::` mean IPv4 and IPv6. Nothing beyond loopback unless"
+        " asked.",
+    )
     port: int = Field(
         default=11368,
         ge=0,

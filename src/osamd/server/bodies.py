@@ -12,6 +12,7 @@ from osamd.timings import Timings
 from osamd.wire.parsing import Body, Fields, ParsedBody, from_json, parse_body
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
+LOOPBACK_HOSTS: Final = LOOPBACK | {"localhost"}
 # What a request about models may have.
 SMALL_BODY_BYTES = 64 * 1024
 
@@ -97,5 +98,7 @@ def _image_root(request: Request, settings: Settings) -> Path | None:
     client = request.client.host if request.client is not None else ""
     # Behind a proxy on this machine everybody seems to be local.
     is_direct = "x-forwarded-for" not in request.headers and "forwarded" not in request.headers
-    is_local = settings.app_env == "development" and settings.host in LOOPBACK and client in LOOPBACK and is_direct
+    is_local = (
+        settings.app_env == "development" and settings.host in LOOPBACK_HOSTS and client in LOOPBACK and is_direct
+    )
     return Path.cwd() if is_local else None

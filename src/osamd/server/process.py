@@ -13,11 +13,15 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from osamd.errors import SettingsError
 from osamd.runtime import heap
 from osamd.server.guard.connections import PatientConnection
+from osamd.server.listening import listen
 from osamd.server.stopping import heeding_signals
 from osamd.server.telemetry.logs import configure_log
 from osamd.settings import Settings
+
+logger = logging.getLogger("osamd")
 
 # uvicorn's own code, for a port that is taken and the like.
 STARTUP_FAILED = 3
@@ -48,6 +52,12 @@ def drain_on_signals(app: FastAPI) -> None:
 
 def serve(app: FastAPI, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs."""
+    try:
+        sockets = listen(settings.host, settings.port)
+    except SettingsError as error:
+        # As uvicorn does where it binds.
+        logger.error("%s", error)  # noqa: TRY400 - the message says it all
+        sys.exit(STARTUP_FAILED)
     drain_on_signals(app)
     # uvicorn raises the signal again once it has shut down; a stop that was asked for is a success all the same.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -67,7 +77,7 @@ def serve(app: FastAPI, settings: Settings) -> None:
     )
     server = uvicorn.Server(config)
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
-        server.run()
+        server.run(sockets)
     if not server.started:
         sys.exit(STARTUP_FAILED)
     if app.state.has_leftovers:
