@@ -359,7 +359,7 @@ def test_closing_does_not_wait_for_a_source_that_hangs() -> None:
         try:
             assert not await host.arrivals.close(patience_s=0.01)
             (outcome,) = await asyncio.gather(task, return_exceptions=True)
-            assert isinstance(outcome, asyncio.CancelledError)
+            assert isinstance(outcome, ShuttingDownError)
         finally:
             go_on.set()
 

@@ -1,3 +1,4 @@
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from pulling import (
 
 from osamd.errors import (
     BlobDigestError,
+    InsufficientStorageError,
     PullError,
     ShuttingDownError,
 )
@@ -101,13 +103,39 @@ def test_proxies_of_the_environment_are_used(
     assert "/e" == blobs.asked[-1].path
 
 
-def test_a_proxy_that_makes_no_sense_is_an_error_of_the_tree(
-    blobs: BlobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+FAR, FAR_TLS = "http://models.invalid/e", "https://models.invalid/e"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "url", "words"),
+    [
+        ("HTTP_PROXY", "gopher://[", FAR, "HTTP_PROXY: expected a proxy such as"),
+        (
+            "HTTP_PROXY",
+            "http://me:hush@127.0.0.1:9",
+            FAR,
+            "the proxy http://127.0.0.1:9 from HTTP_PROXY",
+        ),
+        ("ALL_PROXY", "socks5://127.0.0.1:9", FAR_TLS, "ALL_PROXY: SOCKS proxies need"),
+        (
+            "SSL_CERT_FILE",
+            "/nonexistent",
+            FAR_TLS,
+            "SSL_CERT_FILE: the trusted certificates cannot be read",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_environment_is_named(
+    blobs: BlobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, url: str, words: str
 ) -> None:
-    """A typing error in HTTP_PROXY is reported as that."""
-    monkeypatch.setenv("HTTP_PROXY", "gopher://[")
-    with pytest.raises(PullError, match="proxies"):
-        Store(tmp_path, patience=IMPATIENT).pull(model_of(blobs.put("/e", CONTENT)))
+    """A proxy or certificates that cannot be used are told in one line with their variable; loopback needs neither."""
+    monkeypatch.setattr("osamd.proxies.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(PullError, match=re.escape(words)) as caught:
+        Store(tmp_path, patience=IMPATIENT).pull(model_of(url))
+    assert "\n" not in str(caught.value)
+    assert "hush" not in str(caught.value)
+    Store(tmp_path, patience=IMPATIENT).pull(model_of(blobs.put("/e", CONTENT)))
 
 
 @pytest.mark.usefixtures("blobs")
@@ -331,3 +359,19 @@ def test_what_osam_left_half_done_is_completed(
     assert store.is_present(model)
     assert CONTENT == (place / "graph.onnx.data").read_bytes()
     assert was_folder == ("/m/graph.onnx" not in [asked.path for asked in blobs.asked])
+
+
+@pytest.mark.parametrize("length", ["9" * 15, "9" * 30, "9" * 5000, "-1", "1e3"])
+def test_mirror_that_lies_about_the_length(blobs: BlobServer, tmp_path: Path, length: str) -> None:
+    """A length that no disk holds, or that is no number, makes a pull go on with the next source."""
+    liar = Answer(headers={"Content-Length": length}, length=False)
+    blobs.put(f"/{digest(CONTENT)}", CONTENT, then=liar)
+    Store(tmp_path, endpoints=[blobs.url, "direct"], patience=IMPATIENT).pull(model_of(blobs.put("/e", CONTENT)))
+    assert CONTENT == blob_path(tmp_path).read_bytes()
+
+
+def test_only_source_that_has_no_room(blobs: BlobServer, tmp_path: Path) -> None:
+    """Where every source says that the file is larger than the disk, the disk is to blame."""
+    url = blobs.put("/e", CONTENT, then=Answer(headers={"Content-Length": "9" * 15}, length=False))
+    with pytest.raises(InsufficientStorageError, match="bytes free"):
+        Store(tmp_path, patience=IMPATIENT).pull(model_of(url))

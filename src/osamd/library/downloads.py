@@ -14,7 +14,14 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from osamd import __version__
-from osamd.errors import BlobDigestError, OsamdError, PullError, ShuttingDownError
+from osamd.errors import (
+    BlobDigestError,
+    InsufficientStorageError,
+    OsamdError,
+    PullError,
+    SettingsError,
+    ShuttingDownError,
+)
 from osamd.events import PullStatus
 from osamd.library.partials import Partial
 from osamd.library.rows import shown_url
@@ -77,6 +84,10 @@ class _RefusedError(_SourceError):
     """A source will not give the file however often it is asked."""
 
 
+class _NoRoomError(_RefusedError):
+    """A source says that its file is larger than what is free, which another one may not."""
+
+
 class _WrongContentError(_RefusedError):
     """A source gives another file."""
 
@@ -117,6 +128,9 @@ class Download:
         self._rangeless: set[str] = set()
         self._reasons: dict[str, _SourceError] = {}
         self._socket: socket.socket | None = None
+        self._clients = contextlib.ExitStack()
+        self._opened: dict[tuple[object, str], httpx2.Client] = {}
+        self._via = ""
 
     def run(self) -> None:
         """Fill the file, and return when its content has the digest and is on the disk.
@@ -133,16 +147,16 @@ class Download:
                 self._report("verifying")
             self._best = self._partial.size
             if self._partial.sha256 != self._sha256:
-                with self._client() as client, self._watch_for_stop():
-                    self._download(client)
+                with contextlib.ExitStack() as self._clients, self._watch_for_stop():
+                    self._download()
             self._partial.sync()
 
-    def _download(self, client: "httpx2.Client") -> None:
+    def _download(self) -> None:
         """Rounds over all sources, with longer and longer pauses, until one gives it."""
         failures = 0
         while True:
             best, since = self._best, time.monotonic()
-            if self._try_all(client):
+            if self._try_all():
                 return
             left = [self._reasons[source] for source in self._sources]
             worth = (time.monotonic() - since) * self._patience.slow_bytes_per_s
@@ -154,11 +168,11 @@ class Download:
                 raise self._failure(retry_after_s=asked_s)
             self._pause(max(asked_s, self._patience.backoff_s * 2.0 ** (failures - 1)))
 
-    def _try_all(self, client: "httpx2.Client") -> bool:
+    def _try_all(self) -> bool:
         """One round: each source until it gives nothing more."""
         for source in list(self._sources):
             try:
-                self._drain(client, source)
+                self._drain(source)
             except _SourceError as error:
                 self._check_stopped()
                 logger.warning("could not get sha256-%s from %s: %s", self._sha256, shown_url(source), error)
@@ -169,12 +183,12 @@ class Download:
                 return True
         return False
 
-    def _drain(self, client: "httpx2.Client", source: str) -> None:
+    def _drain(self, source: str) -> None:
         """Stay with a source as long as it gives more each time."""
         while True:
             best = self._best
             try:
-                self._request(client, source)
+                self._request(source)
             except (_RefusedError, _TooSlowError):
                 raise
             except _SourceError as error:
@@ -187,7 +201,7 @@ class Download:
             else:
                 return
 
-    def _request(self, client: "httpx2.Client", source: str) -> None:
+    def _request(self, source: str) -> None:
         import httpx2  # noqa: PLC0415 - a tenth of a second that only downloads pay
 
         self._check_stopped()
@@ -199,20 +213,20 @@ class Download:
             # A weak ETag may not stand here; it is compared with the answer's instead.
             headers["If-Range"] = etag
         try:
-            with client.stream("GET", source, headers=headers, extensions={"trace": self._trace}) as response:
+            with self._answer(source, headers) as response:
                 # Not satisfiable: all of it is here already, or what is here is not its beginning.
                 if not (start and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
                     self._accept(response, source, etag)
                     start = self._partial.size
                     self._partial.write_note(source=source, etag=response.headers.get("etag", ""))
-                    self._partial.check_room()
+                    self._check_room()
                     self._receive(response.iter_raw())
-        except (httpx2.UnsupportedProtocol, httpx2.TooManyRedirects, httpx2.InvalidURL) as error:
+        except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
             raise _RefusedError(f"{error}") from error
         except httpx2.TimeoutException as error:
-            raise _TooSlowError(f"{error}" or "nothing came any more") from error
+            raise _TooSlowError((f"{error}" or "no more data arrived") + self._via) from error
         except httpx2.HTTPError as error:
-            text = f"{error}" or type(error).__name__
+            text = (f"{error}" or type(error).__name__) + self._via
             is_untrusted = "CERTIFICATE_VERIFY_FAILED" in text
             raise (_RefusedError if is_untrusted else _SourceError)(text) from error
         self._settle(source, start)
@@ -243,6 +257,15 @@ class Download:
         if status == HTTPStatus.OK:
             # All of it, whatever was asked for.
             partial.start_over()
+
+    def _check_room(self) -> None:
+        try:
+            self._partial.check_room()
+        except InsufficientStorageError as error:
+            if self._known_total is not None:
+                raise
+            # Only this source says that it is so large.
+            raise _NoRoomError(f"{error}") from error
 
     def _receive(self, chunks: Iterator[bytes]) -> None:
         partial, patience = self._partial, self._patience
@@ -277,8 +300,11 @@ class Download:
 
     def _failure(self, *, retry_after_s: float | None = None) -> OsamdError:
         reasons = "; ".join(f"{shown_url(source)}: {reason}" for source, reason in self._reasons.items())
-        is_wrong = any(isinstance(reason, _WrongContentError) for reason in self._reasons.values())
-        kind = BlobDigestError if is_wrong else PullError
+        kind: type[OsamdError] = PullError
+        if any(isinstance(reason, _WrongContentError) for reason in self._reasons.values()):
+            kind = BlobDigestError
+        elif all(isinstance(reason, _NoRoomError) for reason in self._reasons.values()):
+            kind = InsufficientStorageError
         return kind(f"sha256-{self._sha256} could not be downloaded: {reasons}", retry_after_s=retry_after_s)
 
     def _report(self, status: PullStatus) -> None:
@@ -289,16 +315,43 @@ class Download:
             if status == "downloading":
                 self._partial.check_room()
 
-    def _client(self) -> "httpx2.Client":
+    @contextlib.contextmanager
+    def _answer(self, source: str, headers: Mapping[str, str]) -> Iterator["httpx2.Response"]:
+        """Ask a source, and whoever it sends us on to, each by the proxy that the environment has for it."""
         import httpx2  # noqa: PLC0415
 
-        timeout = httpx2.Timeout(self._patience.read_s, connect=self._patience.connect_s)
-        # Compressed bytes are not the ones that a range counts.
-        headers = {"User-Agent": f"osamd/{__version__}", "Accept-Encoding": "identity"}
+        url = httpx2.URL(source)
+        for _ in range(MAX_REDIRECTS + 1):
+            client = self._client(url)
+            with client.stream("GET", url, headers=dict(headers), extensions={"trace": self._trace}) as response:
+                if response.next_request is None:
+                    yield response
+                    return
+                url = response.next_request.url
+        raise _RefusedError(f"it redirected more than {MAX_REDIRECTS} times")
+
+    def _client(self, url: "httpx2.URL") -> "httpx2.Client":
+        import httpx2  # noqa: PLC0415
+
+        from osamd.proxies import proxy_for, tls_context  # noqa: PLC0415
+
         try:
-            return httpx2.Client(headers=headers, timeout=timeout, follow_redirects=True, max_redirects=MAX_REDIRECTS)
-        except (OSError, ValueError, httpx2.InvalidURL) as error:
-            raise PullError(f"the environment's proxies or certificates cannot be used: {error}") from error
+            proxy = proxy_for(url)
+            self._via = f" (through {proxy})" if proxy is not None else ""
+            key = (proxy, url.scheme)
+            if key not in self._opened:
+                client = httpx2.Client(
+                    # Compressed bytes are not the ones that a range counts.
+                    headers={"User-Agent": f"osamd/{__version__}", "Accept-Encoding": "identity"},
+                    timeout=httpx2.Timeout(self._patience.read_s, connect=self._patience.connect_s),
+                    proxy=proxy.url if proxy is not None else None,
+                    verify=tls_context(url.scheme, proxy.url.scheme if proxy is not None else ""),
+                    trust_env=False,
+                )
+                self._opened[key] = self._clients.enter_context(client)
+        except SettingsError as error:
+            raise _RefusedError(f"{error}") from error
+        return self._opened[key]
 
     def _trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Remember the socket, which httpx2 does not show before the answer begins."""

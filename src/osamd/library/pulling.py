@@ -33,6 +33,15 @@ class _Pull:
         self.progress: PullProgress | None = None
         self.listeners: set[asyncio.Queue[PullProgress | None]] = set()
 
+    async def ended(self) -> None:
+        """Wait for its end, and raise what it raised; who waits may leave without ending it."""
+        try:
+            await asyncio.shield(self.task)
+        except asyncio.CancelledError:
+            if self.task.cancelled():
+                raise ShuttingDownError("the server stopped before the pull was complete") from None
+            raise
+
     def tell(self, progress: PullProgress | None) -> None:
         """Pass progress to all listeners; None ends it. A listener that reads too slowly misses the oldest."""
         self.progress = progress or self.progress
@@ -114,7 +123,7 @@ class Pulling:
         pull = self._join(model)
         try:
             async with asyncio.timeout(None if is_patient else self._wait_s):
-                await asyncio.shield(pull.task)
+                await pull.ended()
         except TimeoutError:
             raise ModelPullingError(f"{model.name} is being pulled{_how_far(pull.progress)}: try again later") from None
 
@@ -133,7 +142,7 @@ class Pulling:
         try:
             while (progress := await listener.get()) is not None:
                 yield progress
-            await asyncio.shield(pull.task)
+            await pull.ended()
         finally:
             pull.listeners.discard(listener)
 

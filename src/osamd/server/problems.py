@@ -85,6 +85,7 @@ IMAGE_ERRORS = (
     HungError,
     InferenceError,
 )
+INTERNAL_CODE = "internal_error"
 INTERNAL_DETAIL = "Something went wrong on the server. Its log has the details under this request id."
 
 
@@ -154,7 +155,7 @@ def answer_http_exception(request: Request, error: Exception) -> Response:
 def answer_unexpected(request: Request, error: Exception) -> Response:
     """A bug: the log gets everything, the caller a fixed sentence."""
     logger.error("unexpected error", exc_info=error, extra=_named(request))
-    problem = Problem(title="internal_error", status=500, detail=INTERNAL_DETAIL, code="internal_error")
+    problem = Problem(title=INTERNAL_CODE, status=500, detail=INTERNAL_DETAIL, code=INTERNAL_CODE)
     return problem_response(request, problem)
 
 

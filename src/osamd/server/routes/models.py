@@ -1,6 +1,7 @@
 """The models: which are here, which are loaded, pull one, delete one. In the shape Ollama's users know."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 
 from fastapi import APIRouter, Request, Response
@@ -22,7 +23,7 @@ from osamd.library.catalog import Model
 from osamd.library.library import Library
 from osamd.server.bodies import read_json
 from osamd.server.examples import json_documentation
-from osamd.server.problems import BODY_ERRORS, documented
+from osamd.server.problems import BODY_ERRORS, INTERNAL_CODE, INTERNAL_DETAIL, documented
 from osamd.server.services import caller_of, services_of
 from osamd.wire.management import (
     CatalogReply,
@@ -39,6 +40,8 @@ from osamd.wire.management import (
     tag,
 )
 from osamd.wire.replies import license_header
+
+logger = logging.getLogger("osamd")
 
 router = APIRouter(tags=["models"])
 
@@ -166,6 +169,10 @@ async def _lines(library: Library, model: Model) -> AsyncIterator[str]:
             yield _line(pull_line(progress))
     except OsamdError as error:
         yield _line(PullLine(error=error.public_message, code=error.code))
+    # The status is 200 already: without a last line the caller would take what came for all there is.
+    except Exception:
+        logger.exception("unexpected error in a pull of %s", model.name)
+        yield _line(PullLine(error=INTERNAL_DETAIL, code=INTERNAL_CODE))
     else:
         yield _line(PullLine(status="success"))
 
