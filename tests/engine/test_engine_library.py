@@ -1,15 +1,16 @@
 import asyncio
+from pathlib import Path
 
 import numpy as np
 import pytest
-from engines import picture, request, run, segment
+from engines import FullStore, picture, request, run, segment
 from fake_model import FakeModel, click
 
 from osamd.engine import Engine
-from osamd.errors import ImageTooLargeError, InvalidPromptError, ModelLoadError, SettingsError
+from osamd.errors import EmbeddingExpiredError, ImageTooLargeError, InvalidPromptError, ModelLoadError, SettingsError
 from osamd.events import Event, ModelLoaded, ModelUnloaded
-from osamd.library.catalog import Model
-from osamd.library.library import open_library
+from osamd.library.catalog import Model, load_catalog
+from osamd.library.library import Library, open_library
 from osamd.settings import load_settings
 from osamd.timings import Timings
 from osamd.types import ExchangedEmbedding, ImageSource, Prompt, SegmentRequest
@@ -97,3 +98,39 @@ def test_prompt_a_family_cannot_take_is_refused_before_its_model_is_loaded() -> 
             assert f"prompt.{part}" == caught.value.field
 
     run(main, load=load)
+
+
+def test_an_embedding_is_labelled_with_the_files_that_made_it(tmp_path: Path) -> None:
+    """When a model's file is replaced while it encodes, its handle does not give the old embedding to the new model."""
+    encoder = tmp_path / "encoder.onnx"
+    encoder.write_bytes(b"old")
+    catalog = tmp_path / "models.toml"
+    catalog.write_text(
+        f'[[model]]\nname = "mine"\nfamily = "sam"\nblobs.encoder.url = "file://{encoder}"\n'
+        f'blobs.decoder.url = "file://{encoder}"\n'
+    )
+    settings = load_settings(preload=())
+    models: list[FakeModel] = []
+
+    def replace_file(_: object) -> None:
+        if encoder.read_bytes() == b"old":
+            encoder.write_bytes(b"newer")
+
+    def load(_: Model) -> FakeModel:
+        models.append(FakeModel(on_encode=replace_file))
+        return models[-1]
+
+    async def main() -> None:
+        library = Library(settings, catalog=load_catalog(catalog), store=FullStore(Path("nowhere")))
+        engine = Engine(settings, library=library, load=load)
+        try:
+            first = await segment(engine, request(picture(), click(5, 5), model="mine"))
+            with pytest.raises(EmbeddingExpiredError):
+                await segment(engine, request(first.image.image_id, click(5, 5)))
+            again = await segment(engine, request(picture(), click(5, 5), model="mine"))
+            assert not again.cache_hit
+        finally:
+            await engine.close()
+
+    asyncio.run(main())
+    assert [1, 1] == [len(model.encoded) for model in models]

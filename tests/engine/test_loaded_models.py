@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from osamd.engine.loaded_models import Loaded, LoadedModels, half_of_memory
+from osamd.engine.loaded_models import LoadedModels, half_of_memory
 from osamd.errors import ModelLoadError, OsamdError, OverloadedError
 from osamd.keep_alive import PINNED, KeepAlive
 from osamd.library.catalog import Blob, Model
@@ -52,13 +52,13 @@ class Host:
             preloaded=lambda row: row.name in self.preloaded,
         )
 
-    async def _load(self, row: Model) -> Loaded:
+    async def _load(self, row: Model) -> Adapter:
         self.events.append(f"load {row.name[0]}")
         if row.name in self.gates:
             await self.gates[row.name].wait()
         if row.name in self.failing:
             raise ModelLoadError("broken")
-        return Loaded(cast("Adapter", Shown(row.name)))
+        return cast("Adapter", Shown(row.name))
 
     async def use(self, row: Model, keep_alive_s: KeepAlive = None, *, by_operator: bool = True) -> str:
         """Use a model for a moment; the name of the one that was given."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from osamd.files import TEMPORARY, sweep
+from osamd.settings import Settings
 from osamd.types import AnyFloatArray, Embedding
 
 logger = logging.getLogger("osamd")
@@ -139,6 +140,17 @@ class EmbeddingFiles:
             with contextlib.suppress(OSError):
                 path.unlink()
             held -= size
+
+
+def embedding_files(settings: Settings) -> EmbeddingFiles | None:
+    """The files that the settings describe; None where they give the disk no room."""
+    if not settings.embedding_disk_bytes:
+        return None
+    return EmbeddingFiles(
+        settings.cache / "osamd" / "embeddings",
+        capacity_bytes=settings.embedding_disk_bytes,
+        ttl_s=settings.embedding_disk_ttl_s,
+    )
 
 
 def _write(file: Path, kept: KeptEmbedding) -> None:

@@ -14,7 +14,6 @@ from osamd.types import (
     Annotation,
     Box,
     Candidate,
-    Capabilities,
     Decode,
     Embedding,
     ImageSource,
@@ -179,20 +178,3 @@ def _place(candidate: Candidate, embedding: Embedding) -> tuple[Box, Mask | None
         ymax=min(height - 1, max(0, round(y2))),
     )
     return box, None
-
-
-def check_capabilities(prompt: Prompt, can: Capabilities, *, model: str, field: str) -> None:
-    """Refuse what a model cannot take.
-
-    Raises:
-        InvalidPromptError: says what it can take.
-    """
-    refused = [
-        (len(prompt.points) > 0 and not can.points, "points"),
-        (len(prompt.boxes) > can.boxes, "boxes" if len(prompt.boxes) > 1 else "box"),
-        (len(prompt.texts) > can.texts, "texts"),
-        (prompt.mask_id is not None and not can.mask_input, "mask_input"),
-    ]
-    for is_refused, part in refused:
-        if is_refused:
-            raise InvalidPromptError(f"{model} takes {can.sentence()}", field=f"{field}.{part}")

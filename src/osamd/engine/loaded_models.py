@@ -14,24 +14,13 @@ from osamd.runtime.container import memory_bytes
 from osamd.status import Resident
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model ready to answer.
-
-    Attributes:
-        adapter: answers.
-    """
-
-    adapter: Adapter
-
-
 @dataclass(slots=True, eq=False)
 class _Place:
     model: Model
     digest: str
     keep_alive_s: KeepAlive
     nbytes: int = 0
-    loaded: Loaded | None = None
+    adapter: Adapter | None = None
     users: int = 0
     # Whether an operator, not a mere user, decided how long it stays.
     is_operators: bool = False
@@ -61,7 +50,7 @@ class LoadedModels:
         *,
         budget_bytes: int,
         keep_alive_s: KeepAlive,
-        load: Callable[[Model], Awaitable[Loaded]],
+        load: Callable[[Model], Awaitable[Adapter]],
         measure: Callable[[Model], int],
         unloaded: Callable[[Model], None],
         preloaded: Callable[[Model], bool] = lambda _: False,
@@ -78,14 +67,14 @@ class LoadedModels:
 
     def residents(self) -> list[Resident]:
         """The loaded models, the most recently used first."""
-        places = [place for place in self._places.values() if place.loaded is not None]
+        places = [place for place in self._places.values() if place.adapter is not None]
         places.sort(key=lambda place: -place.used)
         return [self._resident(place) for place in places]
 
     def is_loaded(self, model: Model) -> bool:
         """Whether the model, as its files are now, can answer at once."""
         place = self._places.get(model.name)
-        return place is not None and place.loaded is not None and place.digest == model.digest
+        return place is not None and place.adapter is not None and place.digest == model.digest
 
     def users(self, model: Model) -> int:
         """How many use the model now or wait for it."""
@@ -113,9 +102,9 @@ class LoadedModels:
             if place.filling is None:
                 raise RuntimeError("a place is filled as soon as it is made")
             await asyncio.shield(place.filling)
-            if place.loaded is None:
+            if place.adapter is None:
                 raise RuntimeError("a place that is filled has a model")
-            yield place.loaded.adapter
+            yield place.adapter
         finally:
             self._leave(place, keep_alive_s, by_operator=by_operator)
 
@@ -133,7 +122,7 @@ class LoadedModels:
         idle = [
             place
             for place in self._places.values()
-            if place.loaded is not None and not place.users and place.keep_alive_s != PINNED
+            if place.adapter is not None and not place.users and place.keep_alive_s != PINNED
         ]
         for place in idle:
             self._drop(place)
@@ -185,7 +174,7 @@ class LoadedModels:
             async with self._loading:
                 place.nbytes = await self._make_room(place.model)
                 place.has_room = True
-                place.loaded = await self._load(place.model)
+                place.adapter = await self._load(place.model)
         except BaseException:
             self._forget(place)
             raise
@@ -202,7 +191,7 @@ class LoadedModels:
             held = [place for place in self._places.values() if place.has_room]
             if sum(place.nbytes for place in held) + nbytes <= self._budget_bytes:
                 return nbytes
-            idle = [place for place in held if not place.users and place.loaded is not None]
+            idle = [place for place in held if not place.users and place.adapter is not None]
             droppable = [place for place in idle if place.keep_alive_s != PINNED]
             if droppable:
                 self._drop(min(droppable, key=lambda place: place.used))
@@ -214,7 +203,7 @@ class LoadedModels:
 
     def _schedule(self, place: _Place) -> None:
         """Arrange the unloading of a model that nobody uses."""
-        if place.users or place.loaded is None or self._places.get(place.model.name) is not place:
+        if place.users or place.adapter is None or self._places.get(place.model.name) is not place:
             return
         _stop_timer(place)
         if place.keep_alive_s == 0.0:
@@ -225,7 +214,7 @@ class LoadedModels:
 
     def _drop(self, place: _Place) -> None:
         """Let a model go. Its memory returns with the last reference to its adapter, which a user may hold."""
-        if self._forget(place) and place.loaded is not None:
+        if self._forget(place) and place.adapter is not None:
             self._unloaded(place.model)
 
     def _forget(self, place: _Place) -> bool:
@@ -242,7 +231,7 @@ class LoadedModels:
             left = max(0.0, place.timer.when() - asyncio.get_running_loop().time())
         return Resident(
             model=place.model,
-            device=place.loaded.adapter.device if place.loaded is not None else "",
+            device=place.adapter.device if place.adapter is not None else "",
             nbytes=place.nbytes,
             expires_in_s=left,
         )

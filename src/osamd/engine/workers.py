@@ -1,8 +1,10 @@
 """The engine's lanes together, what happens when memory runs out or work does not end, and how they stop."""
 
 import asyncio
+import contextlib
 import functools
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Generator
 from typing import Final, TypeVar
 
@@ -117,6 +119,10 @@ class Workers:
         loop = asyncio.get_running_loop()
         self._rest = loop.call_later(REST_S, loop.run_in_executor, None, release_memory)
 
+    def release_memory_after(self, model: object) -> None:
+        """Give a model's memory back when nobody holds it any more, be it a job that outlived its request."""
+        weakref.finalize(model, _release_on_thread, asyncio.get_running_loop()).atexit = False
+
     def drain(self) -> None:
         """Refuse what waits; what runs is finished, and what still comes is done if it need not wait."""
         for lane in (self.load, self.prepare, self.encode, self.decode):
@@ -144,6 +150,12 @@ class Workers:
 def _prepare_workers() -> int:
     least, most = PREPARE_WORKERS
     return min(most, max(least, cpu_count()))
+
+
+def _release_on_thread(loop: asyncio.AbstractEventLoop) -> None:
+    # A loop that has ended needs nothing any more.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(loop.run_in_executor, None, release_memory)
 
 
 def release_memory() -> None:

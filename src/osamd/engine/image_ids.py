@@ -1,0 +1,36 @@
+"""The names of encoded images and of their masks.
+
+Both begin with the first digits of the SHA-256 of the image's content, so that a router may send an image and clicks on
+it to the same server.
+"""
+
+import hashlib
+import uuid
+from typing import Final
+
+from osamd.types import ImageSource
+
+HEX_DIGITS: Final = 32
+# Of these, how many tell the image alone.
+ROUTING_DIGITS: Final = 8
+
+
+def image_id(source: ImageSource, *, model: str, digest: str, owner: str) -> str:
+    """The handle and cache key, equal only for the same content, model and owner.
+
+    Args:
+        source: content with its hash.
+        model: full name of the model.
+        digest: of the model's files.
+        owner: whose handle it is.
+    """
+    if not source.sha256:
+        raise RuntimeError("an ImageSource needs image_id, or content with its SHA-256")
+    bound = hashlib.sha256(f"{owner}\0{model}\0{digest}\0{source.sha256}".encode()).hexdigest()
+    return f"img_{source.sha256[:ROUTING_DIGITS]}{bound[: HEX_DIGITS - ROUTING_DIGITS]}"
+
+
+def new_mask_id(image: str) -> str:
+    """A new name for a mask of the image with this handle."""
+    routing = image.removeprefix("img_")[:ROUTING_DIGITS]
+    return f"mask_{routing}{uuid.uuid4().hex[: HEX_DIGITS - ROUTING_DIGITS]}"

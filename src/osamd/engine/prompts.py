@@ -1,0 +1,40 @@
+"""A request's prompts: what the model can take, and what lies inside the image."""
+
+from collections.abc import Iterable
+
+from osamd.errors import InvalidPromptError
+from osamd.models.base import Adapter
+from osamd.pixels.geometry import check_inside
+from osamd.types import Capabilities, Embedding, Prompt
+
+
+def check_capabilities(prompts: Iterable[Prompt], can: Capabilities, *, model: str) -> None:
+    """Refuse what a model cannot take.
+
+    Raises:
+        InvalidPromptError: names the first part it cannot take, and says what it can.
+    """
+    for prompt in prompts:
+        refused = [
+            (len(prompt.points) > 0 and not can.points, "points"),
+            (len(prompt.boxes) > can.boxes, "boxes" if len(prompt.boxes) > 1 else "box"),
+            (len(prompt.texts) > can.texts, "texts"),
+            (prompt.mask_id is not None and not can.mask_input, "mask_input"),
+        ]
+        for is_refused, part in refused:
+            if is_refused:
+                raise InvalidPromptError(f"{model} takes {can.sentence()}", field=f"{prompt.field}.{part}")
+
+
+def placed_prompts(prompts: tuple[Prompt, ...] | None, adapter: Adapter, embedding: Embedding) -> tuple[Prompt, ...]:
+    """The prompts, which lie inside the image, or the model's own one where there are none.
+
+    Raises:
+        InvalidPromptError: one lies outside the image.
+    """
+    height, width = embedding.height, embedding.width
+    if prompts is None:
+        return (adapter.default_prompt(height=height, width=width),)
+    for prompt in prompts:
+        check_inside(prompt, height=height, width=width, field=prompt.field)
+    return prompts

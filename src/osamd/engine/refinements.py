@@ -1,0 +1,67 @@
+"""Masks of earlier answers, kept at the model's resolution so that they can be refined."""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from osamd.engine.cache import OwnedCache
+from osamd.engine.image_ids import new_mask_id
+from osamd.errors import EmbeddingExpiredError, InvalidPromptError
+from osamd.types import Annotation, MaskLogits, Prompt
+
+# 64 MB are 2 600 answers of the built-in model, 250 of SAM's.
+CAPACITY_BYTES: Final = 64_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Refinement:
+    logits: MaskLogits
+    image_id: str
+
+
+class Refinements:
+    """Low-resolution masks by ``mask_id``, each for its owner and its image alone. Belongs to one event loop.
+
+    Args:
+        ttl_s: seconds an unused one is kept.
+    """
+
+    def __init__(self, *, ttl_s: float) -> None:
+        self._kept: OwnedCache[_Refinement] = OwnedCache(capacity_bytes=CAPACITY_BYTES, ttl_s=ttl_s)
+
+    def keep(self, annotation: Annotation, *, image_id: str, owner: str) -> Annotation:
+        """The annotation with a ``mask_id`` instead of its logits, which are kept; as it is where it has none."""
+        logits = annotation.logits
+        if logits is None:
+            return annotation
+        mask_id = new_mask_id(image_id)
+        self._kept.put(mask_id, _Refinement(logits, image_id), nbytes=logits.values.nbytes, owner=owner)
+        return replace(annotation, mask_id=mask_id, logits=None)
+
+    def find(self, prompt: Prompt, *, image_id: str, owner: str) -> MaskLogits | None:
+        """What a prompt wants refined; None when it wants nothing refined.
+
+        Raises:
+            EmbeddingExpiredError: it is unknown, expired, or another owner's.
+            InvalidPromptError: it is of another image.
+        """
+        if prompt.mask_id is None:
+            return None
+        kept = self._kept.get(prompt.mask_id, owner=owner)
+        if kept is None:
+            raise EmbeddingExpiredError(
+                "this mask_id is unknown or expired: send the prompt without mask_input",
+                field=f"{prompt.field}.mask_input",
+            )
+        if kept.image_id != image_id:
+            raise InvalidPromptError(
+                "this mask_id belongs to another image or another model", field=f"{prompt.field}.mask_input"
+            )
+        return kept.logits
+
+    def forget(self, image_id: str) -> None:
+        """Forget all masks of an image."""
+        self._kept.drop_if(lambda kept: kept.image_id == image_id)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
