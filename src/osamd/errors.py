@@ -10,6 +10,7 @@
     |  |- UrlRefusedError          422 url_refused        images are not fetched from there
     |  |- UrlFailedError           422 url_failed         the image behind the URL could not be fetched
     |  |- BodyTooLargeError        413 body_too_large     more bytes than the server takes
+    |  |- UnsupportedMediaError    415 unsupported_media  the body is compressed, or of a kind that is not read
     |  |- BodyTimeoutError         408 body_timeout       the body came too slowly
     |  |- ImageTooLargeError       413 image_too_large    more pixels than the server takes
     |  |- NotFoundError            404 not_found          no such path
@@ -116,6 +117,13 @@ class BodyTooLargeError(RequestError):
 
     status = 413
     code = "body_too_large"
+
+
+class UnsupportedMediaError(RequestError):
+    """The body is compressed, or of a kind that is not read."""
+
+    status = 415
+    code = "unsupported_media"
 
 
 class BodyTimeoutError(RequestError):

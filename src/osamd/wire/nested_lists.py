@@ -1,4 +1,4 @@
-"""osam's nested lists of an embedding, respelt in base64 a row at a time.
+"""osam's nested lists of an embedding, written as base64 a row at a time.
 
 A million numbers parsed in one piece hold the interpreter for a tenth of a second, in which nobody is answered. A row
 takes microseconds, and between two of them others get their turn.
@@ -7,53 +7,78 @@ takes microseconds, and between two of them others get their turn.
 import array
 import base64
 import re
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from pydantic_core import from_json
 
-KEY: Final = re.compile(rb'"embedding"\s*:\s*(?=\[)')
-OPENING: Final = re.compile(rb"\[\s*\[\s*\[")
-# What stands in a row, and how it goes on.
+from osamd.wire.pieces import pieces
+
+OPENING: Final = re.compile(rb"\[\s{0,4096}\[\s{0,4096}\[")
+# What is in a row, and how it goes on.
 ROW: Final = re.compile(
-    rb"([^\[\]{}\"]{1,100000})\]\s*(?:(?P<row>,\s*\[)|(?P<channel>\]\s*,\s*\[\s*\[)|(?P<end>\]\s*\]))"
+    rb"([^\[\]{}\"]{1,100000})\]\s{0,4096}"
+    rb"(?:(?P<row>,\s{0,4096}\[)|(?P<channel>\]\s{0,4096},\s{0,4096}\[\s{0,4096}\[)|(?P<end>\]\s{0,4096}\]))"
 )
+# The largest of osam's, SAM's, has 16 384 rows and a million values.
+MOST_ROWS: Final = 65_536
+MOST_VALUES: Final = 2_500_000
 
 
-def respell(raw: bytes) -> bytes:
-    """JSON in which the first ``embedding`` of nested lists is spelt as shape, dtype and base64.
+@dataclass(frozen=True, slots=True)
+class Respelt:
+    """Nested lists in base64.
 
-    What is not three lists deep, with rows of equal lengths and numbers in them, is left as it is: the parser behind
-    says what is wrong with it.
+    Attributes:
+        shape: (C, H, W).
+        base64: the values, float32.
+        end: where the lists end in the body.
     """
-    key = KEY.search(raw)
-    opening = OPENING.match(raw, key.end()) if key is not None else None
-    if key is None or opening is None:
-        return raw
+
+    shape: tuple[int, int, int]
+    base64: bytes
+    end: int
+
+    def array_named(self, name: str) -> bytes:
+        """The array as osam writes those in base64, with a name in place of the base64."""
+        shape = ",".join(map(str, self.shape))
+        return f'{{"shape":[{shape}],"dtype":"float32","data":"{name}"}}'.encode()
+
+
+def respell(raw: bytes, start: int) -> Respelt | None:
+    """The three lists in one another that begin at ``start``; None where there are none.
+
+    What has rows of different lengths, or anything but numbers in them, or too many, is left as it is: the parser
+    behind says what is wrong with it.
+    """
+    opening = OPENING.match(raw, start)
+    if opening is None:
+        return None
     values = array.array("d")
     rows_of_channels = [0]
-    width, position, following = 0, opening.end(), "row"
+    width, position, following, rows = 0, opening.end(), "row", 0
     while following != "end":
         row = ROW.match(raw, position)
-        if row is None:
-            return raw
+        rows += 1
+        if row is None or rows > MOST_ROWS or len(values) > MOST_VALUES:
+            return None
         try:
             numbers = from_json(b"[" + row[1] + b"]")
             values.extend(numbers)
         # Not JSON, or no numbers.
         except (ValueError, TypeError, OverflowError):
-            return raw
+            return None
         width = width or len(numbers)
         if len(numbers) != width:
-            return raw
+            return None
         rows_of_channels[-1] += 1
         position, following = row.end(), str(row.lastgroup)
         if following == "channel":
             rows_of_channels.append(0)
     if len(set(rows_of_channels)) > 1:
-        return raw
-    data = base64.b64encode(np.frombuffer(values, np.float64).astype(np.float32).tobytes())
-    shape = f"[{len(rows_of_channels)},{rows_of_channels[0]},{width}]".encode()
-    return b"".join(
-        (raw[: key.end()], b'{"shape":', shape, b',"dtype":"float32","data":"', data, b'"}', raw[position:])
-    )
+        return None
+    with np.errstate(over="ignore"):
+        data = np.frombuffer(values, np.float64).astype(np.float32).tobytes()
+    encoded = b"".join(map(base64.b64encode, pieces(data)))
+    return Respelt((len(rows_of_channels), rows_of_channels[0], width), encoded, position)

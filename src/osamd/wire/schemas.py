@@ -1,7 +1,5 @@
 """The wire format and its translation into the engine's types and back. Nothing else."""
 
-import base64
-import binascii
 import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -27,6 +25,7 @@ from osamd.types import (
     FloatArray,
     Prompt,
 )
+from osamd.wire.base64_text import Base64Text, decode_base64
 
 MaskFormat = Literal["png", "rle", "polygon", "none"]
 ArrayType = Literal["float32", "float16"]
@@ -35,6 +34,8 @@ BACKGROUND, FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 0, 1, 2, 3
 # No request of any configuration may make the parser build longer lists than this.
 LONGEST_LIST = 4096
 LONGEST_URL = 2048
+# Of one object, in all spellings.
+MOST_FIELDS = 64
 LABELS = frozenset({BACKGROUND, FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT})
 BOX_NUMBERS = 4
 EMBEDDING_AXES = 3
@@ -75,8 +76,8 @@ Duration = Annotated[
 ]
 Number = Annotated[float, BeforeValidator(_number)]
 Label = Annotated[int, BeforeValidator(_label)]
-Point = Annotated[list[Number], Field(min_length=2, max_length=2)]
-BoxNumbers = Annotated[list[Number], Field(min_length=BOX_NUMBERS, max_length=BOX_NUMBERS)]
+Point = Annotated[list[Number], Field(min_length=2, max_length=2, fail_fast=True)]
+BoxNumbers = Annotated[list[Number], Field(min_length=BOX_NUMBERS, max_length=BOX_NUMBERS, fail_fast=True)]
 
 
 class WireModel(BaseModel):
@@ -89,6 +90,9 @@ def fold(values: Any, spellings: dict[str, str]) -> Any:
     """Rename the second spelling of a field to the first; both together must agree."""
     if not isinstance(values, dict):
         return values
+    if len(values) > MOST_FIELDS:
+        # Each unknown one would become an error, which takes a hundred times its bytes.
+        raise ValueError(f"an object of {len(values):,} fields; there are no more than {MOST_FIELDS}")
     folded = dict(values)
     for other, name in spellings.items():
         if other in folded:
@@ -103,9 +107,10 @@ class PromptSchema(WireModel):
     """What to segment: clicks, a box, words, or a mask to refine."""
 
     points: list[Point] | None = Field(
-        default=None, max_length=LONGEST_LIST, description="x, y in pixels of the upright image."
+        fail_fast=True, default=None, max_length=LONGEST_LIST, description="x, y in pixels of the upright image."
     )
     point_labels: list[Label] | None = Field(
+        fail_fast=True,
         default=None,
         max_length=LONGEST_LIST,
         description="One a point: 0 background, 1 foreground, 2 and 3 a box's top-left and bottom-right corner."
@@ -113,7 +118,7 @@ class PromptSchema(WireModel):
     )
     box: BoxNumbers | None = Field(default=None, description="x1, y1, x2, y2 in pixels.")
     texts: list[StrictStr] | None = Field(
-        default=None, max_length=LONGEST_LIST, description="Words, for models that take them."
+        fail_fast=True, default=None, max_length=LONGEST_LIST, description="Words, for models that take them."
     )
     mask_input: StrictStr | None = Field(default=None, description="The `mask_id` of an earlier answer, to refine it.")
     iou_threshold: Annotated[Number, Field(ge=0, le=1)] | None = Field(
@@ -202,7 +207,7 @@ class ImageFields(WireModel):
     model: StrictStr | None = Field(
         default=None, description="A model's name or alias; the built-in one by default. Also spelt `model_id`."
     )
-    image: StrictStr | None = Field(
+    image: Base64Text | None = Field(
         default=None, description="An encoded image in base64, data URIs too. Also spelt `image_base64`."
     )
     image_id: StrictStr | None = Field(
@@ -229,7 +234,7 @@ class ArraySchema(WireModel):
 
     shape: list[Annotated[int, Field(strict=True, ge=1)]] = Field(min_length=3, max_length=3, description="C, H, W.")
     dtype: ArrayType
-    data: StrictStr
+    data: Base64Text
 
     def to_array(self, field: str) -> FloatArray:
         """(C, H, W) float32.
@@ -239,9 +244,10 @@ class ArraySchema(WireModel):
         """
         import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
 
+        data = decode_base64(self.data, field=field)
         try:
-            values = np.frombuffer(base64.b64decode(self.data, validate=True), self.dtype).reshape(self.shape)
-        except (binascii.Error, ValueError):
+            values = np.frombuffer(data, self.dtype).reshape(self.shape)
+        except ValueError:
             raise InvalidRequestError(
                 f"not {self.dtype} values of the shape {self.shape} in base64", field=field
             ) from None
@@ -292,6 +298,7 @@ class GenerateBody(ImageFields):
         default=None, description="What to segment; without it the model's default, such as a click in the middle."
     )
     prompts: list[PromptSchema] | None = Field(
+        fail_fast=True,
         default=None,
         min_length=1,
         max_length=LONGEST_LIST,
@@ -309,6 +316,7 @@ class GenerateBody(ImageFields):
         " `none`: null.",
     )
     include: list[Include] | None = Field(
+        fail_fast=True,
         default=None,
         description="`image_embedding`: the embedding in the reply as osam writes it; `image_embedding_compact`: the"
         " same in base64, half precision.",
@@ -337,22 +345,6 @@ class GenerateBody(ImageFields):
             raise InvalidRequestError("give either prompt or prompts, not both", field="prompts")
         _check_count(len(self.prompts), settings.max_prompts, "prompts")
         return tuple(prompt.to_prompt(settings, f"prompts[{index}]") for index, prompt in enumerate(self.prompts))
-
-
-def decode_base64(text: str) -> bytes:
-    """Bytes of base64 text, with or without a data URI in front of it and white space in it.
-
-    Raises:
-        InvalidRequestError: it is not base64, or nothing is in it.
-    """
-    payload = text.partition(",")[2] if text.startswith("data:") else text
-    try:
-        data = base64.b64decode("".join(payload.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidRequestError("not base64", field="image") from None
-    if not data:
-        raise InvalidRequestError("the image is empty", field="image")
-    return data
 
 
 def invalid_request(problems: Sequence[Any]) -> InvalidRequestError:

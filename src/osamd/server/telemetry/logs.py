@@ -11,8 +11,9 @@ from osamd.events import shown_path
 from osamd.settings import Settings
 
 TEXT = "%(asctime)s %(levelname)-7s %(message)s%(request)s"
-# uvicorn's access log has queries in it, so prompts too, and says nothing that our own line does not.
-SILENT = ("uvicorn.access",)
+# uvicorn's access log has queries in it, so prompts too, and says nothing that our own line does not. The multipart
+# parser's warnings repeat what the client is told.
+SILENT = ("uvicorn.access", "python_multipart")
 # For traces; a line has its own time.
 LEFT_OUT = frozenset({"begun", "stages_begun"})
 LOGGERS = ("osamd", "uvicorn", "uvicorn.error", "uvicorn.asgi")

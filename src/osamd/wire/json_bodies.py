@@ -1,0 +1,150 @@
+"""JSON bodies: bytes in, one of our schemas out.
+
+What may be large, base64 and osam's nested lists, is taken out first and read a piece at a time; what is left is small,
+or refused before it is parsed. So no body, whatever is in it, holds the interpreter for long or takes much more memory
+than it has bytes.
+"""
+
+import re
+import secrets
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from pydantic import ValidationError
+
+from osamd.errors import InvalidRequestError
+from osamd.wire.base64_text import LongText
+from osamd.wire.pieces import PIECE_BYTES, as_utf8, count_of, find, is_blank
+from osamd.wire.schemas import WireModel, invalid_request
+
+if TYPE_CHECKING:
+    from osamd.wire.nested_lists import Respelt
+
+Fields = TypeVar("Fields", bound=WireModel)
+
+EMPTY: Final = "the body is empty: expected JSON, multipart/form-data or an encoded image"
+# Commas and opening brackets in JSON: far more than the largest prompts need.
+MOST_MARKS: Final = 100_000
+MOST_QUOTES: Final = 100_000
+# Beside base64 and nested lists. The largest prompts, with each number on a line of its own, have half of it.
+MOST_BYTES: Final = 4_000_000
+LONGEST_STRING: Final = 65_536
+# The strings that hold base64, by the key before them.
+BASE64_KEY: Final = re.compile(rb'"(image|image_base64|data)"\s{0,64}:\s{0,64}"\Z')
+ANY_KEY: Final = re.compile(rb'"([^"\\]{1,64})"\s{0,64}:\s{0,64}"\Z')
+BEFORE_STRING: Final = 256
+LISTS_KEY: Final = b"embedding"
+LISTS: Final = re.compile(rb"\s{0,64}:\s{0,64}(?=\[)")
+
+
+def from_json(raw: bytes, schema: type[Fields]) -> Fields:
+    """Parse a JSON body.
+
+    Args:
+        raw: the body, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+        schema: what it must fit.
+
+    Raises:
+        InvalidRequestError: it has the wrong form; the message names the field.
+    """
+    if is_blank(raw):
+        raise InvalidRequestError(EMPTY)
+    try:
+        raw, start = as_utf8(raw)
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"the body is not JSON: it begins like {error.encoding} and is not") from None
+    small, texts = _without_long_parts(raw, start)
+    check_marks(small)
+    try:
+        return schema.model_validate_json(small, context=texts)
+    except ValidationError as error:
+        refusal = invalid_request(error.errors(include_url=False, include_input=False, include_context=False))
+    message = str(refusal)
+    if texts and refusal.field is None:
+        # Where in the body it is counts from what was left of it.
+        message = message.partition(" at line ")[0]
+    raise InvalidRequestError(message, field=refusal.field)
+
+
+def check_marks(raw: bytes, field: str | None = None) -> None:
+    """Refuse JSON of very many values unparsed.
+
+    Raises:
+        InvalidRequestError: it has more than ``MOST_MARKS``.
+    """
+    if sum(count_of(raw, mark, most=MOST_MARKS) for mark in (b",", b"[", b"{")) > MOST_MARKS:
+        message = f"the JSON has more than {MOST_MARKS:,} values outside a well-formed embedding"
+        raise InvalidRequestError(message, field=field)
+
+
+def _without_long_parts(raw: bytes, start: int) -> tuple[bytes, dict[str, LongText]]:
+    """What is left when base64 is taken out and nested lists are written as base64.
+
+    Returns:
+        The JSON, with a word in place of each string of base64, and these strings by that word.
+    """
+    if count_of(raw, b'"', most=MOST_QUOTES) > MOST_QUOTES:
+        raise InvalidRequestError(f"the JSON has more than {MOST_QUOTES // 2:,} strings")
+    # Nobody can write a word that nobody knows.
+    word = secrets.token_hex(8)
+    texts: dict[str, LongText] = {}
+    # Bytes that are taken over: from, to; or written instead.
+    kept: list[tuple[int, int] | bytes] = []
+    done = start
+    opening = find(raw, b'"', start)
+    while opening >= 0:
+        closing = _end_of_string(raw, opening + 1)
+        if raw.startswith(LISTS_KEY, opening + 1, closing) and closing - opening == len(LISTS_KEY) + 1:
+            lists = LISTS.match(raw, closing + 1)
+            respelt = _respelt(raw, lists.end()) if lists is not None else None
+            if lists is not None and respelt is not None:
+                name = f"{word}-{len(texts)}"
+                texts[name] = LongText(respelt.base64, 0, len(respelt.base64))
+                kept += [(done, lists.end()), respelt.array_named(name)]
+                done = closing = respelt.end
+        elif BASE64_KEY.search(raw, max(start, opening - BEFORE_STRING), opening + 1):
+            name = f"{word}-{len(texts)}"
+            texts[name] = LongText(raw, opening + 1, closing)
+            kept += [(done, opening + 1), name.encode()]
+            done = closing
+        elif closing - opening > LONGEST_STRING:
+            raise _too_long(raw, opening)
+        opening = find(raw, b'"', closing + 1)
+    kept.append((done, len(raw)))
+    size = sum(len(part) if isinstance(part, bytes) else part[1] - part[0] for part in kept)
+    if size > MOST_BYTES:
+        raise InvalidRequestError(
+            f"the JSON has {size:,} bytes beside the image and the embedding; at most {MOST_BYTES:,} are allowed"
+        )
+    return b"".join(part if isinstance(part, bytes) else raw[slice(*part)] for part in kept), texts
+
+
+def _respelt(raw: bytes, start: int) -> "Respelt | None":
+    from osamd.wire.nested_lists import respell  # noqa: PLC0415 - NumPy is not needed before the first image
+
+    return respell(raw, start)
+
+
+def _end_of_string(raw: bytes, start: int) -> int:
+    """Where the quotation mark is that ends the string which begins at ``start``."""
+    position = start
+    while (position := find(raw, b'"', position)) >= 0:
+        if _backslashes_before(raw, position, start) % 2 == 0:
+            return position
+        position += 1
+    raise InvalidRequestError("the body is not JSON: a string has no end")
+
+
+def _backslashes_before(raw: bytes, position: int, start: int) -> int:
+    end = position
+    while end > start and raw[end - 1] == ord("\\"):
+        piece = raw[max(start, end - PIECE_BYTES) : end]
+        end -= len(piece) - len(piece.rstrip(b"\\"))
+    return position - end
+
+
+def _too_long(raw: bytes, opening: int) -> InvalidRequestError:
+    key = ANY_KEY.search(raw, max(0, opening - BEFORE_STRING), opening + 1)
+    return InvalidRequestError(
+        f"a string of more than {LONGEST_STRING:,} bytes: only an image and the data of an embedding may be that long",
+        field=key[1].decode("utf-8", "replace") if key is not None else None,
+    )

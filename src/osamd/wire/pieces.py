@@ -1,0 +1,67 @@
+"""Large bodies, a piece at a time.
+
+A C call over a whole body of 60 MB holds the interpreter for tens or hundreds of milliseconds, in which nobody else is
+answered. Over a piece it takes about a millisecond, and between two pieces other threads get their turn.
+"""
+
+import codecs
+import json
+from collections.abc import Iterator
+from typing import Final
+
+# A multiple of 3 and of 4, so that pieces of bytes and of base64 stay whole.
+PIECE_BYTES: Final = 192 * 1024
+# json.detect_encoding looks at four bytes.
+ENOUGH_TO_DETECT: Final = 4
+UTF8: Final = frozenset({"utf-8", "utf-8-sig"})
+
+
+def pieces(raw: bytes, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+    """The bytes from ``start`` to ``end`` in their order, at most ``PIECE_BYTES`` at a time."""
+    end = len(raw) if end is None else end
+    for position in range(start, end, PIECE_BYTES):
+        yield raw[position : min(position + PIECE_BYTES, end)]
+
+
+def count_of(raw: bytes, mark: bytes, *, most: int) -> int:
+    """How often a single byte, or a few that do not overlap, occur; counting stops above ``most``."""
+    count = 0
+    step = PIECE_BYTES
+    for position in range(0, len(raw), step):
+        # A mark of several bytes that begins in this piece may end in the next one.
+        count += raw.count(mark, position, position + step + len(mark) - 1)
+        if count > most:
+            break
+    return count
+
+
+def find(raw: bytes, mark: bytes, start: int) -> int:
+    """Where ``mark`` occurs first at or behind ``start``; -1 where it does not."""
+    for position in range(start, len(raw), PIECE_BYTES):
+        found = raw.find(mark, position, position + PIECE_BYTES + len(mark) - 1)
+        if found >= 0:
+            return found
+    return -1
+
+
+def is_blank(raw: bytes) -> bool:
+    """Whether there is nothing but white space."""
+    return all(piece.isspace() for piece in pieces(raw))
+
+
+def as_utf8(raw: bytes) -> tuple[bytes, int]:
+    """JSON in UTF-8, and where it begins: behind a byte order mark.
+
+    UTF-16 and UTF-32 are recognised by their byte order mark, or else by the zeros of the first characters (RFC 4627,
+    section 3).
+
+    Raises:
+        UnicodeDecodeError: it begins like one of these and is none.
+    """
+    encoding = json.detect_encoding(raw[:ENOUGH_TO_DETECT])
+    if encoding in UTF8:
+        return raw, len(codecs.BOM_UTF8) if encoding == "utf-8-sig" else 0
+    decoder = codecs.getincrementaldecoder(encoding)()
+    written = [decoder.decode(piece).encode() for piece in pieces(raw)]
+    written.append(decoder.decode(b"", final=True).encode())
+    return b"".join(written), 0

@@ -1,0 +1,148 @@
+"""Fields given as plain text, such as ``point=10,20&point=30,40&background=5,5``: queries, forms, the command line."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qsl
+
+from pydantic import ValidationError
+
+from osamd.errors import InvalidRequestError
+from osamd.wire.base64_text import LongText
+from osamd.wire.json_bodies import MOST_BYTES, check_marks
+from osamd.wire.schemas import SPELLINGS, GenerateBody, ImageFields, invalid_request
+
+Body = TypeVar("Body", bound=ImageFields)
+
+PROMPT_FIELDS: Final = frozenset({"point", "background", "box", "text", "mask_input"})
+REPEATABLE: Final = frozenset({"point", "background", "text", "include"})
+SWITCHES: Final = {"true": True, "1": True, "false": False, "0": False}
+# In JSON.
+DOCUMENTS: Final = frozenset({"prompt", "prompts"})
+IMAGES: Final = frozenset({"image", "image_base64"})
+LONGEST_FIELD: Final = 65_536
+# Of a query or a form, whose parser is pure Python.
+MOST_FIELDS: Final = 2048
+XY, XYXY = 2, 4
+
+Pairs = Sequence[tuple[str, str]]
+
+
+def pairs_of(query: str) -> list[tuple[str, str]]:
+    """The fields of a query string or a form.
+
+    Raises:
+        InvalidRequestError: it has too many, or is no UTF-8.
+    """
+    try:
+        return parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
+    except ValueError:
+        message = f"the query string or form is broken: expected UTF-8 and at most {MOST_FIELDS:,} fields"
+        raise InvalidRequestError(message) from None
+
+
+def refuse_query(query: str, schema: type[Body]) -> None:
+    """Refuse fields in the query of a body that has fields of its own: they would be ignored.
+
+    What is no field of ours, such as what a proxy added, is none of our business.
+
+    Raises:
+        InvalidRequestError: names the field.
+    """
+    for name, _ in pairs_of(query):
+        if name in PROMPT_FIELDS or name in SPELLINGS or name in schema.model_fields:
+            message = "fields go into the body; in the query only beside an encoded image as it is"
+            raise InvalidRequestError(message, field=name)
+
+
+def body_from_pairs(pairs: Iterable[tuple[str, str]]) -> GenerateBody:
+    """The fields of ``/api/generate`` given as plain text; the command line uses the same spelling.
+
+    Raises:
+        InvalidRequestError: names the field that has the wrong form.
+    """
+    return fields_from(((name, text.encode("utf-8", "replace")) for name, text in pairs), GenerateBody)
+
+
+def fields_from(pairs: Iterable[tuple[str, bytes]], schema: type[Body]) -> Body:
+    """One of our schemas from fields in UTF-8.
+
+    Raises:
+        InvalidRequestError: names the field that has the wrong form.
+    """
+    values: dict[str, Any] = {}
+    prompt: dict[str, Any] = {}
+    seen: set[str] = set()
+    images: dict[str, LongText] = {}
+    for name, content in pairs:
+        if name in seen and name not in REPEATABLE:
+            raise InvalidRequestError("given more than once", field=name)
+        seen.add(name)
+        if name in IMAGES:
+            # Not copied into a string: it may be most of the body.
+            images[name] = LongText(content, 0, len(content), is_json=False)
+            values[name] = name
+            continue
+        text = _text(name, content)
+        if name in PROMPT_FIELDS:
+            _add_to_prompt(prompt, name, text)
+        elif name == "include":
+            values.setdefault(name, []).extend(part.strip() for part in text.split(",") if part.strip())
+        else:
+            values[name] = _plain_value(name, text)
+    if prompt:
+        if "prompt" in values:
+            raise InvalidRequestError("give either prompt or point, background, box and text", field="prompt")
+        values["prompt"] = prompt
+    try:
+        return schema.model_validate(values, context=images)
+    except ValidationError as error:
+        raise invalid_request(error.errors(include_url=False, include_input=False, include_context=False)) from None
+
+
+def _text(name: str, content: bytes) -> str:
+    most = MOST_BYTES if name in DOCUMENTS else LONGEST_FIELD
+    if len(content) > most:
+        raise InvalidRequestError(f"this field has {len(content):,} bytes; at most {most:,} are allowed", field=name)
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequestError("not UTF-8", field=name) from None
+
+
+def _add_to_prompt(prompt: dict[str, Any], name: str, text: str) -> None:
+    match name:
+        case "text":
+            prompt.setdefault("texts", []).append(text)
+        case "box":
+            prompt["box"] = _numbers(text, XYXY, name)
+        case "mask_input":
+            prompt["mask_input"] = text
+        case _:
+            prompt.setdefault("points", []).append(_numbers(text, XY, name))
+            prompt.setdefault("point_labels", []).append(1 if name == "point" else 0)
+
+
+def _plain_value(name: str, text: str) -> Any:
+    if name == "multimask":
+        if text.lower() not in SWITCHES:
+            raise InvalidRequestError("expected true or false", field=name)
+        return SWITCHES[text.lower()]
+    if name in DOCUMENTS:
+        check_marks(text.encode(errors="replace"), name)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise InvalidRequestError("not JSON", field=name) from None
+    return text
+
+
+def _numbers(text: str, count: int, field: str) -> list[float]:
+    parts = text.split(",", count)
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        raise InvalidRequestError(f"expected {count} numbers separated by commas", field=field)
+    return numbers
