@@ -46,7 +46,10 @@
 Mistakes of a programmer stay ``TypeError`` and ``RuntimeError``: they are bugs, not answers.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+# Of a name in a message. Callers choose them, and escaped they have six times their bytes.
+LONGEST_NAME: Final = 200
 
 
 class OsamdError(Exception):
@@ -67,7 +70,7 @@ class OsamdError(Exception):
 
     def __init__(self, message: str, *, field: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
-        self.field = field
+        self.field = None if field is None else shown(field)
         self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
 
     @property
@@ -348,6 +351,11 @@ class UnreachableError(OsamdError):
 
     code = "unreachable"
     exit_code = 7
+
+
+def shown(text: str, *, most: int = LONGEST_NAME) -> str:
+    """What a caller wrote, as it may be repeated to them: not endless."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def with_field(message: str, field: str | None) -> str:

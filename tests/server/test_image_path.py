@@ -1,5 +1,6 @@
 """``image_path``: which files of the server may be named."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ def rooted(tmp_path_factory: pytest.TempPathFactory, photo: bytes) -> Iterator[R
     (root / "escape.jpg").symlink_to(around / "secret.jpg")
     (root / "up").symlink_to(around)
     (root / "alias.jpg").symlink_to(root / "deeper" / "cat.jpg")
+    (root / "relative.jpg").symlink_to("deeper/../cat.jpg")
+    (root / "loop").symlink_to("loop")
+    (root / "device").symlink_to("/dev/zero")
+    os.mkfifo(root / "pipe")
     env = {"API_KEY": KEY, "OSAMD_IMAGE_ROOT": str(root)}
     with run_server(cache=around, env=env) as running:
         yield running
@@ -39,7 +44,7 @@ def test_image_path_is_refused_by_default(client: httpx2.Client) -> None:
     assert "OSAMD_IMAGE_ROOT" in problem["detail"]
 
 
-@pytest.mark.parametrize("path", ["cat.jpg", "deeper/cat.jpg", "deeper/../cat.jpg", "alias.jpg"])
+@pytest.mark.parametrize("path", ["cat.jpg", "deeper/cat.jpg", "./deeper//./cat.jpg", "alias.jpg", "relative.jpg"])
 def test_image_path_below_the_root_is_read(rooted: RunningServer, clicked: dict[str, Any], path: str) -> None:
     """Files below the folder are read, links inside it too."""
     with rooted.client() as client:
@@ -52,18 +57,22 @@ def test_image_path_below_the_root_is_read(rooted: RunningServer, clicked: dict[
 @pytest.mark.parametrize(
     "path",
     [
-        "../secret.jpg",
-        "deeper/../../secret.jpg",
         "escape.jpg",
         "up/secret.jpg",
-        "../root-too/secret.jpg",
-        "/etc/hostname",
+        "up/missing.jpg",
+        "up/root/cat.jpg",
+        "loop",
+        "loop/cat.jpg",
+        "pipe",
+        "device",
+        "cat.jpg/cat.jpg",
         "missing.jpg",
         "deeper",
         "",
         ".",
         "cat.jpg\0.png",
-        "x" * 5000,
+        "x" * 4096,
+        "a/" * 2048,
         "~/secret.jpg",
     ],
 )
@@ -74,6 +83,37 @@ def test_image_path_outside_the_root_is_not_told_from_a_missing_one(rooted: Runn
 
     assert (problem["status"], problem["code"], problem["field"]) == (422, "invalid_request", "image_path")
     assert problem["detail"] == "no such file in the server's image folder"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../secret.jpg",
+        "deeper/../../secret.jpg",
+        "deeper/../cat.jpg",
+        "../root-too/secret.jpg",
+        "/etc/hostname",
+        "/etc/missing",
+        "//etc/hostname",
+    ],
+)
+def test_image_path_that_leads_out_is_refused_by_its_letters(rooted: RunningServer, path: str) -> None:
+    """Whether there is such a file makes no difference."""
+    with rooted.client() as client:
+        problem = refusal(client.post(GENERATE, json={"image_path": path}))
+
+    assert (problem["status"], problem["code"], problem["field"]) == (422, "invalid_request", "image_path")
+    assert problem["detail"] == "expected a path inside the server's image folder, without '..'"
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "deeper/" * 9_000])
+def test_image_path_has_a_greatest_length(rooted: RunningServer, path: str) -> None:
+    """As paths of files have."""
+    with rooted.client() as client:
+        problem = refusal(client.post(GENERATE, json={"image_path": path}))
+
+    assert (problem["status"], problem["field"]) == (422, "image_path")
+    assert problem["detail"] == "the path has more than 4,096 characters"
 
 
 def test_absolute_image_path_below_the_root_is_read(rooted: RunningServer) -> None:

@@ -161,7 +161,17 @@ def test_png_is_black_where_nothing_is_found(client: httpx2.Client, photo: bytes
     ("accept", "kind"),
     [
         ("*/*", "application/json"),
-        ("image/*, */*;q=0.8", "application/json"),
+        ("image/*, */*;q=0.8", "image/png"),
+        ("image/avif,image/webp,image/apng,image/*,*/*;q=0.8", "image/png"),
+        ("image/*;q=0.5, application/json", "application/json"),
+        ("application/json, image/*", "application/json"),
+        ("image/png, */*", "image/png"),
+        ("*/*, image/png;q=0", "application/json"),
+        ("image/*, image/png;q=0", "application/json"),
+        ("application/*;q=0.2, */*", "image/png"),
+        ("image/webp", "application/json"),
+        ("image/png;q=nonsense", "application/json"),
+        (",;,", "application/json"),
         ("application/json, image/png", "application/json"),
         ("image/png;q=0.9, application/json;q=0.1", "image/png"),
         ("IMAGE/PNG", "image/png"),
@@ -171,7 +181,7 @@ def test_png_is_black_where_nothing_is_found(client: httpx2.Client, photo: bytes
     ],
 )
 def test_accept_chooses_the_kind(client: httpx2.Client, photo: bytes, accept: str, kind: str) -> None:
-    """PNG only for those who name it first."""
+    """PNG for those who prefer it, by its own name or as any image."""
     response = client.post(GENERATE, content=photo, headers={"Accept": accept})
 
     assert kind == response.headers["Content-Type"]

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from osamd.errors import InvalidRequestError
-from osamd.wire.nested_lists import respell
-from osamd.wire.parsing import from_json
+from osamd.wire.json_bodies import from_json
+from osamd.wire.nested_lists import Respelt, respell
 from osamd.wire.schemas import GenerateBody
 
 LISTS = st.integers(1, 4).flatmap(
@@ -28,24 +27,25 @@ LISTS = st.integers(1, 4).flatmap(
 )
 
 
-def array_of(raw: bytes) -> np.ndarray[Any, Any]:
-    """The embedding of JSON that was respelt."""
-    spelt = json.loads(raw)["embedding"]
-    return np.frombuffer(base64.b64decode(spelt["data"]), spelt["dtype"]).reshape(spelt["shape"])
+def array_of(respelt: Respelt) -> np.ndarray[Any, Any]:
+    """The embedding that was respelt."""
+    return np.frombuffer(base64.b64decode(respelt.base64), np.float32).reshape(respelt.shape)
 
 
 @given(LISTS, st.sampled_from([None, 1]), st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t: ")]))
 def test_lists_become_the_array_they_are(
     lists: list[list[list[float]]], indent: int | None, separators: tuple[str, str]
 ) -> None:
-    """Whatever the spacing, the numbers and the shape are the same, and what stands around stays as it is."""
-    document = {"before": "[[[", "embedding": lists, "extra_features": [], "after": '"embedding": [[[1]]]'}
-    respelt = respell(json.dumps(document, indent=indent, separators=separators).encode())
+    """Whatever the spacing, the numbers and the shape are the same, and what is behind them is left alone."""
+    raw = json.dumps({"embedding": lists, "after": 1}, indent=indent, separators=separators).encode()
+    start = raw.index(b"[")
+    respelt = respell(raw, start)
 
+    assert respelt is not None
     np.testing.assert_array_equal(np.array(lists, np.float32), array_of(respelt))
-    assert {name: value for name, value in document.items() if name != "embedding"} == {
-        name: value for name, value in json.loads(respelt).items() if name != "embedding"
-    }
+    assert lists == json.loads(raw[start : respelt.end])
+    named = json.loads(raw[:start] + respelt.array_named("here") + raw[respelt.end :])
+    assert named == {"embedding": {"shape": list(respelt.shape), "dtype": "float32", "data": "here"}, "after": 1}
 
 
 @pytest.mark.parametrize(
@@ -72,23 +72,29 @@ def test_lists_become_the_array_they_are(
 )
 def test_what_is_no_array_is_left_to_the_parser(text: str) -> None:
     """It knows how to say what is wrong; nothing is made up."""
-    raw = f'{{"embedding": {text}}}'.encode()
-    respelt = respell(raw)
-
     # One bracket too many is the parser's to find, behind an array that was whole.
-    assert respelt == raw or text == "[[[1]]]]"
-    with pytest.raises(ValidationError):
-        GenerateBody.model_validate_json(b'{"image_embedding": ' + respelt + b"}")
+    assert (respell(text.encode(), 0) is None) == (text != "[[[1]]]]")
+    embedding = f'{{"original_height": 1, "original_width": 1, "embedding": {text}}}'
+    # A number as text is one, and an empty array is the engine's to refuse.
+    if text in {'[[["1"]]]', "[[[]]]"}:
+        return
+    with pytest.raises(InvalidRequestError):
+        embedding_of(from_json(f'{{"image_embedding": {embedding}}}'.encode(), GenerateBody))
 
 
 @given(st.text(alphabet='[]{},:"1 e\n', max_size=60))
 def test_any_text_is_safe(text: str) -> None:
-    """What comes out is what went in, or JSON that was JSON before."""
-    raw = b'{"embedding":' + text.encode() + b"}"
-    respelt = respell(raw)
-    if respelt != raw:
-        start = respelt.index(b'"}') + 2
-        assert raw.endswith(respelt[start:])
+    """What is respelt was an array of numbers."""
+    respelt = respell(text.encode(), 0)
+    if respelt is not None:
+        assert np.array(json.loads(text[: respelt.end])).shape == respelt.shape
+
+
+def embedding_of(body: GenerateBody) -> np.ndarray[Any, Any]:
+    """The first array of a body's embedding."""
+    assert body.image_embedding is not None
+    first, *_ = body.image_embedding.to_exchanged().arrays
+    return first
 
 
 def large(**more: Any) -> bytes:
@@ -99,10 +105,8 @@ def large(**more: Any) -> bytes:
 
 def test_a_large_embedding_is_read() -> None:
     """As the array it is."""
-    body = from_json(large(), GenerateBody)
+    array = embedding_of(from_json(large(), GenerateBody))
 
-    assert body.image_embedding is not None
-    (array,) = body.image_embedding.to_exchanged().arrays
     np.testing.assert_array_equal(np.ones((3, 200, 200), np.float32), array)
 
 

@@ -14,7 +14,7 @@ from osamd.pixels.masks import encode_color_png, overlay
 from osamd.settings import Settings, load_settings
 from osamd.timings import Timings
 from osamd.types import ImageSource, SegmentRequest, SegmentResult
-from osamd.wire.parsing import body_from_pairs
+from osamd.wire.plain_fields import body_from_pairs
 from osamd.wire.replies import generate_reply, included, union_png
 from osamd.wire.schemas import GenerateBody
 

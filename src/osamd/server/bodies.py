@@ -9,7 +9,9 @@ from starlette.requests import ClientDisconnect, Request
 from osamd.errors import BodyTooLargeError, ClientGoneError, InvalidRequestError
 from osamd.settings import Settings
 from osamd.timings import Timings
-from osamd.wire.parsing import Body, Fields, ParsedBody, from_json, parse_body
+from osamd.wire.json_bodies import Fields, from_json
+from osamd.wire.parsing import ParsedBody, check_encoding, parse_body
+from osamd.wire.plain_fields import Body
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
 LOOPBACK_HOSTS: Final = LOOPBACK | {"localhost"}
@@ -41,6 +43,7 @@ async def receive_body(request: Request, settings: Settings, timings: Timings) -
 
     Raises:
         BodyTooLargeError: it is too large.
+        UnsupportedMediaError: it is compressed.
         ClientGoneError: the client went away before all of it had come.
     """
     chunks = await _receive(request)
@@ -60,6 +63,7 @@ def parse_fields(body: RawBody, schema: type[Body], settings: Settings) -> Parse
     Raises:
         InvalidRequestError: it has the wrong form; the message names the field.
         BodyTooLargeError: it names a file that is too large.
+        UnsupportedMediaError: it is a form that is too large.
     """
     raw = b"".join(body.chunks)
     return parse_body(raw, body.content_type, body.query, schema, body.image_root, settings.max_body_bytes)
@@ -71,14 +75,16 @@ async def read_json(request: Request, schema: type[Fields]) -> Fields:
     Raises:
         InvalidRequestError: it has the wrong form; the message names the field.
         BodyTooLargeError: it is too large.
+        UnsupportedMediaError: it is compressed.
     """
     raw = b"".join(await _receive(request, most=SMALL_BODY_BYTES))
     if not raw.strip():
-        raise InvalidRequestError("the body is empty: JSON is wanted")
+        raise InvalidRequestError("the body is empty: expected JSON")
     return from_json(raw, schema)
 
 
 async def _receive(request: Request, *, most: int | None = None) -> list[bytes]:
+    check_encoding(request.headers.get("content-encoding", ""))
     chunks = []
     received = 0
     try:

@@ -41,15 +41,19 @@ from osamd.errors import (
     ShuttingDownError,
     StorageError,
     UnknownModelError,
+    UnsupportedMediaError,
     UrlFailedError,
     UrlRefusedError,
     WrongKeysError,
+    shown,
 )
 from osamd.wire.schemas import invalid_request
 
 logger = logging.getLogger("osamd")
 
 MEDIA_TYPE = "application/problem+json"
+# Whatever a caller wrote is in it.
+LONGEST_DETAIL: Final = 1000
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 # What the guard and the admission behind it may answer, whatever the route.
 GUARDED: Final[tuple[type[OsamdError], ...]] = (
@@ -62,7 +66,7 @@ GUARDED: Final[tuple[type[OsamdError], ...]] = (
     ServerConfigurationError,
 )
 # What any guarded route that reads a body may answer.
-BODY_ERRORS = (BodyTimeoutError, InvalidRequestError)
+BODY_ERRORS = (BodyTimeoutError, InvalidRequestError, UnsupportedMediaError)
 # What any route that takes an image may answer.
 IMAGE_ERRORS = (
     *BODY_ERRORS,
@@ -102,7 +106,9 @@ class Problem(BaseModel):
 
 
 def problem_response(request: Request, problem: Problem, headers: dict[str, str] | None = None) -> Response:
-    """The answer for a problem, completed with the request's id."""
+    """The answer for a problem, completed with the request's id, and of bounded length."""
+    problem.detail = shown(problem.detail, most=LONGEST_DETAIL)
+    problem.field = None if problem.field is None else shown(problem.field)
     problem.request_id = getattr(request.state, "request_id", None)
     request.state.code = problem.code
     content = json.dumps(problem.model_dump(exclude_none=True))

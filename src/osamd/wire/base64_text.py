@@ -38,6 +38,13 @@ class LongText:
     end: int
     is_json: bool = True
 
+    def equals(self, other: "LongText") -> bool:
+        """Whether they are the same, letter by letter."""
+        if self.end - self.start != other.end - other.start:
+            return False
+        mine, theirs = pieces(self.raw, self.start, self.end), pieces(other.raw, other.start, other.end)
+        return all(one == another for one, another in zip(mine, theirs, strict=True))
+
 
 def _text(value: object, info: ValidationInfo) -> str | LongText:
     if not isinstance(value, str):

@@ -87,6 +87,7 @@ def _without_long_parts(raw: bytes, start: int) -> tuple[bytes, dict[str, LongTe
     # Nobody can write a word that nobody knows.
     word = secrets.token_hex(8)
     texts: dict[str, LongText] = {}
+    last: str | None = None
     # Bytes that are taken over: from, to; or written instead.
     kept: list[tuple[int, int] | bytes] = []
     done = start
@@ -102,8 +103,12 @@ def _without_long_parts(raw: bytes, start: int) -> tuple[bytes, dict[str, LongTe
                 kept += [(done, lists.end()), respelt.array_named(name)]
                 done = closing = respelt.end
         elif BASE64_KEY.search(raw, max(start, opening - BEFORE_STRING), opening + 1):
-            name = f"{word}-{len(texts)}"
-            texts[name] = LongText(raw, opening + 1, closing)
+            text = LongText(raw, opening + 1, closing)
+            # Both spellings of the image may be given, if they agree.
+            if last is None or not text.equals(texts[last]):
+                last = f"{word}-{len(texts)}"
+                texts[last] = text
+            name = last
             kept += [(done, opening + 1), name.encode()]
             done = closing
         elif closing - opening > LONGEST_STRING:

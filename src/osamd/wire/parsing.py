@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Generic
 
-from osamd.errors import InvalidRequestError, UnsupportedMediaError
+from osamd.errors import InvalidRequestError, UnsupportedMediaError, shown
 from osamd.types import ImageSource
 from osamd.wire.base64_text import decode_base64
 from osamd.wire.image_paths import read_image_path
@@ -47,7 +47,9 @@ def check_encoding(encoding: str) -> None:
         UnsupportedMediaError: it is.
     """
     if encoding.strip().lower() not in ENCODINGS_AS_IT_IS:
-        message = f"a body with Content-Encoding: {encoding} is not read: send it uncompressed, without this header"
+        message = (
+            f"a body with Content-Encoding: {shown(encoding)} is not read: send it uncompressed, without this header"
+        )
         raise UnsupportedMediaError(message)
 
 
@@ -86,7 +88,12 @@ def parse_body(
         data = raw or None
         if data is None and fields.image_id is None and fields.image_url is None:
             raise InvalidRequestError(EMPTY)
-    return ParsedBody(fields, _image_source(fields, data, image_root, most))
+    image = _image_source(fields, data, image_root, most)
+    # The fields live as long as the request; what is large in them and not needed any more does not.
+    fields.image = None
+    if isinstance(fields, GenerateBody):
+        fields.image_embedding = None
+    return ParsedBody(fields, image)
 
 
 def _looks_like_json(raw: bytes) -> bool:

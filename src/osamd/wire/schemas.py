@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from osamd.errors import InvalidPromptError, InvalidRequestError
+from osamd.errors import InvalidPromptError, InvalidRequestError, shown
 from osamd.keep_alive import KeepAlive, parse_keep_alive
 from osamd.settings import Include, MaskLayout, Settings
 from osamd.types import (
@@ -360,4 +360,4 @@ def invalid_request(problems: Sequence[Any]) -> InvalidRequestError:
         message = "no such field"
     elif problem["type"] == "json_invalid":
         message = f"the body is not JSON: {message.removeprefix('Invalid JSON: ')}"
-    return InvalidRequestError(f"{path}: {message}" if path else message, field=path or None)
+    return InvalidRequestError(f"{shown(path)}: {message}" if path else message, field=path or None)

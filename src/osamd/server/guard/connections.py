@@ -34,6 +34,14 @@ UNREAD_BODY_EXTRA_S = 5.0
 TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+NOT_HTTP_PROBLEM = (
+    b'{"type": "about:blank", "title": "not_http", "status": 400, "code": "not_http", "detail": "expected an HTTP'
+    b' request, with letters beyond ASCII percent-encoded in its path and query"}'
+)
+NOT_HTTP = (
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(NOT_HTTP_PROBLEM), NOT_HTTP_PROBLEM)
+)
 NO_TUNNELS = b"HTTP/1.1 501 Not Implemented\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -106,12 +114,13 @@ class PatientConnection(HttpToolsProtocol):
         if self._reading is None and not self._open and self.timeout_keep_alive_task is None:
             self._await_head()
 
-    def send_400_response(self, msg: str) -> None:
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words, which say less
         """What came was no HTTP, or we stopped the parser."""
         if self._is_refused:
             return
         self._tell("not_http")
-        super().send_400_response(msg)
+        self.transport.write(NOT_HTTP)
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         """The first bytes of a head."""

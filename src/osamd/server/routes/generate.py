@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request, Response
 
 from osamd.errors import InvalidPromptError
+from osamd.server.accept import JSON, PNG, prefers_png
 from osamd.server.answering import Ask, Content, answer
 from osamd.server.bodies import RawBody, parse_fields
 from osamd.server.examples import body_documentation
@@ -16,9 +17,6 @@ from osamd.wire.replies import GenerateReply, generate_reply, included, union_pn
 from osamd.wire.schemas import GenerateBody
 
 router = APIRouter(tags=["segmentation"])
-
-PNG = "image/png"
-JSON = "application/json"
 
 
 @router.post(
@@ -49,7 +47,7 @@ def _ask(body: RawBody, settings: Settings) -> Ask[_How]:
     fields = parsed.fields
     return Ask(
         image=parsed.image,
-        how=_How(fields, is_png=_prefers_png(body.accept)),
+        how=_How(fields, is_png=prefers_png(body.accept)),
         image_url=fields.image_url,
         model=fields.model,
         prompts=fields.to_prompts(settings),
@@ -65,27 +63,3 @@ def _write(result: SegmentResult, ask: Ask[_How], settings: Settings, abandoned:
         return Content(union_png(result), media_type=PNG, headers=headers)
     reply = generate_reply(result, ask.how.fields, settings, abandoned)
     return Content(reply.model_dump_json().encode(), media_type=JSON, headers=headers)
-
-
-def _prefers_png(accept: str) -> bool:
-    """Whether PNG is wanted more than JSON, by quality, then by order. Wildcards do not count."""
-    wanted: list[tuple[float, str]] = []
-    for part in accept.split(","):
-        media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        quality = _quality(parameters)
-        if media_type in {PNG, JSON} and quality > 0.0:
-            wanted.append((quality, media_type))
-    # max() keeps the first of equals.
-    return bool(wanted) and max(wanted, key=lambda pair: pair[0])[1] == PNG
-
-
-def _quality(parameters: list[str]) -> float:
-    """The ``q`` of an Accept header's part, 1 where there is none (RFC 9110)."""
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            try:
-                return float(value)
-            except ValueError:
-                return 0.0
-    return 1.0
