@@ -18,6 +18,7 @@ from osamd.errors import OsamdError, SettingsError, UnknownModelError
 from osamd.events import Sink, log_event, tell
 from osamd.library.library import open_library
 from osamd.pixels.decoder import Decoder
+from osamd.server.door import Door, read_secrets, write_problem
 from osamd.server.guard.auth import (
     DEVELOPMENT,
     KEY_VARIABLE,
@@ -64,13 +65,19 @@ NO_TELEMETRY: TelemetryConfig = {
 ADMIN_PATHS = frozenset({"/api/pull", "/api/delete", "/metrics"})
 
 
-def create_app(settings: Settings | None = None, engine: Engine | None = None, sinks: Sequence[Sink] = ()) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    engine: Engine | None = None,
+    sinks: Sequence[Sink] = (),
+    doors: Sequence[Door] = (),
+) -> FastAPI:
     """Build the app; nothing outside it is changed, so that it can be mounted in another one.
 
     Args:
         settings: read from the environment when None.
         engine: built from the settings when None.
         sinks: told about every event, as the metrics are; the log when empty.
+        doors: other tools' protocols, beside osamd's own.
 
     Raises:
         SettingsError: a setting has a value it cannot have.
@@ -94,6 +101,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
         metrics=metrics,
         traces=traces,
         sinks=sinks,
+        doors=tuple(doors),
     )
     app = FastAPI(
         title="osamd",
@@ -111,7 +119,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
             Middleware(BodyMiddleware, settings=settings),
             Middleware(ObserveMiddleware, sinks=sinks),
             *_surroundings(settings),
-            Middleware(_guard(settings)),
+            Middleware(_guard(settings, services.doors)),
             Middleware(AdmissionMiddleware, settings=settings),
         ],
     )
@@ -119,6 +127,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, s
     app.state.has_leftovers = False
     for routes in (health, generate, embed, models, metrics_route):
         app.include_router(routes.router)
+    for door in services.doors:
+        app.include_router(door.router)
     if settings.docs == "on":
         app.include_router(docs.router)
         app.include_router(playground.router)
@@ -156,7 +166,7 @@ def _bring_in(metrics: Metrics, traces: Traces | None) -> None:
         traces.load()
 
 
-def _guard(settings: Settings) -> Callable[[ASGIApp], ApiKeyMiddleware]:
+def _guard(settings: Settings, doors: Sequence[Door]) -> Callable[[ASGIApp], ApiKeyMiddleware]:
     """The key's middleware, made in a closure: a ``Middleware`` would show the key in its repr."""
     # Checked and read here, so that a bad key or file ends the start and not the first request.
     is_development = settings.app_env == DEVELOPMENT
@@ -179,6 +189,8 @@ def _guard(settings: Settings) -> Callable[[ASGIApp], ApiKeyMiddleware]:
             admin_paths=ADMIN_PATHS,
             allowed_origins=settings.cors_origins,
             wrong_keys_per_minute=settings.wrong_keys_per_minute,
+            read_secrets=functools.partial(read_secrets, doors),
+            write_problem=functools.partial(write_problem, doors),
         )
 
     return make

@@ -1,6 +1,5 @@
 """Errors as ``application/problem+json`` (RFC 9457), each with ``detail``, ``code`` and ``request_id``."""
 
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -47,11 +46,12 @@ from osamd.errors import (
     WrongKeysError,
     shown,
 )
+from osamd.server.door import MEDIA_TYPE, write_problem
+from osamd.server.services import services_of
 from osamd.wire.schemas import invalid_request
 
 logger = logging.getLogger("osamd")
 
-MEDIA_TYPE = "application/problem+json"
 # Whatever a caller wrote is in it.
 LONGEST_DETAIL: Final = 1000
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -111,8 +111,10 @@ def problem_response(request: Request, problem: Problem, headers: dict[str, str]
     problem.field = None if problem.field is None else shown(problem.field)
     problem.request_id = getattr(request.state, "request_id", None)
     request.state.code = problem.code
-    content = json.dumps(problem.model_dump(exclude_none=True))
-    return Response(content, status_code=problem.status, media_type=MEDIA_TYPE, headers=headers)
+    found = problem.model_dump(exclude_none=True)
+    doors = services_of(request).doors if "app" in request.scope else ()
+    content, media_type = write_problem(doors, request.scope, found)
+    return Response(content, status_code=problem.status, media_type=media_type, headers=headers)
 
 
 def answer_error(request: Request, error: Exception) -> Response:

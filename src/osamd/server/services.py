@@ -9,6 +9,7 @@ from osamd.engine import Engine
 from osamd.events import Sink
 from osamd.library.library import Library
 from osamd.pixels.decoder import Decoder
+from osamd.server.door import Door
 from osamd.server.guard.auth import ADMIN
 from osamd.server.guard.rate_limit import RateLimit
 from osamd.server.guard.remote_images import RemoteImages
@@ -39,6 +40,7 @@ class Services:
         metrics: what this app has counted.
         traces: spans on their way to a collector; None where none is configured.
         sinks: told about every event, the metrics and the traces among them.
+        doors: other tools' protocols.
     """
 
     settings: Settings
@@ -51,6 +53,7 @@ class Services:
     metrics: Metrics
     traces: Traces | None
     sinks: Sequence[Sink]
+    doors: Sequence[Door]
 
     @property
     def state(self) -> State:

@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -30,6 +30,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+ReadSecrets = Callable[[Scope], Sequence[bytes]]
+# A problem (RFC 9457) to a body and its media type.
+WriteProblem = Callable[[Scope, Mapping[str, Any]], tuple[bytes, str]]
 
 logger = logging.getLogger("osamd")
 
@@ -106,6 +109,8 @@ class ApiKeyMiddleware:
         admin_paths: exact paths that are for admins, whatever the method.
         allowed_origins: web pages, such as ``https://example.com``, that may call a server without a key.
         wrong_keys_per_minute: how many wrong keys an address may try in a minute.
+        read_secrets: finds the keys that a request carries; None looks into the two headers.
+        write_problem: writes a refusal; None writes it as ``application/problem+json``.
 
     Raises:
         ValueError: outside development, the secret is shorter than ``LEAST_SECRET_CHARS``.
@@ -123,6 +128,8 @@ class ApiKeyMiddleware:
         admin_paths: Collection[str] = (),
         allowed_origins: Collection[str] = (),
         wrong_keys_per_minute: int = WRONG_KEYS_PER_MINUTE,
+        read_secrets: ReadSecrets | None = None,
+        write_problem: WriteProblem | None = None,
     ) -> None:
         key = os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key
         env = os.environ.get(ENVIRONMENT_VARIABLE, "") if app_env is None else app_env
@@ -139,6 +146,8 @@ class ApiKeyMiddleware:
         self._public_prefixes = tuple(public_prefixes)
         self._admin_paths = frozenset(admin_paths)
         self._allowed_origins = frozenset(allowed_origins)
+        self._read_secrets = read_secrets or header_secrets
+        self._write_problem = write_problem or _problem_json
         self._guesses = Guesses(wrong_keys_per_minute)
         if self._is_open:
             logger.warning(
@@ -153,7 +162,7 @@ class ApiKeyMiddleware:
             return
         judged = await self._judge(scope)
         if isinstance(judged, _Refusal):
-            await _refuse(scope, receive, send, judged)
+            await _refuse(scope, receive, send, judged, self._write_problem)
             return
         scope.setdefault("state", {}).update(key_name=judged.name, key_role=judged.role)
         await self._app(scope, receive, send)
@@ -168,12 +177,12 @@ class ApiKeyMiddleware:
             detail = f"the server has no key: set the environment variable {KEY_VARIABLE}"
             return _Refusal(500, "not_configured", detail)
         caller = await self._caller_of(scope)
-        if isinstance(caller, Caller) and caller.role != ADMIN and _own_path(scope) in self._admin_paths:
+        if isinstance(caller, Caller) and caller.role != ADMIN and own_path(scope) in self._admin_paths:
             return _Refusal(403, "admin_only", "this is for keys with the role admin")
         return caller
 
     async def _caller_of(self, scope: Scope) -> Caller | _Refusal:
-        secrets = _secrets(scope)
+        secrets = self._read_secrets(scope)
         if not secrets:
             # No key at all is no guess: probes and browsers come without one.
             return DENIED
@@ -197,7 +206,7 @@ class ApiKeyMiddleware:
         return None if self._keys is None else self._keys.find(secret)
 
     def _is_public(self, scope: Scope) -> bool:
-        path = _own_path(scope)
+        path = own_path(scope)
         is_reading = scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}
         return is_reading and (path in self._public_paths or path.startswith(self._public_prefixes or ("\0",)))
 
@@ -207,12 +216,12 @@ def is_guessable(secret: str) -> bool:
     return len(secret) < LEAST_SECRET_CHARS
 
 
-def _own_path(scope: Scope) -> str:
+def own_path(scope: Scope) -> str:
     """The path as the framework routes it: without the prefix that a proxy or a mount put in front of it."""
     return get_route_path(scope)
 
 
-def _secrets(scope: Scope) -> list[bytes]:
+def header_secrets(scope: Scope) -> Sequence[bytes]:
     """The keys a request carries: in ``X-API-Key``, and only where there is none, in ``Authorization``."""
     own, bearer = [], []
     for name, value in scope["headers"]:
@@ -274,7 +283,7 @@ def _is_local_name(host: str) -> bool:
     return "." not in name or name.lower().endswith(".localhost")
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: _Refusal) -> None:
+async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: _Refusal, write_problem: WriteProblem) -> None:
     scope.setdefault("state", {})["code"] = refusal.code
     if scope["type"] == "websocket":
         await receive()
@@ -285,8 +294,8 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: _Refusal)
     request_id = scope["state"].get("request_id")
     if request_id is not None:
         problem["request_id"] = request_id
-    body = json.dumps(problem).encode()
-    headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+    body, media_type = write_problem(scope, problem)
+    headers = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
     if refusal.retry_after_s is not None:
         headers.append((b"retry-after", str(math.ceil(refusal.retry_after_s)).encode()))
     if scope["method"] not in {"GET", "HEAD"}:
@@ -294,3 +303,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: _Refusal)
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _problem_json(_: Scope, problem: Mapping[str, Any]) -> tuple[bytes, str]:
+    return json.dumps(problem).encode(), "application/problem+json"
