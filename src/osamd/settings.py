@@ -227,7 +227,7 @@ class Settings(BaseSettings):
         description="Largest image, in pixels; checked before decoding.",
     )
     decode_s: float = Field(
-        default=3.0,
+        default=4.0,
         gt=0,
         description="CPU seconds that decoding one image may take; after that its process is killed and the request"
         " gets 422.",

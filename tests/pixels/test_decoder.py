@@ -18,7 +18,7 @@ from pictures import encoded
 from PIL import Image
 
 from osamd.errors import ImageTooLargeError, InvalidImageError, ShuttingDownError
-from osamd.pixels.decoder import MOST_IDLE, Decoder
+from osamd.pixels.decoder import LARGE_PIXELS, MOST_IDLE, Decoder
 from osamd.pixels.decoder_messages import KEPT_BYTES
 from osamd.pixels.decoder_process import BYTES_A_PIXEL
 from osamd.pixels.images import decode_image
@@ -219,6 +219,33 @@ def test_threads_have_processes_of_their_own() -> None:
 
         assert not together.broken
         assert (0, MOST_IDLE) == (len(decoder._busy), len(decoder._idle))
+
+
+def test_large_images_are_decoded_one_at_a_time(decoder: Decoder) -> None:
+    """So that their memory does not add up; others do not wait for them."""
+    large = encoded(Image.new("L", (LARGE_PIXELS // 1000, 1001)), "PNG")
+    small = encoded(noise(8, 8))
+    begun: list[str] = []
+
+    def second_wanted(*, height: int, width: int) -> tuple[int, int]:
+        begun.append("second")
+        return height, width
+
+    second = threading.Thread(target=decoder, args=(large,), kwargs={"max_pixels": MAX_PIXELS, "wanted": second_wanted})
+
+    def first_wanted(*, height: int, width: int) -> tuple[int, int]:
+        begun.append("first")
+        second.start()
+        for _ in range(3):
+            decoder(small, max_pixels=MAX_PIXELS)
+        assert begun == ["first"]
+        return height, width
+
+    picture = decoder(large, max_pixels=MAX_PIXELS, wanted=first_wanted)
+    second.join(WAIT_S)
+
+    assert (1001, LARGE_PIXELS // 1000) == picture.pixels.shape[:2]
+    assert begun == ["first", "second"]
 
 
 def test_closing_ends_what_runs() -> None:

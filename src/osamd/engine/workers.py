@@ -52,8 +52,8 @@ class Workers:
         self.load = Lane("load", workers=1, capacity=LOAD_CAPACITY)
         self.encode = watched("encode", workers=1, capacity=settings.encode_queue)
         # Decodes and resizes images while the encoder is busy; holds as many decoded ones as it has threads.
-        self.prepare = watched("prepare", workers=_prepare_workers(), capacity=settings.encode_queue)
-        # With the spare thread nobody waits for another owner's.
+        # With the spare threads nobody waits for one other owner's.
+        self.prepare = watched("prepare", workers=_prepare_workers(), capacity=settings.encode_queue, has_spare=True)
         self.decode = watched("decode", workers=DECODE_WORKERS, capacity=settings.decode_queue, has_spare=True)
 
     @property

@@ -26,6 +26,10 @@ from osamd.types import ByteArray, Picture, WantedSize
 
 MOST_REASON_CHARS: Final = 500
 
+# Of larger images one is decoded at a time, so that memory does not grow with the threads: 64 million pixels take up to
+# a gigabyte.
+LARGE_PIXELS: Final = 16_000_000
+
 # Processes kept for the next image; each holds 25 to 60 MB.
 MOST_IDLE: Final = 2
 # For a process that neither computes nor answers, as on a machine that swaps: so many seconds, or times its limit.
@@ -83,6 +87,7 @@ class Decoder:
         self._idle: list[_Child] = []
         self._busy: list[_Child] = []
         self._is_closed = False
+        self._large = threading.Lock()
 
     def start(self) -> None:
         """Have a process ready, so that the first image does not wait for it."""
@@ -106,7 +111,7 @@ class Decoder:
             self._drop(child)
             raise _shutting_down()
         try:
-            answer = _ask(child, data, max_pixels, wanted)
+            answer = self._ask(child, data, max_pixels, wanted)
         except (EOFError, ConnectionError):
             raise self._what_ended(child) from None
         except TimeoutError:
@@ -129,6 +134,23 @@ class Decoder:
                 child.process.kill()
         for child in idle:
             child.end()
+
+    def _ask(self, child: _Child, data: bytes, max_pixels: int, wanted: WantedSize | None) -> Picture | RequestError:
+        channel = child.channel
+        channel.sendall(REQUEST.pack(max_pixels, len(data)))
+        channel.sendall(data)
+        message = receive(channel)
+        with contextlib.ExitStack() as stack:
+            if "size" in message:
+                height, width = message["size"]
+                if height * width > LARGE_PIXELS:
+                    stack.enter_context(self._large)
+                rows, columns = (height, width) if wanted is None else wanted(height=height, width=width)
+                channel.sendall(SIZE.pack(rows, columns))
+                message = receive(channel)
+            if "error" in message:
+                return _told(message, max_pixels)
+            return _picture(child, message, max_pixels)
 
     def _take(self) -> _Child:
         with self._lock:
@@ -221,17 +243,7 @@ def _nameless_file() -> IO[bytes]:
     return file
 
 
-def _ask(child: _Child, data: bytes, max_pixels: int, wanted: WantedSize | None) -> Picture | RequestError:
-    channel = child.channel
-    channel.sendall(REQUEST.pack(max_pixels, len(data), wanted is not None))
-    channel.sendall(data)
-    message = receive(channel)
-    if "size" in message and wanted is not None:
-        height, width = message["size"]
-        channel.sendall(SIZE.pack(*wanted(height=height, width=width)))
-        message = receive(channel)
-    if "error" in message:
-        return _told(message, max_pixels)
+def _picture(child: _Child, message: dict[str, Any], max_pixels: int) -> Picture:
     rows, columns, channels = message["shape"]
     # The process is not trusted: what it decodes may have taken it over.
     if channels != CHANNELS or not 0 < rows * columns <= max_pixels:

@@ -3,7 +3,7 @@
 ::
 
     decoder: a request and the image
-    process: {"size": [height, width]}, if the request says so     decoder: rows and columns
+    process: {"size": [height, width]}, unless it is refused before     decoder: how many rows and columns do
     process: {"picture": {...}, "shape": [rows, columns, 3]} or {"error": ..., "message": ...}
 
 The pixels are in a file without a name, in memory, which both have open.
@@ -15,8 +15,8 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Final
 
-# The most pixels, the image's length in bytes, and whether the process is to ask which size is enough.
-REQUEST: Final = struct.Struct("!QQ?")
+# The most pixels, and the image's length in bytes.
+REQUEST: Final = struct.Struct("!QQ")
 # Rows and columns.
 SIZE: Final = struct.Struct("!QQ")
 # Of the file in which pixels are found, so much is used again; what a larger image needs is freed after it.

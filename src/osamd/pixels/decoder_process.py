@@ -20,7 +20,7 @@ import numpy as np
 from osamd.errors import OsamdError
 from osamd.pixels.decoder_messages import KEPT_BYTES, MEMORY_RAN_OUT, REQUEST, SIZE, send
 from osamd.pixels.images import NewArray, decode_image
-from osamd.types import ByteArray, Picture, WantedSize
+from osamd.types import ByteArray, Picture
 
 # What an image may take beside the process itself and twice its own bytes. WebP takes most, 20 bytes a pixel; the rest
 # is for decoders' own tables.
@@ -63,33 +63,42 @@ def serve(channel: socket.socket, room: int, *, cpu_s: float) -> None:
     allocate = _Room(room).allocate
     with channel.makefile("rb") as requests:
         while head := requests.read(REQUEST.size):
-            max_pixels, length, is_size_wanted = REQUEST.unpack(head)
+            max_pixels, length = REQUEST.unpack(head)
             data = requests.read(length)
             if len(data) < length:
                 return
             _limit(resource.RLIMIT_AS, own_bytes + 2 * length + BYTES_A_PIXEL * max_pixels + TABLES_BYTES)
             # SIGPROF, whose default is to end the process, comes when that much has been computed, in native code too.
             signal.setitimer(signal.ITIMER_PROF, cpu_s)
-            wanted = _asking(channel, requests) if is_size_wanted else None
-            send(channel, _answer(data, max_pixels, wanted, allocate))
+            send(channel, _answer(data, max_pixels, _Question(channel, requests), allocate))
             signal.setitimer(signal.ITIMER_PROF, 0)
             del data
 
 
-def _asking(channel: socket.socket, requests: IO[bytes]) -> WantedSize:
-    """Asks the parent which size is enough."""
+class _Question:
+    """Tells the parent an image's size, once, and waits until it may be decoded and how fine."""
 
-    def wanted(*, height: int, width: int) -> tuple[int, int]:
-        send(channel, {"size": [height, width]})
-        rows, columns = SIZE.unpack(requests.read(SIZE.size))
+    def __init__(self, channel: socket.socket, requests: IO[bytes]) -> None:
+        self._channel = channel
+        self._requests = requests
+        self.is_answered = False
+
+    def __call__(self, *, height: int, width: int) -> tuple[int, int]:
+        send(self._channel, {"size": [height, width]})
+        rows, columns = SIZE.unpack(self._requests.read(SIZE.size))
+        self.is_answered = True
         return rows, columns
 
-    return wanted
 
+def _answer(data: bytes, max_pixels: int, question: _Question, allocate: NewArray) -> dict[str, Any]:
+    def allocate_when_asked(shape: tuple[int, int, int]) -> ByteArray:
+        # Some formats are decoded into the array, and never smaller than they are.
+        if not question.is_answered:
+            question(height=shape[0], width=shape[1])
+        return allocate(shape)
 
-def _answer(data: bytes, max_pixels: int, wanted: WantedSize | None, allocate: NewArray) -> dict[str, Any]:
     try:
-        picture = decode_image(data, max_pixels=max_pixels, wanted=wanted, allocate=allocate)
+        picture = decode_image(data, max_pixels=max_pixels, wanted=question, allocate=allocate_when_asked)
     except MemoryError:
         return {"error": MEMORY_RAN_OUT}
     except OsamdError as error:
