@@ -1,23 +1,86 @@
-"""Folders of ours: whether they can be used, and what killed processes leave behind in them."""
+"""Files of ours: written whole or not at all, recognised by their stamps, swept when a killed process left them."""
 
 import contextlib
 import os
+import secrets
 import shutil
+import stat
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+# Size, time of change in nanoseconds, inode.
+Stamp = tuple[int, int, int]
 
 TEMPORARY: Final = "osamd-part-"
 # Nobody writes one file for so long.
 ABANDONED_S: Final = 3600.0
 
 
+def stamp_of(path: Path) -> Stamp | None:
+    """What changes when a file does; None when there is none, or none that may be seen."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def write_beside(path: Path, content: bytes) -> Stamp:
+    """Write a file under a temporary name beside it, and rename it, so that nobody reads half of it.
+
+    Args:
+        path: its place, in a folder that is there.
+        content: all of it.
+
+    Returns:
+        Its stamp.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    # Not tempfile's own, which nobody else may read: caches are shared.
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            status = os.fstat(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+@contextlib.contextmanager
+def temporary_folder(folder: Path) -> Iterator[Path]:
+    """A folder inside another, which is made if need be, for files that are renamed into place when they are whole.
+
+    What killed processes left there is swept.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY) as name:
+        yield Path(name)
+
+
 def sweep(folder: Path) -> None:
-    """Delete temporary folders that nobody has touched for an hour."""
+    """Delete temporary files and folders that nobody has touched for an hour."""
     for left in folder.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > ABANDONED_S:
+            status = left.lstat()
+            if time.time() - status.st_mtime <= ABANDONED_S:
+                continue
+            if stat.S_ISDIR(status.st_mode):
                 shutil.rmtree(left)
+            else:
+                left.unlink()
 
 
 def folder_problem(folder: Path) -> str | None:

@@ -11,14 +11,13 @@ import json
 import logging
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from osamd.files import TEMPORARY, sweep
+from osamd.files import temporary_folder
 from osamd.settings import Settings
 from osamd.types import AnyFloatArray, Embedding
 
@@ -93,10 +92,9 @@ class EmbeddingFiles:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            sweep(self._folder)
-            with tempfile.TemporaryDirectory(dir=self._folder, prefix=TEMPORARY) as folder:
+            with temporary_folder(self._folder) as folder:
                 # Under its own name only when complete, so that nobody ever reads half a file.
-                file = Path(folder, "part")
+                file = folder / "part"
                 _write(file, kept)
                 nbytes = file.stat().st_size
                 if nbytes <= self._capacity_bytes:
@@ -129,6 +127,9 @@ class EmbeddingFiles:
         """Delete what is too old, then the least recently used, until so many bytes fit."""
         files = []
         for path in self._folder.glob(f"*/*{SUFFIX}"):
+            # A link to somewhere else, or somebody else's arrays, are not ours to delete.
+            if path.parent.is_symlink() or not IMAGE_ID.fullmatch(path.stem):
+                continue
             with contextlib.suppress(OSError):
                 status = path.stat()
                 files.append((status.st_mtime, status.st_size, path))

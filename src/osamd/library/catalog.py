@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from osamd.errors import UnknownModelError
+from osamd.files import stamp_of
 from osamd.library.rows import DEFAULT_TAG, CatalogProblem, Row, local_path, read_rows
 
 DEFAULT_MODEL = f"builtin:{DEFAULT_TAG}"
@@ -194,11 +195,8 @@ def _stamp(url: str) -> str:
     path = local_path(url)
     if path is None:
         raise RuntimeError("only a file:// blob can be without a digest")
-    try:
-        status = path.stat()
-    except OSError:
-        return "missing"
-    return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
+    stamp = stamp_of(path)
+    return "missing" if stamp is None else "-".join(map(str, stamp))
 
 
 def _model(row: Row, *, origin: Path | None = None, more_aliases: Sequence[str] = ()) -> Model:

@@ -149,6 +149,9 @@ class Download:
             if self._partial.sha256 != self._sha256:
                 with contextlib.ExitStack() as self._clients, self._watch_for_stop():
                     self._download()
+            for _ in self._partial.check_whole():
+                self._check_stopped()
+                self._report("verifying")
             self._partial.sync()
 
     def _download(self) -> None:

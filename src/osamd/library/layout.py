@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from osamd.files import Stamp, stamp_of
 from osamd.library.catalog import Attachment, Blob, Model
 from osamd.library.rows import PACKAGE_SCHEME, filename_of, local_path
-
-# Size, time of change in nanoseconds, inode.
-Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +46,7 @@ class BlobFile:
 
     def stamp(self) -> Stamp | None:
         """What changes when the file does; None when there is none."""
-        try:
-            status = self.path.stat()
-        except OSError:
-            return None
-        return status.st_size, status.st_mtime_ns, status.st_ino
+        return stamp_of(self.path)
 
 
 class Layout:

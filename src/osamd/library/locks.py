@@ -46,7 +46,7 @@ def exclusive(path: Path, *, while_waiting: Callable[[], None]) -> Iterator[Turn
     Raises:
         OSError: the file cannot be made or locked.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         before, waited = "", False
         while not _try_lock(descriptor):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from osamd.errors import InsufficientStorageError, StorageError
+from osamd.files import Stamp, stamp_of, write_beside
 
 CHUNK_BYTES = 1024 * 1024
 # A disk is not filled to the last byte: others write on it too.
@@ -24,6 +25,8 @@ class Partial:
     """A file that grows until its content has a digest.
 
     A note of its source, the source's ETag and the size it will have lies beside it under the same name with ``.json``.
+    Whoever writes the latest note owns the file. The lock of a blob gives it one owner at a time, except where the
+    volume's locks do not work; then the note shows an owner that there is another one.
 
     Args:
         path: the file.
@@ -40,6 +43,7 @@ class Partial:
         self.total = total
         self._hasher = hashlib.sha256()
         self._file: FileIO | None = None
+        self._note: Stamp | None = None
 
     @property
     def sha256(self) -> str:
@@ -50,7 +54,7 @@ class Partial:
     def opened(self) -> Iterator[None]:
         """Open the file, made if it is not there, for all that follows."""
         with self._writing():
-            self._file = FileIO(self.path, "ab")
+            self._file = FileIO(self.path, "ab", opener=_open_here)
         try:
             yield
         finally:
@@ -65,7 +69,12 @@ class Partial:
             yield
 
     def append(self, chunk: bytes) -> None:
-        """Write more of it."""
+        """Write more of it.
+
+        Raises:
+            StorageError: it cannot be written, or somebody else has begun to write it.
+        """
+        self.check_own()
         with self._writing():
             view = memoryview(chunk)
             while view:
@@ -104,7 +113,38 @@ class Partial:
         """Remember where it comes from, for who takes it up; and ``total`` for who waits for it."""
         note = {"source": _hidden(source), "etag": etag, "total": self.total}
         with self._writing():
-            _note_path(self.path).write_text(json.dumps(note), "utf-8")
+            self._note = write_beside(_note_path(self.path), json.dumps(note).encode())
+
+    def check_own(self) -> None:
+        """See whether the file is still this download's.
+
+        Raises:
+            StorageError: another one has taken it over.
+        """
+        if stamp_of(_note_path(self.path)) != self._note:
+            raise self._shared()
+
+    def check_whole(self) -> Iterator[None]:
+        """Read the file again, piece by piece, and see whether it holds what was hashed as it came.
+
+        Raises:
+            StorageError: it does not, since another download wrote there too.
+        """
+        hasher = hashlib.sha256()
+        for chunk in read_chunks(self.path):
+            hasher.update(chunk)
+            yield
+        if self._note is not None:
+            self.check_own()
+        if hasher.digest() != self._hasher.digest():
+            self.start_over()
+            raise self._shared()
+
+    def _shared(self) -> StorageError:
+        return StorageError(
+            f"{self.path} was written by two downloads at once: file locks do not work on this volume. Pull again, and"
+            " let only one server at a time pull into it"
+        )
 
     def etag_at(self, source: str) -> str:
         """The ETag the source gave for what is here; empty when this is not from there."""
@@ -155,6 +195,11 @@ def storage_error(error: OSError, path: Path) -> StorageError:
     kind = InsufficientStorageError if error.errno in NO_ROOM else StorageError
     hint = "; set OSAMD_CACHE to a folder that this user may write" if error.errno in NO_RIGHT else ""
     return kind(f"{path} cannot be used: {error.strerror or error}{hint}")
+
+
+def _open_here(path: str, flags: int) -> int:
+    """Open a file of ours, which is never a link to somewhere else."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _note_path(path: Path) -> Path:

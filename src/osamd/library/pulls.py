@@ -19,9 +19,10 @@ from osamd.errors import (
     StorageError,
 )
 from osamd.events import PullProgress, PullStatus
+from osamd.files import Stamp
 from osamd.library.catalog import Blob
 from osamd.library.downloads import Download, Patience
-from osamd.library.layout import BlobFile, Layout, Stamp
+from osamd.library.layout import BlobFile, Layout
 from osamd.library.locks import Turn, exclusive
 from osamd.library.partials import Partial, noted_total, storage_error
 from osamd.library.verified import VerifiedFiles, is_intact
@@ -110,6 +111,12 @@ class BlobPull:
         return is_intact(file, tell)
 
     def _drop(self, damaged: dict[BlobFile, Stamp]) -> None:
+        place = self._layout.place(self._blob)
+        if place.is_symlink() and (damaged or not self._is_complete()):
+            # What a link leads to is somebody else's; the blob is downloaded into the cache instead.
+            with storing(place):
+                place.unlink()
+            return
         for file, stamp in damaged.items():
             # Unless somebody has put a good one there meanwhile.
             if file.stamp() == stamp:
@@ -163,8 +170,8 @@ class BlobPull:
             return
         ready = missing[0].ready.parent
         _sync_folder(ready)
-        if place.is_file():
-            # The same blob without attachments, which osam replaces too.
+        if place.is_symlink() or place.is_file():
+            # A link that leads nowhere, or the same blob without attachments, which osam replaces too.
             place.unlink()
         try:
             ready.rename(place)

@@ -205,6 +205,8 @@ def _teller(model: str, role: str, on_progress: OnProgress | None) -> Tell:
 
 
 def _bytes_below(path: Path) -> int:
+    if path.is_symlink():
+        return 0
     if path.is_file():
         return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())

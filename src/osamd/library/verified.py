@@ -11,7 +11,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from osamd.library.layout import BlobFile, Stamp
+from osamd.files import Stamp, sweep, write_beside
+from osamd.library.layout import BlobFile
 from osamd.library.partials import read_chunks
 
 
@@ -47,13 +48,11 @@ class VerifiedFiles:
         if self._notes.get(file.path) == note and self.knows(file):
             return
         self._notes[file.path] = note
-        place = self._place(file)
-        beside = place.with_suffix(f".{os.getpid()}")
         # Where it cannot be written, the next process hashes again.
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            beside.write_text(note, "utf-8")
-            beside.replace(place)
+            sweep(self._folder)
+            write_beside(self._place(file), note.encode())
 
     def forget(self, file: BlobFile) -> None:
         """Drop what is noted of a file that is gone."""

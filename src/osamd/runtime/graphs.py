@@ -7,13 +7,12 @@ import contextlib
 import hashlib
 import os
 import platform
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from osamd.files import TEMPORARY, sweep
+from osamd.files import stamp_of, temporary_folder
 
 # A copy of a larger file would cost more room than the start is worth.
 LARGEST_BYTES: Final = 512 * 1024 * 1024
@@ -39,13 +38,10 @@ class GraphCache:
             graph: an ONNX file with its weights inside.
             provider: the ONNX Runtime provider that it is optimised for.
         """
-        try:
-            status = graph.stat()
-        except OSError:
+        stamp = stamp_of(graph)
+        if stamp is None or stamp[0] > LARGEST_BYTES:
             return None
-        if status.st_size > LARGEST_BYTES:
-            return None
-        key = _hash(f"{status.st_size} {status.st_mtime_ns} {self.version} {provider} {_processor()}")
+        key = _hash(f"{stamp[0]} {stamp[1]} {self.version} {provider} {_processor()}")
         return self.folder / f"{_source(graph)}-{key}.onnx"
 
     @contextlib.contextmanager
@@ -56,10 +52,7 @@ class GraphCache:
         """
         with contextlib.ExitStack() as stack:
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                sweep(self.folder)
-                folder = tempfile.TemporaryDirectory(dir=self.folder, prefix=TEMPORARY)
-                temporary = Path(stack.enter_context(folder))
+                temporary = stack.enter_context(temporary_folder(self.folder))
             except OSError:
                 yield None
                 return
