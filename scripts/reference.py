@@ -13,7 +13,7 @@ from osamd.server.app import create_app
 from osamd.server.routes.docs import openapi_document
 from osamd.server.telemetry.metrics import Metrics
 from osamd.settings import Settings, variable_of
-from osamd.status import CacheStatus, EngineStatus, LaneStatus
+from osamd.status import CacheStatus, EngineStatus, LaneStatus, MemoryStatus
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"
@@ -117,7 +117,9 @@ def openapi_page() -> str:
 
 def metrics_page() -> str:
     """A table of every metric, of a server with one of everything."""
-    status = EngineStatus("ready", (LaneStatus("encode", 0, 1, 0, 0),), CacheStatus(0, 0, 0), (), ())
+    status = EngineStatus(
+        "ready", (LaneStatus("encode", 0, 1, 0, 0),), CacheStatus(0, 0, 0), (), (), MemoryStatus(0, 0, 0, 0)
+    )
     lines = [
         GENERATED + "# Metrics\n",
         (

@@ -169,6 +169,13 @@ class Settings(BaseSettings):
         description="Bytes of their bodies together, as declared, shared likewise; one of undeclared length counts as"
         " the largest.",
     )
+    mask_memory_bytes: int = Field(
+        default=1024 * MEBIBYTE,
+        ge=4 * MEBIBYTE,
+        description="Memory of masks and replies of all requests together, from decoding to the last byte sent, in"
+        " bytes; requests wait for it, and get 503 if none becomes free. One key leaves room for others: alone it may"
+        " have three quarters.",
+    )
     max_connections: int = Field(
         default=512, ge=1, description="Open connections; idle ones make room for new ones, else new ones get 503."
     )

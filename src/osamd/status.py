@@ -43,6 +43,23 @@ class CacheStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryStatus:
+    """The memory of masks and replies.
+
+    Attributes:
+        held: bytes that requests hold.
+        capacity: bytes that they may hold together.
+        waiting: requests that wait for some.
+        refused: requests that were refused some so far.
+    """
+
+    held: int
+    capacity: int
+    waiting: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
 class Resident:
     """What is told about a loaded model.
 
@@ -70,6 +87,7 @@ class EngineStatus:
         cache: of embeddings.
         residents: loaded models.
         pulling: names of models on their way here.
+        masks: memory of masks and replies; None for an engine without a server.
     """
 
     state: State
@@ -77,3 +95,4 @@ class EngineStatus:
     cache: CacheStatus
     residents: tuple[Resident, ...]
     pulling: tuple[str, ...]
+    masks: MemoryStatus | None = None

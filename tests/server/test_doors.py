@@ -3,8 +3,7 @@
 import asyncio
 import base64
 import json
-import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from osamd.server.bodies import RawBody
 from osamd.server.door import Door
 from osamd.settings import Settings
 from osamd.types import ImageSource, Prompt, SegmentResult
+from osamd.wire.replies import Room
 
 PREDICT = "/tool/predict"
 TOKEN = {"Token": KEY}
@@ -45,10 +45,12 @@ def _ask(body: RawBody, _: Settings) -> Ask[str]:
     return Ask(image=image, how=fields["call_it"], prompts=(prompt,), model=fields.get("model"))
 
 
-def _write(result: SegmentResult, ask: Ask[str], _: Settings, abandoned: threading.Event) -> Content:
-    assert not abandoned.is_set()
+def _write(result: SegmentResult, ask: Ask[str], _: Settings, room: Room) -> Generator[None, None, Content]:
     box = result.annotations[0].box
-    return Content(json.dumps({ask.how: [box.xmin, box.ymin, box.xmax, box.ymax]}).encode())
+    yield
+    content = json.dumps({ask.how: [box.xmin, box.ymin, box.xmax, box.ymax]}).encode()
+    room(len(content))
+    return Content([content])
 
 
 def _write_error(problem: Mapping[str, Any]) -> tuple[bytes, str]:

@@ -1,6 +1,6 @@
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 from osamd.server.pools import REPLY_WORKERS, Pools
@@ -27,7 +27,8 @@ def test_bodies_are_parsed_while_replies_are_written() -> None:
     """While more large replies are written than there are threads for, a body is parsed."""
     go_on = threading.Event()
 
-    def wait(_: threading.Event) -> bool:
+    def wait() -> Generator[None, None, bool]:
+        yield
         return go_on.wait(WAIT_S)
 
     async def main(pools: Pools) -> None:
@@ -42,18 +43,27 @@ def test_bodies_are_parsed_while_replies_are_written() -> None:
 
 
 def test_a_reply_nobody_waits_for_is_not_written_to_its_end() -> None:
-    """Whoever writes it is told when its client has gone."""
-    begun, told = threading.Event(), threading.Event()
+    """Writing ends at the next step when its client has gone."""
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    written: list[int] = []
 
-    def write(abandoned: threading.Event) -> None:
-        begun.set()
-        if abandoned.wait(WAIT_S):
-            told.set()
+    def write() -> Generator[None, None, None]:
+        try:
+            for number in range(3):
+                written.append(number)
+                begun.set()
+                go_on.wait(WAIT_S)
+                yield
+        finally:
+            ended.set()
 
     async def main(pools: Pools) -> None:
         task = asyncio.create_task(pools.write(write, Timings(), owner="me"))
         assert await asyncio.to_thread(begun.wait, WAIT_S)
         task.cancel()
-        assert await asyncio.to_thread(told.wait, WAIT_S / 2)
+        await asyncio.gather(task, return_exceptions=True)
+        go_on.set()
+        assert await asyncio.to_thread(ended.wait, WAIT_S)
+        assert [0] == written
 
     run(main)

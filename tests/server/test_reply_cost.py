@@ -1,16 +1,15 @@
-"""What writing an answer may cost, and when it stops."""
+"""What writing a reply may cost."""
 
-import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
-from osamd.errors import DeadlineExceededError, InvalidPromptError
+from osamd.errors import InvalidPromptError
 from osamd.settings import load_settings
 from osamd.types import Annotation, Box, Embedding, ImageHandle, Mask, SegmentResult
-from osamd.wire.replies import CANVAS_FACTOR, generate_reply
+from osamd.wire.replies import CANVAS_FACTOR, GenerateReply, finish, no_limit, write_reply
 from osamd.wire.schemas import GenerateBody
 
 SIDE = 100
@@ -31,7 +30,8 @@ def result(count: int) -> SegmentResult:
 def written(count: int, fields: Mapping[str, str]) -> int:
     """How many masks the answer has."""
     body = GenerateBody.model_validate(fields)
-    return len(generate_reply(result(count), body, SETTINGS, threading.Event()).annotations)
+    reply = b"".join(finish(write_reply(result(count), body, SETTINGS, no_limit)))
+    return len(GenerateReply.model_validate_json(reply).annotations)
 
 
 @pytest.mark.parametrize("mask_format", ["png", "rle"])
@@ -49,11 +49,3 @@ def test_masks_at_the_images_size_are_bounded(mask_format: str) -> None:
 def test_the_ways_out_are_ways_out(fields: dict[str, str]) -> None:
     """What is not painted at the image's size is not counted."""
     assert 2 * MOST == written(2 * MOST, fields)
-
-
-def test_nothing_is_written_for_a_client_that_has_gone() -> None:
-    """It stops before the next mask."""
-    abandoned = threading.Event()
-    abandoned.set()
-    with pytest.raises(DeadlineExceededError):
-        generate_reply(result(1), GenerateBody(), SETTINGS, abandoned)

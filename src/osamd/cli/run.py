@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import sys
-import threading
 
 from osamd.cli.files import check_output, read_image, write_output
 from osamd.cli.models import bring, own_library
@@ -15,7 +14,7 @@ from osamd.settings import Settings, load_settings
 from osamd.timings import Timings
 from osamd.types import ImageSource, SegmentRequest, SegmentResult
 from osamd.wire.plain_fields import body_from_pairs
-from osamd.wire.replies import generate_reply, included, union_png
+from osamd.wire.replies import finish, included, no_limit, union_png, write_reply
 from osamd.wire.schemas import GenerateBody
 
 
@@ -33,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     result = _segment(data, body, settings)
     if arguments.json:
-        print(generate_reply(result, body, settings, threading.Event()).model_dump_json())
+        print(b"".join(finish(write_reply(result, body, settings, no_limit))).decode())
     if arguments.output is not None or not arguments.json:
         wants_overlay = arguments.overlay or (arguments.output is None and arguments.prompt is not None)
         png = _overlay_png(data, result, settings) if wants_overlay else union_png(result)

@@ -15,7 +15,7 @@ from osamd.engine.admit import EVERYTHING, Admit
 from osamd.engine.cache import OwnedCache
 from osamd.engine.embedding_files import embedding_files
 from osamd.engine.image_encoder import ImageEncoder, Lookup
-from osamd.engine.inference import decode_prompts, load_model, run_once
+from osamd.engine.inference import decode_prompts, load_model, mask_bytes, run_once
 from osamd.engine.loaded_models import LoadedModels, half_of_memory
 from osamd.engine.prompts import check_capabilities, placed_prompts
 from osamd.engine.refinements import Refinements
@@ -195,6 +195,10 @@ class Engine:
             prompts = placed_prompts(request.prompts, adapter, embedding)
             find_mask = functools.partial(self._refinements.find, image_id=lookup.image_id, owner=request.owner)
             refined = [find_mask(prompt) for prompt in prompts]
+            most = self._settings.max_mask_pixels
+            with timings.stage("queue"):
+                worst = mask_bytes(adapter, embedding, prompts, multimask=request.multimask, most_pixels=most)
+                most = min(most, await admit.masks(worst))
             decode = functools.partial(
                 decode_prompts,
                 adapter,
@@ -202,7 +206,7 @@ class Engine:
                 prompts,
                 refined,
                 multimask=request.multimask,
-                most_mask_pixels=self._settings.max_mask_pixels,
+                most_mask_pixels=most,
                 timings=timings,
             )
             try:

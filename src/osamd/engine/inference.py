@@ -27,6 +27,10 @@ from osamd.types import (
 
 # Of the picture that a GPU is tried with; models have sizes of their own.
 FIRST_SIDE = 256
+# Of one prompt, on demand.
+MOST_CANDIDATES = 3
+# A mask at the model's resolution: 288 x 288 float32 is the largest of all families.
+LOGITS_BYTES = 288 * 288 * 4
 
 
 def load_model(model: Model, *, store: Store, settings: Settings) -> Adapter:
@@ -105,6 +109,26 @@ def _decode_here(data: bytes, *, max_pixels: int, wanted: WantedSize | None = No
     from osamd.pixels.images import decode_image  # noqa: PLC0415 - Pillow is not needed before the first image
 
     return decode_image(data, max_pixels=max_pixels, wanted=wanted)
+
+
+def mask_bytes(
+    adapter: Adapter, embedding: Embedding, prompts: Sequence[Prompt], *, multimask: bool, most_pixels: int
+) -> int:
+    """Bytes that the masks of all prompts take at most, at the model's resolution and cut out of the image.
+
+    Args:
+        adapter: the model the embedding is from.
+        embedding: the encoded image.
+        prompts: what to segment.
+        multimask: whether several candidates a prompt are wanted.
+        most_pixels: pixels of all masks' boxes together, at most; a byte each.
+    """
+    can = adapter.capabilities
+    if not can.masks:
+        return 0
+    each = MOST_CANDIDATES if multimask and can.multimask else 1
+    count = sum(prompt.max_annotations if can.texts else each for prompt in prompts)
+    return count * LOGITS_BYTES + min(count * embedding.height * embedding.width, most_pixels)
 
 
 def decode_prompts(

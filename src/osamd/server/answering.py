@@ -6,11 +6,10 @@ images behind URLs and the headers are dealt with here.
 """
 
 import functools
-import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,13 +20,17 @@ from osamd.keep_alive import PINNED, KeepAlive, at_most
 from osamd.server.bodies import RawBody, receive_body
 from osamd.server.client_watch import client_watched
 from osamd.server.deadline import deadline
-from osamd.server.services import Caller, Services, caller_of, services_of, timings_of
+from osamd.server.sending import PiecewiseResponse
+from osamd.server.services import Caller, Services, caller_of, holding_of, services_of, timings_of
 from osamd.settings import Settings
 from osamd.timings import Timings
 from osamd.types import ImageHandle, ImageSource, Prompt, SegmentRequest, SegmentResult
-from osamd.wire.replies import license_header
+from osamd.wire.replies import Room, license_header
 
 How = TypeVar("How")
+
+# A reply of a few objects needs no more memory than this, and their masks no more than an image's row or two.
+SMALL_REPLY_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,16 +60,16 @@ class Ask(Generic[How]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Content:
-    """The body of a reply, and the headers that are the protocol's own."""
+    """The body of a reply in pieces, and the headers that are the protocol's own."""
 
-    data: bytes
+    pieces: Sequence[bytes]
     media_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 Parse = Callable[[RawBody, Settings], Ask[How]]
-# Given the result, what was asked, the settings, and an event that is set when nobody waits any more.
-Write = Callable[[SegmentResult, Ask[How], Settings, threading.Event], Content]
+# Given the result, what was asked, the settings, and what is told of the reply's bytes; yields where others may go on.
+Write = Callable[[SegmentResult, Ask[How], Settings, Room], Generator[None, None, Content]]
 
 
 async def answer(request: Request, parse: Parse[How], write: Write[How]) -> Response:
@@ -81,6 +84,7 @@ async def answer(request: Request, parse: Parse[How], write: Write[How]) -> Resp
         OsamdError: as ``Engine.segment``; it was not done in time, or the client went away.
     """
     services, timings, caller = services_of(request), timings_of(request), caller_of(request)
+    holding = holding_of(request)
     async with _asked(request, parse) as (ask, image, admit):
         result = await services.engine.segment(
             SegmentRequest(
@@ -97,18 +101,22 @@ async def answer(request: Request, parse: Parse[How], write: Write[How]) -> Resp
             admit=admit,
         )
 
-        def write_reply(abandoned: threading.Event) -> Content:
-            with timings.stage("reply"):
-                return write(result, ask, services.settings, abandoned)
-
-        content = await services.pools.write(write_reply, timings, owner=caller.name)
+        held = sum(item.mask.inside.nbytes for item in result.annotations if item.mask is not None)
+        # Masks are reserved as large as the image. Most are far smaller, and as PNG or run lengths take no more again.
+        holding.shrink(SMALL_REPLY_BYTES + 2 * held)
+        content = await services.pools.write(
+            lambda: _timed(write(result, ask, services.settings, lambda nbytes: holding.grow(held + nbytes)), timings),
+            timings,
+            owner=caller.name,
+        )
+        holding.shrink(sum(map(len, content.pieces)))
     headers = {
         "X-Osamd-Cache": "hit" if result.cache_hit else "miss",
         "X-Osamd-Device": result.device,
         **license_header(result.license),
         **content.headers,
     }
-    return Response(content.data, media_type=content.media_type, headers=headers)
+    return PiecewiseResponse(content.pieces, media_type=content.media_type, headers=headers)
 
 
 async def embed(request: Request, parse: Parse[How]) -> ImageHandle:
@@ -134,6 +142,7 @@ async def _asked(request: Request, parse: Parse[How]) -> AsyncIterator[tuple[Ask
     admit = Admit(
         model=lambda model: None if caller.is_admin else services.library.pulls.check_may_use(model),
         encode=functools.partial(services.encodes.take, caller.name),
+        masks=holding_of(request).reserve,
     )
     async with deadline(services.settings.deadline_s):
         ask = await _read(request, parse, services, timings)
@@ -169,3 +178,15 @@ def _allowed_keep_alive(keep_alive: KeepAlive, caller: Caller, settings: Setting
     if keep_alive == PINNED:
         raise AdminOnlyError("only an admin's key may keep a model loaded for good", field="keep_alive")
     return at_most(keep_alive, settings.keep_alive)
+
+
+def _timed(writing: Generator[None, None, Content], timings: Timings) -> Generator[None, None, Content]:
+    """Add the time that a reply takes to be written, without what others get in between, to the stage ``reply``."""
+    while True:
+        with timings.stage("reply"):
+            try:
+                next(writing)
+            except StopIteration as end:
+                content: Content = end.value
+                return content
+        yield

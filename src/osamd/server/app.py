@@ -30,6 +30,7 @@ from osamd.server.guard.auth import (
 from osamd.server.guard.headers import OriginsMiddleware, SecurityHeadersMiddleware
 from osamd.server.guard.keys import KeyFile
 from osamd.server.guard.limits import AdmissionMiddleware, BodyMiddleware
+from osamd.server.guard.memory_budget import MemoryBudget
 from osamd.server.guard.rate_limit import RateLimit
 from osamd.server.guard.remote_images import RemoteImages
 from osamd.server.pools import Pools
@@ -96,6 +97,7 @@ def create_app(
         library=engine.library,
         decoder=decoder,
         pools=Pools(settings, emit=functools.partial(tell, sinks)),
+        memory=MemoryBudget(settings.mask_memory_bytes, wait_s=settings.queue_wait_s),
         encodes=RateLimit("images to encode", settings.encodes_per_minute),
         remote_images=RemoteImages(settings),
         metrics=metrics,
@@ -120,7 +122,7 @@ def create_app(
             Middleware(ObserveMiddleware, sinks=sinks),
             *_surroundings(settings),
             Middleware(_guard(settings, services.doors)),
-            Middleware(AdmissionMiddleware, settings=settings),
+            Middleware(AdmissionMiddleware, settings=settings, memory=services.memory),
         ],
     )
     app.state.services = services

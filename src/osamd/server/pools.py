@@ -2,9 +2,8 @@
 
 import asyncio
 import functools
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Final, TypeVar
 
 from osamd.engine.lanes import MOST_HUNG, Lane
@@ -65,11 +64,11 @@ class Pools:
         """
         return await self._side.run(work, timings, owner=owner)
 
-    async def write(self, work: Callable[[threading.Event], Result], timings: Timings, *, owner: str) -> Result:
-        """Write a reply on a thread.
+    async def write(self, work: Callable[[], Generator[None, None, Result]], timings: Timings, *, owner: str) -> Result:
+        """Write a reply on a thread, in steps between which others may go on; it ends when nobody waits any more.
 
         Args:
-            work: given an event that is set when nobody waits for the reply any more.
+            work: starts writing; see ``Lane.run_in_steps``.
             timings: the request's stopwatch.
             owner: whose reply it is.
 
@@ -77,12 +76,7 @@ class Pools:
             OverloadedError: the queue is full, or the wait was too long.
             ShuttingDownError: the pools were closed.
         """
-        abandoned = threading.Event()
-        try:
-            return await self._reply.run(functools.partial(work, abandoned), timings, owner=owner)
-        except asyncio.CancelledError:
-            abandoned.set()
-            raise
+        return await self._reply.run_in_steps(work, timings, owner=owner)
 
     async def close(self, *, patience_s: float | None = None) -> bool:
         """Refuse what waits and what comes, and wait for what runs.

@@ -11,6 +11,7 @@ from osamd.library.library import Library
 from osamd.pixels.decoder import Decoder
 from osamd.server.door import Door
 from osamd.server.guard.auth import ADMIN
+from osamd.server.guard.memory_budget import Holding, MemoryBudget
 from osamd.server.guard.rate_limit import RateLimit
 from osamd.server.guard.remote_images import RemoteImages
 from osamd.server.pools import Pools
@@ -36,6 +37,7 @@ class Services:
         decoder: the processes that decode images; None where an engine of one's own decodes them.
         pools: threads that parse bodies and write replies.
         encodes: how many images each key may have encoded.
+        memory: how many bytes masks and replies may hold.
         remote_images: fetches images by URL.
         metrics: what this app has counted.
         traces: spans on their way to a collector; None where none is configured.
@@ -49,6 +51,7 @@ class Services:
     decoder: Decoder | None
     pools: Pools
     encodes: RateLimit
+    memory: MemoryBudget
     remote_images: RemoteImages
     metrics: Metrics
     traces: Traces | None
@@ -64,7 +67,9 @@ class Services:
     def status(self) -> EngineStatus:
         """How things stand at this moment, with the server's own queues behind the engine's."""
         status = self.engine.status()
-        return replace(status, state=self.state, lanes=(*status.lanes, *self.pools.status()))
+        return replace(
+            status, state=self.state, lanes=(*status.lanes, *self.pools.status()), masks=self.memory.status()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,12 @@ def services_of(request: Request) -> Services:
 def caller_of(request: Request) -> Caller:
     """Whose key this request came with."""
     return Caller(request.state.key_name, is_admin=request.state.key_role == ADMIN)
+
+
+def holding_of(request: Request) -> Holding:
+    """What this request holds of the memory for masks and replies; it is given back when its reply is sent."""
+    holding: Holding = request.state.holding
+    return holding
 
 
 def timings_of(request: Request) -> Timings:

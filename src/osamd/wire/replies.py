@@ -1,13 +1,13 @@
 """The engine's results on the wire. Nothing else."""
 
 import base64
-import threading
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Generator, Sequence
+from typing import Final, TypeVar
 
 from pydantic import BaseModel, Field
+from pydantic_core import to_json
 
-from osamd.errors import DeadlineExceededError, InvalidPromptError
+from osamd.errors import InvalidPromptError
 from osamd.settings import Include, MaskLayout, Settings
 from osamd.types import Annotation, Embedding, ExchangedEmbedding, FloatArray, ImageHandle, Mask, SegmentResult
 from osamd.wire.schemas import ArraySchema, ArrayType, EmbeddingSchema, GenerateBody, MaskFormat
@@ -15,6 +15,14 @@ from osamd.wire.schemas import ArraySchema, ArrayType, EmbeddingSchema, Generate
 # Of masks written at the image's size, against those the engine may hold: they cost time, and memory one at a time.
 CANVAS_FACTOR: Final = 4
 WHOLE_FORMATS: Final = frozenset({"png", "rle"})
+# Of a polygon while it is written, for each pixel at which a row enters or leaves the mask: measured with noise, which
+# has two vertices at most for each.
+BYTES_PER_CROSSING: Final = 300
+ROWS_AT_ONCE: Final = 256
+
+# Told how many bytes a reply takes so far, beside its masks; raises when there are not so many.
+Room = Callable[[int], None]
+Written = TypeVar("Written")
 
 
 class BoundingBoxSchema(BaseModel):
@@ -85,35 +93,80 @@ def license_header(name: str) -> dict[str, str]:
     return {"X-Osamd-License": (name or "unknown").encode("ascii", "replace").decode("ascii")}
 
 
-def generate_reply(
-    result: SegmentResult, body: GenerateBody, settings: Settings, abandoned: threading.Event
-) -> GenerateReply:
-    """A result on the wire, in the layout and format asked for.
+class _Pieces:
+    """The pieces of a reply so far.
+
+    Args:
+        room: told how many bytes they take.
+    """
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self.written: list[bytes] = []
+        self._nbytes = 0
+
+    def expect(self, nbytes: int) -> None:
+        """Ask for so many bytes more while a piece is made."""
+        self._room(self._nbytes + nbytes)
+
+    def add(self, piece: bytes) -> None:
+        """Put a piece at the end."""
+        self.written.append(piece)
+        self._nbytes += len(piece)
+        self._room(self._nbytes)
+
+
+def write_reply(
+    result: SegmentResult, body: GenerateBody, settings: Settings, room: Room
+) -> Generator[None, None, list[bytes]]:
+    """Write a result in the layout and format asked for, as a ``GenerateReply`` in JSON.
+
+    Yields between two masks, or rows of the embedding, so that no reply is a long piece of work.
 
     Args:
         result: of the engine.
         body: what was asked.
         settings: what is taken where the body says nothing.
-        abandoned: set when nobody waits any more; then no further mask is written.
+        room: told how many bytes the reply takes so far, beside the masks; raises when there are not so many.
+
+    Returns:
+        The JSON in pieces, so that it is never there twice.
 
     Raises:
         InvalidPromptError: written at the image's size, the masks have more pixels than may be.
-        DeadlineExceededError: it was abandoned.
+        OsamdError: what ``room`` raises.
     """
     layout = body.mask_layout or settings.mask_layout
     mask_format = body.mask_format or "png"
     if layout == "full" and mask_format in WHOLE_FORMATS:
         _check_canvases(result, most=CANVAS_FACTOR * settings.max_mask_pixels)
-    annotations = []
-    for item in result.annotations:
-        if abandoned.is_set():
-            raise DeadlineExceededError("nobody waits for this any more")
-        annotations.append(_annotation_schema(item, layout, mask_format))
-    return GenerateReply(
-        **handle_schema(result.image).model_dump(),
-        image_embedding=_included_embedding(result.embedding, included(body, settings)),
-        annotations=annotations,
-    )
+    pieces = _Pieces(room)
+    pieces.add(to_json(handle_schema(result.image))[:-1] + b',"image_embedding":')
+    yield from _write_embedding(result.embedding, included(body, settings), pieces)
+    pieces.add(b',"annotations":[')
+    for index, item in enumerate(result.annotations):
+        if index:
+            yield
+            pieces.add(b",")
+        if mask_format == "polygon" and item.mask is not None:
+            pieces.expect(BYTES_PER_CROSSING * crossings(item.mask))
+        pieces.add(to_json(_annotation_schema(item, layout, mask_format)))
+    pieces.add(b"]}")
+    return pieces.written
+
+
+def finish(writing: Generator[None, None, Written]) -> Written:
+    """What something returns that is written in steps, where nobody else waits for the thread."""
+    while True:
+        try:
+            next(writing)
+        except StopIteration as end:
+            written: Written = end.value
+            return written
+
+
+def no_limit(_: int) -> None:
+    """A ``room`` without end."""
 
 
 def _check_canvases(result: SegmentResult, *, most: int) -> None:
@@ -133,12 +186,29 @@ def included(body: GenerateBody, settings: Settings) -> Sequence[Include]:
     return settings.include if body.include is None else body.include
 
 
-def _included_embedding(embedding: Embedding | None, include: Sequence[Include]) -> EmbeddingSchema | None:
-    if embedding is None:
-        return None
-    if "image_embedding_compact" in include:
-        return _embedding_schema(embedding, is_compact=True)
-    return _embedding_schema(embedding, is_compact=False) if "image_embedding" in include else None
+def _write_embedding(
+    embedding: Embedding | None, include: Sequence[Include], pieces: _Pieces
+) -> Generator[None, None, None]:
+    """Write an ``EmbeddingSchema``, or null where none is to be included."""
+    if embedding is None or not include:
+        pieces.add(b"null")
+        return
+    value = exchanged(embedding)
+    first, *rest = value.arrays
+    is_compact = "image_embedding_compact" in include
+    dtype: ArrayType = "float16" if is_compact else "float32"
+    pieces.add(b'{"original_height":%d,"original_width":%d,"embedding":' % (value.height, value.width))
+    if is_compact:
+        pieces.add(to_json(_array_schema(first, dtype)))
+    else:
+        # Lists of numbers take the interpreter long, so they are written a channel at a time.
+        for index, channel in enumerate(first):
+            if index:
+                yield
+            pieces.add((b"," if index else b"[") + to_json(channel.tolist()))
+        pieces.add(b"]")
+    yield
+    pieces.add(b',"extra_features":' + to_json([_array_schema(array, dtype) for array in rest]) + b"}")
 
 
 def _annotation_schema(annotation: Annotation, layout: MaskLayout, mask_format: MaskFormat) -> AnnotationSchema:
@@ -152,6 +222,20 @@ def _annotation_schema(annotation: Annotation, layout: MaskLayout, mask_format: 
         prompt_index=annotation.prompt_index,
         mask_index=annotation.mask_index,
     )
+
+
+def crossings(mask: Mask) -> int:
+    """How often the rows of a mask enter and leave it, which tells how many vertices its polygons have."""
+    import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+
+    inside = mask.inside
+    within = sum(
+        int(np.count_nonzero(rows[:, 1:] != rows[:, :-1]))
+        for start in range(0, len(inside), ROWS_AT_ONCE)
+        for rows in (inside[start : start + ROWS_AT_ONCE],)
+    )
+    # Rows begin and end outside.
+    return within + 2 * len(inside)
 
 
 def _mask_value(
@@ -192,18 +276,6 @@ def exchanged(embedding: Embedding) -> ExchangedEmbedding:
         height=embedding.height,
         width=embedding.width,
         arrays=tuple(feature[0].astype("float32") for feature in embedding.features.values()),
-    )
-
-
-def _embedding_schema(embedding: Embedding, *, is_compact: bool) -> EmbeddingSchema:
-    value = exchanged(embedding)
-    first, *rest = value.arrays
-    dtype: ArrayType = "float16" if is_compact else "float32"
-    return EmbeddingSchema(
-        original_height=value.height,
-        original_width=value.width,
-        embedding=_array_schema(first, dtype) if is_compact else first.tolist(),
-        extra_features=[_array_schema(array, dtype) for array in rest],
     )
 
 

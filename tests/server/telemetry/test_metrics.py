@@ -24,7 +24,7 @@ from osamd.events import (
 )
 from osamd.runtime.device_memory import DeviceMemory
 from osamd.server.telemetry.metrics import Metrics, _Counters
-from osamd.status import CacheStatus, EngineStatus, LaneStatus
+from osamd.status import CacheStatus, EngineStatus, LaneStatus, MemoryStatus
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 USER = "user-key-9kQz-Wm41"
@@ -35,6 +35,7 @@ STATUS = EngineStatus(
     cache=CacheStatus(entries=2, nbytes=700, capacity_bytes=1000),
     residents=(),
     pulling=("sam2:tiny",),
+    masks=MemoryStatus(held=600, capacity=900, waiting=2, refused=5),
 )
 
 
@@ -125,6 +126,9 @@ def test_the_moment_is_told() -> None:
 
     assert 1.0 == value(samples, "osamd_ready")
     assert 3.0 == value(samples, "osamd_lane_waiting", lane="encode")
+    assert [600.0, 900.0, 2.0, 5.0] == [
+        value(samples, f"osamd_mask_memory_{name}") for name in ("bytes", "capacity_bytes", "waiting", "refused_total")
+    ]
     assert 1.0 == value(samples, "osamd_lane_running", lane="encode")
     assert 700.0 == value(samples, "osamd_embedding_bytes")
     assert 1.0 == value(samples, "osamd_model_pulling", model="sam2:tiny")

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from osamd.errors import BodyTimeoutError, BodyTooLargeError, CapacityError, OverloadedError, RateLimitedError
+from osamd.server.guard.memory_budget import MemoryBudget
 from osamd.server.guard.rate_limit import RateLimit
 from osamd.server.guard.shares import Shares
 from osamd.server.problems import answer_error
@@ -29,11 +30,13 @@ class AdmissionMiddleware:
     Args:
         app: the app behind it.
         settings: the limits.
+        memory: where each request gets a holding, which is given back when its reply is sent.
     """
 
-    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, memory: MemoryBudget) -> None:
         self._app = app
         self._settings = settings
+        self._memory = memory
         self._rate = RateLimit("requests", settings.requests_per_minute)
         self._running: Counter[str] = Counter()
         self._uploads = Shares(settings.uploads)
@@ -55,9 +58,12 @@ class AdmissionMiddleware:
         self._running[name] += 1
         self._uploads.add(name, int(is_upload))
         self._upload_bytes.add(name, size)
+        holding = self._memory.open(name)
+        scope["state"]["holding"] = holding
         try:
             await self._app(scope, receive, send)
         finally:
+            holding.shrink(0)
             self._running[name] -= 1
             if not self._running[name]:
                 del self._running[name]

@@ -4,27 +4,10 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from dataclasses import dataclass
 
-from osamd.errors import OverloadedError
+from osamd.errors import InvalidPromptError, OverloadedError
 from osamd.server.guard.shares import FACTOR, Shares
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryStatus:
-    """The budget at this moment.
-
-    Attributes:
-        held: bytes that requests hold.
-        capacity: bytes that they may hold.
-        waiting: requests that wait for some.
-        refused: requests that have been refused some so far.
-    """
-
-    held: int
-    capacity: int
-    waiting: int
-    refused: int
+from osamd.status import MemoryStatus
 
 
 class Holding:
@@ -55,7 +38,8 @@ class Holding:
         """Hold at least so many bytes without waiting. May be called from any thread.
 
         Raises:
-            OverloadedError: they are not free.
+            OverloadedError: they are not free now.
+            InvalidPromptError: one request may never have so many.
         """
         self._budget.grow(self, nbytes)
 
@@ -109,7 +93,7 @@ class MemoryBudget:
         except TimeoutError:
             with self._lock:
                 self._refused += 1
-            message = f"no memory for its masks became free within {self._wait_s:g} s"
+            message = f"no memory became free for masks within {self._wait_s:g} s"
             raise OverloadedError(message) from None
         finally:
             self._leave(entry)
@@ -123,9 +107,13 @@ class MemoryBudget:
             if self._take(holding, nbytes):
                 return
             self._refused += 1
-        raise OverloadedError(
-            "there is no memory for a reply as large as this: ask for fewer masks at once, or for mask_layout crop"
-        )
+        message = f"no memory is free for masks and a reply of {nbytes:,} bytes"
+        if nbytes > self._most:
+            raise InvalidPromptError(
+                f"{message}; one request may have {self._most:,}: ask for fewer masks at once, for mask_format png, or"
+                " without include"
+            )
+        raise OverloadedError(message)
 
     def shrink(self, holding: Holding, nbytes: int) -> None:
         """See ``Holding.shrink``."""

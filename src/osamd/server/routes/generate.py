@@ -1,6 +1,6 @@
 """``POST /api/generate``: an image and prompts in, masks out."""
 
-import threading
+from collections.abc import Generator
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
@@ -13,7 +13,7 @@ from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
 from osamd.settings import Settings
 from osamd.types import SegmentResult
-from osamd.wire.replies import GenerateReply, generate_reply, included, union_png
+from osamd.wire.replies import GenerateReply, Room, included, union_png, write_reply
 from osamd.wire.schemas import GenerateBody
 
 router = APIRouter(tags=["segmentation"])
@@ -57,9 +57,9 @@ def _ask(body: RawBody, settings: Settings) -> Ask[_How]:
     )
 
 
-def _write(result: SegmentResult, ask: Ask[_How], settings: Settings, abandoned: threading.Event) -> Content:
+def _write(result: SegmentResult, ask: Ask[_How], settings: Settings, room: Room) -> Generator[None, None, Content]:
     headers = {"Vary": "Accept"}
     if ask.how.is_png:
-        return Content(union_png(result), media_type=PNG, headers=headers)
-    reply = generate_reply(result, ask.how.fields, settings, abandoned)
-    return Content(reply.model_dump_json().encode(), media_type=JSON, headers=headers)
+        return Content([union_png(result)], media_type=PNG, headers=headers)
+    pieces = yield from write_reply(result, ask.how.fields, settings, room)
+    return Content(pieces, media_type=JSON, headers=headers)

@@ -208,6 +208,7 @@ class _Now:
 
     def collect(self) -> Iterator["Metric"]:
         """The gauges."""
+        from prometheus_client.metrics_core import CounterMetricFamily as Counter  # noqa: PLC0415
         from prometheus_client.metrics_core import GaugeMetricFamily as Gauge  # noqa: PLC0415
 
         status = self._status
@@ -229,6 +230,13 @@ class _Now:
         yield Gauge("osamd_embeddings", "Embeddings remembered.", value=status.cache.entries)
         yield Gauge("osamd_embedding_bytes", "Memory of the embeddings remembered.", value=status.cache.nbytes)
         yield Gauge("osamd_embedding_capacity_bytes", "Memory embeddings may have.", value=status.cache.capacity_bytes)
+        if status.masks is not None:
+            yield Gauge("osamd_mask_memory_bytes", "Memory held for masks and replies.", value=status.masks.held)
+            yield Gauge(
+                "osamd_mask_memory_capacity_bytes", "Memory masks and replies may have.", value=status.masks.capacity
+            )
+            yield Gauge("osamd_mask_memory_waiting", "Requests that wait for it.", value=status.masks.waiting)
+            yield Counter("osamd_mask_memory_refused", "Requests refused for want of it.", value=status.masks.refused)
         resident = Gauge("osamd_model_bytes", "Files of each loaded model.", labels=("model", "device"))
         for item in status.residents:
             resident.add_metric((item.model.name, item.device), item.nbytes)

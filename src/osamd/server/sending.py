@@ -1,0 +1,54 @@
+"""``PiecewiseResponse``: a large reply, sent no faster than its client reads it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+# A client that takes longer than OSAMD_SEND_IDLE_S to read as much is cut off.
+SEND_BYTES: Final = 1024 * 1024
+
+
+class PiecewiseResponse(Response):
+    """Sends its body in pieces, each when the one before is on its way.
+
+    In one piece, the connection would buffer all of it and the request be over while the client still reads: what is
+    counted to the request's end, such as memory, would be counted too short.
+
+    Args:
+        pieces: the body.
+        media_type: of the body.
+        headers: more headers.
+    """
+
+    def __init__(self, pieces: Sequence[bytes], *, media_type: str, headers: Mapping[str, str]) -> None:
+        self._pieces = pieces
+        length = sum(map(len, pieces))
+        super().__init__(media_type=media_type, headers={**headers, "Content-Length": str(length)})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        del scope, receive
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        body = b""
+        for part in _parts(self._pieces):
+            if body:
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+            body = part
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _parts(pieces: Sequence[bytes]) -> Iterator[bytes]:
+    """The same bytes in parts that are neither tiny nor large."""
+    small: list[bytes] = []
+    waiting = 0
+    for piece in pieces:
+        for start in range(0, len(piece), SEND_BYTES):
+            part = piece[start : start + SEND_BYTES]
+            if waiting + len(part) > SEND_BYTES:
+                yield b"".join(small)
+                small, waiting = [], 0
+            small.append(part)
+            waiting += len(part)
+    yield b"".join(small)
