@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from osamd.runtime.device_memory import DeviceMemory
+from osamd.runtime.nvidia import DeviceMemory
 from osamd.server.telemetry.metrics import Metrics
 from osamd.status import CacheStatus, EngineStatus, LaneStatus
 

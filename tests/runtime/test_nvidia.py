@@ -1,11 +1,15 @@
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import pynvml
 import pytest
 
 from osamd.runtime import nvidia
-from osamd.runtime.nvidia import Driver, cuda_runtime_version, cudnn_version, find_driver
+from osamd.runtime.nvidia import DeviceMemory, Driver, cuda_runtime_version, cudnn_version, device_memory, find_driver
+
+GIB = 1 << 30
 
 
 class Library:
@@ -51,9 +55,68 @@ def libcuda(*, version: int = 13000, init: int = 0, devices: int = 1) -> Library
     )
 
 
-NVML = Library(
-    nvmlInit_v2=answers(0), nvmlSystemGetDriverVersion=names(b"580.65.06"), nvmlShutdown=answers(0)
-)  # fmt: skip
+class Nvml:
+    """The driver's management library with two GPUs of 80 GiB, of which the second does not tell its memory."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *failing: str) -> None:
+        for name in (
+            "Init",
+            "SystemGetDriverVersion",
+            "DeviceGetCount",
+            "DeviceGetHandleByIndex",
+            "DeviceGetMemoryInfo",
+        ):
+            monkeypatch.setattr(pynvml, f"nvml{name}", self._fail if name in failing else getattr(self, name))
+        nvidia._starts_nvml.cache_clear()
+
+    @staticmethod
+    def _fail(*_: object) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    @staticmethod
+    def Init() -> None:  # noqa: N802 - the library's own names
+        """Starts."""
+
+    @staticmethod
+    def SystemGetDriverVersion() -> str:  # noqa: N802
+        """As on a host of today."""
+        return "580.65.06"
+
+    @staticmethod
+    def DeviceGetCount() -> int:  # noqa: N802
+        """Two."""
+        return 2
+
+    @staticmethod
+    def DeviceGetHandleByIndex(index: int) -> int:  # noqa: N802
+        """The index is the handle."""
+        return index
+
+    @staticmethod
+    def DeviceGetMemoryInfo(handle: int) -> SimpleNamespace:  # noqa: N802
+        """The first has 5 GiB in use."""
+        if handle:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return SimpleNamespace(total=80 * GIB, used=5 * GIB)
+
+
+@pytest.fixture(autouse=True)
+def _nvml_anew() -> Iterator[None]:
+    yield
+    nvidia._starts_nvml.cache_clear()
+
+
+def test_memory_of_every_gpu_that_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes it has and bytes in use; one that fails takes nothing from the others."""
+    Nvml(monkeypatch)
+    assert [DeviceMemory("cuda:0", 80 * GIB, 5 * GIB)] == device_memory()
+
+
+@pytest.mark.parametrize("failing", ["Init", "DeviceGetCount"])
+def test_no_driver_has_no_memory(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    """A server on a CPU has these metrics without values."""
+    Nvml(monkeypatch, failing)
+    assert [] == device_memory()
 
 
 def install(monkeypatch: pytest.MonkeyPatch, **libraries: Library) -> None:
@@ -70,7 +133,8 @@ def install(monkeypatch: pytest.MonkeyPatch, **libraries: Library) -> None:
 
 def test_a_driver_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its version, the newest CUDA it runs, and the names of the GPUs."""
-    install(monkeypatch, libcuda=libcuda(version=13020, devices=2), libnvidia_ml=NVML)
+    Nvml(monkeypatch)
+    install(monkeypatch, libcuda=libcuda(version=13020, devices=2))
     assert Driver("580.65.06", (13, 2), ("NVIDIA L4", "NVIDIA L4"), None) == find_driver()
 
 
@@ -92,6 +156,7 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch, library: Library, part: str) -> None:
     """What the driver answers is told in words where there are any, and NVML may be missing."""
+    Nvml(monkeypatch, "Init")
     install(monkeypatch, libcuda=library)
     driver = find_driver()
     assert driver is not None
@@ -102,7 +167,8 @@ def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch, library: Librar
 
 def test_nvml_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """A management library that fails leaves the version unknown."""
-    install(monkeypatch, libcuda=libcuda(), libnvidia_ml=Library(nvmlInit_v2=answers(9)))
+    Nvml(monkeypatch, "Init")
+    install(monkeypatch, libcuda=libcuda())
     driver = find_driver()
     assert driver is not None
     assert (None, ("NVIDIA L4",)) == (driver.version, driver.devices)

@@ -1,6 +1,8 @@
 """What NVIDIA's driver and libraries say about themselves, without ONNX Runtime."""
 
+import contextlib
 import ctypes
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,6 +33,48 @@ class Driver:
     cuda: tuple[int, int]
     devices: tuple[str, ...]
     problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """The memory of one GPU, by whomever it is used.
+
+    Attributes:
+        device: such as ``cuda:0``, as the driver counts them.
+        total: bytes it has.
+        used: bytes in use.
+    """
+
+    device: str
+    total: int
+    used: int
+
+
+def device_memory() -> list[DeviceMemory]:
+    """The memory of every GPU of this machine that tells it; none where there is no driver."""
+    import pynvml  # noqa: PLC0415 - not before somebody asks
+
+    if not _starts_nvml():
+        return []
+    found = []
+    with contextlib.suppress(pynvml.NVMLError):
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            with contextlib.suppress(pynvml.NVMLError):
+                memory = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index))
+                found.append(DeviceMemory(f"cuda:{index}", int(memory.total), int(memory.used)))
+    return found
+
+
+@functools.cache
+def _starts_nvml() -> bool:
+    """Start the driver's management library, once a process; False where it is missing or does not start."""
+    import pynvml  # noqa: PLC0415
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return False
+    return True
 
 
 def find_driver() -> Driver | None:
@@ -82,18 +126,14 @@ def cudnn_version() -> str | None:
 
 
 def _driver_version() -> str | None:
-    def ask(library: ctypes.CDLL) -> str | None:
-        if library.nvmlInit_v2() != SUCCESS:
-            return None
-        version = ctypes.create_string_buffer(NAME_BYTES)
-        code = library.nvmlSystemGetDriverVersion(version, NAME_BYTES)
-        library.nvmlShutdown()
-        return version.value.decode("ascii", "replace") if code == SUCCESS else None
+    import pynvml  # noqa: PLC0415
 
-    return _asked("libnvidia-ml.so.1", ask)
+    with contextlib.suppress(pynvml.NVMLError):
+        return str(pynvml.nvmlSystemGetDriverVersion()) if _starts_nvml() else None
+    return None
 
 
-def _asked(name: str, ask: Callable[[ctypes.CDLL], str | None]) -> str | None:
+def _asked(name: str, ask: Callable[[ctypes.CDLL], str]) -> str | None:
     try:
         return ask(ctypes.CDLL(name))
     except OSError:

@@ -22,7 +22,7 @@ from osamd.events import (
     PullStarted,
     RequestDone,
 )
-from osamd.runtime.device_memory import DeviceMemory
+from osamd.runtime.nvidia import DeviceMemory
 from osamd.server.telemetry.metrics import Metrics, _Counters
 from osamd.status import CacheStatus, EngineStatus, LaneStatus, MemoryStatus
 

@@ -5,7 +5,7 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 
 from osamd.errors import AdminOnlyError
-from osamd.runtime.device_memory import device_memory
+from osamd.runtime.nvidia import device_memory
 from osamd.server.problems import documented
 from osamd.server.services import services_of
 from osamd.server.telemetry.metrics import CONTENT_TYPE

@@ -22,7 +22,7 @@ from osamd.events import (
     RequestDone,
     WorkerHung,
 )
-from osamd.runtime.device_memory import DeviceMemory
+from osamd.runtime.nvidia import DeviceMemory
 from osamd.status import EngineStatus
 
 if TYPE_CHECKING:
