@@ -1,6 +1,7 @@
-"""Files of ours: written whole or not at all, recognised by their stamps, swept when a killed process left them."""
+"""Files of ours: written whole or not at all, recognised by their stamps, in any encoding of text."""
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -68,6 +69,14 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
     sweep(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY) as name:
         yield Path(name)
+
+
+def text_encoding(data: bytes) -> str:
+    """How a text file that people edit is encoded: UTF-8 with or without a byte order mark, UTF-16 or UTF-32.
+
+    Editors and shells of Windows write all of these. Without a mark, the zeros of the first characters tell.
+    """
+    return json.detect_encoding(data[:4])
 
 
 def sweep(folder: Path) -> None:

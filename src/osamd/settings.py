@@ -14,6 +14,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from osamd.errors import SettingsError
+from osamd.files import text_encoding
 from osamd.keep_alive import KeepAlive, parse_keep_alive
 
 MaskLayout = Literal["full", "crop"]
@@ -372,6 +373,15 @@ def variable_of(field: str) -> str:
     return str(alias.choices[1]) if isinstance(alias, AliasChoices) else f"OSAMD_{field.upper()}"
 
 
+def _encoding(file: Path | None) -> str:
+    """Of a .env file; of one that is not there it does not matter."""
+    try:
+        with (file or Path(os.devnull)).open("rb") as opened:
+            return text_encoding(opened.read(4))
+    except OSError:
+        return "utf-8"
+
+
 def load_settings(*, env_file: Path | None = None, **flags: object) -> Settings:
     """Read the settings.
 
@@ -384,7 +394,10 @@ def load_settings(*, env_file: Path | None = None, **flags: object) -> Settings:
     """
     given = {name: value for name, value in flags.items() if value is not None}
     try:
-        return Settings(**cast("dict[str, Any]", given | {"_env_file": env_file}))
+        given |= {"_env_file": env_file, "_env_file_encoding": _encoding(env_file)}
+        return Settings(**cast("dict[str, Any]", given))
+    except UnicodeDecodeError:
+        raise SettingsError(f"{env_file} is not UTF-8") from None
     except ValidationError as error:
         problems = []
         for problem in error.errors(include_input=False, include_url=False, include_context=False):

@@ -141,7 +141,7 @@ def test_run_that_finds_nothing_says_so(osamd: Osamd, environment: dict[str, str
     ("arguments", "part"),
     [
         (["nope", "--image", PHOTO], "nope"),
-        (["--image", PHOTO, "--point", "1"], "point: 2 numbers"),
+        (["--image", PHOTO, "--point", "1"], "point: expected 2 numbers"),
         (["--image", PHOTO, "--point", "9000,1"], "prompt.points[0]: point (9000, 1) lies outside"),
         (["--image", PHOTO, "--box", "9,9,1,1"], "turned inside out"),
         (["--image", PHOTO, "--prompt", "{"], "prompt: not JSON"),
@@ -225,8 +225,8 @@ def test_negative_coordinates_are_numbers(
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--box", ""], "box: 4 numbers"),
-        (["--point", ""], "point: 2 numbers"),
+        (["--box", ""], "box: expected 4 numbers"),
+        (["--point", ""], "point: expected 2 numbers"),
         (["--prompt", ""], "prompt: not JSON"),
         (["--text", ""], "prompt.texts[0]"),
         ([""], "there is no model ''"),

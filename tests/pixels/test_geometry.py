@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from osamd.errors import InvalidPromptError
-from osamd.pixels.geometry import check_inside, to_fractions, working_size
+from osamd.pixels.geometry import check_inside, onto_pixels, to_fractions, working_size
 from osamd.types import Prompt
 
 sides = st.integers(1, 20_000)
@@ -73,12 +73,13 @@ def test_every_pixel_of_the_image_may_be_clicked_and_boxed(data: st.DataObject, 
     y = data.draw(st.sampled_from([0, height - 1]) | st.integers(0, height - 1))
 
     check_inside(point_at(x, y), height=height, width=width, field="prompt")
+    check_inside(point_at(width, height), height=height, width=width, field="prompt")
     check_inside(box_at(x, y, width - 1, height - 1), height=height, width=width, field="prompt")
     check_inside(box_at(0, 0, width, height), height=height, width=width, field="prompt")
 
 
 @pytest.mark.parametrize(
-    ("x", "y"), [(-1, 5), (5, -0.01), (100, 5), (5, 50), (1e9, 5), (math.nan, 5), (5, math.nan), (math.inf, 5)]
+    ("x", "y"), [(-1, 5), (5, -0.01), (100.01, 5), (5, 51), (1e9, 5), (math.nan, 5), (5, math.nan), (math.inf, 5)]
 )
 def test_points_outside_are_refused(x: float, y: float) -> None:
     """The message names the point and the size, the field names the point's place in the list."""
@@ -105,7 +106,7 @@ def test_boxes_outside_are_refused(corners: tuple[float, ...]) -> None:
 @pytest.mark.parametrize("corners", [(9, 0, 5, 5), (0, 9, 5, 5)])
 def test_boxes_turned_inside_out_are_refused(corners: tuple[float, ...]) -> None:
     """Swapped corners are a mistake that is told apart from lying outside."""
-    with pytest.raises(InvalidPromptError, match=re.escape("inside out: x1 <= x2")):
+    with pytest.raises(InvalidPromptError, match=re.escape("inside out: expected x1 <= x2")):
         check_inside(box_at(*corners), height=50, width=100, field="prompt")
 
 
@@ -117,3 +118,13 @@ def test_one_of_several_boxes_is_named() -> None:
         check_inside(Prompt(boxes=boxes), height=50, width=100, field="prompt")
 
     assert "prompt.boxes[1]" == caught.value.field
+
+
+def test_points_on_the_far_edges_are_of_the_last_pixels() -> None:
+    """Others stay where they are."""
+    points = np.array([[100, 50], [100, 3.5], [99.5, 50], [0, 0]], np.float32)
+
+    moved = onto_pixels(points, height=50, width=100)
+    np.testing.assert_array_equal([[99, 49], [99, 3.5], [99.5, 49], [0, 0]], moved)
+    assert np.float32 == moved.dtype
+    assert onto_pixels(moved, height=50, width=100) is moved

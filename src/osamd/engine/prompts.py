@@ -1,10 +1,11 @@
 """A request's prompts: what the model can take, and what lies inside the image."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from osamd.errors import InvalidPromptError
 from osamd.models.base import Adapter
-from osamd.pixels.geometry import check_inside
+from osamd.pixels.geometry import check_inside, onto_pixels
 from osamd.types import Capabilities, Embedding, Prompt
 
 
@@ -37,4 +38,8 @@ def placed_prompts(prompts: tuple[Prompt, ...] | None, adapter: Adapter, embeddi
         return (adapter.default_prompt(height=height, width=width),)
     for prompt in prompts:
         check_inside(prompt, height=height, width=width, field=prompt.field)
-    return prompts
+    return tuple(
+        prompt if points is prompt.points else replace(prompt, points=points)
+        for prompt in prompts
+        for points in (onto_pixels(prompt.points, height=height, width=width),)
+    )

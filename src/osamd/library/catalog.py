@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from osamd.errors import UnknownModelError
-from osamd.files import stamp_of
+from osamd.files import stamp_of, text_encoding
 from osamd.library.rows import DEFAULT_TAG, CatalogProblem, Row, local_path, read_rows
 
 DEFAULT_MODEL = f"builtin:{DEFAULT_TAG}"
@@ -154,7 +154,8 @@ def load_catalog(user_file: Path | None = None) -> Catalog:
 def _with_user_rows(shipped: Iterable[Model], file: Path) -> Catalog:
     models = {model.name: model for model in shipped}
     try:
-        rows, problems = read_rows(file.read_text("utf-8"), file)
+        data = file.read_bytes()
+        rows, problems = read_rows(data.decode(text_encoding(data)), file)
     except (OSError, UnicodeDecodeError) as error:
         return Catalog(models.values(), [CatalogProblem(file, None, "", "", f"cannot be read: {error}")])
     owners = {answer: model.name for model in models.values() for answer in _answers(model)}

@@ -43,26 +43,37 @@ EMBEDDING_AXES = 3
 LONGEST_SIDE = 65535
 # The two spellings of an array. pydantic puts them into the path of an error, where no caller looks for them.
 LISTS, BASE64 = "(lists)", "(base64)"
+# Characters of a number that is a text.
+LONGEST_NUMBER = 64
 LARGEST_NUMBER = (2.0 - 2.0**-23) * 2.0**127
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("a number is wanted")  # noqa: TRY004 - pydantic reports ValueError only
+    # As osam reads them, numbers may be texts.
+    is_text = isinstance(value, str) and len(value) <= LONGEST_NUMBER
+    if isinstance(value, bool) or not (isinstance(value, int | float) or is_text):
+        raise ValueError("expected a number")
     try:
         number = float(value)
     except OverflowError:  # JSON's integers have no end
         number = math.inf
+    except ValueError:
+        raise ValueError("expected a number") from None
     # Prompts are computed in float32.
     if not abs(number) <= LARGEST_NUMBER:
-        raise ValueError("a finite number is wanted")
+        raise ValueError("expected a finite number")
     return number
 
 
 def _label(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value not in LABELS:
-        raise ValueError("0 (background), 1 (foreground), 2 (top-left corner) or 3 (bottom-right corner) is wanted")
-    return int(value)
+    # As osam reads them, true is 1 and false is 0.
+    try:
+        number = float(value) if isinstance(value, bool) else _number(value)
+    except ValueError:
+        number = math.nan
+    if number not in LABELS:
+        raise ValueError("expected 0 (background), 1 (foreground), 2 (top-left corner) or 3 (bottom-right corner)")
+    return int(number)
 
 
 def _spelling_of_array(value: Any) -> str:
@@ -116,7 +127,9 @@ class PromptSchema(WireModel):
         description="One a point: 0 background, 1 foreground, 2 and 3 a box's top-left and bottom-right corner."
         " Also spelt `labels`.",
     )
-    box: BoxNumbers | None = Field(default=None, description="x1, y1, x2, y2 in pixels.")
+    box: BoxNumbers | None = Field(
+        default=None, description="x1, y1, x2, y2 in pixels: two opposite corners, in any order."
+    )
     texts: list[StrictStr] | None = Field(
         fail_fast=True, default=None, max_length=LONGEST_LIST, description="Words, for models that take them."
     )
@@ -127,7 +140,7 @@ class PromptSchema(WireModel):
     score_threshold: Annotated[Number, Field(ge=0, le=1)] | None = Field(
         default=0.1, description="Detectors: objects with a lower score are left out."
     )
-    max_annotations: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = Field(
+    max_annotations: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         default=100, description="Detectors: at most so many objects."
     )
 
@@ -147,7 +160,7 @@ class PromptSchema(WireModel):
 
         points, labels = self.points or [], self.point_labels or []
         if len(points) != len(labels):
-            message = f"there are {len(points)} points but {len(labels)} labels: one label a point is wanted"
+            message = f"there are {len(points)} points but {len(labels)} labels: expected one label for each point"
             raise InvalidPromptError(message, field=f"{field}.point_labels")
         boxes = _boxes_of_corners(points, labels, field)
         if self.box is not None:
@@ -163,13 +176,13 @@ class PromptSchema(WireModel):
         _check_count(len(texts), settings.max_texts, f"{field}.texts")
         for index, text in enumerate(texts):
             if not 0 < len(text.strip()) <= len(text) <= settings.max_text_chars:
-                message = f"a text of 1 to {settings.max_text_chars} characters is wanted"
+                message = f"expected a text of 1 to {settings.max_text_chars} characters"
                 raise InvalidPromptError(message, field=f"{field}.texts[{index}]")
         defaults = Prompt()
         return Prompt(
             points=np.array([point for point, _ in clicks], np.float32).reshape(-1, 2),
             point_labels=np.array([label for _, label in clicks], np.int64),
-            boxes=np.array(boxes, np.float32).reshape(-1, BOX_NUMBERS),
+            boxes=_ordered(np.array(boxes, np.float32).reshape(-1, BOX_NUMBERS)),
             texts=tuple(texts),
             mask_id=self.mask_input,
             iou_threshold=defaults.iou_threshold if self.iou_threshold is None else self.iou_threshold,
@@ -177,6 +190,13 @@ class PromptSchema(WireModel):
             max_annotations=defaults.max_annotations if self.max_annotations is None else self.max_annotations,
             field=field,
         )
+
+
+def _ordered(boxes: FloatArray) -> FloatArray:
+    """Boxes whose corners were given in any order, as a mouse is dragged, as x1, y1, x2, y2 with x1 <= x2, y1 <= y2."""
+    import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+
+    return np.sort(boxes.reshape(-1, 2, 2), axis=1).reshape(-1, BOX_NUMBERS)
 
 
 def _check_count(count: int, limit: int, field: str) -> None:
@@ -257,8 +277,8 @@ class ArraySchema(WireModel):
 class EmbeddingSchema(WireModel):
     """An embedding: osam's, with `embedding` as nested lists, or compact, with `embedding` in base64 too."""
 
-    original_height: int = Field(strict=True, ge=1, le=LONGEST_SIDE, description="Rows of the upright image.")
-    original_width: int = Field(strict=True, ge=1, le=LONGEST_SIDE, description="Columns of the upright image.")
+    original_height: int = Field(ge=1, le=LONGEST_SIDE, description="Rows of the upright image.")
+    original_width: int = Field(ge=1, le=LONGEST_SIDE, description="Columns of the upright image.")
     embedding: Annotated[
         Annotated[list[list[list[float]]], Tag(LISTS)] | Annotated[ArraySchema, Tag(BASE64)],
         Discriminator(_spelling_of_array),
@@ -280,9 +300,9 @@ class EmbeddingSchema(WireModel):
             try:
                 first = np.array(self.embedding, np.float32)
             except ValueError:
-                raise InvalidRequestError("lists of equal lengths are wanted", field=f"{field}.embedding") from None
+                raise InvalidRequestError("expected lists of equal lengths", field=f"{field}.embedding") from None
         if first.ndim != EMBEDDING_AXES:
-            raise InvalidRequestError("lists of equal lengths are wanted", field=f"{field}.embedding")
+            raise InvalidRequestError("expected lists of equal lengths", field=f"{field}.embedding")
         rest = [feature.to_array(f"{field}.extra_features[{k}]") for k, feature in enumerate(self.extra_features)]
         return ExchangedEmbedding(height=self.original_height, width=self.original_width, arrays=(first, *rest))
 
@@ -333,7 +353,7 @@ class GenerateBody(ImageFields):
     annotations: None = Field(default=None, description="Ignored; null for osam's clients.")
 
     def to_prompts(self, settings: Settings) -> tuple[Prompt, ...] | None:
-        """The engine's prompts; None where the model's default is wanted.
+        """The engine's prompts; None for the model's default.
 
         Raises:
             InvalidPromptError: one of them makes no sense, or there are too many.

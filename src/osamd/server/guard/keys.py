@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from osamd.errors import SettingsError
+from osamd.files import text_encoding
 from osamd.server.guard.auth import ADMIN, ANONYMOUS, KEY_NAME, TOO_SHORT, USER, Caller, is_guessable
 
 logger = logging.getLogger("osamd")
@@ -260,8 +261,7 @@ def _read(path: Path) -> str:
     if len(data) > LARGEST_FILE_BYTES:
         raise SettingsError(f"API_KEY_FILE: {path} has more than {LARGEST_FILE_BYTES:,} bytes")
     try:
-        # Editors of some systems put a mark of byte order in front.
-        return data.decode("utf-8-sig")
+        return data.decode(text_encoding(data))
     except UnicodeDecodeError:
         raise SettingsError(f"API_KEY_FILE: {path} is not UTF-8") from None
 
