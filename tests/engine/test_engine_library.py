@@ -3,11 +3,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engines import FullStore, picture, request, run, segment
+from engines import FullStore, embed, picture, request, run, segment
 from fake_model import FakeModel, click
 
 from osamd.engine import Engine
-from osamd.errors import EmbeddingExpiredError, ImageTooLargeError, InvalidPromptError, ModelLoadError, SettingsError
+from osamd.errors import (
+    EmbeddingExpiredError,
+    ImageTooLargeError,
+    InvalidPromptError,
+    ModelLoadError,
+    OverloadedError,
+    SettingsError,
+)
 from osamd.events import Event, ModelLoaded, ModelUnloaded
 from osamd.library.catalog import Model, load_catalog
 from osamd.library.library import Library, open_library
@@ -134,3 +141,45 @@ def test_an_embedding_is_labelled_with_the_files_that_made_it(tmp_path: Path) ->
 
     asyncio.run(main())
     assert [1, 1] == [len(model.encoded) for model in models]
+
+
+def test_a_file_that_is_replaced_while_it_is_loaded_labels_no_embedding(tmp_path: Path) -> None:
+    """Whoever asks meanwhile is told to try again; put back, the old file does not decode what the new one encoded."""
+    encoder, aside = tmp_path / "encoder.onnx", tmp_path / "aside"
+    encoder.write_bytes(b"old")
+    catalog = tmp_path / "models.toml"
+    catalog.write_text(
+        f'[[model]]\nname = "mine"\nfamily = "sam"\nblobs.encoder.url = "file://{encoder}"\n'
+        f'blobs.decoder.url = "file://{encoder}"\n'
+    )
+    settings = load_settings(preload=(), cache=tmp_path, embedding_disk_bytes=10**8)
+    models: list[FakeModel] = []
+
+    def load(_: Model) -> FakeModel:
+        if not models:
+            encoder.rename(aside)
+            encoder.write_bytes(b"newer")
+        models.append(FakeModel())
+        return models[-1]
+
+    async def main() -> None:
+        library = Library(settings, catalog=load_catalog(catalog), store=FullStore(Path("nowhere")))
+        engine = Engine(settings, library=library, load=load)
+        try:
+            for ask in (
+                lambda: embed(engine, picture(), model="mine"),
+                lambda: segment(engine, request(picture(), click(5, 5), model="mine")),
+            ):
+                models.clear()
+                with pytest.raises(OverloadedError, match="have just been replaced") as caught:
+                    await ask()
+                assert caught.value.retry_after_s
+                newer = await embed(engine, picture(), model="mine")
+                aside.rename(encoder)
+                with pytest.raises(EmbeddingExpiredError):
+                    await segment(engine, request(newer.image_id, click(5, 5)))
+            assert not (await segment(engine, request(picture(), click(5, 5), model="mine"))).cache_hit
+        finally:
+            await engine.close()
+
+    asyncio.run(main())

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from osamd.engine.admit import EVERYTHING, Admit
 from osamd.engine.cache import OwnedCache
 from osamd.engine.embedding_files import embedding_files
-from osamd.engine.image_encoder import ImageEncoder, Lookup
+from osamd.engine.image_encoder import ImageEncoder, Lookup, replaced
 from osamd.engine.inference import decode_prompts, load_model, mask_bytes, run_once
 from osamd.engine.loaded_models import LoadedModels, half_of_memory
 from osamd.engine.prompts import check_capabilities, placed_prompts
@@ -191,6 +191,8 @@ class Engine:
             # An export may take less than its family.
             check_capabilities(request.prompts or (), adapter.capabilities, model=model.name)
             lookup = known or await self._encoder.find_or_encode(request.image, model, request.owner, timings, admit)
+            if not self._models.is_current(model, adapter, digest=lookup.image.digest):
+                raise replaced(model)
             embedding = lookup.image.embedding
             prompts = placed_prompts(request.prompts, adapter, embedding)
             find_mask = functools.partial(self._refinements.find, image_id=lookup.image_id, owner=request.owner)

@@ -15,7 +15,7 @@ from osamd.engine.image_ids import image_id
 from osamd.engine.inference import prepare_image
 from osamd.engine.remembered_images import EncodedImage, RememberedImages
 from osamd.engine.workers import Workers
-from osamd.errors import ImageTooLargeError
+from osamd.errors import ImageTooLargeError, OverloadedError
 from osamd.library.catalog import Model
 from osamd.models.base import Adapter
 from osamd.timings import Timings
@@ -47,6 +47,16 @@ class _Wanted:
 
     def encoded(self, embedding: Embedding) -> EncodedImage:
         return EncodedImage(embedding, self.model, self.digest)
+
+    def check_unchanged(self) -> None:
+        """Refuse to label an embedding with files that are not those of the model just loaded."""
+        if self.model.digest != self.digest:
+            raise replaced(self.model)
+
+
+def replaced(model: Model) -> OverloadedError:
+    """What a request gets between two versions of a model's files."""
+    return OverloadedError(f"the files of {model.name} have just been replaced: try again")
 
 
 class ImageEncoder:
@@ -86,8 +96,7 @@ class ImageEncoder:
             CapacityError: too much to do.
             ModelError: the model is not there or failed.
         """
-        # Read before the model is held, which is loaded anew when its file has changed: an embedding may be labelled as
-        # older than it is, which only has it made again, but never as newer.
+        # Read before the model is held, which is loaded anew when its file has changed, and again when it is held.
         digest = model.digest
         name = image_id(source, model=model.name, digest=digest, owner=owner)
         known = await self._images.find(name, owner=owner, timings=timings)
@@ -112,6 +121,7 @@ class ImageEncoder:
     async def _encode(self, wanted: _Wanted, timings: Timings) -> EncodedImage:
         run = functools.partial(self._workers.run, model=wanted.model.name, timings=timings, owner=wanted.owner)
         async with self._using(wanted.model) as adapter:
+            wanted.check_unchanged()
             loop = asyncio.get_running_loop()
             prepare = functools.partial(
                 prepare_image, adapter, wanted.source, self._max_pixels, timings, decode=self._decode
@@ -135,6 +145,7 @@ class ImageEncoder:
                 f"expected an image of at most {self._max_pixels:,} pixels", field="image_embedding"
             )
         async with self._using(wanted.model) as adapter:
+            wanted.check_unchanged()
             image = wanted.encoded(restore(exchanged, adapter.feature_shapes, model=wanted.model.name))
         self._remember(wanted, image)
         return image

@@ -76,6 +76,11 @@ class LoadedModels:
         place = self._places.get(model.name)
         return place is not None and place.adapter is not None and place.digest == model.digest
 
+    def is_current(self, model: Model, adapter: Adapter, *, digest: str) -> bool:
+        """Whether this is the model's adapter now, loaded from the files with this digest."""
+        place = self._places.get(model.name)
+        return place is not None and place.adapter is adapter and place.digest == digest
+
     def users(self, model: Model) -> int:
         """How many use the model now or wait for it."""
         place = self._places.get(model.name)
@@ -175,6 +180,9 @@ class LoadedModels:
                 place.nbytes = await self._make_room(place.model)
                 place.has_room = True
                 place.adapter = await self._load(place.model)
+            if place.digest != place.model.digest:
+                # Its file was changed meanwhile, and nobody knows which one was read: the next caller loads it anew.
+                place.digest = ""
         except BaseException:
             self._forget(place)
             raise
