@@ -27,6 +27,8 @@ MEBIBYTE = 1024 * 1024
 HOST = re.compile(r"(\*|(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*)(:[0-9]{1,5})?")
 # As browsers write it: lower case, no path, and no port where it is the scheme's own.
 ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
+# Of extensions and desktop apps. Safari writes its extensions' in upper case.
+APP_ORIGIN = re.compile(r"(?!https?:|file:)[a-z][a-z0-9+.-]*://([A-Za-z0-9._-]+(:[0-9]{1,5})?|\*)")
 USER_CATALOG = "~/.config/osamd/models.toml"
 
 
@@ -62,7 +64,9 @@ class Settings(BaseSettings):
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Origins of web pages that may call, such as `https://example.com`, separated by commas.",
+        description="Origins that may call, separated by commas: of web pages (`https://example.com`), extensions"
+        " (`chrome-extension://ID`, `moz-extension://*`) and desktop apps (`app://obsidian.md`, `tauri://localhost`,"
+        " `vscode-webview://*`).",
     )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
@@ -319,8 +323,13 @@ class Settings(BaseSettings):
     @classmethod
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for origin in value:
-            if ORIGIN.fullmatch(origin) is None:
-                raise ValueError("origins such as https://example.com or http://localhost:3000 are wanted")
+            if origin == "null":
+                raise ValueError("`null` cannot be listed: it is the origin of sandboxed frames of any page")
+            if ORIGIN.fullmatch(origin) is None and APP_ORIGIN.fullmatch(origin) is None:
+                raise ValueError(
+                    "expected origins such as https://example.com, http://localhost:3000, chrome-extension://ID,"
+                    " app://obsidian.md or vscode-webview://*"
+                )
         return value
 
     @field_validator("url_hosts")

@@ -16,6 +16,8 @@ from osamd.errors import SettingsError
 from osamd.settings import load_settings
 
 PAGE = "https://annotate.example.com"
+EXTENSION = "chrome-extension://mhjfbmdgcfjbbpaeojofohoefgiehjai"
+APPS = [EXTENSION, "moz-extension://*", "app://obsidian.md", "tauri://localhost", "vscode-webview://*", "app://-"]
 PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type,x-api-key"}
 
 
@@ -24,7 +26,7 @@ def open_to_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSe
     """A production server that lets one origin call and believes one proxy network."""
     env = {
         "API_KEY": KEY,
-        "OSAMD_CORS_ORIGINS": f"{PAGE}, http://localhost:3000",
+        "OSAMD_CORS_ORIGINS": f"{PAGE}, http://localhost:3000, {', '.join(APPS)}",
         "OSAMD_TRUSTED_PROXIES": "127.0.0.0/8,10.0.0.0/8",
         "OSAMD_PRELOAD": "none",
     }
@@ -51,7 +53,19 @@ def test_no_page_may_call_by_default(server: RunningServer) -> None:
     assert not any("access-control" in name for name in [*preflight.headers, *with_key.headers])
 
 
-@pytest.mark.parametrize("origin", [PAGE, "http://localhost:3000"])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        PAGE,
+        "http://localhost:3000",
+        EXTENSION,
+        "moz-extension://0b1f5ee2-7a5e-4a3f-9f6f-0d8a3c3c2a11",
+        "app://obsidian.md",
+        "app://-",
+        "tauri://localhost",
+        "vscode-webview://1mg4rlvkbq2o5k2kpa6q1hs2v8aqd1kgb6c7q3l2m3n4o5p6q7r8",
+    ],
+)
 def test_a_listed_page_may_call(open_to_page: RunningServer, origin: str) -> None:
     """Its preflight needs no key, its request does; it may read our headers, and refusals too."""
     with open_to_page.client(headers={"Origin": origin}) as client:
@@ -71,7 +85,21 @@ def test_a_listed_page_may_call(open_to_page: RunningServer, origin: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "origin", ["https://evil.example", "null", "http://annotate.example.com", f"{PAGE}.evil.example", f"{PAGE}:444"]
+    "origin",
+    [
+        "https://evil.example",
+        "null",
+        "http://annotate.example.com",
+        f"{PAGE}.evil.example",
+        f"{PAGE}:444",
+        EXTENSION + "x",
+        "app://obsidianxmd",
+        "app://obsidian.md.evil.example",
+        "moz-extension://",
+        "moz-extension://a/b",
+        "tauri://other",
+        "https://moz-extension",
+    ],
 )
 def test_an_unlisted_page_may_not(open_to_page: RunningServer, origin: str) -> None:
     """Another scheme, port or name is another origin: its preflight wants the key, and nothing is permitted."""
@@ -83,7 +111,13 @@ def test_an_unlisted_page_may_not(open_to_page: RunningServer, origin: str) -> N
     assert not any("access-control" in name for name in [*preflight.headers, *greeted.headers])
 
 
-@pytest.mark.parametrize("value", ["*", "example.com", "https://example.com/", "https://Example.com", "https://a b"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("*", "example.com", "https://example.com/", "https://Example.com", "https://a b", "https://*", "http://*"),
+        *("null", "file://*", "file://", "*://*", "app://", "app://a/b", "app://a*", "chrome-extension:ID", "App://a"),
+    ],
+)
 def test_origins_are_checked_at_start(value: str) -> None:
     """An origin that could never match, or that would match all, is a mistake."""
     with pytest.raises(SettingsError, match="OSAMD_CORS_ORIGINS"):
@@ -187,9 +221,10 @@ def test_a_bug_has_all_headers_too(tmp_path: Path) -> None:
     """An unexpected error is answered in the shape of every other, with the headers of every other."""
     (tmp_path / "broken.py").write_text(
         "from osamd.server.app import create_app\n"
-        "from osamd.server.process import serve\n"
+        "from osamd.server.process import prepare_process, serve\n"
         "from osamd.settings import load_settings\n"
         "settings = load_settings()\n"
+        "prepare_process(settings)\n"
         "app = create_app(settings)\n"
         "app.add_api_route('/broken', lambda: 1 / 0)\n"
         "serve(app, settings)\n"

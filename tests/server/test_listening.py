@@ -37,7 +37,7 @@ def test_a_server_is_reached_by_either_family(tmp_path: Path, host: str) -> None
         for name, client in (("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")):
             assert 403 == httpx2.get(f"http://{name}:{port}/nothing", trust_env=False).status_code
             running.log_line("GET /nothing 403", f"from={client} ")
-        assert f"listening on http://127.0.0.1:{port} and http://[::1]:{port}" in running.log_text()
+        assert f"Uvicorn running on http://127.0.0.1:{port} and http://[::1]:{port}" in running.log_text()
 
 
 @needs_ipv6

@@ -31,6 +31,7 @@ from osamd.server.guard.headers import OriginsMiddleware, SecurityHeadersMiddlew
 from osamd.server.guard.keys import KeyFile
 from osamd.server.guard.limits import AdmissionMiddleware, BodyMiddleware
 from osamd.server.guard.memory_budget import MemoryBudget
+from osamd.server.guard.origins import Origins
 from osamd.server.guard.rate_limit import RateLimit
 from osamd.server.guard.remote_images import RemoteImages
 from osamd.server.pools import Pools
@@ -156,7 +157,7 @@ def _surroundings(settings: Settings) -> list[Middleware]:
 
         found.append(Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies)))
     if settings.cors_origins:
-        found.append(Middleware(OriginsMiddleware, origins=settings.cors_origins))
+        found.append(Middleware(OriginsMiddleware, origins=Origins(settings.cors_origins)))
     return found
 
 
@@ -189,7 +190,7 @@ def _guard(settings: Settings, doors: Sequence[Door]) -> Callable[[ASGIApp], Api
             public_prefixes=PAGE_PREFIXES if has_pages else (),
             keys=keys,
             admin_paths=ADMIN_PATHS,
-            allowed_origins=settings.cors_origins,
+            allowed_origins=Origins(settings.cors_origins),
             wrong_keys_per_minute=settings.wrong_keys_per_minute,
             read_secrets=functools.partial(read_secrets, doors),
             write_problem=functools.partial(write_problem, doors),

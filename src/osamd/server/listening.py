@@ -47,7 +47,8 @@ def listen(host: str, port: int) -> list[socket.socket] | None:
         else:
             break
     names = (_url(*bound.getsockname()[:2]) for bound in found)
-    logger.info("listening on %s", " and ".join(names))
+    # As uvicorn says it of other hosts.
+    logger.info("Uvicorn running on %s", " and ".join(names))
     return found
 
 

@@ -28,7 +28,7 @@ from osamd.settings import Settings
 
 READING = {"GET", "HEAD"}
 # Every route of the app is in exactly one of these; a new one fails the tests below until somebody decides.
-PAGES = {"/docs", "/docs/{name}", "/openapi.json", "/playground", "/playground/{name:path}"}
+PAGES = {"/docs", "/docs/{name:path}", "/openapi.json", "/playground", "/playground/{name:path}"}
 PUBLIC = {"/health", "/ready"} | PAGES
 FOR_USERS = {
     "/",
@@ -42,7 +42,7 @@ FOR_USERS = {
     "/api/show",
 }
 FOR_ADMINS = {"/api/pull", "/api/delete", "/metrics"}
-ADDRESSES = {"{name}": "start.js", "{name:path}": "app.js", "{image_id}": "img_0"}
+ADDRESSES = {"docs/{name:path}": "docs/start.js", "playground/{name:path}": "playground/app.js", "{image_id}": "img_0"}
 USER_KEY = "user-key-2mQv-Rt58"
 WRONG_KEYS = ["wrong", KEY[:-1], f"{KEY}x", KEY.upper(), "", "null"]
 

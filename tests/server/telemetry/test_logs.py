@@ -2,10 +2,12 @@
 
 import json
 import logging
+import subprocess
 import sys
 from typing import Any
 
 import pytest
+from serving import clean_environment
 
 from osamd.events import ModelLoaded, RequestDone
 from osamd.server.telemetry.logs import TEXT, JsonFormatter, TextFormatter, log_format
@@ -92,3 +94,34 @@ def test_the_form_follows_the_reader(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
 
     assert expected == log_format(load_settings(**flags))
+
+
+EVERYTHING = """
+import io, logging, warnings
+from PIL import Image
+from osamd.server.telemetry.logs import configure_log
+from osamd.settings import Settings
+
+configure_log(Settings(log_format="json"))
+for number in range(1000):
+    warnings.warn(f"number {number} " + "x" * 5000)
+logging.getLogger("asyncio").error("a task\\nhas failed")
+file = io.BytesIO()
+Image.new("L", (9, 9)).save(file, "PNG")
+Image.MAX_IMAGE_PIXELS = 50
+Image.open(file)
+"""
+
+
+def test_warnings_and_libraries_lines_are_json_too() -> None:
+    """Pillow's warnings of an image, and what asyncio logs, are lines like ours; a place in the code warns once."""
+    command = [sys.executable, "-c", EVERYTHING]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=clean_environment({}))
+    first, second, third = (json.loads(line) for line in ended.stdout.splitlines())
+
+    assert "" == ended.stderr
+    assert first["message"].startswith("UserWarning: number 0 xxx")
+    assert len(first["message"]) < 400
+    assert ("error", "a task\nhas failed") == (second["level"], second["message"])
+    assert "DecompressionBombWarning: " in third["message"]
+    assert "warning" == third["level"]

@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -126,7 +126,7 @@ class ApiKeyMiddleware:
         public_paths: Collection[str] = (),
         public_prefixes: Iterable[str] = (),
         admin_paths: Collection[str] = (),
-        allowed_origins: Collection[str] = (),
+        allowed_origins: Container[str] = (),
         wrong_keys_per_minute: int = WRONG_KEYS_PER_MINUTE,
         read_secrets: ReadSecrets | None = None,
         write_problem: WriteProblem | None = None,
@@ -145,7 +145,7 @@ class ApiKeyMiddleware:
         self._public_paths = frozenset(public_paths)
         self._public_prefixes = tuple(public_prefixes)
         self._admin_paths = frozenset(admin_paths)
-        self._allowed_origins = frozenset(allowed_origins)
+        self._allowed_origins = allowed_origins
         self._read_secrets = read_secrets or header_secrets
         self._write_problem = write_problem or _problem_json
         self._guesses = Guesses(wrong_keys_per_minute)
@@ -252,7 +252,7 @@ def address_of(client: Sequence[object] | None) -> str:
     return host
 
 
-def _is_of_a_foreign_page(scope: Scope, allowed_origins: Collection[str]) -> bool:
+def _is_of_a_foreign_page(scope: Scope, allowed_origins: Container[str]) -> bool:
     """Whether a web page of another site may have made this request.
 
     A page that had its own name resolved to this machine (DNS rebinding) shows that name in ``Host``; a page that calls

@@ -1,10 +1,10 @@
 """The outermost middlewares: headers that keep browsers careful, and which web pages may call."""
 
-from collections.abc import Sequence
-
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from osamd.server.guard.origins import Origins
 
 # An answer of an API is never a page, so it may load nothing, run nothing, and stand in no frame. The pages there are
 # bring a policy of their own.
@@ -62,15 +62,15 @@ class OriginsMiddleware:
 
     Args:
         app: the app behind it.
-        origins: such as ``https://example.com``.
+        origins: the listed ones.
     """
 
-    def __init__(self, app: ASGIApp, *, origins: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, *, origins: Origins) -> None:
         self._app = app
-        self._origins = frozenset(origins)
+        self._origins = origins
         self._permitting = CORSMiddleware(
             app,
-            allow_origins=origins,
+            allow_origin_regex=origins.pattern,
             allow_methods=METHODS,
             allow_headers=CALLERS_HEADERS,
             expose_headers=READABLE_HEADERS,

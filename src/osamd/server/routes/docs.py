@@ -40,17 +40,13 @@ async def page(request: Request) -> Response:
     return packaged_file(FOLDER, PAGE, request, {"Content-Security-Policy": PAGE_POLICY})
 
 
-@router.head("/docs/")
-@router.get("/docs/")
-async def without_slash() -> RedirectResponse:
-    """To the page, whose addresses are relative to its own; so is this one, to hold behind a prefix and TLS."""
-    return RedirectResponse("../docs", status_code=308)
-
-
-@router.head("/docs/{name}")
-@router.get("/docs/{name}")
+@router.head("/docs/{name:path}")
+@router.get("/docs/{name:path}")
 async def asset(request: Request, name: str) -> Response:
     """A file of the page."""
+    if not name:
+        # The page's addresses are relative to its own, without a slash; so is this one, to hold behind a prefix.
+        return RedirectResponse("../docs", status_code=308)
     if name == PAGE:
         raise NotFoundError("no such file")
     return packaged_file(_swagger_folder() if name in ASSETS else FOLDER, name, request)

@@ -3,9 +3,11 @@
 import json
 import logging
 import sys
+import time
+import warnings
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from osamd.events import shown_path
 from osamd.settings import Settings
@@ -19,8 +21,13 @@ LEFT_OUT = frozenset({"begun", "stages_begun"})
 LOGGERS = ("osamd", "uvicorn", "uvicorn.error", "uvicorn.asgi")
 
 
+# A warning of a place in the code is told again only after this long: a caller's images could bring thousands.
+WARN_EVERY_S = 60.0
+MOST_WARNING_CHARS = 200
+
+
 def configure_log(settings: Settings) -> None:
-    """Send osamd's and uvicorn's lines to one place: JSON to stdout, text to stderr."""
+    """Send all lines to one place, those of libraries and Python's warnings too: JSON to stdout, text to stderr."""
     is_json = log_format(settings) == "json"
     handler = logging.StreamHandler(sys.stdout if is_json else sys.stderr)
     handler.setFormatter(JsonFormatter() if is_json else TextFormatter(TEXT))
@@ -29,6 +36,12 @@ def configure_log(settings: Settings) -> None:
         logger.handlers = [handler]
         logger.setLevel(settings.log_level.upper())
         logger.propagate = False
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    # Else Python would keep the text of every warning there was, and callers' images make texts of their own.
+    warnings.simplefilter("always", append=True)
+    warnings.showwarning = WarningLog()
     for name in SILENT:
         logger = logging.getLogger(name)
         logger.handlers = [logging.NullHandler()]
@@ -41,6 +54,31 @@ def log_format(settings: Settings) -> Literal["json", "text"]:
         return settings.log_format
     is_read = settings.app_env == "development" or sys.stderr.isatty()
     return "text" if is_read else "json"
+
+
+class WarningLog:
+    """Logs Python's warnings, such as Pillow's about an image, as lines of the log."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, int], float] = {}
+
+    def __call__(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        """Log a warning, unless its place in the code has just given one."""
+        del file, line
+        now = time.monotonic()
+        if now - self._told.get((filename, lineno), -WARN_EVERY_S) < WARN_EVERY_S:
+            return
+        self._told[filename, lineno] = now
+        text = str(message)[:MOST_WARNING_CHARS]
+        logging.getLogger("py.warnings").warning("%s: %s (%s:%d)", category.__name__, text, filename, lineno)
 
 
 class TextFormatter(logging.Formatter):
