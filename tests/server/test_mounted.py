@@ -39,10 +39,7 @@ def run_mounted(folder: Path, main: Callable[[httpx2.AsyncClient, FastAPI], Awai
             async with httpx2.AsyncClient(transport=transport, base_url=base_url) as client:
                 await main(client, inner)
         finally:
-            # What the lifespan does at its end, which nobody has run.
-            services = inner.state.services
-            await asyncio.to_thread(services.decoder.close)
-            await asyncio.gather(services.engine.close(patience_s=20), services.pools.close(patience_s=20))
+            await inner.state.services.close()
 
     asyncio.run(run())
 

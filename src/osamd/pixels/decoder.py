@@ -30,8 +30,8 @@ MOST_REASON_CHARS: Final = 500
 # a gigabyte.
 LARGE_PIXELS: Final = 16_000_000
 
-# Processes kept for the next image; each holds 25 to 60 MB.
-MOST_IDLE: Final = 2
+# Processes kept for the next image, as many as images are prepared at once at most; each holds 25 to 60 MB.
+MOST_IDLE: Final = 4
 # For a process that neither computes nor answers, as on a machine that swaps: so many seconds, or times its limit.
 PATIENCE_S: Final = 30.0
 PATIENCE: Final = 10.0

@@ -52,10 +52,6 @@ PAGE_PATHS = frozenset({"/docs", "/openapi.json", "/playground"})
 PAGE_PREFIXES = ("/docs/", "/playground/")
 HEAD_START_S = 0.05
 NEEDED_LATER = ("osamd.pixels.masks",)
-# For computations that nobody waits for any more, once all requests are answered.
-LEFTOVERS_S = 1.0
-# For a collector that does not take the last spans.
-TRACES_S = 0.5
 # FastAPI's own would send queries, bodies that were refused and tracebacks to wherever the environment says.
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
@@ -241,11 +237,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         yield {SETTINGS_STATE: services.settings, SINKS_STATE: services.sinks}
     finally:
         task.cancel()
-        if services.decoder is not None:
-            await asyncio.to_thread(services.decoder.close)
-        have_ended = await asyncio.gather(
-            engine.close(patience_s=LEFTOVERS_S), services.pools.close(patience_s=LEFTOVERS_S)
-        )
-        traces = services.traces
-        are_sent = traces is None or await asyncio.to_thread(traces.close, patience_s=TRACES_S)
-        app.state.has_leftovers = not (all(have_ended) and are_sent)
+        app.state.has_leftovers = not await services.close()

@@ -1,7 +1,9 @@
 """What routes need: the app's services as one value, and who makes a request."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from starlette.requests import Request
 
@@ -24,6 +26,10 @@ from osamd.timings import Timings
 # Where the app's lifespan leaves the settings, and whom to tell of events, for the connections.
 SETTINGS_STATE = "osamd_settings"
 SINKS_STATE = "osamd_sinks"
+# For computations that nobody waits for any more, once all requests are answered.
+LEFTOVERS_S: Final = 1.0
+# For a collector that does not take the last spans.
+TRACES_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,21 @@ class Services:
         return replace(
             status, state=self.state, lanes=(*status.lanes, *self.pools.status()), masks=self.memory.status()
         )
+
+    async def close(self) -> bool:
+        """Finish what runs, once all requests are answered, and let threads and processes go.
+
+        Returns:
+            Whether everything has ended; else some thread still computes something that nobody waits for.
+        """
+        if self.decoder is not None:
+            await asyncio.to_thread(self.decoder.close)
+        have_ended = await asyncio.gather(
+            self.engine.close(patience_s=LEFTOVERS_S), self.pools.close(patience_s=LEFTOVERS_S)
+        )
+        traces = self.traces
+        are_sent = traces is None or await asyncio.to_thread(traces.close, patience_s=TRACES_S)
+        return all(have_ended) and are_sent
 
 
 @dataclass(frozen=True, slots=True)
