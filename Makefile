@@ -34,8 +34,10 @@ serve: $(VENV)/runtime ## Serve in development mode on 127.0.0.1:11368
 	@echo "try:   curl 'http://127.0.0.1:$${PORT:-11368}/api/generate?point=225,150' -H 'Accept: image/png' --data-binary @examples/cat.jpg -o mask.png"
 	APP_ENV=development $(BIN)/osamd serve
 
-test: $(VENV)/dev ## Run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+TEST_PROCESSES ?= 2
+
+test: $(VENV)/dev ## Run the tests, on TEST_PROCESSES=2 processes
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 $(VENV)/proof: requirements/proof.txt $(VENV)/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/proof.txt

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect, sync_playwright
 from serving import RunningServer
+from skips import NO_CHROMIUM
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-MISSING = "NO CHROMIUM HERE: THE PLAYGROUND IS NOT TESTED. On Debian: apt-get install chromium"
 # For what a busy machine may be slow at; nothing waits longer than it has to.
 WAIT_MS = 30_000
 KEY_NAME = "osamd.key"
@@ -24,7 +24,7 @@ def run_chromium() -> Iterator[Browser]:
     """A browser until the block ends; skips where there is none."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
-        pytest.skip(MISSING)
+        pytest.skip(NO_CHROMIUM)
     # Chromium's sandbox refuses to run as root, which is what containers are.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     expect.set_options(timeout=WAIT_MS)

@@ -15,6 +15,7 @@ from blob_server import BlobServer, serve_blobs
 from commands import Ended, Osamd
 from hypothesis import settings
 from serving import KEY, RunningServer, clean_environment, run_server
+from skips import NO_CHROMIUM
 
 from osamd.cli.main import main
 
@@ -29,6 +30,18 @@ LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 def is_loopback(address: str) -> bool:
     """Whether it is this machine's own."""
     return address in LOOPBACK or address.startswith("127.")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """Say at the very end what was not tested for want of a browser, and how to get one."""
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:
+        return
+    count = sum(NO_CHROMIUM in str(report.longrepr) for report in reporter.stats.get("skipped", []))
+    if count:
+        reporter.write_line(f"{count} tests skipped: {NO_CHROMIUM}", yellow=True)
 
 
 @pytest.fixture(autouse=True)

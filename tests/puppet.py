@@ -44,6 +44,7 @@ class Puppet(ThreadingHTTPServer):
         self.asked: list[dict[str, str]] = []
         self.bodies: list[bytes] = []
         self.paths: list[str] = []
+        self.came = threading.Event()
         self.silent = threading.Event()
 
     def document(self, number: int) -> dict[str, Any]:
@@ -67,6 +68,7 @@ class PuppetHandler(BaseHTTPRequestHandler):
         self.server.bodies.append(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
         self.server.paths.append(self.path)
         self.server.asked.append(dict(self.headers))
+        self.server.came.set()
         if not self.server.answers:
             self.server.silent.wait(10)
             return

@@ -28,6 +28,7 @@ from osamd.errors import (
     UnreachableError,
 )
 
+WAIT_S = 30.0
 POINT = (float(CLICK[0]), float(CLICK[1]))
 
 
@@ -217,9 +218,10 @@ def test_no_patience_tries_once() -> None:
 
 def test_silence_is_a_deadline() -> None:
     """A server that never answers is given up after ``timeout_s``, and not asked again."""
-    with puppet() as server, Client(server.url, timeout_s=0.2) as client:
+    with puppet() as server, Client(server.url, timeout_s=0.5) as client:
         with pytest.raises(DeadlineExceededError):
             client.segment(b"x")
+        assert server.came.wait(WAIT_S)
         assert len(server.asked) == 1
 
 

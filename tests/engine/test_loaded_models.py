@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from opened_lanes import settle
+from timers import HeldTimers
 
 from osamd.engine.loaded_models import LoadedModels, half_of_memory
 from osamd.errors import ModelLoadError, OsamdError, OverloadedError
@@ -313,17 +315,18 @@ def test_expiry() -> None:
         await host.use(A, keep_alive_s=30.0)
         (resident,) = host.residency.residents()
         assert resident.expires_in_s == pytest.approx(30.0, abs=5)
+        timers = HeldTimers({20.0, 10.0})
         # The clock runs already when the next user comes.
-        await host.use(A, keep_alive_s=0.03)
+        await host.use(A, keep_alive_s=20.0)
+        assert [20.0] == timers.pending
         done = asyncio.Event()
-        holder = asyncio.ensure_future(host.hold(A, done, keep_alive_s=0.02))
-        await asyncio.sleep(0.05)
-        assert ["a"] == host.here
+        holder = asyncio.ensure_future(host.hold(A, done, keep_alive_s=10.0))
+        await settle(lambda: not timers.pending)
         done.set()
         await holder
-        assert ["a"] == host.here
-        while host.here:
-            await asyncio.sleep(0.01)
+        assert (["a"], [10.0]) == (host.here, timers.pending)
+        timers.fire()
+        await settle(lambda: not host.here)
         assert ["load a", "unload a"] == host.events
 
     run(main)

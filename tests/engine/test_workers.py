@@ -1,7 +1,6 @@
 """What happens when memory runs out."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,8 @@ import cv2
 import pytest
 from engines import embed, loaded, picture, request, run, segment
 from fake_model import FakeModel, click
+from opened_lanes import settle
+from timers import HeldTimers
 
 from osamd.engine import Engine, workers
 from osamd.engine.workers import Workers
@@ -149,25 +150,22 @@ def test_a_models_own_use_is_not_idleness() -> None:
 
 def test_memory_is_given_back_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once nothing has been computed for a while, not between one piece of work and the next; never after the end."""
-    given_back: list[float] = []
-    monkeypatch.setattr(workers, "REST_S", 0.2)
-    monkeypatch.setattr(workers, "release_memory", lambda: given_back.append(time.monotonic()))
-    ended: list[float] = []
+    given_back: list[str] = []
+    monkeypatch.setattr(workers, "release_memory", lambda: given_back.append("released"))
 
     async def main() -> None:
+        timers = HeldTimers({workers.REST_S})
         lanes = Workers(load_settings(), unload_idle=list, emit=lambda _: None)
         for _ in range(5):
             await lanes.run(lanes.decode, lambda: None, model="model:tag", timings=Timings())
-            await asyncio.sleep(0.02)
-        ended.append(time.monotonic())
-        async with asyncio.timeout(20):
-            while not given_back:
-                await asyncio.sleep(0.01)
+            await settle(lambda: [workers.REST_S] == timers.pending)
+        assert not given_back
+        timers.fire()
+        await settle(lambda: bool(given_back))
         await lanes.run(lanes.decode, lambda: None, model="model:tag", timings=Timings())
         await lanes.close(patience_s=None)
-        await asyncio.sleep(0.4)
+        assert not timers.pending
 
     asyncio.run(main())
 
-    assert 1 == len(given_back)
-    assert given_back[0] >= ended[0]
+    assert ["released"] == given_back
