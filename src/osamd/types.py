@@ -85,11 +85,13 @@ class Picture:
         pixels: (h, w, 3) uint8, RGB, upright, C-contiguous.
         height: rows of the whole image.
         width: columns of the whole image.
+        notes: what was done to samples that are not 8-bit RGB, in a few words each.
     """
 
     pixels: ByteArray
     height: int
     width: int
+    notes: tuple[str, ...] = ()
 
 
 class Decode(Protocol):
@@ -107,11 +109,13 @@ class Prepared:
         height: rows of the upright image.
         width: columns of the upright image.
         inputs: what its graph is fed, by names of the adapter's own.
+        notes: what was done to the image's samples, as ``Picture`` has them.
     """
 
     height: int
     width: int
     inputs: "Mapping[str, npt.NDArray[Any]]"
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +151,13 @@ class Embedding:
         height: rows of the upright image.
         width: columns of the upright image.
         features: the decoder's image inputs by name, each float (1, C, H, W).
+        notes: what was done to the image's samples, as ``Picture`` has them.
     """
 
     height: int
     width: int
     features: Mapping[str, AnyFloatArray]
+    notes: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -341,6 +347,7 @@ class ImageHandle:
         width: columns of the upright image.
         height: rows of the upright image.
         expires_at: when it is forgotten at the latest, if not used before; UTC.
+        notes: what was done to the image's samples, as ``Picture`` has them.
     """
 
     image_id: str
@@ -348,6 +355,7 @@ class ImageHandle:
     width: int
     height: int
     expires_at: datetime
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from asking import BOX, CLICK, click
+from asking import BOX, CLICK, click, only_mask
 from commands import Osamd
-from pictures import inside_of, png_pixels
+from pictures import DISC_X, DISC_Y, HEIGHT, WIDTH, disc_mask, disc_picture, inside_of, iou, png_pixels
 from PIL import Image
 from serving import KEY, clean_environment
+from tiffs import tiff
 
 from osamd import __version__
 
@@ -443,3 +444,16 @@ def test_module_is_the_command() -> None:
     )
 
     assert ended.stdout == f"osamd {__version__}\n"
+
+
+def test_run_says_what_was_done_to_the_samples(osamd: Osamd, environment: dict[str, str], tmp_path: Path) -> None:
+    """Ten bits of 16, turned: the click is taken in the upright picture, and the scale is on standard error."""
+    samples = np.asarray(disc_picture().convert("L")).astype(np.uint16) * 4
+    path = tmp_path / "deep.tiff"
+    path.write_bytes(tiff(samples[::-1].T, orientation=8))
+
+    ended = osamd("run", "--image", str(path), "--point", f"{DISC_X},{DISC_Y}", "--json", env=environment)
+
+    assert "osamd: samples 0 to 1023 scaled to 0 to 255" in ended.stderr.decode()
+    assert (WIDTH, HEIGHT) == (json.loads(ended.stdout)["width"], json.loads(ended.stdout)["height"])
+    assert iou(disc_mask(), only_mask(json.loads(ended.stdout))) > 0.9

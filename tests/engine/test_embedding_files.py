@@ -44,7 +44,8 @@ def files_in(folder: Path) -> list[Path]:
 def test_what_is_put_comes_back_in_another_process(tmp_path: Path, dtype: Any) -> None:
     """Values to half precision, types, sizes, the model and its digest, all read by another object."""
     values = np.random.default_rng(1).normal(size=(1, 3, 8, 8)).astype(dtype)
-    given = KeptEmbedding(Embedding(height=3, width=5, features={"x": values}), "sam2:tiny", "abc")
+    embedding = Embedding(height=3, width=5, features={"x": values}, notes=("band 1 of 2 used",))
+    given = KeptEmbedding(embedding, "sam2:tiny", "abc")
     opened(tmp_path).put(FIRST, given, owner="me")
 
     found = opened(tmp_path).get(FIRST, owner="me")
@@ -52,6 +53,7 @@ def test_what_is_put_comes_back_in_another_process(tmp_path: Path, dtype: Any) -
     assert found is not None
     assert (3, 5, "sam2:tiny", "abc") == (found.embedding.height, found.embedding.width, found.model, found.digest)
     assert ["x"] == list(found.embedding.features)
+    assert ("band 1 of 2 used",) == found.embedding.notes
     assert dtype == found.embedding.features["x"].dtype
     np.testing.assert_array_equal(values.astype(np.float16).astype(dtype), found.embedding.features["x"])
 

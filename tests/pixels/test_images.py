@@ -213,12 +213,6 @@ def test_one_bit(kind: str) -> None:
     assert [0, 0, 0] == pixels[-1, -1].tolist()
 
 
-def test_samples_without_a_range_are_refused() -> None:
-    """Floating-point TIFF has no defined white, so a guess would be wrong silently."""
-    with pytest.raises(InvalidImageError, match="floating-point"):
-        decode(encoded(Image.new("F", (WIDTH, HEIGHT), 0.5), "TIFF"))
-
-
 def marked(mode: str) -> Image.Image:
     """Dark, with a bright mark in the top left corner; transparent modes have it opaque."""
     image = Image.new("RGB", (WIDTH, HEIGHT), (40, 40, 40))
@@ -493,9 +487,9 @@ def test_other_formats_are_decoded_as_they_are() -> None:
 def test_memory_that_runs_out_is_not_the_images_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine makes room and tries again; a caller is not told that a good image is broken."""
 
-    def fail(_: Image.Image) -> Pixels:
+    def fail(*_: object) -> Pixels:
         raise MemoryError
 
-    monkeypatch.setattr("osamd.pixels.images.to_rgb", fail)
+    monkeypatch.setattr("osamd.pixels.images._strip_to_rgb", fail)
     with pytest.raises(MemoryError):
         decode(encoded(Image.new("RGB", (WIDTH, HEIGHT)), "PNG"))

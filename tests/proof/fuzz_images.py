@@ -7,7 +7,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["PIL", "osamd.pixels.images"]):
+with atheris.instrument_imports(include=["PIL", "osamd.pixels"]):
     from osamd.pixels.images import decode_image
 
 from osamd.errors import ImageTooLargeError, InvalidImageError

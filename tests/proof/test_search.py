@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pictures import disc_picture, encoded
+from PIL import Image
 from serving import KEY, run_server
+from tiffs import tiff
 
 HERE = Path(__file__).parent
 SECONDS = int(os.environ.get("PROOF_S", "60"))
@@ -60,8 +63,12 @@ def test_the_served_document_is_kept(tmp_path: Path) -> None:
 
 def seeds_of_images(folder: Path) -> None:
     """A small picture of each kind."""
-    for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"):
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000"):
         (folder / kind).write_bytes(encoded(disc_picture(), kind))
+    deep = np.asarray(disc_picture()).astype(np.uint16) * 4
+    (folder / "png-16").write_bytes(encoded(Image.fromarray(deep[:, :, 0])))
+    (folder / "tiff-16").write_bytes(tiff(deep, photometric=2, compression=8, predictor=2, tile=(64, 48)))
+    (folder / "tiff-float").write_bytes(tiff(deep.astype(np.float32), compression=8, predictor=3, is_separate=True))
 
 
 def seeds_of_bodies(folder: Path) -> None:

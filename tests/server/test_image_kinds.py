@@ -2,13 +2,16 @@
 
 import struct
 import zlib
+from typing import Any
 
 import httpx2
 import numpy as np
+import numpy.typing as npt
 import pytest
 from asking import GENERATE, only_mask, refusal
 from pictures import DISC_X, DISC_Y, HEIGHT, WIDTH, Inside, base64_of, disc_mask, disc_picture, encoded, iou
 from PIL import Image, ImageCms
+from tiffs import tiff
 
 ORIENTATION_TAG = 0x0112
 # For each EXIF orientation, how Pillow must store an upright picture so that the tag makes it upright again.
@@ -61,6 +64,13 @@ def palette_with_transparency() -> bytes:
     return encoded(picture, "PNG", transparency=0)
 
 
+def deep(factor: int, offset: int) -> npt.NDArray[Any]:
+    """The disc in grey, with larger samples."""
+    return (np.asarray(disc_picture().convert("L")).astype(np.int64) * factor + offset).astype(
+        np.uint16 if offset == 0 else np.int64
+    )
+
+
 KINDS: dict[str, bytes] = {
     **{f"JPEG with EXIF orientation {tag}": oriented(tag, "JPEG") for tag in STORED_AS},
     "PNG with EXIF orientation 6": oriented(6, "PNG"),
@@ -93,7 +103,36 @@ KINDS: dict[str, bytes] = {
     "TIFF, 16 bit": encoded(sixteen_bit(), "TIFF"),
     "TIFF, CMYK, deflate": encoded(disc_picture().convert("CMYK"), "TIFF", compression="tiff_adobe_deflate"),
     "BMP": encoded(disc_picture(), "BMP"),
+    "AVIF": encoded(disc_picture(), "AVIF"),
+    "AVIF, turned": oriented(6, "AVIF"),
+    "JPEG 2000": encoded(disc_picture(), "JPEG2000"),
+    "PNG, 10 bits of 16": encoded(Image.fromarray(np.asarray(disc_picture().convert("L")).astype(np.uint16) * 4)),
+    "TIFF, 10 bits of 16": tiff(deep(4, 0)),
+    "TIFF, signed": tiff(deep(16, -1024).astype(np.int16)),
+    "TIFF, 32 bits": tiff(deep(1, 0).astype(np.uint32) * 4_000_000),
+    "TIFF, half": tiff((deep(1, 0) / 255).astype(np.float16)),
+    "TIFF, floating point": tiff((deep(1, 0) / 255).astype(np.float32)),
+    "TIFF, five bands": tiff(np.dstack([deep(4, 0)] * 5), extras=(0, 0, 0, 0)),
+    **{f"TIFF with orientation {tag}": oriented(tag, "TIFF") for tag in (5, 6, 7, 8)},
+    "JPEG without its end": encoded(disc_picture(), "JPEG")[:-2],
 }
+
+
+SCALED = {
+    "PNG, 10 bits of 16": "samples 0 to 1023 scaled to 0 to 255",
+    "TIFF, five bands": "samples 0 to 1023 scaled to 0 to 255; bands 1 to 3 of 5 used",
+    "TIFF, floating point": "samples 0 to 1 scaled to 0 to 255",
+}
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_what_was_done_to_the_samples_is_said(client: httpx2.Client, kind: str) -> None:
+    """In a header, of a new image and of one that is remembered, and where it is embedded."""
+    new, again = (client.post(GENERATE, content=KINDS[kind]) for _ in range(2))
+    embedded = client.post("/api/embed", content=KINDS[kind])
+
+    assert [SCALED[kind]] * 3 == [answer.headers["X-Osamd-Image"] for answer in (new, again, embedded)]
+    assert "X-Osamd-Image" not in client.post(GENERATE, content=KINDS["PNG, 16 bit"]).headers
 
 
 @pytest.mark.parametrize("kind", KINDS)

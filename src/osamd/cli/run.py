@@ -31,6 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     data = read_image(arguments.image)
 
     result = _segment(data, body, settings)
+    for note in result.image.notes:
+        print(f"osamd: {note}", file=sys.stderr)
     if arguments.json:
         print(b"".join(finish(write_reply(result, body, settings, no_limit))).decode())
     if arguments.output is not None or not arguments.json:

@@ -165,6 +165,7 @@ def _write(file: Path, kept: KeptEmbedding) -> None:
         "features": [[name, feature.dtype.name] for name, feature in embedding.features.items()],
         "model": kept.model,
         "digest": kept.digest,
+        "notes": embedding.notes,
     }
     with file.open("wb") as open_file:
         np.savez(open_file, np.frombuffer(json.dumps(about).encode(), np.uint8), *arrays)
@@ -186,5 +187,11 @@ def _read(path: Path) -> KeptEmbedding:
         features = {
             name: archive[f"arr_{index}"].astype(dtype) for index, (name, dtype) in enumerate(about["features"], 1)
         }
-    embedding = Embedding(height=int(about["height"]), width=int(about["width"]), features=features)
+    embedding = Embedding(
+        height=int(about["height"]),
+        width=int(about["width"]),
+        features=features,
+        # Files written by older versions have none.
+        notes=tuple(about.get("notes", ())),
+    )
     return KeptEmbedding(embedding, model=str(about["model"]), digest=str(about["digest"]))

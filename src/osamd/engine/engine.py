@@ -350,6 +350,7 @@ class Engine:
             width=embedding.width,
             height=embedding.height,
             expires_at=datetime.now(UTC) + timedelta(seconds=self._remembered_s),
+            notes=embedding.notes,
         )
 
 

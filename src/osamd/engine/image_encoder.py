@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from osamd.engine.admit import Admit
 from osamd.engine.cache import SingleFlight
@@ -130,7 +130,7 @@ class ImageEncoder:
 
             def encode() -> EncodedImage:
                 with timings.stage("encode"):
-                    embedding = adapter.encode(prepared)
+                    embedding = replace(adapter.encode(prepared), notes=prepared.notes)
                 image = wanted.encoded(embedding)
                 # Not left to the waiter, who may have gone, and comes back for what took too long.
                 with contextlib.suppress(RuntimeError):

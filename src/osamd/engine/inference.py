@@ -95,7 +95,8 @@ def prepare_image(
             source.data or b"", max_pixels=max_pixels, wanted=adapter.input_size
         )
     with timings.stage("encode"):
-        return adapter.prepare(picture.pixels, size=(picture.height, picture.width))
+        prepared = adapter.prepare(picture.pixels, size=(picture.height, picture.width))
+        return replace(prepared, notes=picture.notes)
 
 
 def _picture(source: ImageSource) -> Picture | None:

@@ -1,41 +1,36 @@
-"""Bytes to pixels: JPEG, PNG, WebP, GIF, TIFF and BMP into upright RGB. Pure, and safe on hostile input.
+"""Bytes to pixels: encoded images of any format into upright RGB. Pure, and safe on hostile input.
 
-Pillow does the decoding: it is the only common library that reads all six with EXIF orientation, palettes, CMYK and
-alpha, and that tells the size before it decodes.
+Pillow does the decoding: it is the only common library that reads all the formats with EXIF orientation, palettes, CMYK
+and alpha, and that tells the size before it decodes. What it gets wrong is done beside it: samples of more than 8 bits
+(``samples``, ``tiff``), and files with defects that do not touch their pixels (``png_chunks``, ``jpeg_defects``).
 """
 
+import functools
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from PIL import (  # noqa: F401 - importing a plugin is what registers its format
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import Image, UnidentifiedImageError
 
 from osamd.errors import ImageTooLargeError, InvalidImageError
+from osamd.pixels import deep_png, jpeg2000, jpeg_defects, png_chunks, tiff, tiff_layout
+from osamd.pixels.formats import FORMAT_NAMES, formats_of
+from osamd.pixels.samples import Extent, Scale, blocks_of_rows, choose_scale
 from osamd.pixels.structure import check_structure
 from osamd.types import ByteArray, Picture, WantedSize
 
-# Pillow opens MPO, the JPEG with a second picture behind it that many phones write, as JPEG.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
-FORMAT_NAMES = "JPEG, PNG, WebP, GIF, TIFF and BMP"
 ORIENTATION_TAG = 0x0112
 # EXIF orientations from here on turn the image on its side.
 FIRST_TURNED = 5
 LAST_ORIENTATION = 8
 WHITE = (255, 255, 255, 255)
-# Pixels converted at a time: what a conversion needs beside the decoded image and the result stays below 4 MB.
-STRIP_PIXELS: Final = 2**18
-SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
-
+# Grey of more than 8 bits, and floating point.
+DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
+ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
+# Of what OpenJPEG decodes to, on average over the pixels of the largest image; see ``tiff``.
+MOST_BYTES_A_PIXEL: Final = tiff.MOST_BYTES_A_PIXEL
 
 NewArray = Callable[[tuple[int, int, int]], ByteArray]
 
@@ -50,20 +45,20 @@ def decode_image(
 ) -> Picture:
     """Decode an image to RGB, upright.
 
-    EXIF orientation is applied; of an animation the first frame is taken; transparency is laid over white; 16-bit
-    samples are reduced to 8. At its peak this takes what Pillow decodes to (4 bytes a pixel for RGB) and the 3 bytes
-    of the result.
+    EXIF orientation is applied; of an animation the first frame is taken; transparency is laid over white; samples of
+    more than 8 bits are reduced to 8 by the rule in ``osamd.pixels.samples``. At its peak this takes what Pillow
+    decodes to (4 bytes a pixel for RGB) and the 3 bytes of the result.
 
     Args:
         data: the encoded image.
         max_pixels: refused above this many, before any pixel is decoded.
-        wanted: a JPEG is decoded to a half, a quarter or an eighth of its size where that still has at least so many
-            rows and columns, which is two to four times as fast and takes a fraction of the memory; None decodes it
-            as it is.
+        wanted: a JPEG or JPEG 2000 is decoded to a half, a quarter or an eighth of its size where that still has at
+            least so many rows and columns, which is two to four times as fast and takes a fraction of the memory; None
+            decodes it as it is.
         allocate: makes the array that the pixels are written to.
 
     Returns:
-        The pixels, and the size of the whole image.
+        The pixels, the size of the whole image, and what was done to its samples.
 
     Raises:
         InvalidImageError: not an image, a broken one, one of an unsupported kind, one without pixels, or one made of
@@ -71,18 +66,24 @@ def decode_image(
         ImageTooLargeError: more than ``max_pixels`` pixels.
         MemoryError: there is too little for its pixels.
     """
+    if wanted is not None:
+        # A mended file is opened twice, and who is asked may be in another process, listening once.
+        wanted = functools.cache(wanted)
     try:
+        data = png_chunks.without_remarks(data)
         check_structure(data)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_size(image.width, image.height, max_pixels)
-            is_turned = _orientation(image) >= FIRST_TURNED
-            width, height = (image.height, image.width) if is_turned else (image.width, image.height)
-            if wanted is not None:
-                rows, columns = wanted(height=height, width=width)
-                # Only JPEG can, which then averages over the pixels it leaves out; the others take no notice.
-                image.draft(None, (rows, columns) if is_turned else (columns, rows))
-            image.load()
-            return Picture(_upright_rgb(image, _orientation(image), allocate), height, width)
+        layout = tiff_layout.layout_of(data) if tiff_layout.is_tiff(data) else None
+        if layout is not None:
+            return _from_layout(data, layout, max_pixels, allocate)
+        try:
+            return _by_pillow(data, max_pixels, wanted, allocate)
+        # What Pillow says of a file that it does not open, and of one that ends too early.
+        except OSError as error:
+            is_unopened = isinstance(error, UnidentifiedImageError)
+            mended = jpeg_defects.without_remarks(data) if is_unopened else jpeg_defects.with_end(data)
+            if mended is None:
+                raise
+            return _by_pillow(mended, max_pixels, wanted, allocate)
     # Memory that ran out says nothing of the image: the engine makes room and tries again.
     except (ImageTooLargeError, InvalidImageError, MemoryError):
         raise
@@ -91,10 +92,58 @@ def decode_image(
             f"the image has more pixels than the {max_pixels:,} that are allowed", field="image"
         ) from None
     except UnidentifiedImageError:
-        raise InvalidImageError(f"not an image: {FORMAT_NAMES} are read", field="image") from None
+        message = tiff_layout.why_not(data) if tiff_layout.is_tiff(data) else f"not an image: {FORMAT_NAMES} are read"
+        raise InvalidImageError(message, field="image") from None
     # Decoders fail on broken input with almost any exception; none of them may take the server down.
     except Exception as error:
         raise InvalidImageError("the image is broken: it is truncated or its data is corrupt", field="image") from error
+
+
+def _from_layout(data: bytes, layout: tiff_layout.Layout, max_pixels: int, allocate: NewArray) -> Picture:
+    check_size(layout.width, layout.height, max_pixels)
+    upright, stored = _new_upright(layout.height, layout.width, layout.orientation, allocate)
+    notes = tiff.decode(data, layout, max_pixels=max_pixels, into=stored)
+    return Picture(upright, upright.shape[0], upright.shape[1], notes)
+
+
+def _by_pillow(data: bytes, max_pixels: int, wanted: WantedSize | None, allocate: NewArray) -> Picture:
+    with Image.open(io.BytesIO(data), formats=formats_of(data)) as image:
+        check_size(image.width, image.height, max_pixels)
+        # Pillow turns TIFF itself, and tells the size that it then has.
+        is_turned = image.format != "TIFF" and _orientation(image) >= FIRST_TURNED
+        width, height = (image.height, image.width) if is_turned else (image.width, image.height)
+        rows, columns = (height, width) if wanted is None else wanted(height=height, width=width)
+        if is_turned:
+            rows, columns = columns, rows
+        if image.format == "JPEG2000":
+            _prepare_jpeg2000(image, data, max_pixels, rows=rows, columns=columns)
+        elif wanted is not None:
+            # Only JPEG can, which then averages over the pixels it leaves out; the others take no notice.
+            image.draft(None, (columns, rows))
+        image.load()
+        # A HEIC's pixels may be more than its head says.
+        check_size(image.width, image.height, max_pixels)
+        orientation = _orientation(image)
+        if deep_png.needs_all_bits(data, image):
+            upright, stored = _new_upright(image.height, image.width, orientation, allocate)
+            return Picture(upright, height, width, deep_png.decode(data, image, into=stored))
+        pixels, note = _upright_rgb(image, orientation, allocate)
+        return Picture(pixels, height, width, (note,) if note else ())
+
+
+def _prepare_jpeg2000(image: Image.Image, data: bytes, max_pixels: int, *, rows: int, columns: int) -> None:
+    """Have a JPEG 2000 decoded no finer than needed, unless even that takes too much memory."""
+    codestream = jpeg2000.codestream_of(data)
+    check_size(codestream.width, codestream.height, max_pixels)
+    halvings = jpeg2000.halvings_for(codestream, rows=rows, columns=columns)
+    most = MOST_BYTES_A_PIXEL * max_pixels
+    if codestream.nbytes(halvings) > most:
+        raise ImageTooLargeError(
+            f"decoding this JPEG 2000 takes {codestream.nbytes(halvings):,} bytes; at most {most:,} are allowed",
+            field="image",
+        )
+    # A property of this plugin's alone, for which there is no type.
+    image.reduce = halvings  # type: ignore[method-assign,assignment]
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
@@ -108,16 +157,55 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _upright_rgb(image: Image.Image, orientation: int, allocate: NewArray) -> ByteArray:
+def _new_upright(rows: int, columns: int, orientation: int, allocate: NewArray) -> tuple[ByteArray, ByteArray]:
+    """An upright array for an image stored in so many rows and columns, and a view of it as the file has them."""
+    is_turned = FIRST_TURNED <= orientation <= LAST_ORIENTATION
+    upright = allocate((columns, rows, 3) if is_turned else (rows, columns, 3))
+    return upright, _as_stored(upright, orientation)
+
+
+@dataclass(frozen=True, slots=True)
+class _Conversion:
+    """What must be known of a whole image to convert strips of it.
+
+    Attributes:
+        scale: of samples of more than 8 bits, or None.
+        is_opaque: whether its transparency means nothing.
+    """
+
+    scale: Scale | None
+    is_opaque: bool
+
+
+def _upright_rgb(image: Image.Image, orientation: int, allocate: NewArray) -> tuple[ByteArray, str]:
     """The pixels of a loaded image, converted in strips and turned as they are written: there is no second copy."""
     rows, columns = image.height, image.width
-    upright = allocate((columns, rows, 3) if orientation >= FIRST_TURNED else (rows, columns, 3))
-    stored = _as_stored(upright, orientation)
-    step = max(1, STRIP_PIXELS // columns)
-    for top in range(0, rows, step):
-        bottom = min(rows, top + step)
-        stored[top:bottom] = to_rgb(image if step >= rows else image.crop((0, top, columns, bottom)))
-    return upright
+    conversion = _Conversion(_scale_of(image), _is_opaque_bmp(image))
+    upright, stored = _new_upright(rows, columns, orientation, allocate)
+    for strip in blocks_of_rows(rows, columns):
+        stored[strip] = _strip_to_rgb(_strip(image, strip), conversion)
+    return upright, "" if conversion.scale is None else conversion.scale.note()
+
+
+def _strip(image: Image.Image, rows: slice) -> Image.Image:
+    is_whole = rows == slice(0, image.height)
+    return image if is_whole else image.crop((0, rows.start, image.width, rows.stop))
+
+
+def _scale_of(image: Image.Image) -> Scale | None:
+    """The scale of grey samples of more than 8 bits."""
+    if image.mode not in DEEP_MODES:
+        return None
+    extent, dtype = Extent(), np.dtype(np.uint16)
+    for strip in blocks_of_rows(image.height, image.width):
+        samples = np.asarray(_strip(image, strip))
+        extent, dtype = extent.with_samples(samples, None), samples.dtype
+    return choose_scale(extent, dtype.newbyteorder("="))
+
+
+def _is_opaque_bmp(image: Image.Image) -> bool:
+    """Whether a BMP's transparency was never set: everybody shows one that would be invisible as opaque."""
+    return image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
 
 
 def _as_stored(upright: ByteArray, orientation: int) -> ByteArray:
@@ -134,16 +222,19 @@ def _as_stored(upright: ByteArray, orientation: int) -> ByteArray:
 
 
 def to_rgb(image: Image.Image) -> ByteArray:
-    """The pixels of a loaded image, or of a strip of one, as (H, W, 3) uint8 RGB over white; not turned."""
-    if image.mode in SIXTEEN_BIT_MODES:
-        samples = np.asarray(image).astype(np.int64)
-        grey: ByteArray = (np.clip(samples, 0, 65535) // 257).astype(np.uint8)
+    """The pixels of a loaded image as (H, W, 3) uint8 RGB over white; not turned."""
+    return _upright_rgb(image, 1, new_array)[0]
+
+
+def _strip_to_rgb(image: Image.Image, conversion: _Conversion) -> ByteArray:
+    """The pixels of a strip of a loaded image as (H, W, 3) uint8 RGB over white."""
+    if conversion.scale is not None:
+        samples = np.asarray(image)
+        grey = conversion.scale.apply(samples.astype(samples.dtype.newbyteorder("="), copy=False))
         return np.broadcast_to(grey[:, :, np.newaxis], (*grey.shape, 3))
-    if image.mode == "F":
-        raise InvalidImageError(
-            "images of floating-point samples have no defined range and are not read", field="image"
-        )
-    if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
+    if conversion.is_opaque:
+        return np.asarray(image)[:, :, :3]
+    if image.mode in ALPHA_MODES or "transparency" in image.info:
         layer = image.convert("RGBA")
         return np.asarray(Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer).convert("RGB"))
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

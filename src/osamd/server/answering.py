@@ -25,7 +25,7 @@ from osamd.server.services import Caller, Services, caller_of, holding_of, servi
 from osamd.settings import Settings
 from osamd.timings import Timings
 from osamd.types import ImageHandle, ImageSource, Prompt, SegmentRequest, SegmentResult
-from osamd.wire.replies import Room, license_header
+from osamd.wire.replies import Room, license_header, notes_header
 
 How = TypeVar("How")
 
@@ -114,6 +114,7 @@ async def answer(request: Request, parse: Parse[How], write: Write[How]) -> Resp
         "X-Osamd-Cache": "hit" if result.cache_hit else "miss",
         "X-Osamd-Device": result.device,
         **license_header(result.license),
+        **notes_header(result.image),
         **content.headers,
     }
     return PiecewiseResponse(content.pieces, media_type=content.media_type, headers=headers)

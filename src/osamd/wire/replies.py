@@ -93,6 +93,11 @@ def license_header(name: str) -> dict[str, str]:
     return {"X-Osamd-License": (name or "unknown").encode("ascii", "replace").decode("ascii")}
 
 
+def notes_header(handle: ImageHandle) -> dict[str, str]:
+    """``X-Osamd-Image``, where the image's samples are not 8-bit RGB and something was done to make them so."""
+    return {"X-Osamd-Image": "; ".join(handle.notes)} if handle.notes else {}
+
+
 class _Pieces:
     """The pieces of a reply so far.
 

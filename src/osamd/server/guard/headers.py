@@ -21,6 +21,7 @@ READABLE_HEADERS = (
     "Retry-After",
     "Server-Timing",
     "X-Osamd-Cache",
+    "X-Osamd-Image",
     "X-Osamd-Device",
     "X-Osamd-License",
     "X-Request-Id",

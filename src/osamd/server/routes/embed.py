@@ -10,7 +10,7 @@ from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
 from osamd.server.services import caller_of, services_of
 from osamd.settings import Settings
-from osamd.wire.replies import HandleSchema, handle_schema
+from osamd.wire.replies import HandleSchema, handle_schema, notes_header
 from osamd.wire.schemas import EmbedBody
 
 router = APIRouter(tags=["handles"])
@@ -22,9 +22,11 @@ router = APIRouter(tags=["handles"])
     responses=documented(*IMAGE_ERRORS),
     openapi_extra=body_documentation(EmbedBody),
 )
-async def embed(request: Request) -> HandleSchema:
+async def embed(request: Request, response: Response) -> HandleSchema:
     """Encode an image ahead of the first click. The handle belongs to this key and this model."""
-    return handle_schema(await answering.embed(request, _ask))
+    handle = await answering.embed(request, _ask)
+    response.headers.update(notes_header(handle))
+    return handle_schema(handle)
 
 
 def _ask(body: RawBody, settings: Settings) -> Ask[None]:
