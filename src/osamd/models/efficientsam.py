@@ -4,21 +4,19 @@ Reference: github.com/yformer/EfficientSAM, its ONNX exporter and example.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import cv2
 import numpy as np
 
 from osamd.library.families import capabilities_of
-from osamd.models.contract import FLOAT, INT64, Input, check_inputs, check_outputs
-from osamd.models.tensors import labelled_points, middle_click, ranked
-from osamd.runtime.sessions import Placement, Session, device_of
+from osamd.models.contract import FLOAT, INT64, Input, Shape
+from osamd.models.tensors import labelled_points, ranked
+from osamd.models.two_graphs import TwoGraphs
 from osamd.types import ByteArray, Candidate, Embedding, MaskLogits, Prepared, Prompt
 
 SIDE: Final = 1024
 MASK_SIDE: Final = 256
-SCORES, LOW_RES_MASKS = 1, 2
 IMAGE: Final = {"batched_images": Input(FLOAT, (1, 3, SIDE, SIDE))}
 PROMPT: Final = {
     "image_embeddings": Input(FLOAT, (1, None, None, None)),
@@ -28,33 +26,15 @@ PROMPT: Final = {
 }
 
 
-class EfficientSam:
-    """The adapter of the family ``efficientsam``.
-
-    Args:
-        paths: ONNX files of the roles ``encoder`` and ``decoder``.
-        placement: where they run.
-
-    Raises:
-        ModelLoadError: a file does not load, or takes or gives something else than the family's graphs.
-    """
+class EfficientSam(TwoGraphs):
+    """The adapter of the family ``efficientsam``."""
 
     capabilities = capabilities_of("efficientsam")
-
-    def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
-        self._encoder = Session(paths["encoder"], placement, in_background=True)
-        self._decoder = Session(paths["decoder"], placement)
-        check_inputs(self._encoder, IMAGE)
-        check_inputs(self._decoder, PROMPT)
-        self._embedding = self._encoder.outputs_at(0)
-        self._answers = self._decoder.outputs_at(LOW_RES_MASKS, SCORES)
-        self.device = device_of(self._encoder.providers)
-        self.feature_shapes = {"image_embeddings": self._decoder.input_shapes["image_embeddings"]}
-        check_outputs(self._encoder, dict(zip(self._embedding, self.feature_shapes.values(), strict=True)))
-
-    def default_prompt(self, *, height: int, width: int) -> Prompt:
-        """One foreground click in the middle, as osam has it."""
-        return middle_click(height=height, width=width)
+    image = IMAGE
+    features = ("image_embeddings",)
+    prompt = PROMPT
+    # Exporters disagree on whether there is an axis of queries.
+    answers: ClassVar[Mapping[int, Shape]] = {}
 
     def input_size(self, *, height: int, width: int) -> tuple[int, int]:
         """The square."""
@@ -71,11 +51,6 @@ class EfficientSam:
         square = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
         pixels = np.ascontiguousarray(square.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
         return Prepared(height=height, width=width, inputs={"batched_images": pixels})
-
-    def encode(self, prepared: Prepared) -> Embedding:
-        """One (1, 256, 64, 64) feature map, 4 MB."""
-        (embedding,) = self._encoder.run(prepared.inputs, self._embedding)
-        return Embedding(height=prepared.height, width=prepared.width, features={"image_embeddings": embedding})
 
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool

@@ -3,17 +3,15 @@
 Reference: github.com/facebookresearch/segment-anything, its ONNX exporter and example.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from osamd.library.families import capabilities_of
-from osamd.models.contract import FLOAT, Input, check_inputs, check_outputs
-from osamd.models.tensors import labelled_points, middle_click, planes, ranked, resize
-from osamd.runtime.sessions import Placement, Session, device_of
+from osamd.models.contract import FLOAT, Input
+from osamd.models.tensors import labelled_points, planes, ranked, resize
+from osamd.models.two_graphs import TwoGraphs
 from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prepared, Prompt
 
 SIDE: Final = 1024
@@ -21,7 +19,6 @@ MASK_SIDE: Final = 256
 MEAN: Final = (123.675, 116.28, 103.53)
 STD: Final = (58.395, 57.12, 57.375)
 PADDING_LABEL: Final = -1
-SCORES, LOW_RES_MASKS = 1, 2
 IMAGE: Final = {"x": Input(FLOAT, (1, 3, SIDE, SIDE))}
 EARLIER_MASK: Final = {
     "mask_input": Input(FLOAT, (1, 1, MASK_SIDE, MASK_SIDE)),
@@ -36,35 +33,13 @@ PROMPT: Final = {
 }
 
 
-class Sam:
-    """The adapter of the family ``sam``.
-
-    Args:
-        paths: ONNX files of the roles ``encoder`` and ``decoder``.
-        placement: where they run.
-
-    Raises:
-        ModelLoadError: a file does not load, or takes or gives something else than the family's graphs.
-    """
+class Sam(TwoGraphs):
+    """The adapter of the family ``sam``."""
 
     capabilities = capabilities_of("sam")
-
-    def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
-        self._encoder = Session(paths["encoder"], placement, in_background=True)
-        self._decoder = Session(paths["decoder"], placement)
-        check_inputs(self._encoder, IMAGE)
-        check_inputs(self._decoder, PROMPT)
-        self._embedding = self._encoder.outputs_at(0)
-        self._answers = self._decoder.outputs_at(LOW_RES_MASKS, SCORES)
-        self.device = device_of(self._encoder.providers)
-        self.feature_shapes = {"image_embeddings": self._decoder.input_shapes["image_embeddings"]}
-        check_outputs(self._encoder, dict(zip(self._embedding, self.feature_shapes.values(), strict=True)))
-        masks, scores = self._answers
-        check_outputs(self._decoder, {masks: (1, "M", "rows", "columns"), scores: (1, "M")})
-
-    def default_prompt(self, *, height: int, width: int) -> Prompt:
-        """One foreground click in the middle, as osam has it."""
-        return middle_click(height=height, width=width)
+    image = IMAGE
+    features = ("image_embeddings",)
+    prompt = PROMPT
 
     def input_size(self, *, height: int, width: int) -> tuple[int, int]:
         """The image's part of the square."""
@@ -80,11 +55,6 @@ class Sam:
         x = np.zeros((1, 3, SIDE, SIDE), np.float32)
         x[0, :, :rows, :columns] = planes(resize(image, height=rows, width=columns), mean=MEAN, std=STD)
         return Prepared(height=height, width=width, inputs={"x": x})
-
-    def encode(self, prepared: Prepared) -> Embedding:
-        """One (1, 256, 64, 64) feature map, 4 MB."""
-        (embedding,) = self._encoder.run(prepared.inputs, self._embedding)
-        return Embedding(height=prepared.height, width=prepared.width, features={"image_embeddings": embedding})
 
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool

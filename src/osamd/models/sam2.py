@@ -3,24 +3,21 @@
 Reference: github.com/facebookresearch/sam2, its image predictor; exported by github.com/ryouchinsa/sam-cpp-macos.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from osamd.library.families import capabilities_of
-from osamd.models.contract import FLOAT, INT64, Input, check_inputs, check_outputs
+from osamd.models.contract import FLOAT, INT64, Input
 from osamd.models.sam import EARLIER_MASK, MASK_SIDE, PADDING_LABEL, SIDE, mask_feeds
-from osamd.models.tensors import labelled_points, middle_click, planes, ranked, resize
-from osamd.runtime.sessions import Placement, Session, device_of
+from osamd.models.tensors import labelled_points, planes, ranked, resize
+from osamd.models.two_graphs import TwoGraphs
 from osamd.types import ByteArray, Candidate, Embedding, MaskLogits, Prepared, Prompt
 
 MEAN: Final = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD: Final = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 # The decoder's names for the encoder's outputs, in the encoder's order.
 FEATURES: Final = ("image_embeddings", "high_res_features1", "high_res_features2")
-SCORES, LOW_RES_MASKS = 1, 2
 IMAGE: Final = {"input": Input(FLOAT, (1, 3, SIDE, SIDE))}
 PROMPT: Final = {
     **{name: Input(FLOAT, (1, None, None, None)) for name in FEATURES},
@@ -31,35 +28,13 @@ PROMPT: Final = {
 }
 
 
-class Sam2:
-    """The adapter of the family ``sam2``.
-
-    Args:
-        paths: ONNX files of the roles ``encoder`` and ``decoder``.
-        placement: where they run.
-
-    Raises:
-        ModelLoadError: a file does not load, or takes or gives something else than the family's graphs.
-    """
+class Sam2(TwoGraphs):
+    """The adapter of the family ``sam2``."""
 
     capabilities = capabilities_of("sam2")
-
-    def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
-        self._encoder = Session(paths["encoder"], placement, in_background=True)
-        self._decoder = Session(paths["decoder"], placement)
-        check_inputs(self._encoder, IMAGE)
-        check_inputs(self._decoder, PROMPT)
-        self._features = self._encoder.outputs_at(*range(len(FEATURES)))
-        self._answers = self._decoder.outputs_at(LOW_RES_MASKS, SCORES)
-        self.device = device_of(self._encoder.providers)
-        self.feature_shapes = {name: self._decoder.input_shapes[name] for name in FEATURES}
-        check_outputs(self._encoder, dict(zip(self._features, self.feature_shapes.values(), strict=True)))
-        masks, scores = self._answers
-        check_outputs(self._decoder, {masks: (1, "M", "rows", "columns"), scores: (1, "M")})
-
-    def default_prompt(self, *, height: int, width: int) -> Prompt:
-        """One foreground click in the middle, as osam has it."""
-        return middle_click(height=height, width=width)
+    image = IMAGE
+    features = FEATURES
+    prompt = PROMPT
 
     def input_size(self, *, height: int, width: int) -> tuple[int, int]:
         """The square."""
@@ -71,11 +46,6 @@ class Sam2:
         x = planes(resize(image, height=SIDE, width=SIDE), mean=MEAN, std=STD)[None]
         height, width = size or image.shape[:2]
         return Prepared(height=height, width=width, inputs={"input": x})
-
-    def encode(self, prepared: Prepared) -> Embedding:
-        """Three feature maps, 17 MB."""
-        features = dict(zip(FEATURES, self._encoder.run(prepared.inputs, self._features), strict=True))
-        return Embedding(height=prepared.height, width=prepared.width, features=features)
 
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool

@@ -1,0 +1,58 @@
+"""What the SAM families have in common: an encoder whose outputs are the decoder's image inputs, and clicks."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Final
+
+from osamd.models.contract import Input, Shape, check_inputs, check_outputs
+from osamd.models.tensors import middle_click
+from osamd.runtime.sessions import Placement, Session, device_of
+from osamd.types import Embedding, Prepared, Prompt
+
+SCORES, LOW_RES_MASKS = 1, 2
+ANY_MASKS: Final[Mapping[int, Shape]] = {LOW_RES_MASKS: (1, "M", "rows", "columns"), SCORES: (1, "M")}
+
+
+class TwoGraphs:
+    """The loaded encoder and decoder of a family.
+
+    Args:
+        paths: ONNX files of the roles ``encoder`` and ``decoder``.
+        placement: where they run.
+
+    Attributes:
+        image: the encoder's inputs.
+        features: the decoder's names for the encoder's outputs, in the encoder's order.
+        prompt: all of the decoder's inputs.
+        answers: shapes of the decoder's outputs by place, where exporters agree on them.
+
+    Raises:
+        ModelLoadError: a file does not load, or takes or gives something else than the family's graphs.
+    """
+
+    image: ClassVar[Mapping[str, Input]]
+    features: ClassVar[Sequence[str]]
+    prompt: ClassVar[Mapping[str, Input]]
+    answers: ClassVar[Mapping[int, Shape]] = ANY_MASKS
+
+    def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
+        self._encoder = Session(paths["encoder"], placement, in_background=True)
+        self._decoder = Session(paths["decoder"], placement)
+        check_inputs(self._encoder, self.image)
+        check_inputs(self._decoder, self.prompt)
+        self._features = self._encoder.outputs_at(*range(len(self.features)))
+        self._answers = self._decoder.outputs_at(LOW_RES_MASKS, SCORES)
+        self.device = device_of(self._encoder.providers)
+        self.feature_shapes = {name: self._decoder.input_shapes[name] for name in self.features}
+        check_outputs(self._encoder, dict(zip(self._features, self.feature_shapes.values(), strict=True)))
+        check_outputs(self._decoder, {self._decoder.outputs[place]: shape for place, shape in self.answers.items()})
+
+    def default_prompt(self, *, height: int, width: int) -> Prompt:
+        """One foreground click in the middle, as osam has it."""
+        return middle_click(height=height, width=width)
+
+    def encode(self, prepared: Prepared) -> Embedding:
+        """The decoder's image inputs: one (1, 256, 64, 64) feature map of 4 MB, or SAM 2's three of 17 MB."""
+        maps = self._encoder.run(prepared.inputs, self._features)
+        features = dict(zip(self.features, maps, strict=True))
+        return Embedding(height=prepared.height, width=prepared.width, features=features)
