@@ -324,6 +324,7 @@ class SegmentRequest:
         owner: whose embeddings and handles these are (the key's name).
         with_embedding: whether the result carries the embedding.
         refinable: whether masks get a ``mask_id`` where the model can refine them.
+        needs_masks: whether a model that finds boxes only is refused.
     """
 
     image: ImageSource
@@ -335,6 +336,7 @@ class SegmentRequest:
     owner: str = ""
     with_embedding: bool = False
     refinable: bool = True
+    needs_masks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def test_a_model_may_be_refused_before_it_is_loaded() -> None:
     loads: list[str] = []
     asked: list[str] = []
 
-    def refuse(model: Model) -> None:
+    async def refuse(model: Model) -> None:
         asked.append(model.name)
         raise AdminOnlyError("not for you")
 

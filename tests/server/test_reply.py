@@ -11,7 +11,7 @@ import httpx2
 import numpy as np
 import osam.types
 import pytest
-from asking import BOX, CLICK, GENERATE, ask, click, only_mask
+from asking import BOX, CLICK, GENERATE, ask, click, only_mask, refusal
 from pictures import (
     DARK,
     DISC_X,
@@ -31,6 +31,7 @@ from pictures import (
 )
 from PIL import Image
 from serving import KEY, RunningServer, run_server
+from shelf import Library
 
 BESIDE = [20, 20]
 STAGES = ["receive", "parse", "queue", "decode_image", "encode", "decode", "mask", "reply"]
@@ -185,6 +186,18 @@ def test_accept_chooses_the_kind(client: httpx2.Client, photo: bytes, accept: st
     response = client.post(GENERATE, content=photo, headers={"Accept": accept})
 
     assert kind == response.headers["Content-Type"]
+
+
+def test_a_model_without_masks_gives_no_picture(library: Library, photo: bytes) -> None:
+    """Not a black one, which would look like "nothing found"."""
+    query = {"model": "yoloworld", "text": "cat"}
+    with library.server.client() as client:
+        problem = refusal(client.post(GENERATE, params=query, content=photo, headers={"Accept": "image/png"}))
+        boxes = client.post(GENERATE, params=query, content=photo, headers={"Accept": "application/json"})
+
+    assert (problem["status"], problem["code"], problem["field"]) == (422, "invalid_request", "model")
+    assert "ask for JSON" in problem["detail"]
+    assert boxes.status_code == 200, boxes.text
 
 
 def test_reply_has_no_embedding_by_itself(client: httpx2.Client, photo: bytes, clicked: dict[str, Any]) -> None:

@@ -7,7 +7,9 @@ import sys
 from osamd.cli.files import check_output, read_image, write_output
 from osamd.cli.models import bring, own_library
 from osamd.engine import Engine
+from osamd.engine.prompts import check_masks
 from osamd.errors import InvalidRequestError
+from osamd.library.families import capabilities_of
 from osamd.pixels.images import decode_image
 from osamd.pixels.masks import encode_color_png, overlay
 from osamd.settings import Settings, load_settings
@@ -30,12 +32,13 @@ def run(arguments: argparse.Namespace) -> int:
     _check_outputs(arguments)
     data = read_image(arguments.image)
 
-    result = _segment(data, body, settings)
+    is_picture = arguments.output is not None or not arguments.json
+    result = _segment(data, body, settings, needs_masks=is_picture)
     for note in result.image.notes:
         print(f"osamd: {note}", file=sys.stderr)
     if arguments.json:
         print(b"".join(finish(write_reply(result, body, settings, no_limit))).decode())
-    if arguments.output is not None or not arguments.json:
+    if is_picture:
         wants_overlay = arguments.overlay or (arguments.output is None and arguments.prompt is not None)
         png = _overlay_png(data, result, settings) if wants_overlay else union_png(result)
         write_output(png, arguments.output or "-")
@@ -54,7 +57,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         raise InvalidRequestError("this would write a PNG to the terminal: redirect it, or give -o or --json")
 
 
-def _segment(data: bytes, body: GenerateBody, settings: Settings) -> SegmentResult:
+def _segment(data: bytes, body: GenerateBody, settings: Settings, *, needs_masks: bool) -> SegmentResult:
     request = SegmentRequest(
         image=ImageSource.of_bytes(data),
         model=body.model,
@@ -63,10 +66,14 @@ def _segment(data: bytes, body: GenerateBody, settings: Settings) -> SegmentResu
         owner="cli",
         refinable=False,
         with_embedding=bool(included(body, settings)),
+        needs_masks=needs_masks,
     )
 
     library = own_library()
     model = library.resolve(body.model)
+    if needs_masks:
+        # Before it is pulled for nothing.
+        check_masks(capabilities_of(model.family), model=model.name)
     if not library.store.is_present(model) and settings.pull == "auto":
         bring(model, library.store)
 

@@ -17,7 +17,7 @@ from osamd.engine.embedding_files import embedding_files
 from osamd.engine.image_encoder import ImageEncoder, Lookup, replaced
 from osamd.engine.inference import decode_prompts, load_model, mask_bytes, run_once
 from osamd.engine.loaded_models import LoadedModels, half_of_memory
-from osamd.engine.prompts import check_capabilities, placed_prompts
+from osamd.engine.prompts import check_capabilities, check_masks, placed_prompts
 from osamd.engine.refinements import Refinements
 from osamd.engine.remembered_images import EncodedImage, RememberedImages
 from osamd.engine.workers import Workers
@@ -180,9 +180,12 @@ class Engine:
             known = await self._recall(request.image, request.model, request.owner, timings)
             model = known.image.model if known is not None else self.library.resolve(request.model)
             timings.model = model.name
-            admit.model(model)
+            await admit.model(model)
             # Before anything is pulled, loaded or encoded for it.
-            check_capabilities(request.prompts or (), capabilities_of(model.family), model=model.name)
+            capabilities = capabilities_of(model.family)
+            check_capabilities(request.prompts or (), capabilities, model=model.name)
+            if request.needs_masks:
+                check_masks(capabilities, model=model.name)
             # Held from here on, so that it is not let go between encoding and decoding.
             with timings.stage("queue"):
                 adapter = await stack.enter_async_context(
@@ -249,7 +252,7 @@ class Engine:
         timings.model = row.name
         if known is not None:
             return self._handle(known)
-        admit.model(row)
+        await admit.model(row)
         return self._handle(await self._encoder.find_or_encode(image, row, owner, timings, admit))
 
     async def forget(self, image_id: str, *, owner: str) -> None:

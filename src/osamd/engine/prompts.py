@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from osamd.errors import InvalidPromptError
+from osamd.errors import InvalidPromptError, InvalidRequestError
 from osamd.models.base import Adapter
 from osamd.pixels.geometry import check_inside, onto_pixels
 from osamd.types import Capabilities, Embedding, Prompt
@@ -25,6 +25,20 @@ def check_capabilities(prompts: Iterable[Prompt], can: Capabilities, *, model: s
         for is_refused, part in refused:
             if is_refused:
                 raise InvalidPromptError(f"{model} takes {can.sentence()}", field=f"{prompt.field}.{part}")
+
+
+def check_masks(can: Capabilities, *, model: str) -> None:
+    """Refuse a model whose answers have no masks, where nothing else is asked for.
+
+    Raises:
+        InvalidRequestError: says what to ask for instead.
+    """
+    if not can.masks:
+        raise InvalidRequestError(
+            f"{model} finds boxes and makes no masks, so there is no picture of them: ask for JSON (over HTTP"
+            " Accept: application/json, on the command line --json), or give its boxes to a model that makes masks",
+            field="model",
+        )
 
 
 def placed_prompts(prompts: tuple[Prompt, ...] | None, adapter: Adapter, embedding: Embedding) -> tuple[Prompt, ...]:

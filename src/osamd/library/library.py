@@ -49,21 +49,6 @@ class Library:
         """
         return self.catalog.resolve(DEFAULT_MODEL if name is None else name)
 
-    def check_usable(self, name: str | None, *, may_pull: bool) -> None:
-        """Refuse early what a request would be refused for its model.
-
-        Args:
-            name: a name, an alias or None, as in ``resolve``.
-            may_pull: whether the caller may have a model pulled.
-
-        Raises:
-            UnknownModelError: there is no such model.
-            AdminOnlyError: it is not here, and this caller may not have it pulled.
-        """
-        model = self.resolve(name)
-        if not may_pull:
-            self.pulls.check_may_use(model)
-
 
 def open_library(settings: Settings, sinks: Sequence[Sink] = ()) -> Library:
     """The library that the settings describe: the shipped catalogue with the user's rows, over the cache folder.

@@ -96,9 +96,11 @@ class Pulling:
                 f"{model.name} may not be pulled over HTTP: OSAMD_PULL or OSAMD_MODELS forbids it", field="model"
             )
 
-    def check_may_use(self, model: Model) -> None:
+    async def check_may_use(self, model: Model) -> None:
         """Raise ``AdminOnlyError`` if a caller who may not pull would have to: it is not here, nor being pulled."""
-        if self.may_pull(model) and not (model.name in self._pulls or self._store.is_present(model)):
+        if not self.may_pull(model) or model.name in self._pulls:
+            return
+        if not await asyncio.to_thread(self._store.is_present, model):
             raise AdminOnlyError(f"{model.name} is not on this server, and only an admin's key may pull", field="model")
 
     async def bring(self, model: Model, *, is_patient: bool = False) -> None:
@@ -114,7 +116,7 @@ class Pulling:
             OverloadedError: too many models are being pulled.
             ModelError: pulling them failed.
         """
-        if self._store.is_present(model):
+        if await asyncio.to_thread(self._store.is_present, model):
             return
         if not self.may_pull(model):
             # Raises, naming the missing blob; on a thread, since it may verify others first.

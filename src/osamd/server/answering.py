@@ -17,6 +17,7 @@ from starlette.responses import Response
 from osamd.engine.admit import Admit
 from osamd.errors import AdminOnlyError
 from osamd.keep_alive import PINNED, KeepAlive, at_most
+from osamd.library.catalog import Model
 from osamd.server.bodies import RawBody, receive_body
 from osamd.server.client_watch import client_watched
 from osamd.server.deadline import deadline
@@ -46,6 +47,7 @@ class Ask(Generic[How]):
         multimask: whether to return up to three candidates for each prompt.
         keep_alive: how long the model stays loaded afterwards; a user's wish is capped.
         with_embedding: whether the result carries its embedding.
+        needs_masks: whether a model that finds boxes only is refused.
     """
 
     image: ImageSource | None
@@ -56,6 +58,7 @@ class Ask(Generic[How]):
     multimask: bool = False
     keep_alive: KeepAlive = None
     with_embedding: bool = False
+    needs_masks: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +99,7 @@ async def answer(request: Request, parse: Parse[How], write: Write[How]) -> Resp
                 by_operator=caller.is_admin,
                 owner=caller.name,
                 with_embedding=ask.with_embedding,
+                needs_masks=ask.needs_masks,
             ),
             timings,
             admit=admit,
@@ -141,7 +145,7 @@ async def _asked(request: Request, parse: Parse[How]) -> AsyncIterator[tuple[Ask
     """What a request asks for, its image, and what may refuse it; the block ends with the deadline or the client."""
     services, timings, caller = services_of(request), timings_of(request), caller_of(request)
     admit = Admit(
-        model=lambda model: None if caller.is_admin else services.library.pulls.check_may_use(model),
+        model=functools.partial(_check_may_use, services, caller),
         encode=functools.partial(services.encodes.take, caller.name),
         masks=holding_of(request).reserve,
     )
@@ -150,6 +154,12 @@ async def _asked(request: Request, parse: Parse[How]) -> AsyncIterator[tuple[Ask
         async with client_watched(request):
             image = ask.image or await _fetch(ask.image_url or "", ask.model, services, caller, timings, admit)
             yield ask, image, admit
+
+
+async def _check_may_use(services: Services, caller: Caller, model: Model) -> None:
+    # What is loaded need not be pulled; the disk, which may be a network's, is not asked at every click.
+    if not caller.is_admin and all(resident.model.name != model.name for resident in services.engine.residents):
+        await services.library.pulls.check_may_use(model)
 
 
 async def _read(request: Request, parse: Parse[How], services: Services, timings: Timings) -> Ask[How]:
@@ -167,7 +177,7 @@ async def _fetch(
     url: str, model: str | None, services: Services, caller: Caller, timings: Timings, admit: Admit
 ) -> ImageSource:
     """The image behind a URL; it is not fetched for a model that this caller cannot use."""
-    admit.model(services.library.resolve(model))
+    await admit.model(services.library.resolve(model))
     with timings.stage("receive"):
         data = await services.remote_images.fetch(url)
     return await services.pools.parse(lambda: ImageSource.of_bytes(data), timings, owner=caller.name)

@@ -45,15 +45,17 @@ class _How:
 def _ask(body: RawBody, settings: Settings) -> Ask[_How]:
     parsed = parse_fields(body, GenerateBody, settings)
     fields = parsed.fields
+    is_png = prefers_png(body.accept)
     return Ask(
         image=parsed.image,
-        how=_How(fields, is_png=prefers_png(body.accept)),
+        how=_How(fields, is_png=is_png),
         image_url=fields.image_url,
         model=fields.model,
         prompts=fields.to_prompts(settings),
         multimask=bool(fields.multimask),
         keep_alive=fields.keep_alive,
         with_embedding=bool(included(fields, settings)),
+        needs_masks=is_png,
     )
 
 
