@@ -10,10 +10,10 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from osamd import __version__
 from osamd.engine.lanes import Lane
-from osamd.errors import BodyTooLargeError, OverloadedError, UrlFailedError, UrlRefusedError
+from osamd.errors import OverloadedError, UrlFailedError, UrlRefusedError
 from osamd.server.guard.addresses import may_connect
+from osamd.server.guard.fetching import FIELD, OwnLoop, get_image
 from osamd.settings import Settings
 from osamd.timings import Timings
 
@@ -24,12 +24,9 @@ if TYPE_CHECKING:
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
-FIELD: Final = "image_url"
 MOST_REDIRECTS: Final = 3
 # More are not tried: the caller waits.
 MOST_ADDRESSES: Final = 3
-REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-OK: Final = 200
 PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -47,6 +44,7 @@ class RemoteImages:
         self._resolve = resolve or self._ask_system
         # Of its own: a name server that does not answer must hold up nobody else's work.
         self._lane = Lane("resolve", workers=settings.url_fetches, capacity=settings.url_fetches)
+        self._fetches = Lane("fetch", workers=settings.url_fetches, capacity=settings.url_fetches)
         self._context: ssl.SSLContext | None = None
         self._running = 0
 
@@ -127,48 +125,15 @@ class RemoteImages:
         return addresses[:MOST_ADDRESSES]
 
     async def _ask(self, url: "httpx2.URL", address: str) -> bytes | str:
-        import httpx2  # noqa: PLC0415
-
-        headers = {
-            "Host": url.netloc.decode("ascii"),
-            "User-Agent": f"osamd/{__version__}",
-            "Accept": "image/*",
-            # Nothing that would grow when it is unpacked.
-            "Accept-Encoding": "identity",
-        }
-        transport = httpx2.AsyncHTTPTransport(verify=self._context or True, trust_env=False)
-        # A client for each: a kept connection was made for one name and must not serve another at the same address.
-        client = httpx2.AsyncClient(transport=transport, trust_env=False, timeout=self._settings.url_s)
-        async with (
-            client,
-            client.stream(
-                "GET",
-                url.copy_with(host=address),
-                headers=headers,
-                follow_redirects=False,
-                # The certificate must be the name's, not the address's.
-                extensions={"sni_hostname": url.raw_host.decode("ascii")},
-            ) as response,
-        ):
-            if response.status_code in REDIRECTS and "location" in response.headers:
-                return response.headers["location"]
-            if response.status_code != OK or response.headers.get("content-encoding", "identity") != "identity":
-                raise UrlFailedError("there is no image behind the URL", field=FIELD)
-            return await self._read(response)
-
-    async def _read(self, response: "httpx2.Response") -> bytes:
-        most = self._settings.url_bytes
-        chunks = []
-        received = 0
-        declared = response.headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > most:
-            raise _too_large(most)
-        async for chunk in response.aiter_raw():
-            received += len(chunk)
-            if received > most:
-                raise _too_large(most)
-            chunks.append(chunk)
-        return b"".join(chunks)
+        context, settings = self._context or _ssl_context(), self._settings
+        work = OwnLoop(
+            lambda: get_image(url, address, context=context, most_bytes=settings.url_bytes, timeout_s=settings.url_s)
+        )
+        try:
+            return await self._fetches.run(work, Timings())
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
 
     async def _ask_system(self, host: str, port: int) -> Sequence[str]:
         def look_up() -> list[str]:
@@ -194,7 +159,3 @@ def _ssl_context() -> "ssl.SSLContext":
 
 def _refused() -> UrlRefusedError:
     return UrlRefusedError("images are not fetched from there: its operator allows other URLs", field=FIELD)
-
-
-def _too_large(most: int) -> BodyTooLargeError:
-    return BodyTooLargeError(f"the image has more than the {most:,} bytes that are fetched", field=FIELD)

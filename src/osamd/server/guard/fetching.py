@@ -1,0 +1,137 @@
+"""One GET of an image from an address that was checked, on an event loop of its own.
+
+HTTP is parsed in Python, a piece at a time. A host that sends a megabyte in chunks of a byte, or early hints without
+end, would hold the server's event loop for seconds; here it holds a thread of its own, for as long as a fetch may take.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from osamd import __version__
+from osamd.errors import BodyTooLargeError, UrlFailedError
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx2
+
+Result = TypeVar("Result")
+
+FIELD: Final = "image_url"
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+OK: Final = 200
+# So many pieces of a body are read whatever their size, and beyond them one for so many bytes.
+FREE_PIECES: Final = 1000
+LEAST_PIECE_BYTES: Final = 256
+
+
+class OwnLoop(Generic[Result]):
+    """Work for a thread: runs a coroutine on an event loop of its own, from which it can be called off.
+
+    Args:
+        make: makes the coroutine.
+    """
+
+    def __init__(self, make: Callable[[], Coroutine[None, None, Result]]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._cancel: Callable[[], object] | None = None
+        self._is_cancelled = False
+
+    def __call__(self) -> Result:
+        """Run it.
+
+        Raises:
+            UrlFailedError: it was called off.
+        """
+        try:
+            return asyncio.run(self._main())
+        except asyncio.CancelledError:
+            raise UrlFailedError("the fetch was called off", field=FIELD) from None
+
+    def cancel(self) -> None:
+        """Call it off, from any thread; nothing where it has ended."""
+        with self._lock, contextlib.suppress(RuntimeError):
+            self._is_cancelled = True
+            if self._cancel is not None:
+                self._cancel()
+
+    async def _main(self) -> Result:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        with self._lock:
+            if self._is_cancelled or task is None:
+                raise asyncio.CancelledError
+            self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        return await self._make()
+
+
+async def get_image(
+    url: "httpx2.URL", address: str, *, context: "ssl.SSLContext", most_bytes: int, timeout_s: float
+) -> bytes | str:
+    """The body behind a URL, or where it redirects to.
+
+    Args:
+        url: what to ask for.
+        address: where to connect; certificate and ``Host`` are those of the URL.
+        context: which certificates to believe.
+        most_bytes: largest body.
+        timeout_s: seconds for all of it.
+
+    Raises:
+        UrlFailedError: there is no image there.
+        BodyTooLargeError: it has more bytes than allowed.
+        TimeoutError: it took too long.
+        httpx2.HTTPError: the host could not be reached or does not speak HTTP.
+    """
+    import httpx2  # noqa: PLC0415 - not before the first URL
+
+    headers = {
+        "Host": url.netloc.decode("ascii"),
+        "User-Agent": f"osamd/{__version__}",
+        "Accept": "image/*",
+        # Nothing that would grow when it is unpacked.
+        "Accept-Encoding": "identity",
+    }
+    transport = httpx2.AsyncHTTPTransport(verify=context, trust_env=False)
+    # A client for each: a kept connection was made for one name and must not serve another at the same address.
+    client = httpx2.AsyncClient(transport=transport, trust_env=False, timeout=timeout_s)
+    async with (
+        asyncio.timeout(timeout_s),
+        client,
+        client.stream(
+            "GET",
+            url.copy_with(host=address),
+            headers=headers,
+            follow_redirects=False,
+            # The certificate must be the name's, not the address's.
+            extensions={"sni_hostname": url.raw_host.decode("ascii")},
+        ) as response,
+    ):
+        if response.status_code in REDIRECTS and "location" in response.headers:
+            return response.headers["location"]
+        if response.status_code != OK or response.headers.get("content-encoding", "identity") != "identity":
+            raise UrlFailedError("there is no image behind the URL", field=FIELD)
+        return await _read(response, most_bytes)
+
+
+async def _read(response: "httpx2.Response", most_bytes: int) -> bytes:
+    pieces: list[bytes] = []
+    received = 0
+    declared = response.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > most_bytes:
+        raise _too_large(most_bytes)
+    async for piece in response.aiter_raw():
+        received += len(piece)
+        if received > most_bytes:
+            raise _too_large(most_bytes)
+        pieces.append(piece)
+        if len(pieces) > FREE_PIECES + received // LEAST_PIECE_BYTES:
+            raise UrlFailedError("the image came in too many pieces", field=FIELD)
+    return b"".join(pieces)
+
+
+def _too_large(most_bytes: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"the image has more than the {most_bytes:,} bytes that are fetched", field=FIELD)
