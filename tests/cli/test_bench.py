@@ -21,8 +21,9 @@ from osamd.cli.bench.chart import svg
 from osamd.cli.bench.phases import Plan, measure
 from osamd.cli.bench.pictures import Pictures
 from osamd.cli.bench.progress import Progress
-from osamd.cli.bench.report import aligned, decades, duration, size, strips, text
+from osamd.cli.bench.report import decades, duration, strips, text
 from osamd.cli.bench.samples import Answer, Phase, Result, percentile
+from osamd.cli.printing import size, table
 from osamd.errors import AccessError, InvalidImageError, OverloadedError, UnknownModelError
 from osamd.pixels.images import decode_image
 
@@ -78,7 +79,9 @@ def test_durations_and_sizes_are_told_in_units_that_fit() -> None:
 
 def test_columns_are_aligned() -> None:
     """Names to the left, figures to the right, nothing behind the last one."""
-    assert "      n   p50\na     1  5 ms\nbbb  20" == aligned([["", "n", "p50"], ["a", "1", "5 ms"], ["bbb", "20", ""]])
+    assert "      n   p50\na     1  5 ms\nbbb  20" == table(
+        [["", "n", "p50"], ["a", "1", "5 ms"], ["bbb", "20", ""]], are_figures=True
+    )
 
 
 def test_strips_place_answers_between_round_numbers() -> None:

@@ -14,7 +14,8 @@ from commands import Ended, Osamd
 from serving import KEY, clean_environment
 from shelf import Shelf, WebModel, run_library
 
-from osamd.cli.models import human_age, human_size, table
+from osamd.cli.models import human_age
+from osamd.cli.printing import size, table
 
 WAIT_S = 60
 LICENCE = "osamd: fresh:latest is under the licence MIT https://example.org/licence"
@@ -240,15 +241,15 @@ def test_doctor_runs_the_users_own_models(home: Home) -> None:
     [
         (0, "0 B"),
         (999, "999 B"),
-        (1000, "1.0 KB"),
+        (1000, "1.00 KB"),
         (38_700_000, "38.7 MB"),
-        (3_400_000_000, "3.4 GB"),
-        (10**16, "10000.0 TB"),
+        (3_400_000_000, "3.40 GB"),
+        (10**16, "10000 TB"),
     ],
 )
 def test_sizes(nbytes: int, text: str) -> None:
     """Bytes are told in decimal units."""
-    assert text == human_size(nbytes)
+    assert text == size(nbytes)
 
 
 @pytest.mark.parametrize(

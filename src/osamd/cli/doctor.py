@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from osamd import __version__
+from osamd.cli.printing import table
 from osamd.errors import OsamdError, SettingsError
 from osamd.files import folder_problem
 from osamd.library.catalog import DEFAULT_MODEL, load_catalog
@@ -53,11 +54,7 @@ class Report:
 
     def text(self) -> str:
         """A line a finding, problems marked."""
-        width = max(len(finding.name) for finding in self.findings)
-        return "\n".join(
-            f"{'!!' if finding.is_wrong else 'ok'}  {finding.name:<{width}}  {finding.text}"
-            for finding in self.findings
-        )
+        return table([("!!" if finding.is_wrong else "ok", finding.name, finding.text) for finding in self.findings])
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -2,10 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from osamd.cli import printing
 from osamd.client import Client
 from osamd.errors import ModelUnavailableError
 from osamd.events import PullProgress
@@ -16,8 +17,6 @@ from osamd.library.rows import shown_url
 from osamd.library.store import Store
 from osamd.settings import load_settings
 
-UNITS = ("B", "KB", "MB", "GB", "TB")
-STEP = 1000
 BAR_WIDTH = 30
 ID_CHARS = 12
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86400
@@ -70,10 +69,10 @@ def list_models(*, show_all: bool) -> str:
     for model in library.catalog:
         size, modified = store.size(model), store.modified(model)
         if size is not None and modified is not None:
-            rows.append((model.name, model.digest[:ID_CHARS], human_size(size), human_age(modified)))
+            rows.append((model.name, model.digest[:ID_CHARS], printing.size(size), human_age(modified)))
         elif show_all:
             rows.append((model.name, model.digest[:ID_CHARS], "<not pulled>", "<not pulled>"))
-    return table(rows)
+    return printing.table(rows)
 
 
 def show_model(name: str) -> str:
@@ -88,10 +87,10 @@ def show_model(name: str) -> str:
         ("takes", capabilities_of(model.family).sentence()),
         ("licence", terms(model)),
         ("source", model.source_url or "unknown"),
-        ("here", "no" if size is None else human_size(size)),
+        ("here", "no" if size is None else printing.size(size)),
     ]
     rows += [(role, f"sha256:{blob.sha256} {shown_url(blob.url)}") for role, blob in model.blobs.items()]
-    return table(rows)
+    return printing.table(rows)
 
 
 def pull_model(name: str) -> None:
@@ -128,7 +127,7 @@ def remove_model(name: str) -> None:
     freed = library.store.remove(model, catalog=library.catalog)
     if not (was_here or freed):
         raise ModelUnavailableError(f"{model.name} is not here")
-    print(f"osamd: removed {model.name}, {human_size(freed)} freed", file=sys.stderr)
+    print(f"osamd: removed {model.name}, {printing.size(freed)} freed", file=sys.stderr)
 
 
 def running_models(url: str, api_key: str | None) -> str:
@@ -141,23 +140,13 @@ def running_models(url: str, api_key: str | None) -> str:
     with Client(url, api_key=api_key, patience_s=0) as client:
         running: list[dict[str, Any]] = client.running_models()
     rows = [("NAME", "SIZE", "DEVICE", "UNTIL")]
-    rows += [(item["name"], human_size(item["size"]), item["device"], item["expires_at"] or "-") for item in running]
-    return table(rows)
+    rows += [(item["name"], printing.size(item["size"]), item["device"], item["expires_at"] or "-") for item in running]
+    return printing.table(rows)
 
 
 def terms(model: Model) -> str:
     """A licence and where its text is."""
     return f"{model.license or 'unknown'} {model.license_url}".strip()
-
-
-def human_size(nbytes: int) -> str:
-    """Bytes in decimal units, such as ``38.7 MB``."""
-    size = float(nbytes)
-    for unit in UNITS:
-        if size < STEP or unit == UNITS[-1]:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= STEP
-    raise AssertionError("unreachable")
 
 
 def human_age(when: datetime) -> str:
@@ -168,14 +157,6 @@ def human_age(when: datetime) -> str:
             count = seconds // length
             return f"{count} {unit}{'s' if count > 1 else ''} ago"
     return "just now"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows in aligned columns."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
 
 
 class _Bar:
@@ -190,8 +171,8 @@ class _Bar:
         self._file = progress.digest
         done = progress.completed / progress.total if progress.total else 0.0
         bar = ("#" * int(done * BAR_WIDTH)).ljust(BAR_WIDTH, ".")
-        total = human_size(progress.total) if progress.total else "?"
-        line = f"{progress.role:<16} [{bar}] {human_size(progress.completed)} of {total}  {progress.status}"
+        total = printing.size(progress.total) if progress.total else "?"
+        line = f"{progress.role:<16} [{bar}] {printing.size(progress.completed)} of {total}  {progress.status}"
         sys.stderr.write(f"\r\033[K{line}")
         sys.stderr.flush()
 
@@ -206,6 +187,6 @@ def _tell_ends() -> Callable[[PullProgress], None]:
 
     def tell(progress: PullProgress) -> None:
         if progress.status == "done":
-            print(f"osamd: {progress.role} {human_size(progress.completed)}", file=sys.stderr)
+            print(f"osamd: {progress.role} {printing.size(progress.completed)}", file=sys.stderr)
 
     return tell

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("osamd")
 
-REPORT_S = 0.2
+# How often the free room of the disk is looked at.
+ROOM_S = 0.2
 WATCH_S = 0.1
 MAX_REDIRECTS = 10
 # More than anybody would wait, and still a number that fits a header.
@@ -99,7 +100,7 @@ class Download:
         sources: URLs of the same content, tried in this order.
         sha256: digest of the content, hexadecimal.
         partial: the file to fill; what an earlier download left there is resumed from.
-        report: told status, completed and total bytes a few times a second.
+        report: told status, completed and total bytes with each piece.
         stop: set to stop the download and keep what is there; None where nobody will.
         patience: how long to try.
     """
@@ -123,7 +124,6 @@ class Download:
         self._patience = patience
         self._best = 0
         self._cuts = 0
-        self._reported = 0.0
         self._forgiven: set[str] = set()
         self._rangeless: set[str] = set()
         self._reasons: dict[str, _SourceError] = {}
@@ -273,6 +273,7 @@ class Download:
     def _receive(self, chunks: Iterator[bytes]) -> None:
         partial, patience = self._partial, self._patience
         since, size = time.monotonic(), partial.size
+        looked = since
         for chunk in chunks:
             partial.append(chunk)
             self._best = max(self._best, partial.size)
@@ -280,6 +281,9 @@ class Download:
             if partial.total is not None and partial.size > partial.total:
                 return
             self._report("downloading")
+            if time.monotonic() - looked >= ROOM_S:
+                looked = time.monotonic()
+                partial.check_room()
             seconds = time.monotonic() - since
             if seconds >= patience.slow_s:
                 if partial.size - size < seconds * patience.slow_bytes_per_s:
@@ -311,12 +315,7 @@ class Download:
         return kind(f"sha256-{self._sha256} could not be downloaded: {reasons}", retry_after_s=retry_after_s)
 
     def _report(self, status: PullStatus) -> None:
-        now = time.monotonic()
-        if now - self._reported >= REPORT_S:
-            self._reported = now
-            self._report_to(status, self._partial.size, self._partial.total)
-            if status == "downloading":
-                self._partial.check_room()
+        self._report_to(status, self._partial.size, self._partial.total)
 
     @contextlib.contextmanager
     def _answer(self, source: str, headers: Mapping[str, str]) -> Iterator["httpx2.Response"]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from osamd.cli.bench.samples import OTHER, OUTSIDE, Phase, Result, percentile
+from osamd.cli.printing import significant, size, table
 
 STRIP_WIDTH = 60
 # How many answers fell into a column, from one to many.
@@ -15,9 +16,9 @@ def text(result: Result) -> str:
     """Everything a person wants to know, at most 100 columns wide for usual names."""
     parts = [
         f"{result.url}  {result.model}  {result.width} x {result.height} photo",
-        aligned(_latency_rows(result.phases)),
+        table(_latency_rows(result.phases), are_figures=True),
         _throughput(result.phases[-1]),
-        "mean milliseconds by stage\n" + aligned(_stage_rows(result.phases)),
+        "mean milliseconds by stage\n" + table(_stage_rows(result.phases), are_figures=True),
         strips(result.phases),
     ]
     return "\n\n".join(parts)
@@ -78,32 +79,7 @@ def decades(phases: Sequence[Phase]) -> tuple[int, int]:
     return first, max(first + 1, math.ceil(math.log10(max(seconds))))
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns beside each other, the first one to the left, figures to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join([f"{row[0]:<{widths[0]}}", *cells]).rstrip())
-    return "\n".join(lines)
-
-
 def duration(seconds: float, *, digits: int = 3) -> str:
     """Such as ``61.2 ms`` or ``1.97 s``, with so many significant digits."""
     value, unit = (seconds, "s") if seconds >= 1 else (seconds * THOUSAND, "ms")
-    return f"{_figure(value, digits)} {unit}"
-
-
-def size(nbytes: float) -> str:
-    """Such as ``871 B``, ``24.1 KB`` or ``20.9 MB``."""
-    for unit in ("B", "KB", "MB"):
-        if nbytes < THOUSAND:
-            return f"{nbytes:.0f} B" if unit == "B" else f"{_figure(nbytes, 3)} {unit}"
-        nbytes /= THOUSAND
-    return f"{_figure(nbytes, 3)} GB"
-
-
-def _figure(value: float, digits: int) -> str:
-    if value <= 0:
-        return "0"
-    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(value)))}f}"
+    return f"{significant(value, digits)} {unit}"
