@@ -1,4 +1,4 @@
-"""What the engine is doing at this moment, as frozen records for those who watch it."""
+"""The state of the engine and the server at one moment, for health checks and metrics."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +17,7 @@ class LaneStatus:
         waiting: jobs in its queue.
         capacity: how many may wait.
         running: jobs on its workers.
-        hung: workers that were given up on jobs that do not end, and still run.
+        hung: abandoned workers whose jobs do not end.
     """
 
     name: str
@@ -61,7 +61,7 @@ class MemoryStatus:
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """What is told about a loaded model.
+    """A loaded model.
 
     Attributes:
         model: its row.
@@ -78,11 +78,11 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """All of it.
+    """All of these.
 
     Attributes:
         state: ``ready`` when the configured models are loaded and warm, ``loading`` before, ``stopping``, or ``stuck``
-            when only a new process helps.
+            when only a restart helps.
         lanes: in the order of a request.
         cache: of embeddings.
         residents: loaded models.

@@ -235,12 +235,12 @@ def test_a_failed_load_is_tried_again() -> None:
 def test_preloading_makes_ready() -> None:
     """Not ready before, ready after, with every model that was asked for."""
 
-    async def main(engine: Engine) -> tuple[bool, bool, set[str]]:
-        before = engine.ready
+    async def main(engine: Engine) -> tuple[str, str, set[str]]:
+        before = engine.state
         await engine.preload()
-        return before, engine.ready, loaded(engine)
+        return before, engine.state, loaded(engine)
 
-    assert (False, True, {"builtin:latest", "sam:100m"}) == run(main, preload=("builtin", "sam_vit_b"))
+    assert ("loading", "ready", {"builtin:latest", "sam:100m"}) == run(main, preload=("builtin", "sam_vit_b"))
 
 
 def test_who_waits_for_a_model_does_not_wait_for_its_first_run_too() -> None:
@@ -259,7 +259,7 @@ def test_who_waits_for_a_model_does_not_wait_for_its_first_run_too() -> None:
         await breathe()
         gate.open()
         await asyncio.gather(preloading, waiting)
-        return engine.ready
+        return engine.state == "ready"
 
     assert run(main, load=load, preload=("sam:100m", "builtin"))
     assert [(HEIGHT, WIDTH)] == asked_for.encoded
@@ -277,7 +277,7 @@ def test_one_model_that_fails_does_not_keep_the_others_from_loading() -> None:
     async def main(engine: Engine) -> tuple[bool, set[str]]:
         with pytest.raises(ModelUnavailableError, match="sam:100m"):
             await engine.preload()
-        return engine.ready, loaded(engine)
+        return engine.state == "ready", loaded(engine)
 
     assert (False, {"builtin:latest"}) == run(main, load=load, preload=("sam:100m", "builtin", "sam:300m"))
 
@@ -288,7 +288,7 @@ def test_a_preload_that_names_no_model_is_not_ready() -> None:
     async def main(engine: Engine) -> bool:
         with pytest.raises(UnknownModelError):
             await engine.preload()
-        return engine.ready
+        return engine.state == "ready"
 
     assert not run(main, preload=("no-such-model",))
 
@@ -298,7 +298,7 @@ def test_nothing_to_preload_is_ready() -> None:
 
     async def main(engine: Engine) -> bool:
         await engine.preload()
-        return engine.ready
+        return engine.state == "ready"
 
     assert run(main, preload="none")
 
@@ -306,12 +306,12 @@ def test_nothing_to_preload_is_ready() -> None:
 def test_a_gpu_is_tried_even_with_nothing_to_preload() -> None:
     """With ``cuda`` the built-in model is loaded before the server is ready: a promise of a GPU is kept or not made."""
 
-    async def main(engine: Engine) -> tuple[bool, bool, set[str]]:
-        before = engine.ready
+    async def main(engine: Engine) -> tuple[str, str, set[str]]:
+        before = engine.state
         await engine.preload()
-        return before, engine.ready, loaded(engine)
+        return before, engine.state, loaded(engine)
 
-    assert (False, True, {"builtin:latest"}) == run(main, preload=(), device="cuda")
+    assert ("loading", "ready", {"builtin:latest"}) == run(main, preload=(), device="cuda")
 
 
 def test_close_finishes_what_runs_and_refuses_the_rest() -> None:

@@ -55,10 +55,13 @@ def test_half_precision_leaves_as_float32() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ((array(2, 4, 4),), "mine has 2 arrays: embedding and 1 extra_features"),
-        ((array(2, 4, 4), array(3, 1, 1), array(1, 1, 1)), "mine has 2 arrays"),
-        ((array(2, 4, 5), array(3, 1, 1)), r"the fine of mine is \(2, 4, 4\), not \(2, 4, 5\)"),
-        ((array(2, 4, 4), array(4, 1, 1)), r"the coarse of mine is \(3, 'rows', None\), not \(4, 1, 1\)"),
+        ((array(2, 4, 4),), "expected 2 arrays for mine: embedding and 1 extra_features"),
+        ((array(2, 4, 4), array(3, 1, 1), array(1, 1, 1)), "expected 2 arrays for mine"),
+        ((array(2, 4, 5), array(3, 1, 1)), r"expected fine of mine with the shape \(2, 4, 4\), not \(2, 4, 5\)"),
+        (
+            (array(2, 4, 4), array(4, 1, 1)),
+            r"expected coarse of mine with the shape \(3, 'rows', None\), not \(4, 1, 1\)",
+        ),
         ((array(2, 4, 4) + np.float32(np.inf), array(3, 1, 1)), "finite"),
     ],
 )

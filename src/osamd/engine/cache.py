@@ -24,8 +24,8 @@ class _Entry(Generic[Value]):
 class OwnedCache(Generic[Value]):
     """Least-recently-used values within a byte budget. A value is only ever given to the owner who put it.
 
-    Where room is needed, the owner who holds most gives up the least recently used of his: one who puts much takes no
-    room from one who puts little.
+    Where room is needed, the owner who holds most gives up their least recently used value: an owner who stores much
+    takes no room from one who stores little.
 
     Args:
         capacity_bytes: at most so many are held; a value larger than this is not kept.
@@ -39,7 +39,7 @@ class OwnedCache(Generic[Value]):
         self._clock = clock
         self._entries: OrderedDict[str, _Entry[Value]] = OrderedDict()
         self._nbytes = 0
-        # By owner: bytes and values; who has none is in neither.
+        # By owner: bytes and values; an owner without any is in neither.
         self._held: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
 
@@ -73,7 +73,7 @@ class OwnedCache(Generic[Value]):
             self._drop(next(iter(self._entries)))
         if nbytes > self._capacity_bytes:
             return
-        # Counted first, so that who puts is the one with most when he would be.
+        # Count the new value first, so that its owner is evicted from when they hold the most.
         if nbytes:
             self._held[owner] += nbytes
         self._nbytes += nbytes
@@ -102,7 +102,7 @@ class OwnedCache(Generic[Value]):
         self._nbytes = 0
 
     def _next_to_go(self) -> str:
-        # Somebody with nothing yet but what he is just putting has nothing to give.
+        # An owner whose only value is the one being stored has nothing to evict.
         most = max(self._held[owner] for owner in self._counts)
         return next(key for key, entry in self._entries.items() if self._held[entry.owner] == most)
 

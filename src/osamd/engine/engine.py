@@ -1,7 +1,7 @@
 """The one place where a request becomes masks: look up, encode once, decode, cut out.
 
-The engine belongs to one event loop. It never computes on it: images are decoded and encoded on the encode lane,
-prompts are decoded on the decode lane, so a click on a known image does not wait behind somebody's encode.
+The engine belongs to one event loop and never computes on it. Images are prepared and encoded on lanes of their own,
+prompts are decoded on another, so a click on a known image does not wait behind somebody else's encode.
 """
 
 import asyncio
@@ -21,36 +21,25 @@ from osamd.engine.prompts import check_capabilities, check_masks, placed_prompts
 from osamd.engine.refinements import Refinements
 from osamd.engine.remembered_images import EncodedImage, RememberedImages
 from osamd.engine.workers import Workers
-from osamd.errors import (
-    EmbeddingExpiredError,
-    InferenceError,
-    InvalidRequestError,
-    OsamdError,
-    UnknownModelError,
-)
+from osamd.errors import EmbeddingExpiredError, InferenceError, InvalidRequestError, OsamdError, UnknownModelError
 from osamd.events import Event, ModelLoaded, ModelUnloaded, Sink, tell
 from osamd.keep_alive import KeepAlive
 from osamd.library.catalog import DEFAULT_MODEL, Model
 from osamd.library.families import capabilities_of
 from osamd.library.library import Library
 from osamd.models.base import Adapter
+from osamd.patience import Patience
 from osamd.runtime.graphs import GraphCache, graph_folder
 from osamd.settings import Settings
 from osamd.status import CacheStatus, EngineStatus, Resident, State
 from osamd.timings import Timings
-from osamd.types import (
-    Decode,
-    ImageHandle,
-    ImageSource,
-    SegmentRequest,
-    SegmentResult,
-)
+from osamd.types import Decode, ImageHandle, ImageSource, SegmentRequest, SegmentResult
 
 Load = Callable[[Model], Adapter]
 
 
 class Engine:
-    """Answers requests; owns the lanes, the loaded models and what is remembered.
+    """Answers requests; owns the lanes, the loaded models and the remembered images.
 
     Args:
         settings: limits and placement.
@@ -115,11 +104,6 @@ class Engine:
         return "ready" if is_warm else "loading"
 
     @property
-    def ready(self) -> bool:
-        """Whether requests should be sent here."""
-        return self.state == "ready"
-
-    @property
     def residents(self) -> list[Resident]:
         """The loaded models, the most recently used first."""
         return self._models.residents()
@@ -152,8 +136,8 @@ class Engine:
                 # Nobody's request waits here, and a server that gave up would never be ready.
                 await self.library.pulls.bring(model, is_patient=True)
                 async with self._using(model) as adapter:
-                    # On a GPU that was part of loading it. Who already waits for the model must not wait for this
-                    # too: his request is its first run.
+                    # On a GPU that was part of loading it. A request that already waits for the model must not wait
+                    # for this too: it is the first run.
                     if adapter.device != "cuda" and self._models.users(model) == 1:
                         once = functools.partial(run_once, adapter, model)
                         await self._workers.run(self._workers.load, once, model=model.name, timings=Timings())
@@ -302,14 +286,12 @@ class Engine:
         Returns:
             Whether everything has ended; else some thread still computes something that nobody waits for.
         """
-        until = None if patience_s is None else time.monotonic() + patience_s
+        patience = Patience(patience_s)
         self.drain()
-        are_pulled = await self.library.pulls.close(patience_s=patience_s)
-        left_s = None if until is None else max(0.0, until - time.monotonic())
-        has_ended = await self._workers.close(patience_s=left_s)
+        are_pulled = await self.library.pulls.close(patience_s=patience.left())
+        has_ended = await self._workers.close(patience_s=patience.left())
         await self._models.close()
-        left_s = None if until is None else max(0.0, until - time.monotonic())
-        is_kept = await self._images.close(patience_s=left_s)
+        is_kept = await self._images.close(patience_s=patience.left())
         self._refinements.clear()
         return are_pulled and has_ended and is_kept
 

@@ -22,17 +22,19 @@ def restore(given: ExchangedEmbedding, shapes: Mapping[str, tuple[int | str | No
     import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
 
     if len(given.arrays) != len(shapes):
-        message = f"{model} has {len(shapes)} arrays: embedding and {len(shapes) - 1} extra_features"
+        message = f"expected {len(shapes)} arrays for {model}: embedding and {len(shapes) - 1} extra_features"
         raise InvalidRequestError(message, field=FIELD)
     features = {}
     for array, (name, shape) in zip(given.arrays, shapes.items(), strict=True):
-        wanted = shape[1:]
+        expected = shape[1:]
         fits = all(
-            not isinstance(size, int) or size == length for size, length in zip(wanted, array.shape, strict=True)
+            not isinstance(size, int) or size == length for size, length in zip(expected, array.shape, strict=True)
         )
         if not fits:
-            raise InvalidRequestError(f"the {name} of {model} is {wanted}, not {array.shape}", field=FIELD)
+            raise InvalidRequestError(
+                f"expected {name} of {model} with the shape {expected}, not {array.shape}", field=FIELD
+            )
         if not np.isfinite(array).all():
-            raise InvalidRequestError("finite numbers are wanted", field=FIELD)
+            raise InvalidRequestError("expected finite numbers", field=FIELD)
         features[name] = array[None].astype(np.float32)
     return Embedding(height=given.height, width=given.width, features=features)

@@ -121,7 +121,7 @@ def mask_bytes(
         adapter: the model the embedding is from.
         embedding: the encoded image.
         prompts: what to segment.
-        multimask: whether several candidates a prompt are wanted.
+        multimask: whether to return several candidates for each prompt.
         most_pixels: pixels of all masks' boxes together, at most; a byte each.
     """
     can = adapter.capabilities
@@ -151,7 +151,7 @@ def decode_prompts(
         embedding: the encoded image.
         prompts: what to segment.
         refined: the earlier mask of each prompt, or None.
-        multimask: whether several candidates a prompt are wanted.
+        multimask: whether to return several candidates for each prompt.
         most_mask_pixels: pixels of all masks' boxes together, at most.
         timings: the request's stopwatch.
 

@@ -12,12 +12,13 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Final, TypeVar
 
 from osamd.engine.fair_queue import FairQueue
 from osamd.engine.jobs import Job
 from osamd.errors import HungError, OverloadedError, ShuttingDownError
+from osamd.patience import Patience
 from osamd.status import LaneStatus
 from osamd.timings import Timings
 
@@ -159,9 +160,9 @@ class Lane:
         """
         self._closed = True
         self.drain()
-        until = None if patience_s is None else time.monotonic() + patience_s
+        patience = Patience(patience_s)
         for thread in tuple(self._threads):
-            thread.join(None if until is None else max(0.0, until - time.monotonic()))
+            thread.join(patience.left())
         with self._changed:
             return not self._hung and not any(thread.is_alive() for thread in self._threads)
 
@@ -336,3 +337,9 @@ class Lane:
 
 def _shutting_down() -> ShuttingDownError:
     return ShuttingDownError("the server is shutting down")
+
+
+async def close_lanes(lanes: Iterable[Lane], patience: Patience) -> bool:
+    """Close lanes one after the other, off the loop; returns whether all their workers are gone."""
+    closed = [await asyncio.to_thread(lane.close, patience_s=patience.left()) for lane in lanes]
+    return all(closed)

@@ -33,15 +33,15 @@ class _Place:
 class LoadedModels:
     """The loaded models. Belongs to one event loop.
 
-    A load that has begun goes on when everybody who waited has left, so that impatient callers cannot keep a large
-    model from ever being loaded.
+    A load that has begun continues when all its callers have left; otherwise impatient callers could keep a large model
+    from ever being loaded.
 
     Args:
         budget_bytes: sizes of all loaded models' files together, at most.
         keep_alive_s: how long a model stays while no request has said otherwise.
-        load: brings a model to life, off the loop.
+        load: loads a model, off the loop.
         measure: the size of a model's files in bytes.
-        unloaded: called after a model was let go.
+        unloaded: called after a model was unloaded.
         preloaded: whether the operator has this model loaded at start.
     """
 
@@ -123,7 +123,7 @@ class LoadedModels:
         return True
 
     def unload_idle(self) -> list[str]:
-        """Let every model go that nobody uses and nobody pinned; returns their names."""
+        """Unload every model that is neither in use nor pinned; returns their names."""
         idle = [
             place
             for place in self._places.values()
@@ -252,7 +252,7 @@ def _stop_timer(place: _Place) -> None:
 
 
 def _see_failure(filling: "asyncio.Task[None]") -> None:
-    """A failure that nobody waited for is no unretrieved exception."""
+    """Mark a failure as retrieved, even when all its callers have left."""
     if not filling.cancelled():
         filling.exception()
 

@@ -1,15 +1,15 @@
 """The encoded images a server remembers: in memory, and on the disk where that is given room."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from osamd.engine.cache import OwnedCache
 from osamd.engine.embedding_files import EmbeddingFiles, KeptEmbedding
-from osamd.engine.lanes import Lane
+from osamd.engine.lanes import Lane, close_lanes
 from osamd.errors import OsamdError
 from osamd.library.catalog import Model
+from osamd.patience import Patience
 from osamd.timings import Timings
 from osamd.types import Embedding
 
@@ -138,15 +138,12 @@ class RememberedImages:
         Returns:
             Whether everything has ended.
         """
-        until = None if patience_s is None else time.monotonic() + patience_s
+        patience = Patience(patience_s)
         if self._writes:
-            await asyncio.wait(self._writes, timeout=FLUSH_S if patience_s is None else min(FLUSH_S, patience_s))
-        closed = []
-        for lane in (self._disk, self._reads):
-            left_s = None if until is None else max(0.0, until - time.monotonic())
-            closed.append(await asyncio.to_thread(lane.close, patience_s=left_s))
+            await asyncio.wait(self._writes, timeout=patience.left(most=FLUSH_S))
+        have_ended = await close_lanes([self._disk, self._reads], patience)
         self._memory.clear()
-        return all(closed)
+        return have_ended
 
     def _put(self, image_id: str, image: EncodedImage, owner: str) -> None:
         self._memory.put(image_id, image, nbytes=image.embedding.nbytes, owner=owner)

@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import functools
-import time
 import weakref
 from collections.abc import Awaitable, Callable, Generator
 from typing import Final, TypeVar
 
-from osamd.engine.lanes import MOST_HUNG, Lane
+from osamd.engine.lanes import MOST_HUNG, Lane, close_lanes
 from osamd.errors import OutOfMemoryError
 from osamd.events import Event, MemoryRanOut, WorkerHung
+from osamd.patience import Patience
 from osamd.runtime.container import cpu_count
 from osamd.runtime.out_of_memory import is_out_of_memory
 from osamd.settings import Settings
@@ -32,7 +32,7 @@ class Workers:
 
     Args:
         settings: how much may wait, and how long.
-        unload_idle: lets models go that nobody uses; returns their names.
+        unload_idle: unloads the models that are not in use; returns their names.
         emit: told about every event.
     """
 
@@ -48,7 +48,7 @@ class Workers:
             hang_s=settings.hang_s,
             on_hung=lambda lane, hung: emit(WorkerHung(lane, hung)),
         )
-        # A large model from a slow disk may take its time.
+        # No limit: a large model on a slow disk takes long to load.
         self.load = Lane("load", workers=1, capacity=LOAD_CAPACITY)
         self.encode = watched("encode", workers=1, capacity=settings.encode_queue)
         # Decodes and resizes images while the encoder is busy; holds as many decoded ones as it has threads.
@@ -58,7 +58,7 @@ class Workers:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether so much work does not end that only a new process helps."""
+        """Whether so many computations are hung that only a restart of the process helps."""
         return any(lane.hung >= MOST_HUNG for lane in (self.prepare, self.encode, self.decode))
 
     def status(self) -> tuple[LaneStatus, ...]:
@@ -139,12 +139,7 @@ class Workers:
         """
         if self._rest is not None:
             self._rest.cancel()
-        until = None if patience_s is None else time.monotonic() + patience_s
-        closed = []
-        for lane in (self.prepare, self.encode, self.decode, self.load):
-            left_s = None if until is None else max(0.0, until - time.monotonic())
-            closed.append(await asyncio.to_thread(lane.close, patience_s=left_s))
-        return all(closed)
+        return await close_lanes([self.prepare, self.encode, self.decode, self.load], Patience(patience_s))
 
 
 def _prepare_workers() -> int:

@@ -59,7 +59,7 @@ class Adapter(Protocol):
             embedding: from this model's ``encode``.
             prompt: checked against ``capabilities`` and the image's size.
             mask_input: an earlier answer of this model on this image, to be refined, or None.
-            multimask: whether several candidates are wanted, where the model has them.
+            multimask: whether to return several candidates, where the model has them.
 
         Returns:
             Candidates, best first; without ``multimask`` one for a prompt of points or boxes.

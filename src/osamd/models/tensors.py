@@ -19,8 +19,8 @@ def resize(image: ByteArray, *, height: int, width: int) -> ByteArray:
 
     Args:
         image: (H, W, 3) uint8.
-        height: rows wanted.
-        width: columns wanted.
+        height: rows of the result.
+        width: columns of the result.
 
     Returns:
         (height, width, 3) uint8.
@@ -65,7 +65,7 @@ def ranked(
         scores: (M,) the model's own estimate of each mask's overlap with the truth.
         valid_height: rows of ``logits`` that show the image.
         valid_width: columns of ``logits`` that show the image.
-        multimask: whether more than one is wanted.
+        multimask: whether to return more than one.
     """
     order = np.argsort(-scores, kind="stable")[: MOST_CANDIDATES if multimask else 1]
     return [

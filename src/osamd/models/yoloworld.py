@@ -133,7 +133,7 @@ def suppress(
     classes = [
         _survivors(boxes, scores[:, label], label, iou_threshold, score_threshold) for label in range(scores.shape[1])
     ]
-    # Merged while they are found, so that no class is worked through further than its boxes are wanted.
+    # Merged lazily, so that suppression in a class stops as soon as there are enough boxes.
     best = itertools.islice(heapq.merge(*classes), most)
     return np.array([(index, label) for _, index, label in best], np.int64).reshape(-1, 2)
 

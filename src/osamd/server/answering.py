@@ -45,7 +45,7 @@ class Ask(Generic[How]):
         model: a name or alias; None for the handle's model, or the built-in one.
         prompts: what to segment; None for the model's default.
         multimask: whether to return up to three candidates for each prompt.
-        keep_alive: how long the model stays loaded afterwards; a user's wish is capped.
+        keep_alive: how long the model stays loaded afterwards; longer values of a user are capped.
         with_embedding: whether the result carries its embedding.
         needs_masks: whether a model that finds boxes only is refused.
     """

@@ -1,4 +1,4 @@
-"""``async with client_watched(request)``: work that stops when nobody waits for its answer any more."""
+"""``async with client_watched(request)``: cancels the work for a client that has disconnected."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from osamd.errors import ClientGoneError
 
 @asynccontextmanager
 async def client_watched(request: Request) -> AsyncIterator[None]:
-    """Cancel the block when the client goes. To be entered once the body has been read.
+    """Cancel the block when the client disconnects. Enter it once the body has been read.
 
     Raises:
         ClientGoneError: the client has gone.

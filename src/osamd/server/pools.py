@@ -1,13 +1,12 @@
 """The server's own threads: bodies are parsed on some, replies written on others."""
 
-import asyncio
 import functools
-import time
 from collections.abc import Callable, Generator
 from typing import Final, TypeVar
 
-from osamd.engine.lanes import MOST_HUNG, Lane
+from osamd.engine.lanes import MOST_HUNG, Lane, close_lanes
 from osamd.events import Event, WorkerHung
+from osamd.patience import Patience
 from osamd.settings import Settings
 from osamd.status import LaneStatus
 from osamd.timings import Timings
@@ -43,7 +42,7 @@ class Pools:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether so much work does not end that only a new process helps."""
+        """Whether so many computations are hung that only a restart of the process helps."""
         return any(lane.hung >= MOST_HUNG for lane in (self._side, self._reply))
 
     def status(self) -> tuple[LaneStatus, ...]:
@@ -87,9 +86,4 @@ class Pools:
         Returns:
             Whether everything has ended.
         """
-        until = None if patience_s is None else time.monotonic() + patience_s
-        closed = []
-        for lane in (self._side, self._reply):
-            left_s = None if until is None else max(0.0, until - time.monotonic())
-            closed.append(await asyncio.to_thread(lane.close, patience_s=left_s))
-        return all(closed)
+        return await close_lanes([self._side, self._reply], Patience(patience_s))

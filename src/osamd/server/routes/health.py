@@ -21,7 +21,7 @@ async def index() -> str:
     "/health",
     summary="Live",
     response_description="The process answers.",
-    responses={503: {"description": "Too many computations do not end: only a new process helps."}},
+    responses={503: {"description": "Too many computations are hung; restart the process."}},
 )
 async def health(request: Request) -> JSONResponse:
     """Answers at once, before any model is loaded."""
