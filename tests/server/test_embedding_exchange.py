@@ -217,6 +217,6 @@ def test_numbers_beyond_float32_are_refused(client: httpx2.Client, number: str) 
 
 def test_prompts_are_checked_against_the_claimed_size(client: httpx2.Client, sent: Sent) -> None:
     """A click outside the image that the embedding says it is of is refused."""
-    body = {"model": "sam2:tiny", "image_embedding": sent, "prompt": {"points": [[WIDTH, 5]], "point_labels": [1]}}
+    body = {"model": "sam2:tiny", "image_embedding": sent, "prompt": {"points": [[WIDTH + 1, 5]], "point_labels": [1]}}
     problem = refusal(client.post(GENERATE, json=body))
     assert (422, "prompt.points[0]") == (problem["status"], problem["field"])
