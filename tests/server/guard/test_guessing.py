@@ -123,7 +123,7 @@ def test_a_key_in_use_is_not_slowed_down(monkeypatch: pytest.MonkeyPatch) -> Non
         guarded = guard()
         assert 200 == await status_of(guarded, KEY)
         await throttle(guarded)
-        guesses = [asyncio.create_task(status_of(guarded, f"guess-{number}")) for number in range(100)]
+        guesses = [asyncio.create_task(status_of(guarded, f"guess-{number}")) for number in range(300)]
         while sum(guess.done() for guess in guesses) < len(guesses) - guessing.MOST_DELAYED:
             await asyncio.sleep(0)
         right = await status_of(guarded, KEY)

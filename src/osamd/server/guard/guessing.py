@@ -15,10 +15,11 @@ MOST_ADDRESSES: Final = 10_000
 MOST_PROVEN: Final = 10_000
 # How long a key that was right stays proven at the address it came from, since its last use.
 PROVEN_S: Final = 3600.0
-# What an unproven key waits at a throttled address before it is compared, and how many of one address wait at once:
-# together they bound the guesses of an address to 32 a second.
+# What an unproven key waits at a throttled address before it is compared. How many of one address wait at once is
+# bounded by its connections without a key, 128 by default, so it has 64 guesses a second; and by this where nobody
+# counts those. Fewer would let a guesser take all places, and lock out a right key that is new at this address.
 DELAY_S: Final = 2.0
-MOST_DELAYED: Final = 64
+MOST_DELAYED: Final = 256
 
 
 class Guesses:
