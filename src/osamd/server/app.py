@@ -206,6 +206,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
     async def preload() -> None:
         # What a model needs is loaded with the interpreter's lock held: a probe that waits already is answered before.
         await asyncio.sleep(HEAD_START_S)
+        if services.decoder is not None:
+            # Beside the models, not behind them: a request that woke the server needs both.
+            await asyncio.to_thread(services.decoder.start)
         try:
             await asyncio.to_thread(_bring_in, services.metrics, services.traces)
         # Models do without it, and a server that is never ready must say why.
@@ -223,8 +226,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
             # Else it would be the first request that finds no descriptor left to read them.
             for name in NEEDED_LATER:
                 await asyncio.to_thread(import_module, name)
-            if services.decoder is not None:
-                await asyncio.to_thread(services.decoder.start)
         except OsamdError as error:
             # The message says it all; a traceback would bury it.
             logger.error("not ready: %s", error)  # noqa: TRY400
