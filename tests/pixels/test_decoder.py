@@ -37,6 +37,15 @@ print(decoder._idle[0].process.pid, flush=True)
 sys.stdin.read()
 """
 
+TAKEN_OVER = """
+import socket, struct
+channel = socket.socket(fileno={channel})
+channel.recv(1)
+channel.sendall(struct.pack("!I", len(SAID)) + SAID)
+while channel.recv(65536):
+    pass
+"""
+
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[Decoder]:
@@ -293,3 +302,34 @@ def test_a_process_ends_with_its_parent() -> None:
             assert select.select([child], [], [], WAIT_S)[0]
         finally:
             os.close(child)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"nonsense",
+        b"[]",
+        b"{}",
+        b'{"shape": [1, 1, 3]}',
+        b'{"shape": [1, 1, 4], "picture": {"height": 1, "width": 1}}',
+        b'{"shape": [-1, -1, 3], "picture": {"height": 1, "width": 1}}',
+        b'{"shape": [8000, 8001, 3], "picture": {"height": 1, "width": 1}}',
+        b'{"shape": [4000, 4000, 3], "picture": {"height": 1, "width": 1}}',
+        b'{"shape": [1.5, 1, 3], "picture": {"height": 1, "width": 1}}',
+        b'{"size": [1, 1, 1]}',
+        b'{"size": "11"}',
+    ],
+)
+def test_a_process_is_not_trusted(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that an image has taken over says what it likes: that is a broken image, and the process is ended."""
+    monkeypatch.setattr(
+        "osamd.pixels.decoder.PROGRAM", TAKEN_OVER.replace("SAID", repr(said).replace("{", "{{").replace("}", "}}"))
+    )
+    with contextlib.closing(Decoder(cpu_s=PLENTY_S)) as decoder:
+        decoder.start()
+        process = decoder._idle[0].process
+
+        with pytest.raises(InvalidImageError, match="crashed"):
+            decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS)
+
+        assert -signal.SIGKILL == process.returncode

@@ -21,11 +21,13 @@ from osamd.errors import (
     RequestError,
     ShuttingDownError,
 )
-from osamd.pixels.decoder_messages import KEPT_BYTES, REQUEST, SIZE, receive
+from osamd.pixels.decoder_messages import KEPT_BYTES, REQUEST, SIZE, NonsenseError, receive
 from osamd.types import ByteArray, Picture, WantedSize
 
 MOST_REASON_CHARS: Final = 500
 
+# A file that is mended is opened once more, and may then have another size.
+MOST_QUESTIONS: Final = 2
 # Of larger images one is decoded at a time, so that memory does not grow with the threads: 64 million pixels take up to
 # a gigabyte.
 LARGE_PIXELS: Final = 16_000_000
@@ -43,6 +45,7 @@ from osamd.pixels.decoder_process import main
 main({channel}, {room}, cpu_s={cpu_s})
 """
 CHANNELS: Final = 3
+MOST_SIDE: Final = 2**32
 # The server's environment has its keys in it.
 ENVIRONMENT: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
 # What a photo of a usual size took is kept for the next one; what larger ones took goes back to the system.
@@ -114,6 +117,10 @@ class Decoder:
             answer = self._ask(child, data, max_pixels, wanted)
         except (EOFError, ConnectionError):
             raise self._what_ended(child) from None
+        except NonsenseError:
+            # What it decoded has taken it over, or so it seems.
+            self._drop(child)
+            raise _crashed() from None
         except TimeoutError:
             self._drop(child)
             raise DeadlineExceededError("decoding the image took too long; try again later") from None
@@ -141,9 +148,11 @@ class Decoder:
         channel.sendall(data)
         message = receive(channel)
         with contextlib.ExitStack() as stack:
-            if "size" in message:
-                height, width = message["size"]
-                if height * width > LARGE_PIXELS:
+            for number in range(MOST_QUESTIONS):
+                if "size" not in message:
+                    break
+                height, width = _sizes(message["size"], 2)
+                if number == 0 and height * width > LARGE_PIXELS:
                     stack.enter_context(self._large)
                 rows, columns = (height, width) if wanted is None else wanted(height=height, width=width)
                 channel.sendall(SIZE.pack(rows, columns))
@@ -198,7 +207,7 @@ class Decoder:
         if status == -signal.SIGKILL:
             return MemoryError("the process that decodes was killed, as happens when memory runs out")
         if status < 0:
-            return InvalidImageError("the image is broken: its decoder crashed", field="image")
+            return _crashed()
         return RuntimeError(f"the process that decodes images ended with status {status}")
 
 
@@ -244,14 +253,21 @@ def _nameless_file() -> IO[bytes]:
 
 
 def _picture(child: _Child, message: dict[str, Any], max_pixels: int) -> Picture:
-    rows, columns, channels = message["shape"]
-    # The process is not trusted: what it decodes may have taken it over.
-    if channels != CHANNELS or not 0 < rows * columns <= max_pixels:
-        raise EOFError
-    rest: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in message["picture"].items()
-    }
-    return Picture(pixels=_pixels(child.room, rows, columns), **rest)
+    rows, columns, channels = _sizes(message.get("shape"), 3)
+    rest = message.get("picture")
+    if channels != CHANNELS or rows * columns > max_pixels or not isinstance(rest, dict):
+        raise NonsenseError
+    told: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in rest.items()}
+    return Picture(pixels=_pixels(child.room, rows, columns), **told)
+
+
+def _sizes(values: object, count: int) -> tuple[int, ...]:
+    """So many positive numbers, as a process sent them."""
+    if not isinstance(values, list) or len(values) != count:
+        raise NonsenseError
+    if not all(isinstance(value, int) and 0 < value < MOST_SIDE for value in values):
+        raise NonsenseError
+    return tuple(values)
 
 
 def _pixels(room: IO[bytes], rows: int, columns: int) -> ByteArray:
@@ -264,7 +280,7 @@ def _pixels(room: IO[bytes], rows: int, columns: int) -> ByteArray:
     while read < len(view):
         count = os.preadv(room.fileno(), [view[read:]], read)
         if count == 0:
-            raise EOFError
+            raise NonsenseError
         read += count
     if len(view) > KEPT_BYTES:
         room.truncate(KEPT_BYTES)
@@ -278,6 +294,10 @@ def _told(message: dict[str, Any], max_pixels: int) -> RequestError:
             f"decoding this image takes more memory than {max_pixels:,} pixels should", field="image"
         )
     return kind(str(message["message"])[:MOST_REASON_CHARS], field="image")
+
+
+def _crashed() -> InvalidImageError:
+    return InvalidImageError("the image is broken: its decoder crashed", field="image")
 
 
 def _shutting_down() -> ShuttingDownError:

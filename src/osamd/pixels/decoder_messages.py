@@ -28,6 +28,10 @@ _LENGTH: Final = struct.Struct("!I")
 _MOST_BYTES: Final = 65_536
 
 
+class NonsenseError(Exception):
+    """A process says what no process of ours does."""
+
+
 def send(channel: socket.socket, message: Mapping[str, Any]) -> None:
     """Send a message."""
     body = json.dumps(message).encode()
@@ -39,9 +43,15 @@ def receive(channel: socket.socket) -> dict[str, Any]:
 
     Raises:
         EOFError: the other side has gone.
+        NonsenseError: it sends something else.
     """
     length = _LENGTH.unpack(_exactly(channel, _LENGTH.size))[0]
-    message: dict[str, Any] = json.loads(_exactly(channel, min(_MOST_BYTES, length)))
+    try:
+        message = json.loads(_exactly(channel, min(_MOST_BYTES, length)))
+    except (ValueError, RecursionError):
+        raise NonsenseError from None
+    if not isinstance(message, dict):
+        raise NonsenseError
     return message
 
 
