@@ -124,8 +124,8 @@ def metrics_page() -> str:
         GENERATED + "# Metrics\n",
         (
             "`GET /metrics`, for keys with the role admin, in Prometheus' text form. Labels are `key` (a name), `model`"
-            " (full name), `route` (the path's template), `stage` (as in `Server-Timing`), `lane` (`load`, `encode`,"
-            " `decode`, `side`, `reply`), `code` (of an error), `device`.\n"
+            " (full name), `route` (the path's template), `stage` (as in `Server-Timing`), `lane` (`load`, `prepare`,"
+            " `encode`, `decode`, `side`, `reply`, `resolve`, `fetch`), `code` (of an error), `device`.\n"
         ),
         "| metric | kind | meaning |",
         "|---|---|---|",

@@ -179,7 +179,7 @@ async def _fetch(
     """The image behind a URL; it is not fetched for a model that this caller cannot use."""
     await admit.model(services.library.resolve(model))
     with timings.stage("receive"):
-        data = await services.remote_images.fetch(url)
+        data = await services.remote_images.fetch(url, owner=caller.name)
     return await services.pools.parse(lambda: ImageSource.of_bytes(data), timings, owner=caller.name)
 
 

@@ -96,7 +96,7 @@ def create_app(
         pools=Pools(settings, emit=functools.partial(tell, sinks)),
         memory=MemoryBudget(settings.mask_memory_bytes, wait_s=settings.queue_wait_s),
         encodes=RateLimit("images to encode", settings.encodes_per_minute),
-        remote_images=RemoteImages(settings),
+        remote_images=RemoteImages(settings, emit=functools.partial(tell, sinks)),
         metrics=metrics,
         traces=traces,
         sinks=sinks,

@@ -68,13 +68,17 @@ class Services:
     def state(self) -> State:
         """The engine's, or ``stuck`` when the server's own threads are."""
         state = self.engine.state
-        return "stuck" if self.pools.is_stuck and state != "stopping" else state
+        is_stuck = self.pools.is_stuck or self.remote_images.is_stuck
+        return "stuck" if is_stuck and state != "stopping" else state
 
     def status(self) -> EngineStatus:
         """How things stand at this moment, with the server's own queues behind the engine's."""
         status = self.engine.status()
         return replace(
-            status, state=self.state, lanes=(*status.lanes, *self.pools.status()), masks=self.memory.status()
+            status,
+            state=self.state,
+            lanes=(*status.lanes, *self.pools.status(), *self.remote_images.status()),
+            masks=self.memory.status(),
         )
 
     async def close(self) -> bool:

@@ -17,12 +17,15 @@ from asking import CLICK, GENERATE, click, refusal
 from serving import KEY, RunningServer, run_server
 
 from osamd.errors import BodyTooLargeError, OverloadedError, SettingsError, UrlFailedError, UrlRefusedError
+from osamd.events import Event, WorkerHung
+from osamd.server.guard import remote_images
 from osamd.server.guard.remote_images import RemoteImages
 from osamd.settings import load_settings
 
 PICTURE = b"the bytes of a picture"
 # Both are this machine; for these tests the first is a public host, and the second what must never be reached.
 OUTSIDE, INSIDE = "127.0.0.2", "127.0.0.1"
+WAIT_S = 20.0
 USER_KEY = "user-key-8hTz-Ls63"
 
 
@@ -407,6 +410,63 @@ def test_slow_hosts_are_given_up_and_only_so_many_are_asked(outside: Web) -> Non
     assert "within 0.5 s" in str(slow)
     assert isinstance(refused, OverloadedError)
     assert PICTURE == fetch(remote, outside)
+
+
+def test_one_key_leaves_places_for_another(outside: Web) -> None:
+    """It may have three of four; the next is refused, while another key's is fetched."""
+    remote = images(outside, url_fetches=4)
+
+    async def main() -> tuple[object, bytes]:
+        slow = f"http://img.example:{outside.port}/slow"
+        many = [asyncio.create_task(remote.fetch(slow, owner="much")) for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError, match="limit of 4 images fetched at once reached"):
+            await remote.fetch(slow, owner="much")
+        other = await remote.fetch(f"http://img.example:{outside.port}/cat.jpg", owner="little")
+        outside.released.set()
+        return await asyncio.gather(*many, return_exceptions=True), other
+
+    assert PICTURE == asyncio.run(main())[1]
+
+
+def test_names_whose_lookups_hang(outside: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are given up and told of, and another key's names are looked up meanwhile."""
+    go_on = threading.Event()
+    events: list[Event] = []
+
+    real = socket.getaddrinfo
+
+    def look_up(host: str, *rest: Any, **more: Any) -> Any:
+        if host == "slow.example":
+            assert go_on.wait(WAIT_S)
+        if host.endswith(".example"):
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (OUTSIDE, outside.port))]
+        return real(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    # Reading all certificates takes longer than a hung look-up here.
+    monkeypatch.setattr(remote_images, "_ssl_context", lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    settings = load_settings(
+        url_hosts=("*", f"*:{outside.port}"),
+        url_schemes=("http",),
+        url_networks=(f"{OUTSIDE}/32",),
+        url_fetches=2,
+        hang_s=0.2,
+    )
+    remote = RemoteImages(settings, emit=events.append)
+
+    async def main() -> None:
+        slow = asyncio.create_task(remote.fetch("http://slow.example/cat.jpg", owner="much"))
+        assert PICTURE == await remote.fetch(f"http://img.example:{outside.port}/cat.jpg", owner="little")
+        while not events:
+            await asyncio.sleep(0.01)
+        assert [WorkerHung("resolve", 1)] == events
+        lane, _ = remote.status()
+        assert (1, False) == (lane.hung, remote.is_stuck)
+        go_on.set()
+        await asyncio.gather(slow, return_exceptions=True)
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("value", ["http://example.com", "example.com/", "Example.com", "a b", "*.*.com", "user@a"])

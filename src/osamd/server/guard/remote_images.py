@@ -5,16 +5,20 @@ name that changes its mind in between (DNS rebinding) changes nothing. Redirects
 """
 
 import asyncio
+import functools
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from osamd.engine.lanes import Lane
+from osamd.engine.lanes import MOST_HUNG, Lane
 from osamd.errors import OverloadedError, UrlFailedError, UrlRefusedError
+from osamd.events import Event, WorkerHung
 from osamd.server.guard.addresses import may_connect
 from osamd.server.guard.fetching import FIELD, OwnLoop, get_image
+from osamd.server.guard.shares import Shares
 from osamd.settings import Settings
+from osamd.status import LaneStatus
 from osamd.timings import Timings
 
 if TYPE_CHECKING:
@@ -36,20 +40,44 @@ class RemoteImages:
     Args:
         settings: which URLs, how many at once, how large and how slow.
         resolve: the addresses of a name and port; None asks the system.
+        emit: told about every event.
     """
 
-    def __init__(self, settings: Settings, *, resolve: Resolve | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, resolve: Resolve | None = None, emit: Callable[[Event], None] = lambda _: None
+    ) -> None:
         self._settings = settings
         self._networks = tuple(ipaddress.ip_network(network) for network in settings.url_networks)
-        self._resolve = resolve or self._ask_system
+        self._resolve = resolve
         # Of its own: a name server that does not answer must hold up nobody else's work.
-        self._lane = Lane("resolve", workers=settings.url_fetches, capacity=settings.url_fetches)
-        self._fetches = Lane("fetch", workers=settings.url_fetches, capacity=settings.url_fetches)
+        make = functools.partial(
+            Lane,
+            workers=settings.url_fetches,
+            capacity=settings.url_fetches,
+            hang_s=settings.hang_s,
+            on_hung=lambda lane, hung: emit(WorkerHung(lane, hung)),
+            has_spare=True,
+        )
+        self._lane = make("resolve")
+        self._fetches = make("fetch")
         self._context: ssl.SSLContext | None = None
-        self._running = 0
+        self._running = Shares(settings.url_fetches)
 
-    async def fetch(self, text: str) -> bytes:
+    @property
+    def is_stuck(self) -> bool:
+        """Whether so many fetches do not end that only a new process helps."""
+        return any(lane.hung >= MOST_HUNG for lane in (self._lane, self._fetches))
+
+    def status(self) -> tuple[LaneStatus, ...]:
+        """The queues of names to look up and of images to fetch at this moment."""
+        return self._lane.status(), self._fetches.status()
+
+    async def fetch(self, text: str, *, owner: str = "") -> bytes:
         """The bytes behind a URL.
+
+        Args:
+            text: the URL.
+            owner: for whom (the key's name); no key has all places.
 
         Raises:
             UrlRefusedError: it, or where it leads, is not one of those that may be fetched.
@@ -59,27 +87,27 @@ class RemoteImages:
         """
         if not self._settings.url_hosts:
             raise UrlRefusedError("images are not fetched here: send the image itself", field=FIELD)
-        if self._running >= self._settings.url_fetches:
-            raise OverloadedError(f"{self._settings.url_fetches} images are being fetched already")
-        self._running += 1
+        if self._running.total and not self._running.has_room(owner, 1):
+            raise OverloadedError(f"limit of {self._settings.url_fetches} images fetched at once reached")
+        self._running.add(owner, 1)
         try:
             async with asyncio.timeout(self._settings.url_s):
-                return await self._follow(text)
+                return await self._follow(text, owner)
         except TimeoutError:
             raise UrlFailedError(f"the image did not come within {self._settings.url_s:g} s", field=FIELD) from None
         finally:
-            self._running -= 1
+            self._running.add(owner, -1)
 
-    async def _follow(self, text: str) -> bytes:
+    async def _follow(self, text: str, owner: str) -> bytes:
         if self._context is None:
             # Takes a moment: the import, and reading all certificates.
-            self._context = await self._lane.run(_ssl_context, Timings())
+            self._context = await self._lane.run(_ssl_context, Timings(), owner=owner)
         import httpx2  # noqa: PLC0415 - not before the first URL
 
         try:
             url = httpx2.URL(text)
             for _ in range(MOST_REDIRECTS + 1):
-                found = await self._get(url)
+                found = await self._get(url, owner)
                 if isinstance(found, bytes):
                     return found
                 url = url.join(found)
@@ -91,19 +119,19 @@ class RemoteImages:
             raise UrlFailedError("the image could not be fetched", field=FIELD) from None
         raise UrlFailedError(f"more than {MOST_REDIRECTS} redirects", field=FIELD)
 
-    async def _get(self, url: "httpx2.URL") -> bytes | str:
+    async def _get(self, url: "httpx2.URL", owner: str) -> bytes | str:
         """The body behind a URL, or where it redirects to."""
         import httpx2  # noqa: PLC0415
 
         port = self._checked_port(url)
         # As it was matched, and as certificates have it: the spelling for people may stand for another name.
-        addresses = await self._checked_addresses(url.raw_host.decode("ascii"), port)
+        addresses = await self._checked_addresses(url.raw_host.decode("ascii"), port, owner)
         for address in addresses[:-1]:
             try:
-                return await self._ask(url, address)
+                return await self._ask(url, address, owner)
             except httpx2.ConnectError:
                 continue
-        return await self._ask(url, addresses[-1])
+        return await self._ask(url, addresses[-1], owner)
 
     def _checked_port(self, url: "httpx2.URL") -> int:
         if url.scheme not in self._settings.url_schemes or url.userinfo or not url.host:
@@ -114,9 +142,10 @@ class RemoteImages:
             raise _refused()
         return port
 
-    async def _checked_addresses(self, host: str, port: int) -> Sequence[str]:
+    async def _checked_addresses(self, host: str, port: int, owner: str) -> Sequence[str]:
         try:
-            addresses = await self._resolve(host, port)
+            resolve = self._resolve or functools.partial(self._ask_system, owner=owner)
+            addresses = await resolve(host, port)
         except OSError:
             addresses = ()
         # One bad address among good ones is a sign that somebody tries; and which names there are is nobody's business.
@@ -124,23 +153,23 @@ class RemoteImages:
             raise _refused()
         return addresses[:MOST_ADDRESSES]
 
-    async def _ask(self, url: "httpx2.URL", address: str) -> bytes | str:
+    async def _ask(self, url: "httpx2.URL", address: str, owner: str) -> bytes | str:
         context, settings = self._context or _ssl_context(), self._settings
         work = OwnLoop(
             lambda: get_image(url, address, context=context, most_bytes=settings.url_bytes, timeout_s=settings.url_s)
         )
         try:
-            return await self._fetches.run(work, Timings())
+            return await self._fetches.run(work, Timings(), owner=owner)
         except asyncio.CancelledError:
             work.cancel()
             raise
 
-    async def _ask_system(self, host: str, port: int) -> Sequence[str]:
+    async def _ask_system(self, host: str, port: int, *, owner: str) -> Sequence[str]:
         def look_up() -> list[str]:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
-        return await self._lane.run(look_up, Timings())
+        return await self._lane.run(look_up, Timings(), owner=owner)
 
 
 def _matches(pattern: str, host: str, port: int, usual_port: int) -> bool:
