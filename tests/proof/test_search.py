@@ -79,9 +79,20 @@ def seeds_of_bodies(folder: Path) -> None:
         f'--seam\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
         for name, value in {"point": "1,2", "box": "1,2,3,4", "image_id": "img_0", "keep_alive": "5m"}.items()
     )
-    (folder / "json").write_bytes(b"\0" + json.dumps(whole).encode())
-    (folder / "multipart").write_bytes(b"\1" + parts.encode() + b"--seam--\r\n")
-    (folder / "query").write_bytes(bytes([2 + (24 << 2)]) + b"point=1,2&text=a&box=0,0".ljust(24, b"&") + b"image")
+    lists = {"original_height": 8, "original_width": 8, "embedding": [[[0.5, 1e-3], [1, 2]]] * 2}
+    bodies = {
+        "json": (0, b"", json.dumps(whole).encode()),
+        "escapes": (0, b"", json.dumps(whole).replace("/", "\\/").replace("=", "\\u003d").encode()),
+        "utf-16": (0, b"", json.dumps(whole).encode("utf-16")),
+        "lists": (0, b"", json.dumps({"image_embedding": lists}).encode()),
+        "multipart": (1, b"", parts.encode() + b"--seam--\r\n"),
+        "query": (2, b"point=1,2&text=a&box=0,0", b"image"),
+        "form": (3, b"", b"image=aGVsbG8%3D&point=1%2C2&include=image_embedding&multimask=true"),
+    }
+    for name, (kind, query, raw) in bodies.items():
+        (folder / name).write_bytes(bytes([kind, len(query), 0, 0, 0]) + query + raw)
+        # The same with its middle repeated.
+        (folder / f"{name}-large").write_bytes(bytes([kind, len(query), 12, 90, 160]) + query + raw)
 
 
 @pytest.mark.parametrize(("program", "plant"), [("fuzz_images", seeds_of_images), ("fuzz_bodies", seeds_of_bodies)])

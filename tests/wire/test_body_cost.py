@@ -98,3 +98,11 @@ def test_no_body_holds_the_interpreter(kind: str) -> None:
         held.append(ticker.longest_s)
 
     assert min(held) <= MOST_HELD_S, held
+
+
+@pytest.mark.parametrize("mark", [b"; a=b", b'; a="\\""', b"; a*0=b"])
+def test_headers_of_parts_are_bounded(mark: bytes) -> None:
+    """Two thousand parts with a thousand parameters each would take seconds."""
+    disposition = b'--seam\r\nContent-Disposition: form-data; name="point"' + mark * 100
+    with pytest.raises(RequestError, match="more than 32 parameters"):
+        parse_body(disposition + b"\r\n\r\n1,2\r\n--seam--\r\n", FORM, "", GenerateBody, None, BYTES)

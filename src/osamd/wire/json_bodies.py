@@ -24,7 +24,8 @@ Fields = TypeVar("Fields", bound=WireModel)
 EMPTY: Final = "the body is empty: expected JSON, multipart/form-data or an encoded image"
 # Commas and opening brackets in JSON: far more than the largest prompts need.
 MOST_MARKS: Final = 100_000
-MOST_QUOTES: Final = 100_000
+# Of 4 096 prompts with every field: keys and texts.
+MOST_QUOTES: Final = 60_000
 # Beside base64 and nested lists. The largest prompts, with each number on a line of its own, have half of it.
 MOST_BYTES: Final = 4_000_000
 LONGEST_STRING: Final = 65_536

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Parts of a body, whose headers are parsed in Python.
 MOST_PARTS: Final = 2048
+# Of a part, besides its name: a file's name may have a few semicolons. Each takes long to parse.
+MOST_PARAMETERS: Final = 32
 AS_IT_IS: Final = frozenset({b"", b"binary", b"8bit", b"7bit"})
 BROKEN: Final = "the multipart body is broken"
 
@@ -61,7 +63,10 @@ class _Reader:
         self.content.append(data[start:end])
 
     def on_part_end(self) -> None:
-        _, options = parse_options_header(self.headers.get(b"content-disposition"))
+        disposition = self.headers.get(b"content-disposition", b"")
+        if disposition.count(b";") > MOST_PARAMETERS:
+            raise InvalidRequestError(f"{BROKEN}: a Content-Disposition has more than {MOST_PARAMETERS} parameters")
+        _, options = parse_options_header(disposition)
         if b"name" not in options:
             raise InvalidRequestError(f"{BROKEN}: a part has no name in its Content-Disposition")
         name = options[b"name"].decode("utf-8", "replace")

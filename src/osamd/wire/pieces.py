@@ -37,11 +37,10 @@ def count_of(raw: bytes, mark: bytes, *, most: int) -> int:
 
 def find(raw: bytes, mark: bytes, start: int) -> int:
     """Where ``mark`` occurs first at or behind ``start``; -1 where it does not."""
-    for position in range(start, len(raw), PIECE_BYTES):
-        found = raw.find(mark, position, position + PIECE_BYTES + len(mark) - 1)
-        if found >= 0:
-            return found
-    return -1
+    reach = PIECE_BYTES + len(mark) - 1
+    while (found := raw.find(mark, start, start + reach)) < 0 and start < len(raw):
+        start += PIECE_BYTES
+    return found
 
 
 def is_blank(raw: bytes) -> bool:
