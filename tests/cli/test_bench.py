@@ -52,7 +52,7 @@ def test_percentiles_are_values_that_were_measured() -> None:
     assert [1.0, 99.0, 100.0] == [percentile([float(n) for n in range(1, 101)], share) for share in (0, 99, 100)]
 
 
-def test_a_phase_tells_rate_bytes_and_what_is_outside_the_server() -> None:
+def test_phase_has_rate_bytes_and_time_outside_the_server() -> None:
     """What no stage has is the server's up to its total, and outside from there on: all parts sum up to the whole."""
     assert (2.0, 51, 24_100) == (CLICK.per_second, CLICK.sent_bytes, CLICK.received_bytes)
     assert {"decode": 50.0, "other": 3.0, "outside": 7.0} == pytest.approx(CLICK.stages_ms())
@@ -68,7 +68,7 @@ def test_json_has_every_answer() -> None:
     assert {"decode": 50.0, "other": 3.0, "outside": 7.0} == document["phases"][1]["stages_ms"]
 
 
-def test_durations_and_sizes_are_told_in_units_that_fit() -> None:
+def test_durations_and_sizes_have_fitting_units() -> None:
     """Three digits are what such a measurement is good for."""
     assert ["4.12 ms", "61.2 ms", "1.97 s"] == [duration(0.00412), duration(0.0612), duration(1.97)]
     assert ["51 B", "24.1 KB", "20.9 MB", "1.28 GB"] == [size(51), size(24_100), size(20.9e6), size(1.28e9)]
@@ -126,7 +126,7 @@ def test_the_picture_has_a_dot_for_each_answer_and_bars_of_full_width() -> None:
 # --- photos ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_photo_is_new_and_shows_the_same(tmp_path: Path, photo: bytes) -> None:
+def test_each_photo_is_new_to_the_server(tmp_path: Path, photo: bytes) -> None:
     """A server must not know it from before, and the mask must be of the same thing."""
     path = tmp_path / "cat.jpg"
     path.write_bytes(photo)
@@ -138,12 +138,12 @@ def test_every_photo_is_new_and_shows_the_same(tmp_path: Path, photo: bytes) -> 
     assert 0 == abs(first[32:, 32:] - second[32:, 32:]).max()
 
 
-def test_the_example_is_a_photo_as_people_take_them() -> None:
+def test_example_photo_is_full_size() -> None:
     """Large enough that decoding and masks cost what they cost in life."""
     assert (1920, 1280) == (Pictures(None).width, Pictures(None).height)
 
 
-def test_a_photo_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_missing_photo_is_refused(tmp_path: Path) -> None:
     """Before anything is asked."""
     with pytest.raises(InvalidImageError, match="No such file"):
         Pictures(tmp_path / "missing.jpg")
@@ -184,11 +184,11 @@ def test_a_deployment_is_measured(osamd: Osamd, server: RunningServer, tmp_path:
         ((), "not-the-key-9x", 3, "missing or wrong"),
         (("--model", "no-such-model"), KEY, 2, "there is no model 'no-such-model'"),
         (("--image", "missing.jpg"), KEY, 2, "missing.jpg: No such file"),
-        (("--clients", "0"), KEY, 2, "must be a number from 1 to 1000"),
-        (("--seconds", "nan"), KEY, 2, "must be a number above 0"),
+        (("--clients", "0"), KEY, 2, "expected a number from 1 to 1000"),
+        (("--seconds", "nan"), KEY, 2, "expected a number above 0"),
     ],
 )
-def test_mistakes_end_with_the_code_of_the_tree(
+def test_mistakes_have_the_exit_codes_of_the_error_tree(
     osamd: Osamd, server: RunningServer, arguments: tuple[str, ...], key: str, code: int, words: str
 ) -> None:
     """One line on stderr, nothing on stdout, and never the key."""
@@ -200,7 +200,7 @@ def test_mistakes_end_with_the_code_of_the_tree(
     assert "Traceback" not in ended.err
 
 
-def test_nobody_there_is_told_when_patience_ends(osamd: Osamd) -> None:
+def test_unreachable_server_is_reported_when_patience_ends(osamd: Osamd) -> None:
     """A sleeping host that never wakes."""
     ended = osamd("bench", f"http://127.0.0.1:{free_port()}", "--patience", "0.3")
 
@@ -208,7 +208,7 @@ def test_nobody_there_is_told_when_patience_ends(osamd: Osamd) -> None:
     assert "cannot reach" in ended.err
 
 
-def test_a_file_that_cannot_be_written_costs_no_figures(osamd: Osamd, server: RunningServer, tmp_path: Path) -> None:
+def test_table_is_printed_before_a_file_fails(osamd: Osamd, server: RunningServer, tmp_path: Path) -> None:
     """The table is out before files are written."""
     ended = osamd("bench", server.url, *FEW, "--json", str(tmp_path / "missing" / "bench.json"), env={"API_KEY": KEY})
 
@@ -228,7 +228,7 @@ def test_a_file_that_cannot_be_written_costs_no_figures(osamd: Osamd, server: Ru
         (("--model", ""), "there is no model ''"),
     ],
 )
-def test_files_that_make_no_sense_are_told(
+def test_unusable_files_are_refused_before_measuring(
     osamd: Osamd, server: RunningServer, arguments: tuple[str, ...], part: str
 ) -> None:
     """Before anything is measured."""
@@ -238,7 +238,7 @@ def test_files_that_make_no_sense_are_told(
     assert part in ended.err
 
 
-def test_figures_go_to_stdout_alone(osamd: Osamd, server: RunningServer, photo: bytes) -> None:
+def test_json_on_stdout_is_alone_there(osamd: Osamd, server: RunningServer, photo: bytes) -> None:
     """``--json -`` leaves stdout to the figures, and the table goes to stderr; the photo may come from stdin."""
     ended = osamd("bench", server.url, *FEW, "--image", "-", "--json", "-", env={"API_KEY": KEY}, stdin=photo)
 
@@ -248,7 +248,7 @@ def test_figures_go_to_stdout_alone(osamd: Osamd, server: RunningServer, photo: 
 
 @pytest.mark.parametrize("url", ["", "localhost:11368", "ftp://localhost"])
 @pytest.mark.parametrize("command", [("bench",), ("ps", "--url")])
-def test_url_that_is_none_is_told_at_once(osamd: Osamd, command: tuple[str, ...], url: str) -> None:
+def test_invalid_url_is_refused_at_once(osamd: Osamd, command: tuple[str, ...], url: str) -> None:
     """Without trying for as long as patience lasts."""
     ended = osamd(*command, url)
 
@@ -256,7 +256,7 @@ def test_url_that_is_none_is_told_at_once(osamd: Osamd, command: tuple[str, ...]
     assert "osamd: url: expected a server such as http://127.0.0.1:11368" in ended.err
 
 
-def test_a_terminal_shows_how_far_it_is(server: RunningServer) -> None:
+def test_terminal_shows_progress(server: RunningServer) -> None:
     """A bar a phase on stderr, gone when the table comes."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
@@ -338,7 +338,7 @@ def test_refusals_are_counted_and_not_measured() -> None:
     assert f", {together.refused} refused" in text(result)
 
 
-def test_a_server_that_only_refuses_is_an_error() -> None:
+def test_server_that_refuses_everything_is_an_error() -> None:
     """There is nothing to tell about it."""
     with full_server(every=1) as url, pytest.raises(OverloadedError):
         measure(plan(url, patience_s=0.1), Progress())
@@ -349,7 +349,7 @@ def test_the_key_is_not_in_the_plans_repr(server: RunningServer) -> None:
     assert KEY not in repr(plan(server.url))
 
 
-def test_errors_of_the_server_are_the_trees(server: RunningServer) -> None:
+def test_server_errors_keep_their_types(server: RunningServer) -> None:
     """As from the client, whichever phase meets them."""
     with pytest.raises(UnknownModelError):
         measure(plan(server.url, model="no-such-model"), Progress())

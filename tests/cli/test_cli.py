@@ -100,7 +100,7 @@ def test_run_takes_osams_spelling(osamd: Osamd, environment: dict[str, str], tmp
     assert drawn.stdout == ended.stdout
 
 
-def test_run_tells_a_missing_model(osamd: Osamd, environment: dict[str, str]) -> None:
+def test_run_names_the_missing_blob(osamd: Osamd, environment: dict[str, str]) -> None:
     """Osam's own line, for a model that is not here and may not be pulled: its blob on stderr, exit code 5."""
     prompt = json.dumps(click(CLICK))
     never = environment | {"OSAMD_PULL": "never"}
@@ -146,6 +146,7 @@ def test_run_that_finds_nothing_says_so(osamd: Osamd, environment: dict[str, str
         (["--image", PHOTO, "--point", "9000,1"], "prompt.points[0]: point (9000, 1) lies outside"),
         (["--image", PHOTO, "--box", "9,9,9000,1"], "prompt.box: box (9, 1, 9000, 9) lies outside"),
         (["yoloworld", "--image", PHOTO, "--text", "cat"], "model: yoloworld:latest finds boxes and makes no masks"),
+        (["--image", PHOTO, "--box", "9,9,1"], "box: expected 4 numbers"),
         (["--image", PHOTO, "--prompt", "{"], "prompt: not JSON"),
         (["--image", PHOTO, "--prompt", '{"points": [[1, 1]]}'], "prompt.point_labels: there are 1 points"),
         (["--image", PHOTO, "--prompt", "{}", "--point", "1,1"], "either prompt or point"),
@@ -155,7 +156,7 @@ def test_run_that_finds_nothing_says_so(osamd: Osamd, environment: dict[str, str
         (["--image", PHOTO, "-o", "no-such-folder/mask.png"], "no-such-folder/mask.png: No such file"),
     ],
 )
-def test_run_tells_mistakes(osamd: Osamd, environment: dict[str, str], arguments: list[str], part: str) -> None:
+def test_run_explains_mistakes(osamd: Osamd, environment: dict[str, str], arguments: list[str], part: str) -> None:
     """A mistake of the caller gets one line on stderr, nothing on stdout, and exit code 2."""
     ended = osamd("run", *arguments, env=environment)
 
@@ -189,7 +190,7 @@ def test_run_does_not_write_pictures_to_a_terminal(environment: dict[str, str]) 
 @pytest.mark.parametrize(
     "arguments", [["run", "--image", PHOTO, "--json"], ["run", "--image", PHOTO], ["doctor"], ["--help"]]
 )
-def test_reader_that_leaves_is_no_error(environment: dict[str, str], arguments: list[str]) -> None:
+def test_closed_pipe_exits_quietly(environment: dict[str, str], arguments: list[str]) -> None:
     """A closed pipe, as ``| head`` leaves it, is nothing to complain about."""
     buffered = {name: value for name, value in clean_environment(environment).items() if name != "PYTHONUNBUFFERED"}
     reading, writing = os.pipe()
@@ -248,7 +249,7 @@ def test_empty_flags_are_not_dropped(
 @pytest.mark.parametrize(
     "name", ["mask.jpg", "mask.JPEG", "mask.webp", "mask.tiff", "mask.svg", "mask.json", "mask.txt"]
 )
-def test_output_that_promises_another_format_is_refused(
+def test_output_named_like_another_format_is_refused(
     osamd: Osamd, environment: dict[str, str], tmp_path: Path, name: str
 ) -> None:
     """A PNG in a file that is called otherwise surprises whoever opens it; refused before any work."""
@@ -259,9 +260,7 @@ def test_output_that_promises_another_format_is_refused(
     assert not (tmp_path / name).exists()
 
 
-def test_output_may_have_no_suffix_or_one_without_a_meaning(
-    osamd: Osamd, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_output_may_have_any_other_suffix(osamd: Osamd, environment: dict[str, str], tmp_path: Path) -> None:
     """Only a name that promises another format is refused; .PNG is PNG."""
     for name in ("mask", "mask.PNG", "mask.part-1"):
         assert 0 == osamd("run", "--image", PHOTO, "-o", str(tmp_path / name), env=environment).returncode
@@ -295,7 +294,7 @@ def test_dash_is_standard_input_and_output(osamd: Osamd, environment: dict[str, 
     ],
     ids=lambda value: str(value)[:60].replace("\0", "0"),
 )
-def test_bad_paths_are_told(osamd: Osamd, environment: dict[str, str], arguments: list[str], part: str) -> None:
+def test_bad_paths_are_reported(osamd: Osamd, environment: dict[str, str], arguments: list[str], part: str) -> None:
     """In one line, with exit code 2 and nothing on stdout."""
     ended = osamd("run", *arguments, env=environment)
 
@@ -306,7 +305,7 @@ def test_bad_paths_are_told(osamd: Osamd, environment: dict[str, str], arguments
 
 @pytest.mark.parametrize("arguments", [["list"], ["--help"], ["run", "--image", PHOTO]])
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
-def test_closed_streams_are_no_error(environment: dict[str, str], arguments: list[str], redirection: str) -> None:
+def test_closed_streams_exit_quietly(environment: dict[str, str], arguments: list[str], redirection: str) -> None:
     """What a shell closes is not written to, and nothing is said about it."""
     command = f"exec {shlex.join([OSAMD, *arguments])} {redirection}"
     ended = subprocess.run(
@@ -319,7 +318,7 @@ def test_closed_streams_are_no_error(environment: dict[str, str], arguments: lis
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has this disk that is always full")
 @pytest.mark.parametrize("arguments", [["list"], ["run", "--image", PHOTO]])
-def test_full_disk_is_told(environment: dict[str, str], arguments: list[str]) -> None:
+def test_full_disk_is_reported(environment: dict[str, str], arguments: list[str]) -> None:
     """In one line, and the exit code says that the output is not whole."""
     buffered = {name: value for name, value in clean_environment(environment).items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("wb") as full:
@@ -330,7 +329,7 @@ def test_full_disk_is_told(environment: dict[str, str], arguments: list[str]) ->
     assert (1, b"osamd: standard output: No space left on device\n") == (ended.returncode, ended.stderr)
 
 
-def test_bad_setting_is_told(osamd: Osamd, environment: dict[str, str]) -> None:
+def test_bad_setting_is_named(osamd: Osamd, environment: dict[str, str]) -> None:
     """A setting that cannot be is named, with its own exit code."""
     ended = osamd("run", "--image", PHOTO, env=environment | {"OSAMD_DEVICE": "tpu"})
 

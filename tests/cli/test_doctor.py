@@ -48,7 +48,7 @@ def wrong(report: Report) -> dict[str, str]:
     return {finding.name: finding.text for finding in report.findings if finding.is_wrong}
 
 
-def test_a_gpu_that_works() -> None:
+def test_working_gpu_has_no_problems() -> None:
     """Everything that has to fit is named with its version, and the proof is there."""
     report = examine("cuda")
     assert ({}, 0) == (wrong(report), report.exit_code)
@@ -88,14 +88,14 @@ def test_what_is_missing_is_named_with_its_remedy(
     assert part in wrong(report)[finding]
 
 
-def test_the_packages_for_cpu_and_gpu_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_and_gpu_packages_together_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both install the same files, and which one is left is luck; also where no GPU is wanted."""
     monkeypatch.setattr(doctor, "version", lambda _: "1.31.1")
     for device in ("cuda", "cpu"):
         assert "pip uninstall --yes onnxruntime onnxruntime-gpu" in wrong(examine(device))["onnxruntime"]
 
 
-def test_the_cpu_package_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_package_with_cuda_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     """The seed's image: CUDA beside an ONNX Runtime for the CPU."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
     monkeypatch.setattr(sessions, "built_for_cuda", lambda: None)
@@ -104,13 +104,13 @@ def test_the_cpu_package_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 == report.exit_code
 
 
-def test_named_providers_that_are_not_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_providers_that_override_cuda_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable that overrides the device is told, instead of a report about the CPU."""
     monkeypatch.setenv("OSAM_ONNX_PROVIDERS", CPU)
     assert "cpu: OSAM_ONNX_PROVIDERS overrides OSAMD_DEVICE" == wrong(examine("cuda"))["device"]
 
 
-def test_auto_may_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_tolerates_a_missing_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """With ``auto`` a GPU that is missing is told and is nothing wrong."""
     monkeypatch.setattr(nvidia, "find_driver", lambda: None)
     report = examine("auto")
@@ -118,7 +118,7 @@ def test_auto_may_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("--gpus all" in finding.text for finding in report.findings if finding.name == "driver")
 
 
-def test_no_folder_for_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_temporary_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a file system without a folder to write the proof is not given, and the report says why."""
 
     def prove(*_: object) -> Proof:

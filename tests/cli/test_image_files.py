@@ -31,7 +31,8 @@ def pins(name: str) -> dict[str, set[str]]:
 
 def is_of_gpu(package: str) -> bool:
     """Whether only the GPU images have it."""
-    return package.startswith("nvidia-") or package == "onnxruntime-gpu"
+    is_of_cuda = package.startswith("nvidia-") and package != "nvidia-ml-py"
+    return is_of_cuda or package == "onnxruntime-gpu"
 
 
 @pytest.mark.parametrize("name", GPU_FILES)

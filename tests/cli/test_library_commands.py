@@ -68,7 +68,7 @@ def test_list(home: Home) -> None:
 
 
 @pytest.mark.parametrize("command", [("list",), ("show", "own"), ("rm", "fresh")])
-def test_bad_rows_are_told_on_stderr(home: Home, command: tuple[str, ...]) -> None:
+def test_bad_rows_are_reported_on_stderr(home: Home, command: tuple[str, ...]) -> None:
     """Each command tells what is wrong with the user's catalogue, beside its work."""
     done = home.osamd(*command)
     assert f"osamd: {home.catalog}: row 3 (broken), family must be one of" in done.err
@@ -214,13 +214,13 @@ def test_ps(osamd: Osamd, tmp_path: Path, photo: bytes) -> None:
         assert "X-API-Key is missing or wrong" in refused.err
 
 
-def test_doctor_tells_of_bad_rows(home: Home) -> None:
+def test_doctor_reports_bad_rows(home: Home) -> None:
     """The user's catalogue is examined with the rest: how many models there are, and which rows are left out."""
     done = home.osamd("doctor")
     assert 1 == done.returncode
     lines = done.out.splitlines()
     (summary,) = [line for line in lines if line.startswith("ok  catalogue")]
-    assert f"models, 2 of them here, {home.catalog} among it" in summary
+    assert f"models, 2 of them pulled, including those of {home.catalog}" in summary
     problems = [line for line in lines if line.startswith("!!  catalogue")]
     assert "row 3 (broken), family must be one of" in problems[0]
 

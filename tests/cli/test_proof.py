@@ -15,7 +15,7 @@ ON_CPU = Run((CPU,), {CPU: 90}, 0.3, 0.2, OUTPUT)
 ON_GPU = Run((CUDA, CPU), {CUDA: 88, CPU: 2}, 0.9, 0.004, OUTPUT * 1.001)
 
 
-def test_a_gpu_that_did_the_work() -> None:
+def test_gpu_that_did_the_work_has_no_problems() -> None:
     """Most nodes on CUDA, quicker than the CPU, the same answer: nothing to complain of, and the figures are told."""
     good = Proof(ON_GPU, ON_CPU)
     assert () == good.problems
@@ -31,16 +31,16 @@ def test_a_gpu_that_did_the_work() -> None:
         (replace(ON_GPU, providers=(CPU,)), "the session runs on CPUExecutionProvider"),
         (replace(ON_GPU, nodes={CUDA: 3, CPU: 87}), "only 3 of 90 nodes ran on CUDA"),
         (replace(ON_GPU, nodes={}), "only 0 of 0 nodes ran on CUDA"),
-        (replace(ON_GPU, usual_s=0.2), "it was no quicker than the CPU"),
+        (replace(ON_GPU, usual_s=0.2), "it was no faster than the CPU"),
         (replace(ON_GPU, output=OUTPUT + 1), "its answer differs from the CPU's by 50%"),
     ],
 )
-def test_what_is_no_proof(gpu: Run, problem: str) -> None:
+def test_each_reason_to_doubt_is_named(gpu: Run, problem: str) -> None:
     """A promise of the session alone, nodes that ran elsewhere, no gain, another answer."""
     assert (problem,) == Proof(gpu, ON_CPU).problems
 
 
-def test_a_real_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profile_of_a_real_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """The profiler's notes give every node's provider; on the CPU they are all its own, and no proof of a GPU."""
     monkeypatch.setattr(proof, "SIDE", 64)
     monkeypatch.setattr(proof, "RUNS", 1)

@@ -139,7 +139,7 @@ def test_retry_after_in_the_future_is_in_the_error() -> None:
      "//localhost", "file:///tmp/x", "http://local host", "http://localhost:port", "http://localhost:99999", "http://[::1"],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-def test_url_that_is_none_is_refused_at_once(kind: type[Client] | type[AsyncClient], url: str) -> None:
+def test_invalid_url_is_refused_at_once(kind: type[Client] | type[AsyncClient], url: str) -> None:
     """Before anything is sent, with an example of what is expected."""
     with pytest.raises(InvalidRequestError, match=r"expected a server such as http://127\.0\.0\.1:11368"):
         kind(url)

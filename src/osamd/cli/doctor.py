@@ -31,9 +31,9 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        name: what was looked at.
+        name: what was checked.
         text: what was found.
-        is_wrong: whether it keeps osamd from working.
+        is_wrong: whether osamd cannot work like this.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Report:
         return FAILED if any(finding.is_wrong for finding in self.findings) else 0
 
     def text(self) -> str:
-        """A line a finding, problems marked."""
+        """One line per finding, problems marked."""
         return table([("!!" if finding.is_wrong else "ok", finding.name, finding.text) for finding in self.findings])
 
 
@@ -65,10 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def examine(device: Device | None = None) -> Report:
-    """Look at everything; never raises for what it finds.
+    """Check everything; never raises for what it finds.
 
     Args:
-        device: where models are to run, instead of OSAMD_DEVICE.
+        device: where models should run, instead of OSAMD_DEVICE.
     """
     findings = [
         Finding("osamd", __version__),
@@ -93,7 +93,7 @@ def _packages() -> list[Finding]:
             continue
     findings = [Finding(package, number) for package, number in found.items()]
     if {CPU_PACKAGE, GPU_PACKAGE} <= set(found):
-        both = f"both {CPU_PACKAGE} and {GPU_PACKAGE} are installed, and the one that came last hides the other"
+        both = f"both {CPU_PACKAGE} and {GPU_PACKAGE} are installed, and the one installed last hides the other"
         remedy = f"pip uninstall --yes {CPU_PACKAGE} {GPU_PACKAGE}, then install one of them"
         findings.append(Finding(CPU_PACKAGE, f"{both}: {remedy}", is_wrong=True))
     return findings
@@ -103,7 +103,7 @@ def _key(settings: Settings) -> Finding:
     if settings.api_key is not None:
         return Finding("API_KEY", "set")
     if settings.app_env == "development":
-        return Finding("API_KEY", "not set; APP_ENV=development lets every request in")
+        return Finding("API_KEY", "not set; APP_ENV=development accepts every request")
     return Finding("API_KEY", "not set: a production server answers every request with 500")
 
 
@@ -113,15 +113,15 @@ def _cache(cache: Path) -> Finding:
         return Finding(
             "cache", f"{cache}: {problem}; set {variable_of('cache')} to a folder that it may", is_wrong=True
         )
-    return Finding("cache", f"{cache} ({'writable' if cache.exists() else 'not there yet'})")
+    return Finding("cache", f"{cache} ({'writable' if cache.exists() else 'does not exist yet'})")
 
 
 def _catalog(settings: Settings) -> list[Finding]:
     catalog = load_catalog(settings.user_catalog)
     models, store = list(catalog), Store(settings.cache)
     here = sum(store.is_present(model) for model in models)
-    own = f", {settings.user_catalog} among it" if settings.user_catalog else ""
-    findings = [Finding("catalogue", f"{len(models)} models, {here} of them here{own}")]
+    own = f", including those of {settings.user_catalog}" if settings.user_catalog else ""
+    findings = [Finding("catalogue", f"{len(models)} models, {here} of them pulled{own}")]
     return findings + [Finding("catalogue", str(problem), is_wrong=True) for problem in catalog.problems]
 
 
@@ -186,7 +186,7 @@ def _gpu() -> list[Finding]:
     findings = [Finding("CUDA", f"ONNX Runtime is built for {_dotted(built)}")]
     driver = find_driver()
     if driver is None:
-        text = "none is to be seen (libcuda.so.1): install NVIDIA's; in a container, start it with the GPU (--gpus all)"
+        text = "no NVIDIA driver found (libcuda.so.1): install it; start containers with --gpus all"
         findings.append(Finding("driver", text, is_wrong=True))
     else:
         version = f"{driver.version or 'of unknown version'}, for CUDA up to {_dotted(driver.cuda)}"

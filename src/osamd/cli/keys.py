@@ -9,12 +9,12 @@ from osamd.settings import load_settings
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what the action says."""
+    """Create, list or revoke."""
     if (arguments.name is None) != (arguments.action == "list"):
         raise InvalidRequestError(f"keys {arguments.action} takes {'no' if arguments.name else 'a'} name")
     if arguments.action == "new":
         key = new_key(arguments.name, arguments.role)
-        print(f"osamd: the secret, shown this once: {key.secret}", file=sys.stderr)
+        print(f"osamd: the secret, shown only once: {key.secret}", file=sys.stderr)
         print(key.line)
         return 0
     path = load_settings().api_key_file
@@ -25,5 +25,5 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n".join(sorted({f"{caller.name} {caller.role}" for caller in callers})))
         return 0
     count = revoke(path, arguments.name)
-    print(f"osamd: {count or 'no'} {'key' if count == 1 else 'keys'} of that name removed", file=sys.stderr)
+    print(f"osamd: removed {count or 'no'} {'key' if count == 1 else 'keys'} named {arguments.name}", file=sys.stderr)
     return 0 if count else InvalidRequestError.exit_code

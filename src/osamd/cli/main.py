@@ -18,7 +18,7 @@ from osamd.errors import OsamdError, with_field
 
 INTERRUPTED = 130
 MODELS = "osamd.cli.models"
-# More clients or requests than this, or longer, is a load test, for which there are better tools.
+# Anything larger is a load test, for which there are better tools.
 MOST, LONGEST_S = 1000, 3600
 # Coordinates that begin with a minus, which argparse takes for a flag.
 NEGATIVE_NUMBERS = re.compile(r"-[0-9.][0-9.,eE+-]*")
@@ -104,12 +104,12 @@ def _add_serve(commands: "Commands[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (11368)")
-    parser.add_argument("--env-file", type=Path, metavar="FILE", help="a .env file to read below the environment")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="where model blobs live (~/.cache/osam)")
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="a .env file; environment variables win over it")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="where model files are stored (~/.cache/osam)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where models run (auto)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of one inference (0: one per core)")
     parser.add_argument("--preload", metavar="MODEL,...", help="models to load at start (builtin)")
-    parser.add_argument("--image-root", type=Path, metavar="DIR", help="folder below which image_path may name files")
+    parser.add_argument("--image-root", type=Path, metavar="DIR", help="folder from which image_path may be read")
     parser.add_argument("--mask-layout", choices=("full", "crop"), help="default mask_layout (full)")
     parser.add_argument("--docs", choices=("on", "off"), help="serve /docs, /openapi.json and /playground (on)")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="what is logged (info)")
@@ -127,12 +127,18 @@ def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("--image", required=True, metavar="FILE", help="the photo; - reads standard input")
     parser.add_argument("--point", action="append", default=[], metavar="X,Y", help="a click on the object; repeatable")
     parser.add_argument(
-        "--background", action="append", default=[], metavar="X,Y", help="a click beside the object; repeatable"
+        "--background", action="append", default=[], metavar="X,Y", help="a click outside the object; repeatable"
     )
     parser.add_argument("--box", metavar="X1,Y1,X2,Y2", help="a box around the object")
-    parser.add_argument("--text", action="append", default=[], metavar="WORDS", help="words, for models that take them")
-    parser.add_argument("--prompt", metavar="JSON", help="a prompt as on the wire")
-    parser.add_argument("--multimask", action="store_true", help="up to three candidates")
+    parser.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        metavar="WORDS",
+        help="what to find, for models that take text; repeatable",
+    )
+    parser.add_argument("--prompt", metavar="JSON", help="a prompt as in the HTTP API")
+    parser.add_argument("--multimask", action="store_true", help="up to three candidate masks")
     parser.add_argument("--json", action="store_true", help="write the reply as JSON to stdout")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the PNG there; - writes it to standard output")
     parser.add_argument("--overlay", action="store_true", help="the photo with the mask over it instead of the mask")
@@ -140,11 +146,13 @@ def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 
 def _add_library(commands: "Commands[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("list", help="list the models that are here", description="List models.")
-    parser.add_argument("-a", "--all", action="store_true", help="also those that are not pulled")
+    parser = commands.add_parser(
+        "list", help="list the models on this machine", description="List the models on this machine."
+    )
+    parser.add_argument("-a", "--all", action="store_true", help="include models that are not pulled")
     parser.set_defaults(command=(MODELS, "run_list"))
     for name, text in (
-        ("show", "Say all there is to say about a model."),
+        ("show", "Show a model's family, prompts, licence and files."),
         ("pull", "Pull a model, showing its licence first."),
         ("rm", "Delete a model's files."),
     ):
@@ -163,9 +171,9 @@ def _add_library(commands: "Commands[argparse.ArgumentParser]") -> None:
 def _add_keys(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "keys",
-        help="make, list and revoke keys",
-        description="Make, list and revoke keys; list and revoke work on API_KEY_FILE, which a server reads again by"
-        " itself. `new` writes the line for that file to stdout, and the secret, once, to stderr.",
+        help="create, list and revoke API keys",
+        description="Create, list and revoke API keys. list and revoke use API_KEY_FILE, which a running server reloads"
+        " when it changes; new writes a line for that file to stdout and the secret, this once, to stderr.",
     )
     parser.add_argument("action", choices=("new", "list", "revoke"), help="what to do")
     parser.add_argument("name", nargs="?", help="the key's name")
@@ -176,11 +184,11 @@ def _add_keys(commands: "Commands[argparse.ArgumentParser]") -> None:
 def _add_doctor(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "doctor",
-        help="say what this installation has and where models would run",
-        description="Say what this installation has and where models would run; exits 1 when something is wrong."
-        " On a GPU it runs a graph there and on the CPU, and shows which nodes ran where and how long it took.",
+        help="check this installation and show where models would run",
+        description="Check this installation and show where models would run; exits 1 when something is wrong. With a"
+        " GPU it runs a graph there and on the CPU, and shows which nodes ran where and how long they took.",
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where models are to run (OSAMD_DEVICE)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where models should run (OSAMD_DEVICE)")
     parser.set_defaults(command=("osamd.cli.doctor", "run"))
 
 
@@ -188,29 +196,35 @@ def _add_bench(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "bench",
         help="measure a deployment",
-        description="Measure how fast a server answers, as its users see it: the first answer (let the host fall asleep"
-        " before, and that is the cold start), new images, clicks, and clicks of several clients at once. The prompt is"
-        " the model's default: one click in the middle for most. The key is read from API_KEY.",
+        description="Measure how fast a server answers, as its users see it: the first answer (a cold start if the host"
+        " was asleep), new images, clicks, and clicks from several clients at once. The prompt is the model's default,"
+        " one click in the middle for most. The key is read from API_KEY.",
     )
     parser.add_argument("url", nargs="?", default="http://127.0.0.1:11368", help="the server (http://127.0.0.1:11368)")
     parser.add_argument("--model", help="a model's name (builtin)")
     parser.add_argument(
         "--image", metavar="FILE", help="a photo, sent as JPEG; - reads standard input (an example of 1920 x 1280)"
     )
-    parser.add_argument("--requests", type=_count, default=20, metavar="N", help="clicks of each kind (20)")
-    parser.add_argument("--clients", type=_count, default=4, metavar="N", help="clients at once, at the end (4)")
-    parser.add_argument("--seconds", type=_seconds, default=10.0, metavar="S", help="how long they click (10)")
+    parser.add_argument("--requests", type=_count, default=20, metavar="N", help="clicks in each phase (20)")
     parser.add_argument(
-        "--patience", type=_seconds, default=120.0, metavar="S", help="how long a sleeping host may take to wake (120)"
+        "--clients", type=_count, default=4, metavar="N", help="concurrent clients in the last phase (4)"
     )
-    parser.add_argument("--json", metavar="FILE", help="write all figures there; - writes them to standard output")
-    parser.add_argument("--plot", metavar="FILE", help="write a picture there, as SVG; - writes it to standard output")
+    parser.add_argument("--seconds", type=_seconds, default=10.0, metavar="S", help="length of the last phase (10)")
+    parser.add_argument(
+        "--patience",
+        type=_seconds,
+        default=120.0,
+        metavar="S",
+        help="how long to wait for a sleeping host to wake up (120)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write all measurements there; - writes them to standard output")
+    parser.add_argument("--plot", metavar="FILE", help="write a chart there, as SVG; - writes it to standard output")
     parser.set_defaults(command=("osamd.cli.bench.command", "run"))
 
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST):
-        raise argparse.ArgumentTypeError(f"must be a number from 1 to {MOST}")
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to {MOST}")
     return int(text)
 
 
@@ -220,5 +234,5 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value <= LONGEST_S:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, and at most {LONGEST_S}")
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and at most {LONGEST_S}")
     return value

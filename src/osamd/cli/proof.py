@@ -1,6 +1,6 @@
 """Proof of where inference runs: a real graph, each node's provider as ONNX Runtime's profiler saw it, and a stopwatch.
 
-A session that lists CUDA has only been promised it. What counts is where the nodes ran, and whether that was quicker.
+A session that lists CUDA may still run on the CPU. What counts is where the nodes ran, and whether that was faster.
 """
 
 import json
@@ -17,10 +17,10 @@ import numpy as np
 from osamd.runtime.sessions import CPU, CUDA, Placement, Session, device_of
 from osamd.types import FloatArray
 
-# Large enough that a GPU is busy with it, and not with being asked.
+# Large enough that computing takes longer than launching.
 SIDE = 1344
 RUNS = 5
-# TF32 and another order of summing; a wrong kernel is off by far more.
+# TF32 and another order of summation stay below this; a wrong kernel does not.
 LARGEST_DIFFERENCE = 0.05
 
 
@@ -57,14 +57,14 @@ class Proof:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What keeps this from being a proof that the GPU did the work."""
+        """Why this does not prove that the GPU did the work."""
         found = []
         if self.gpu.providers[0] != CUDA:
             found.append(f"the session runs on {self.gpu.providers[0]}")
         if self.gpu.nodes.get(CUDA, 0) <= self.gpu.nodes.get(CPU, 0):
             found.append(f"only {self.gpu.nodes.get(CUDA, 0)} of {sum(self.gpu.nodes.values())} nodes ran on CUDA")
         if self.gpu.usual_s >= self.cpu.usual_s:
-            found.append("it was no quicker than the CPU")
+            found.append("it was no faster than the CPU")
         if self.difference > LARGEST_DIFFERENCE:
             found.append(f"its answer differs from the CPU's by {self.difference:.0%}")
         return tuple(found)

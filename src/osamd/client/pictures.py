@@ -40,7 +40,7 @@ def image_fields(image: object) -> dict[str, str]:
         scheme = SCHEME.match(image)
         if scheme is not None:
             if scheme[1].lower() not in {"http", "https"}:
-                raise InvalidImageError(f"URLs of the kind {scheme[0]} are not read: expected {KINDS}", field="image")
+                raise InvalidImageError(f"{scheme[0]} URLs are not supported: expected {KINDS}", field="image")
             return {"image_url": image}
     return {"image": base64.b64encode(_encoded(image)).decode("ascii")}
 
@@ -71,14 +71,14 @@ def _read_path(path: "str | os.PathLike[str]") -> bytes:
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
             raise
-        # No file can be called that: most likely it is base64.
-        raise InvalidImageError(f"the text is no path: expected {KINDS}", field="image") from None
+        # No file can have this name: it is most likely base64.
+        raise InvalidImageError(f"not a path: expected {KINDS}", field="image") from None
 
 
 def _read_file(file: Any) -> bytes:
     data = file.read()
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise InvalidImageError("the file object gives text: open it in binary mode (rb)", field="image")
+        raise InvalidImageError("the file is open in text mode: open it in binary mode (rb)", field="image")
     if not data:
         raise InvalidImageError("the file object is empty or at its end: call seek(0) before passing it", field="image")
     return bytes(data)

@@ -117,7 +117,7 @@ def segmentation_of(response: "httpx2.Response") -> Segmentation:
             received_bytes=response.num_bytes_downloaded,
         )
     except (KeyError, TypeError):
-        raise UnreachableError("the answer is not one of osamd's") from None
+        raise UnreachableError("unexpected answer: is this an osamd server?") from None
 
 
 def handle_of(response: "httpx2.Response") -> Handle:
@@ -126,7 +126,7 @@ def handle_of(response: "httpx2.Response") -> Handle:
     try:
         return Handle(**{name: raw[name] for name in ("image_id", "model", "width", "height", "expires_at")})
     except KeyError:
-        raise UnreachableError("the answer is not one of osamd's") from None
+        raise UnreachableError("unexpected answer: is this an osamd server?") from None
 
 
 def _json_object(response: "httpx2.Response") -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _json_object(response: "httpx2.Response") -> dict[str, Any]:
     except ValueError:
         raw = None
     if not isinstance(raw, dict):
-        raise UnreachableError(f"the answer ({response.status_code}) is not osamd's JSON")
+        raise UnreachableError(f"unexpected answer ({response.status_code}): expected JSON from an osamd server")
     return raw
 
 
@@ -174,7 +174,7 @@ def error_of(response: "httpx2.Response") -> OsamdError:
     if not isinstance(problem, dict) or "code" not in problem:
         text = response.text.strip()[:200]
         return UnreachableError(
-            f"{response.status_code} from {response.url.host}, which is not osamd's answer: {text}",
+            f"unexpected {response.status_code} from {response.url.host}, not an error of osamd's: {text}",
             retry_after_s=retry_after_s,
         )
     kinds = {kind.code: kind for kind in _subclasses(OsamdError)}
