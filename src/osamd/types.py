@@ -227,6 +227,23 @@ class Mask:
     width: int
 
 
+@dataclass(frozen=True, slots=True)
+class Cleaning:
+    """What is done to masks before they are written; nothing by default.
+
+    Attributes:
+        smooth: standard deviation, in pixels, of the blur that outlines are smoothed with.
+        fill_holes: holes of at most so many pixels are filled.
+        drop_islands: parts of at most so many pixels are dropped; the largest stays.
+        simplify: outlines of polygons may be off by so many pixels.
+    """
+
+    smooth: float = 0.0
+    fill_holes: float = 0.0
+    drop_islands: float = 0.0
+    simplify: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Annotation:
     """One object found.

@@ -457,3 +457,20 @@ def test_run_says_what_was_done_to_the_samples(osamd: Osamd, environment: dict[s
     assert "osamd: samples 0 to 1023 scaled to 0 to 255" in ended.stderr.decode()
     assert (WIDTH, HEIGHT) == (json.loads(ended.stdout)["width"], json.loads(ended.stdout)["height"])
     assert iou(disc_mask(), only_mask(json.loads(ended.stdout))) > 0.9
+
+
+def test_run_cleans_masks(osamd: Osamd, environment: dict[str, str]) -> None:
+    """The flags are the wire's fields, and reach the JSON and the PNG alike."""
+    flags = ["--smooth", "4", "--fill-holes", "50", "--drop-islands", "20"]
+    polygons = ["--mask-format", "polygon", "--simplify", "3", "--json"]
+
+    plain, clean = (
+        osamd("run", "--image", PHOTO, "--point", POINT, *given, env=environment).stdout for given in ([], flags)
+    )
+    simple = osamd("run", "--image", PHOTO, "--point", POINT, *flags, *polygons, env=environment)
+    wrong = osamd("run", "--image", PHOTO, "--point", POINT, "--simplify", "3", env=environment)
+
+    assert (png_pixels(plain) != png_pixels(clean)).any()
+    assert 3 <= len(json.loads(simple.stdout)["annotations"][0]["mask"][0]["exterior"]) < 200
+    assert 2 == wrong.returncode
+    assert b'only polygons are simplified: ask for mask_format "polygon"' in wrong.stderr

@@ -78,6 +78,8 @@ def test_prompts_are_sent_as_they_are_meant(arguments: dict[str, Any], prompt: d
         ({"include": []}, {"include": []}),
         ({"include": "image_embedding"}, {"include": ["image_embedding"]}),
         ({"keep_alive": 0}, {"keep_alive": 0}),
+        ({"fill_holes": 0, "simplify": np.float32(1.5)}, {"fill_holes": 0, "simplify": 1.5}),
+        ({"drop_islands": np.int64(9), "smooth": 0.0}, {"drop_islands": 9, "smooth": 0.0}),
         ({"keep_alive": "5m"}, {"keep_alive": "5m"}),
         ({"model": ""}, {"model": ""}),
         ({"mask_format": ""}, {"mask_format": ""}),

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import sys
+from typing import Final
 
 from osamd.cli.files import check_output, read_image, write_output
 from osamd.cli.models import bring, own_library
@@ -14,10 +15,13 @@ from osamd.pixels.images import decode_image
 from osamd.pixels.masks import encode_color_png, overlay
 from osamd.settings import Settings, load_settings
 from osamd.timings import Timings
-from osamd.types import ImageSource, SegmentRequest, SegmentResult
+from osamd.types import Cleaning, ImageSource, SegmentRequest, SegmentResult
 from osamd.wire.plain_fields import body_from_pairs
-from osamd.wire.replies import finish, included, no_limit, union_png, write_reply
+from osamd.wire.replies import cleaned, finish, included, no_limit, union_png, write_reply
 from osamd.wire.schemas import GenerateBody
+
+# Flags that are fields of a request.
+GIVEN: Final = ("model", "box", "prompt", "mask_format", "fill_holes", "drop_islands", "smooth", "simplify")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -26,9 +30,10 @@ def run(arguments: argparse.Namespace) -> int:
     pairs = [("point", point) for point in arguments.point]
     pairs += [("background", point) for point in arguments.background]
     pairs += [("text", text) for text in arguments.text]
-    given = ((name, getattr(arguments, name)) for name in ("model", "box", "prompt"))
+    given = ((name, getattr(arguments, name)) for name in GIVEN)
     pairs += [(name, value) for name, value in given if value is not None]
     body = body_from_pairs([*pairs, ("multimask", str(arguments.multimask))])
+    cleaning = body.to_cleaning()
     _check_outputs(arguments)
     data = read_image(arguments.image)
 
@@ -40,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(b"".join(finish(write_reply(result, body, settings, no_limit))).decode())
     if is_picture:
         wants_overlay = arguments.overlay or (arguments.output is None and arguments.prompt is not None)
-        png = _overlay_png(data, result, settings) if wants_overlay else union_png(result)
+        png = _overlay_png(data, result, cleaning, settings) if wants_overlay else union_png(result, cleaning)
         write_output(png, arguments.output or "-")
     if not result.annotations:
         print("osamd: nothing was found", file=sys.stderr)
@@ -87,6 +92,7 @@ def _segment(data: bytes, body: GenerateBody, settings: Settings, *, needs_masks
     return asyncio.run(segment())
 
 
-def _overlay_png(data: bytes, result: SegmentResult, settings: Settings) -> bytes:
+def _overlay_png(data: bytes, result: SegmentResult, cleaning: Cleaning, settings: Settings) -> bytes:
     pixels = decode_image(data, max_pixels=settings.max_image_pixels).pixels
-    return encode_color_png(overlay(pixels, [item.mask for item in result.annotations if item.mask is not None]))
+    masks = [cleaned(item, cleaning).mask for item in result.annotations]
+    return encode_color_png(overlay(pixels, [mask for mask in masks if mask is not None]))

@@ -70,6 +70,10 @@ class SegmentArguments(TypedDict, total=False):
         multimask: up to three candidates a prompt, where the model has them.
         mask_layout: ``full`` or ``crop``.
         mask_format: ``png``, ``rle``, ``polygon`` or ``none``.
+        fill_holes: holes of at most so many pixels are filled.
+        drop_islands: parts of at most so many pixels are dropped; the largest stays.
+        smooth: outlines are smoothed by a blur of so many pixels.
+        simplify: for ``polygon``, how far outlines may be off, in pixels.
         include: ``image_embedding`` or ``image_embedding_compact``; an empty list for neither.
         keep_alive: how long the model stays loaded: ``"5m"``, seconds, 0 not at all, -1 until the server stops.
     """
@@ -85,13 +89,28 @@ class SegmentArguments(TypedDict, total=False):
     multimask: bool | None
     mask_layout: Literal["full", "crop"] | None
     mask_format: Literal["png", "rle", "polygon", "none"] | None
+    fill_holes: float | None
+    drop_islands: float | None
+    smooth: float | None
+    simplify: float | None
     include: Sequence[str] | str | None
     keep_alive: str | float | None
 
 
 ONE_PROMPT: Final = ("points", "labels", "box", "texts", "mask_input")
 LISTS: Final = ("points", "labels", "texts", "prompts", "include")
-OPTIONS: Final = ("prompts", "multimask", "mask_layout", "mask_format", "include", "keep_alive")
+OPTIONS: Final = (
+    "prompts",
+    "multimask",
+    "mask_layout",
+    "mask_format",
+    "fill_holes",
+    "drop_islands",
+    "smooth",
+    "simplify",
+    "include",
+    "keep_alive",
+)
 # An empty one of these asks for something else than the caller meant: the model's default prompt.
 NEVER_EMPTY: Final = frozenset({"points", "labels", "box", "texts", "prompts"})
 

@@ -223,6 +223,8 @@ def encode_rle(pixels: ByteArray) -> RunLengths:
 
 
 Ring = tuple[tuple[int, int], ...]
+# Vertices of a ring with an area.
+TRIANGLE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,20 +240,32 @@ class Polygon:
     holes: tuple[Ring, ...]
 
 
-def polygons(mask: Mask) -> tuple[Polygon, ...]:
-    """The mask as polygons with holes, the largest first; exact, no vertex is simplified away.
+def polygons(mask: Mask, *, tolerance: float = 0.0) -> tuple[Polygon, ...]:
+    """The mask as polygons with holes, the largest first.
 
     Contours are followed by OpenCV (Suzuki and Abe, 1985).
+
+    Args:
+        mask: at least a pixel.
+        tolerance: 0 leaves no vertex out, so that the polygons are exact. Otherwise vertices are left out as long as no
+            point of the outline is further than so many pixels from the simplified one (Douglas and Peucker, 1973);
+            parts and holes of which no area is left are left out too, but for the largest part.
     """
     # One pixel of margin: without it OpenCV cannot tell a part at the border from the frame.
     padded = np.pad(mask.inside.view(np.uint8), 1)
     shift = np.array([mask.box.xmin - 1, mask.box.ymin - 1])
     contours, hierarchy = cv2.findContours(padded, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    rings: list[Ring] = [tuple((int(x), int(y)) for x, y in contour[:, 0] + shift) for contour in contours]
-    holes: dict[int, list[Ring]] = {}
-    for ring, (_, _, _, parent) in zip(rings, hierarchy[0].tolist(), strict=True):
-        if parent >= 0:
-            holes.setdefault(parent, []).append(ring)
-    parts = [index for index, (_, _, _, parent) in enumerate(hierarchy[0].tolist()) if parent < 0]
+    parents = hierarchy[0, :, 3].tolist()
+    parts = [index for index, parent in enumerate(parents) if parent < 0]
     parts.sort(key=lambda index: -cv2.contourArea(contours[index]))
-    return tuple(Polygon(rings[index], tuple(holes.get(index, ()))) for index in parts)
+    outlines = [cv2.approxPolyDP(contour, tolerance, closed=True) if tolerance else contour for contour in contours]
+    if tolerance and len(outlines[parts[0]]) < TRIANGLE:
+        outlines[parts[0]] = contours[parts[0]]
+    rings: list[Ring] = [tuple((int(x), int(y)) for x, y in outline[:, 0] + shift) for outline in outlines]
+    fewest = TRIANGLE if tolerance else 1
+    holes: dict[int, list[Ring]] = {}
+    for ring, parent in zip(rings, parents, strict=True):
+        if parent >= 0 and len(ring) >= fewest:
+            holes.setdefault(parent, []).append(ring)
+    shown = [index for index in parts if len(rings[index]) >= fewest or index == parts[0]]
+    return tuple(Polygon(rings[index], tuple(holes.get(index, ()))) for index in shown)

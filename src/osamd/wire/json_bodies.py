@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from osamd.errors import InvalidRequestError
 from osamd.wire.base64_text import LongText
+from osamd.wire.fields import WireModel
 from osamd.wire.pieces import PIECE_BYTES, as_utf8, count_of, find, is_blank
-from osamd.wire.schemas import WireModel, invalid_request
+from osamd.wire.schemas import invalid_request
 
 if TYPE_CHECKING:
     from osamd.wire.nested_lists import Respelt

@@ -13,7 +13,8 @@ from osamd.library.rows import FILE_SCHEME, shown_url
 from osamd.library.store import Store
 from osamd.status import Resident
 from osamd.types import Capabilities
-from osamd.wire.schemas import WireModel, fold
+from osamd.wire.fields import WireModel
+from osamd.wire.schemas import fold
 
 FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
 

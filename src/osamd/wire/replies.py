@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from pydantic import BaseModel, Field
@@ -9,8 +10,18 @@ from pydantic_core import to_json
 
 from osamd.errors import InvalidPromptError
 from osamd.settings import Include, MaskLayout, Settings
-from osamd.types import Annotation, Embedding, ExchangedEmbedding, FloatArray, ImageHandle, Mask, SegmentResult
-from osamd.wire.schemas import ArraySchema, ArrayType, EmbeddingSchema, GenerateBody, MaskFormat
+from osamd.types import (
+    Annotation,
+    Cleaning,
+    Embedding,
+    ExchangedEmbedding,
+    FloatArray,
+    ImageHandle,
+    Mask,
+    SegmentResult,
+)
+from osamd.wire.mask_fields import MaskFormat
+from osamd.wire.schemas import ArraySchema, ArrayType, EmbeddingSchema, GenerateBody
 
 # Of masks written at the image's size, against those the engine may hold: they cost time, and memory one at a time.
 CANVAS_FACTOR: Final = 4
@@ -149,15 +160,27 @@ def write_reply(
     pieces.add(to_json(handle_schema(result.image))[:-1] + b',"image_embedding":')
     yield from _write_embedding(result.embedding, included(body, settings), pieces)
     pieces.add(b',"annotations":[')
-    for index, item in enumerate(result.annotations):
+    cleaning = body.to_cleaning()
+    for index, found in enumerate(result.annotations):
         if index:
             yield
             pieces.add(b",")
+        item = cleaned(found, cleaning)
         if mask_format == "polygon" and item.mask is not None:
             pieces.expect(BYTES_PER_CROSSING * crossings(item.mask))
-        pieces.add(to_json(_annotation_schema(item, layout, mask_format)))
+        pieces.add(to_json(_annotation_schema(item, layout, mask_format, cleaning.simplify)))
     pieces.add(b"]}")
     return pieces.written
+
+
+def cleaned(annotation: Annotation, cleaning: Cleaning) -> Annotation:
+    """An object with its mask cleaned, and the bounding box of that mask."""
+    if annotation.mask is None:
+        return annotation
+    from osamd.pixels.cleaning import clean  # noqa: PLC0415 - OpenCV is loaded with the first mask, not at start
+
+    mask = clean(annotation.mask, cleaning)
+    return replace(annotation, mask=mask, box=mask.box)
 
 
 def finish(writing: Generator[None, None, Written]) -> Written:
@@ -216,13 +239,15 @@ def _write_embedding(
     pieces.add(b',"extra_features":' + to_json([_array_schema(array, dtype) for array in rest]) + b"}")
 
 
-def _annotation_schema(annotation: Annotation, layout: MaskLayout, mask_format: MaskFormat) -> AnnotationSchema:
+def _annotation_schema(
+    annotation: Annotation, layout: MaskLayout, mask_format: MaskFormat, simplify: float
+) -> AnnotationSchema:
     box = annotation.box
     return AnnotationSchema(
         bounding_box=BoundingBoxSchema(xmin=box.xmin, ymin=box.ymin, xmax=box.xmax, ymax=box.ymax),
         text=annotation.text,
         score=annotation.score,
-        mask=None if annotation.mask is None else _mask_value(annotation.mask, layout, mask_format),
+        mask=None if annotation.mask is None else _mask_value(annotation.mask, layout, mask_format, simplify),
         mask_id=annotation.mask_id,
         prompt_index=annotation.prompt_index,
         mask_index=annotation.mask_index,
@@ -244,7 +269,7 @@ def crossings(mask: Mask) -> int:
 
 
 def _mask_value(
-    mask: Mask, layout: MaskLayout, mask_format: MaskFormat
+    mask: Mask, layout: MaskLayout, mask_format: MaskFormat, simplify: float
 ) -> str | RleSchema | list[PolygonSchema] | None:
     from osamd.pixels import masks  # noqa: PLC0415 - OpenCV is loaded with the first mask, not at start
 
@@ -253,7 +278,7 @@ def _mask_value(
     if mask_format == "polygon":
         return [
             PolygonSchema(exterior=list(part.exterior), holes=[list(hole) for hole in part.holes])
-            for part in masks.polygons(mask)
+            for part in masks.polygons(mask, tolerance=simplify)
         ]
     pixels = masks.full_array(mask) if layout == "full" else masks.cropped_array(mask)
     if mask_format == "rle":
@@ -262,16 +287,17 @@ def _mask_value(
     return base64.b64encode(masks.encode_png(pixels)).decode("ascii")
 
 
-def union_png(result: SegmentResult) -> bytes:
-    """All masks of a result in one PNG at image size; black where there are none."""
+def union_png(result: SegmentResult, cleaning: Cleaning) -> bytes:
+    """All masks of a result, cleaned, in one PNG at image size; black where there are none."""
     import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
 
     from osamd.pixels import masks  # noqa: PLC0415 - as above
 
     canvas = np.zeros((result.image.height, result.image.width), np.uint8)
-    for annotation in result.annotations:
-        if annotation.mask is not None:
-            masks.paint(canvas, annotation.mask)
+    for found in result.annotations:
+        mask = cleaned(found, cleaning).mask
+        if mask is not None:
+            masks.paint(canvas, mask)
     return masks.encode_png(canvas)
 
 

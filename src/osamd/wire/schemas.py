@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     StrictBool,
@@ -19,15 +17,16 @@ from pydantic import (
 
 from osamd.errors import InvalidPromptError, InvalidRequestError, shown
 from osamd.keep_alive import KeepAlive, parse_keep_alive
-from osamd.settings import Include, MaskLayout, Settings
+from osamd.settings import Include, Settings
 from osamd.types import (
     ExchangedEmbedding,
     FloatArray,
     Prompt,
 )
 from osamd.wire.base64_text import Base64Text, decode_base64
+from osamd.wire.fields import Number, WireModel, number
+from osamd.wire.mask_fields import MaskFields
 
-MaskFormat = Literal["png", "rle", "polygon", "none"]
 ArrayType = Literal["float32", "float16"]
 
 BACKGROUND, FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 0, 1, 2, 3
@@ -43,37 +42,17 @@ EMBEDDING_AXES = 3
 LONGEST_SIDE = 65535
 # The two spellings of an array. pydantic puts them into the path of an error, where no caller looks for them.
 LISTS, BASE64 = "(lists)", "(base64)"
-# Characters of a number that is a text.
-LONGEST_NUMBER = 64
-LARGEST_NUMBER = (2.0 - 2.0**-23) * 2.0**127
-
-
-def _number(value: Any) -> float:
-    # As osam reads them, numbers may be texts.
-    is_text = isinstance(value, str) and len(value) <= LONGEST_NUMBER
-    if isinstance(value, bool) or not (isinstance(value, int | float) or is_text):
-        raise ValueError("expected a number")
-    try:
-        number = float(value)
-    except OverflowError:  # JSON's integers have no end
-        number = math.inf
-    except ValueError:
-        raise ValueError("expected a number") from None
-    # Prompts are computed in float32.
-    if not abs(number) <= LARGEST_NUMBER:
-        raise ValueError("expected a finite number")
-    return number
 
 
 def _label(value: Any) -> int:
     # As osam reads them, true is 1 and false is 0.
     try:
-        number = float(value) if isinstance(value, bool) else _number(value)
+        label = float(value) if isinstance(value, bool) else number(value)
     except ValueError:
-        number = math.nan
-    if number not in LABELS:
+        label = math.nan
+    if label not in LABELS:
         raise ValueError("expected 0 (background), 1 (foreground), 2 (top-left corner) or 3 (bottom-right corner)")
-    return int(number)
+    return int(label)
 
 
 def _spelling_of_array(value: Any) -> str:
@@ -85,16 +64,9 @@ Duration = Annotated[
     BeforeValidator(parse_keep_alive),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "null"}]}),
 ]
-Number = Annotated[float, BeforeValidator(_number)]
 Label = Annotated[int, BeforeValidator(_label)]
 Point = Annotated[list[Number], Field(min_length=2, max_length=2, fail_fast=True)]
 BoxNumbers = Annotated[list[Number], Field(min_length=BOX_NUMBERS, max_length=BOX_NUMBERS, fail_fast=True)]
-
-
-class WireModel(BaseModel):
-    """Unknown fields are refused: a misspelt prompt must not become a default one."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
 def fold(values: Any, spellings: dict[str, str]) -> Any:
@@ -311,7 +283,7 @@ class EmbedBody(ImageFields):
     """Body of ``POST /api/embed``."""
 
 
-class GenerateBody(ImageFields):
+class GenerateBody(ImageFields, MaskFields):
     """Body of ``POST /api/generate``: osam's, the seed document's, and what osamd adds."""
 
     prompt: PromptSchema | None = Field(
@@ -326,14 +298,6 @@ class GenerateBody(ImageFields):
     )
     multimask: StrictBool | None = Field(
         default=False, description="Up to three candidates a prompt, best first, where the model has them."
-    )
-    mask_layout: MaskLayout | None = Field(
-        default=None, description="`full`: the mask covers the image. `crop`: it covers `bounding_box`."
-    )
-    mask_format: MaskFormat | None = Field(
-        default="png",
-        description="`png`: base64. `rle`: COCO's compressed run lengths. `polygon`: rings in image pixels."
-        " `none`: null.",
     )
     include: list[Include] | None = Field(
         fail_fast=True,

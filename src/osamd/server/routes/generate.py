@@ -46,6 +46,8 @@ def _ask(body: RawBody, settings: Settings) -> Ask[_How]:
     parsed = parse_fields(body, GenerateBody, settings)
     fields = parsed.fields
     is_png = prefers_png(body.accept)
+    # Refused before any work.
+    fields.to_cleaning()
     return Ask(
         image=parsed.image,
         how=_How(fields, is_png=is_png),
@@ -62,6 +64,6 @@ def _ask(body: RawBody, settings: Settings) -> Ask[_How]:
 def _write(result: SegmentResult, ask: Ask[_How], settings: Settings, room: Room) -> Generator[None, None, Content]:
     headers = {"Vary": "Accept"}
     if ask.how.is_png:
-        return Content([union_png(result)], media_type=PNG, headers=headers)
+        return Content([union_png(result, ask.how.fields.to_cleaning())], media_type=PNG, headers=headers)
     pieces = yield from write_reply(result, ask.how.fields, settings, room)
     return Content(pieces, media_type=JSON, headers=headers)

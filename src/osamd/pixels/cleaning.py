@@ -1,0 +1,112 @@
+"""What people do with masks next: smooth them, fill their holes, drop their islands. Pure.
+
+All areas are counted in pixels, along outlines (Pick, 1899): no labels of whole images are made.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from osamd.pixels.masks import mask_from_array
+from osamd.types import ByteArray, Cleaning, Mask
+
+Contour = npt.NDArray[np.int32]
+
+
+def clean(mask: Mask, cleaning: Cleaning) -> Mask:
+    """A mask with what is asked for done to it: first smoothed, then holes filled, then islands dropped.
+
+    A mask never vanishes: its largest part stays, and one that smoothing would erase stays as it is.
+    """
+    if not (cleaning.smooth or cleaning.fill_holes or cleaning.drop_islands):
+        return mask
+    inside = mask.inside.view(np.uint8)
+    if cleaning.smooth:
+        smoothed = _smoothed(mask, cleaning.smooth)
+        inside = smoothed if smoothed.any() else inside
+    if cleaning.fill_holes or cleaning.drop_islands:
+        # One pixel of margin: without it OpenCV cannot tell a part at the border from the frame.
+        padded = np.pad(inside, 1)
+        if cleaning.fill_holes:
+            _fill_holes(padded, cleaning.fill_holes)
+        if cleaning.drop_islands:
+            padded = _without_islands(padded, cleaning.drop_islands)
+        inside = padded[1:-1, 1:-1]
+    cleaned = mask_from_array(
+        np.ascontiguousarray(inside).view(np.bool_),
+        offset=(mask.box.xmin, mask.box.ymin),
+        height=mask.height,
+        width=mask.width,
+    )
+    return cleaned or mask
+
+
+def _smoothed(mask: Mask, radius: float) -> ByteArray:
+    """The mask within its box, blurred and cut at the half: it never grows beyond its box."""
+    box = mask.box
+    # At the image's border the mask goes on as it is; elsewhere it ends.
+    top, left = int(box.ymin > 0), int(box.xmin > 0)
+    bottom, right = int(box.ymax < mask.height - 1), int(box.xmax < mask.width - 1)
+    framed = np.pad(mask.inside.view(np.uint8) * np.uint8(255), ((top, bottom), (left, right)))
+    blurred = cv2.GaussianBlur(framed, (0, 0), radius, borderType=cv2.BORDER_REPLICATE)
+    height, width = mask.inside.shape
+    inside: ByteArray = (blurred[top : top + height, left : left + width] > 127).view(np.uint8)  # noqa: PLR2004 - half
+    return inside
+
+
+def _contours(padded: ByteArray) -> tuple[list[Contour], Any, list[int]]:
+    """Outlines with all their pixels, OpenCV's hierarchy of them, and of each the number of its parent, or -1."""
+    contours, hierarchy = cv2.findContours(padded, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    return cast("list[Contour]", list(contours)), hierarchy, hierarchy[0, :, 3].tolist()
+
+
+def _pixels_of_part(exterior: Contour) -> float:
+    """Pixels on and inside an outline."""
+    return cv2.contourArea(exterior) + _steps(exterior) / 2 + 1
+
+
+def _pixels_of_hole(rim: Contour) -> float:
+    """Pixels inside the rim of a hole, which belongs to the part around it."""
+    return cv2.contourArea(rim) - _steps(rim) / 2 + 1
+
+
+def _steps(contour: Contour) -> int:
+    return len(contour) if len(contour) > 1 else 0
+
+
+def _fill_holes(padded: ByteArray, most: float) -> None:
+    """Fill holes of at most so many pixels, whatever lies in them."""
+    contours, _, parents = _contours(padded)
+    for contour, parent in zip(contours, parents, strict=True):
+        if parent >= 0 and _pixels_of_hole(contour) <= most:
+            # One by one: together, one in another would be left out.
+            cv2.drawContours(padded, [contour], -1, 1, cv2.FILLED)
+
+
+def _without_islands(padded: ByteArray, most: float) -> ByteArray:
+    """The parts of more pixels than that, and the largest in any case."""
+    contours, hierarchy, parents = _contours(padded)
+    counts = _pixels_of_parts(contours, parents)
+    if not counts:
+        return padded
+    largest = max(counts, key=counts.__getitem__)
+    kept = [index for index, count in counts.items() if count > most or index == largest]
+    if len(kept) == len(counts):
+        return padded
+    canvas = np.zeros_like(padded)
+    for index in kept:
+        # With what is in it, which are its holes.
+        cv2.drawContours(canvas, contours, index, 1, cv2.FILLED, hierarchy=hierarchy, maxLevel=1)
+    return canvas
+
+
+def _pixels_of_parts(contours: Sequence[Contour], parents: Sequence[int]) -> dict[int, float]:
+    """Of each part, by the number of its outline, the pixels without those in its holes."""
+    counts = {index: _pixels_of_part(contours[index]) for index, parent in enumerate(parents) if parent < 0}
+    for index, parent in enumerate(parents):
+        if parent >= 0:
+            counts[parent] -= _pixels_of_hole(contours[index])
+    return counts
