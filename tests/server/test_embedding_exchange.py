@@ -159,7 +159,7 @@ def base64_array(shape: list[int], dtype: str = "float32", *, data: bytes | None
 GOOD = [256, 64, 64]
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no rows": ({"original_height": 0}, "image_embedding.original_height"),
-    "rows as text": ({"original_height": "180"}, "image_embedding.original_height"),
+    "rows as words": ({"original_height": "tall"}, "image_embedding.original_height"),
     "missing columns": ({"original_width": None}, "image_embedding.original_width"),
     "gigantic": ({"original_height": 60_000, "original_width": 60_000}, "image_embedding"),
     "endless": ({"original_height": 1_000_000}, "image_embedding.original_height"),
