@@ -399,7 +399,7 @@ def load_settings(*, env_file: Path | None = None, **flags: object) -> Settings:
         flags: fields set on the command line; None means not given.
 
     Raises:
-        SettingsError: names each variable that has a value it cannot have, never the value.
+        SettingsError: names each variable that has a value it cannot have, never the value; or the file cannot be read.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     try:
@@ -407,6 +407,8 @@ def load_settings(*, env_file: Path | None = None, **flags: object) -> Settings:
         return Settings(**cast("dict[str, Any]", given))
     except UnicodeDecodeError:
         raise SettingsError(f"{env_file} is not UTF-8") from None
+    except OSError as error:
+        raise SettingsError(f"{env_file} cannot be read: {error.strerror}") from None
     except ValidationError as error:
         problems = []
         for problem in error.errors(include_input=False, include_url=False, include_context=False):

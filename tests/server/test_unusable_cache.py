@@ -52,9 +52,14 @@ def test_built_in_model_needs_no_cache(closed: Path, tmp_path: Path, photo: byte
     assert "Traceback" not in log
 
 
-def test_commands_with_an_unusable_cache(closed: Path) -> None:
+def test_commands_with_an_unusable_cache(closed: Path, tmp_path: Path) -> None:
     """``doctor`` reports the folder, ``list`` shows the built-in model, and ``pull`` says what to do, in one line."""
     env = clean_environment({"OSAMD_CACHE": str(closed / "cache")})
+    secret = tmp_path / "env"
+    secret.write_text("A=1")
+    if os.geteuid() == 0:
+        os.chown(secret, NOBODY, NOBODY)
+    secret.chmod(0o600 if os.geteuid() == 0 else 0)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         done = subprocess.run([*POWERLESS, *arguments], env=env, capture_output=True, text=True, check=False)
@@ -65,6 +70,11 @@ def test_commands_with_an_unusable_cache(closed: Path) -> None:
     assert "!!  cache" in text
     assert f"{closed} may not be entered" in text
     assert "ok  builtin:latest" in text
+    for file in (closed / "env", secret):
+        code, _, error = run("serve", "--env-file", str(file))
+        assert code
+        assert str(file) in error
+        assert 1 == len(error.splitlines()), error
     code, text, _ = run("list")
     assert (0, True) == (code, "builtin:latest" in text)
     code, _, error = run("pull", "efficientsam")

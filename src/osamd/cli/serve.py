@@ -1,6 +1,7 @@
 """``osamd serve``: the HTTP API."""
 
 import argparse
+import os
 
 from osamd.errors import SettingsError
 from osamd.server.startup import faster_imports
@@ -9,7 +10,8 @@ from osamd.server.startup import faster_imports
 def run(arguments: argparse.Namespace) -> int:
     """Serve until told to stop."""
     flags = {name: value for name, value in vars(arguments).items() if name not in {"command", "env_file"}}
-    if arguments.env_file is not None and not arguments.env_file.is_file():
+    # Path.is_file raises for a folder that may not be entered.
+    if arguments.env_file is not None and not os.path.isfile(arguments.env_file):  # noqa: PTH113
         raise SettingsError(f"--env-file: {arguments.env_file} is not a file")
     with faster_imports():
         from osamd.settings import load_settings  # noqa: PLC0415
