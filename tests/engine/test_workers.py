@@ -1,6 +1,7 @@
 """What happens when memory runs out."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +13,10 @@ from opened_lanes import settle
 from timers import HeldTimers
 
 from osamd.engine import Engine, workers
+from osamd.engine.lanes import MOST_HUNG
 from osamd.engine.workers import Workers
-from osamd.errors import InferenceError, OutOfMemoryError
-from osamd.events import Event, MemoryRanOut
+from osamd.errors import HungError, InferenceError, OutOfMemoryError
+from osamd.events import Event, MemoryRanOut, WorkerHung
 from osamd.keep_alive import PINNED
 from osamd.runtime.out_of_memory import is_out_of_memory
 from osamd.settings import load_settings
@@ -169,3 +171,28 @@ def test_memory_is_given_back_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(main())
 
     assert ["released"] == given_back
+
+
+@pytest.mark.parametrize("name", ["load", "prepare", "encode", "decode"])
+def test_every_lane_gives_up_what_hangs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading too, after a longer while; three hung jobs are told as stuck."""
+    monkeypatch.setattr(workers, "LOAD_HANG_S", 0.0)
+    go_on = threading.Event()
+    events: list[Event] = []
+
+    async def main() -> None:
+        lanes = Workers(load_settings(hang_s=0.05), unload_idle=list, emit=events.append)
+        lane = getattr(lanes, name)
+        for _ in range(MOST_HUNG):
+            assert not lanes.is_stuck
+            with pytest.raises(HungError):
+                await lanes.run(lane, lambda: go_on.wait(20), model="", timings=Timings())
+        assert lanes.is_stuck
+        go_on.set()
+        async with asyncio.timeout(20):
+            while lane.hung:
+                await asyncio.sleep(0.01)
+        assert await lanes.close(patience_s=20)
+
+    asyncio.run(main())
+    assert [WorkerHung(name, number) for number in (1, 2, 3)] == events

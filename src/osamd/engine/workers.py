@@ -21,6 +21,7 @@ from osamd.timings import Timings
 PREPARE_WORKERS: Final = (2, 4)
 DECODE_WORKERS: Final = 2
 LOAD_CAPACITY: Final = 64
+LOAD_HANG_S: Final = 900.0
 # An encoder works in up to some gigabytes, which are quicker to keep than to take again while there is work.
 REST_S: Final = 10.0
 
@@ -42,14 +43,10 @@ class Workers:
         self._unload_idle = unload_idle
         self._rest: asyncio.TimerHandle | None = None
         self._emit = emit
-        watched = functools.partial(
-            Lane,
-            wait_s=settings.queue_wait_s,
-            hang_s=settings.hang_s,
-            on_hung=lambda lane, hung: emit(WorkerHung(lane, hung)),
-        )
-        # No limit: a large model on a slow disk takes long to load.
-        self.load = Lane("load", workers=1, capacity=LOAD_CAPACITY)
+        make = functools.partial(Lane, on_hung=lambda lane, hung: emit(WorkerHung(lane, hung)))
+        watched = functools.partial(make, wait_s=settings.queue_wait_s, hang_s=settings.hang_s)
+        # A large model on a slow disk takes long to load, but not for ever.
+        self.load = make("load", workers=1, capacity=LOAD_CAPACITY, hang_s=max(LOAD_HANG_S, settings.hang_s))
         self.encode = watched("encode", workers=1, capacity=settings.encode_queue)
         # Decodes and resizes images while the encoder is busy; holds as many decoded ones as it has threads.
         # With the spare threads nobody waits for one other owner's.
@@ -59,7 +56,7 @@ class Workers:
     @property
     def is_stuck(self) -> bool:
         """Whether so many computations are hung that only a restart of the process helps."""
-        return any(lane.hung >= MOST_HUNG for lane in (self.prepare, self.encode, self.decode))
+        return any(lane.hung >= MOST_HUNG for lane in (self.load, self.prepare, self.encode, self.decode))
 
     def status(self) -> tuple[LaneStatus, ...]:
         """How the lanes stand at this moment."""

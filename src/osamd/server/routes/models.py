@@ -1,8 +1,8 @@
 """The models: which are here, which are loaded, pull one, delete one. In the shape Ollama's users know."""
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -24,7 +24,7 @@ from osamd.library.library import Library
 from osamd.server.bodies import read_json
 from osamd.server.examples import json_documentation
 from osamd.server.problems import BODY_ERRORS, INTERNAL_CODE, INTERNAL_DETAIL, documented
-from osamd.server.services import caller_of, services_of
+from osamd.server.services import caller_of, services_of, timings_of
 from osamd.wire.management import (
     CatalogReply,
     ModelBody,
@@ -43,6 +43,8 @@ from osamd.wire.replies import license_header
 
 logger = logging.getLogger("osamd")
 
+Result = TypeVar("Result")
+
 router = APIRouter(tags=["models"])
 
 NDJSON = "application/x-ndjson"
@@ -58,10 +60,11 @@ async def version() -> VersionReply:
 async def tags(request: Request) -> TagsReply:
     """The models whose files are on this server."""
     library = services_of(request).library
-    return await asyncio.to_thread(
+    return await _on_thread(
+        request,
         lambda: TagsReply(
             models=[tag(model, library.store) for model in library.catalog if library.store.is_present(model)]
-        )
+        ),
     )
 
 
@@ -70,15 +73,15 @@ async def catalog(request: Request) -> CatalogReply:
     """Every model of the catalogue, here or not, each as `/api/show` tells it."""
     show_one = _show(request)
     library = services_of(request).library
-    return await asyncio.to_thread(lambda: CatalogReply(models=[show_one(model) for model in library.catalog]))
+    return await _on_thread(request, lambda: CatalogReply(models=[show_one(model) for model in library.catalog]))
 
 
 @router.get("/api/ps", summary="Models that are loaded", responses=documented())
 async def ps(request: Request) -> RunningReply:
     """The models in memory, where they run, and until when."""
     library, residents = services_of(request).library, services_of(request).engine.residents
-    return await asyncio.to_thread(
-        lambda: RunningReply(models=[running(resident, library.store) for resident in residents])
+    return await _on_thread(
+        request, lambda: RunningReply(models=[running(resident, library.store) for resident in residents])
     )
 
 
@@ -91,7 +94,8 @@ async def ps(request: Request) -> RunningReply:
 async def show_model(request: Request) -> ShowReply:
     """A model of the catalogue: licence, capabilities, files."""
     body = await read_json(request, ModelBody)
-    return await asyncio.to_thread(_show(request), services_of(request).library.resolve(body.model))
+    show_one, model = _show(request), services_of(request).library.resolve(body.model)
+    return await _on_thread(request, lambda: show_one(model))
 
 
 @router.post(
@@ -142,6 +146,12 @@ async def delete(request: Request) -> Response:
     body = await read_json(request, ModelBody)
     await services_of(request).engine.remove(services_of(request).library.resolve(body.model))
     return Response(status_code=200)
+
+
+async def _on_thread(request: Request, work: Callable[[], Result]) -> Result:
+    """Ask the disk for a caller, where nobody waits behind another key's questions."""
+    pools, timings = services_of(request).pools, timings_of(request)
+    return await pools.parse(work, timings, owner=caller_of(request).name)
 
 
 def _show(request: Request) -> Callable[[Model], ShowReply]:
