@@ -3,7 +3,7 @@
 ::
 
     OsamdError                     status, code, exit_code, retry_after_s
-    |- RequestError                the caller can mend it; the message is safe to show
+    |- RequestError                the caller can fix it; the message is safe to show
     |  |- InvalidRequestError      422 invalid_request    the body or a field has the wrong form
     |  |- InvalidPromptError       422 invalid_prompt     points, labels, boxes or texts do not make sense
     |  |- InvalidImageError        422 invalid_image      the bytes are no image, or a broken one
@@ -80,7 +80,7 @@ class OsamdError(Exception):
 
 
 class RequestError(OsamdError):
-    """The caller's mistake; the message says how to mend it."""
+    """The caller's mistake; the message says how to fix it."""
 
     status = 422
     code = "invalid_request"

@@ -99,7 +99,7 @@ class Problem(BaseModel):
     type: str = Field(default="about:blank", description="Always `about:blank`; read `code`.")
     title: str = Field(description="The same as `code`.")
     status: int = Field(description="The HTTP status.")
-    detail: str = Field(description="What is wrong and how to mend it, for people.")
+    detail: str = Field(description="What is wrong and how to fix it, for people.")
     code: str = Field(description="Which error it is, for programs; stable.")
     request_id: str | None = Field(default=None, description="Names this request in the server's log.")
     field: str | None = Field(default=None, description="The field of the request at fault.")

@@ -21,7 +21,7 @@ FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
 
 def _not_blank(name: str) -> str:
     if not name.strip():
-        raise ValueError("a model's name is wanted")
+        raise ValueError("expected a model's name")
     return name
 
 
