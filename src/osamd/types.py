@@ -171,8 +171,7 @@ class MaskLogits:
 
     Attributes:
         values: (h, w) float32; above ``threshold`` means object.
-        valid_height: how many rows of ``values``, counted from the top and not necessarily whole, show the image; the
-            rest is padding.
+        valid_height: how many rows of ``values``, from the top and not always whole, show the image and not padding.
         valid_width: the same for columns, from the left.
         threshold: where object begins.
     """
@@ -336,10 +335,10 @@ class SegmentRequest:
         prompts: what to segment; None lets the model's default prompt decide.
         multimask: whether to return up to three candidates for each prompt.
         keep_alive: how long the model stays loaded afterwards, as in ``osamd.keep_alive``; None for the default.
-        by_operator: whether ``keep_alive`` may change how long a model stays that is preloaded or that an operator gave
-            a time; else it holds for other models only.
+        by_operator: whether ``keep_alive`` may change how long a preloaded model stays, or one an operator gave a time.
         owner: whose embeddings and handles these are (the key's name).
         with_embedding: whether the result carries the embedding.
+        with_pixels: whether the result carries the image at its whole size, for which it must be given as such.
         refinable: whether masks get a ``mask_id`` where the model can refine them.
         needs_masks: whether a model that finds boxes only is refused.
     """
@@ -352,6 +351,7 @@ class SegmentRequest:
     by_operator: bool = True
     owner: str = ""
     with_embedding: bool = False
+    with_pixels: bool = False
     refinable: bool = True
     needs_masks: bool = False
 
@@ -388,6 +388,7 @@ class SegmentResult:
         cache_hit: whether the embedding was known before this request.
         device: where inference ran, such as ``cpu``.
         license: SPDX expression of the model's licence.
+        pixels: (height, width, 3) uint8, RGB, upright, where they were asked for.
     """
 
     image: ImageHandle
@@ -396,3 +397,4 @@ class SegmentResult:
     cache_hit: bool
     device: str
     license: str
+    pixels: ByteArray | None = None

@@ -474,3 +474,19 @@ def test_run_cleans_masks(osamd: Osamd, environment: dict[str, str]) -> None:
     assert 3 <= len(json.loads(simple.stdout)["annotations"][0]["mask"][0]["exterior"]) < 200
     assert 2 == wrong.returncode
     assert b'only polygons are simplified: ask for mask_format "polygon"' in wrong.stderr
+
+
+def test_run_cuts_the_object_out(osamd: Osamd, environment: dict[str, str], tmp_path: Path) -> None:
+    """As the playground does: as large as the bounding box, transparent around the object."""
+    target = tmp_path / "cat.png"
+
+    ended = osamd("run", "--image", PHOTO, "--point", POINT, "--cutout", "--json", "-o", str(target), env=environment)
+    both = osamd("run", "--image", PHOTO, "--point", POINT, "--cutout", "--overlay", env=environment)
+
+    box = json.loads(ended.stdout)["annotations"][0]["bounding_box"]
+    with Image.open(target) as cut, Image.open(PHOTO) as photo:
+        assert ("RGBA", (box["xmax"] - box["xmin"] + 1, box["ymax"] - box["ymin"] + 1)) == (cut.mode, cut.size)
+        x, y = CLICK[0] - box["xmin"], CLICK[1] - box["ymin"]
+        assert (*np.asarray(photo)[CLICK[1], CLICK[0]], 255) == cut.getpixel((x, y))
+    assert 2 == both.returncode
+    assert b"--cutout and --overlay" in both.stderr

@@ -1,5 +1,7 @@
 """What is done to masks before they are written, in every kind of body, format and layout."""
 
+import base64
+import io
 import json
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from asking import GENERATE, refusal
 from pictures import DISC_X, DISC_Y, disc_picture, encoded, inside_of, inside_of_runs, png_pixels
+from PIL import Image
 
 from osamd.pixels.cleaning import clean
 from osamd.pixels.masks import full_array, mask_from_array
@@ -117,3 +120,57 @@ def test_what_makes_no_sense_is_refused(
     problem = refusal(client.post(GENERATE, content=body, headers={"Content-Type": "application/json"}))
 
     assert (422, field) == (problem["status"], problem["field"])
+
+
+def rgba(data: bytes) -> Any:
+    """The pixels of a PNG with alpha."""
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        assert "RGBA" == image.mode
+        return np.asarray(image)
+
+
+def cut_from(photo: bytes, inside: Any) -> Any:
+    """The decoded photo where the mask is."""
+    with Image.open(io.BytesIO(photo)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    return np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]) * inside[:, :, np.newaxis]
+
+
+@pytest.mark.parametrize("how", [{}, HOW])
+def test_the_cut_out_object(client: httpx2.Client, image_id: str, how: dict[str, float]) -> None:
+    """The photo's own colours, transparent around the mask; in JSON and as an image, whole and cropped."""
+    inside = inside_of(asked(client, image_id, **how))
+    whole = cut_from(PHOTO, inside)
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    cropped = whole[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+    for layout, cut in (("full", whole), ("crop", cropped)):
+        fields: dict[str, Any] = {"point": POINT, "mask_format": "cutout", "mask_layout": layout, **how}
+        reply = client.post(GENERATE, params=fields, content=PHOTO)
+        assert 200 == reply.status_code, reply.text
+        union = client.post(GENERATE, params=fields, content=PHOTO, headers={"Accept": "image/png"})
+        assert "image/png" == union.headers["Content-Type"]
+
+        np.testing.assert_array_equal(cut, rgba(base64.b64decode(reply.json()["annotations"][0]["mask"])))
+        np.testing.assert_array_equal(cut, rgba(union.content))
+
+
+def test_a_cut_out_of_a_large_photo_has_its_size(client: httpx2.Client) -> None:
+    """The model looks at a smaller version; the cut-out does not."""
+    photo = encoded(disc_picture().resize((2400, 1600)), "JPEG")
+    params = {"point": f"{DISC_X * 10},{DISC_Y * 10}", "mask_format": "cutout"}
+
+    cut = rgba(client.post(GENERATE, params=params, content=photo, headers={"Accept": "image/png"}).content)
+
+    assert (1600, 2400, 4) == cut.shape
+    assert np.abs(cut[DISC_Y * 10, DISC_X * 10].astype(int) - (236, 180, 60, 255)).max() <= 6
+
+
+def test_a_cut_out_needs_the_image(client: httpx2.Client, image_id: str) -> None:
+    """The server keeps no pixels: a handle is refused, before anything is decoded."""
+    for headers in ({}, {"Accept": "image/png"}):
+        body = {"image_id": image_id, "prompt": PROMPT, "mask_format": "cutout"}
+        problem = refusal(client.post(GENERATE, json=body, headers=headers))
+
+        assert (422, "mask_format") == (problem["status"], problem["field"])
+        assert "needs the image itself: send it" in problem["detail"]

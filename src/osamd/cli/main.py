@@ -142,6 +142,9 @@ def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("--json", action="store_true", help="write the reply as JSON to stdout")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the PNG there; - writes it to standard output")
     parser.add_argument("--overlay", action="store_true", help="the photo with the mask over it instead of the mask")
+    parser.add_argument(
+        "--cutout", action="store_true", help="the object alone, transparent around it, instead of the mask"
+    )
     parser.add_argument("--fill-holes", metavar="N", help="fill holes of at most so many pixels")
     parser.add_argument("--drop-islands", metavar="N", help="drop parts of at most so many pixels; the largest stays")
     parser.add_argument("--smooth", metavar="R", help="smooth outlines by a blur of so many pixels, at most 50")

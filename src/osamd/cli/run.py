@@ -17,11 +17,14 @@ from osamd.settings import Settings, load_settings
 from osamd.timings import Timings
 from osamd.types import Cleaning, ImageSource, SegmentRequest, SegmentResult
 from osamd.wire.plain_fields import body_from_pairs
-from osamd.wire.replies import cleaned, finish, included, no_limit, union_png, write_reply
+from osamd.wire.replies import cleaned, finish, included, no_limit, write_reply, write_union
 from osamd.wire.schemas import GenerateBody
 
 # Flags that are fields of a request.
 GIVEN: Final = ("model", "box", "prompt", "mask_format", "fill_holes", "drop_islands", "smooth", "simplify")
+
+# What --cutout stands for: the object alone, as large as its bounding box.
+CUTOUT: Final = [("mask_format", "cutout"), ("mask_layout", "crop")]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,6 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
     pairs += [("text", text) for text in arguments.text]
     given = ((name, getattr(arguments, name)) for name in GIVEN)
     pairs += [(name, value) for name, value in given if value is not None]
+    if arguments.cutout:
+        _check_cutout(arguments)
+        pairs += CUTOUT
     body = body_from_pairs([*pairs, ("multimask", str(arguments.multimask))])
     cleaning = body.to_cleaning()
     _check_outputs(arguments)
@@ -44,12 +50,24 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(b"".join(finish(write_reply(result, body, settings, no_limit))).decode())
     if is_picture:
-        wants_overlay = arguments.overlay or (arguments.output is None and arguments.prompt is not None)
-        png = _overlay_png(data, result, cleaning, settings) if wants_overlay else union_png(result, cleaning)
+        wants_overlay = arguments.overlay or (
+            arguments.output is None and arguments.prompt is not None and not arguments.cutout
+        )
+        png = (
+            _overlay_png(data, result, cleaning, settings)
+            if wants_overlay
+            else write_union(result, body, settings, no_limit)
+        )
         write_output(png, arguments.output or "-")
     if not result.annotations:
         print("osamd: nothing was found", file=sys.stderr)
     return 0
+
+
+def _check_cutout(arguments: argparse.Namespace) -> None:
+    for flag, value in (("--overlay", arguments.overlay), ("--mask-format", arguments.mask_format)):
+        if value:
+            raise InvalidRequestError(f"--cutout and {flag} ask for two kinds of pictures: give one of them")
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
@@ -72,6 +90,7 @@ def _segment(data: bytes, body: GenerateBody, settings: Settings, *, needs_masks
         refinable=False,
         with_embedding=bool(included(body, settings)),
         needs_masks=needs_masks,
+        with_pixels=body.mask_format == "cutout",
     )
 
     library = own_library()

@@ -69,7 +69,7 @@ class SegmentArguments(TypedDict, total=False):
         prompts: several prompts as on the wire, instead of the five above.
         multimask: up to three candidates a prompt, where the model has them.
         mask_layout: ``full`` or ``crop``.
-        mask_format: ``png``, ``rle``, ``polygon`` or ``none``.
+        mask_format: ``png``, ``rle``, ``polygon``, ``cutout`` or ``none``.
         fill_holes: holes of at most so many pixels are filled.
         drop_islands: parts of at most so many pixels are dropped; the largest stays.
         smooth: outlines are smoothed by a blur of so many pixels.
@@ -88,7 +88,7 @@ class SegmentArguments(TypedDict, total=False):
     prompts: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None
     multimask: bool | None
     mask_layout: Literal["full", "crop"] | None
-    mask_format: Literal["png", "rle", "polygon", "none"] | None
+    mask_format: Literal["png", "rle", "polygon", "cutout", "none"] | None
     fill_holes: float | None
     drop_islands: float | None
     smooth: float | None

@@ -10,6 +10,7 @@ import functools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from osamd.engine.admit import EVERYTHING, Admit
 from osamd.engine.cache import OwnedCache
@@ -36,6 +37,9 @@ from osamd.timings import Timings
 from osamd.types import Decode, ImageHandle, ImageSource, SegmentRequest, SegmentResult
 
 Load = Callable[[Model], Adapter]
+
+# Of a pixel of a decoded image.
+RGB_BYTES: Final = 3
 
 
 class Engine:
@@ -160,6 +164,10 @@ class Engine:
             CapacityError: too much to do.
             ModelError: the model is not there or failed.
         """
+        if request.with_pixels and request.image.data is None and request.image.pixels is None:
+            raise InvalidRequestError(
+                "a cut-out needs the image itself: send it, not its image_id or embedding", field="mask_format"
+            )
         async with contextlib.AsyncExitStack() as stack:
             known = await self._recall(request.image, request.model, request.owner, timings)
             model = known.image.model if known is not None else self.library.resolve(request.model)
@@ -187,7 +195,8 @@ class Engine:
             most = self._settings.max_mask_pixels
             with timings.stage("queue"):
                 worst = mask_bytes(adapter, embedding, prompts, multimask=request.multimask, most_pixels=most)
-                most = min(most, await admit.masks(worst))
+                whole = embedding.height * embedding.width * RGB_BYTES if request.with_pixels else 0
+                most = max(0, min(most, await admit.masks(worst + whole) - whole))
             decode = functools.partial(
                 decode_prompts,
                 adapter,
@@ -207,6 +216,11 @@ class Engine:
                     raise
                 # Its shapes fit the graph one by one, but not together.
                 raise InvalidRequestError("not an embedding of this model", field="image_embedding") from error
+            pixels = None
+            if request.with_pixels:
+                pixels = await self._encoder.whole_pixels(
+                    request.image, model=model.name, owner=request.owner, timings=timings
+                )
         if request.refinable and adapter.capabilities.mask_input:
             keep = functools.partial(self._refinements.keep, image_id=lookup.image_id, owner=request.owner)
             found = [keep(annotation) for annotation in found]
@@ -217,6 +231,7 @@ class Engine:
             cache_hit=lookup.hit,
             device=adapter.device,
             license=model.license,
+            pixels=pixels,
         )
 
     async def embed(

@@ -12,14 +12,14 @@ from osamd.engine.admit import Admit
 from osamd.engine.cache import SingleFlight
 from osamd.engine.exchange import restore
 from osamd.engine.image_ids import image_id
-from osamd.engine.inference import prepare_image
+from osamd.engine.inference import decode_whole, prepare_image
 from osamd.engine.remembered_images import EncodedImage, RememberedImages
 from osamd.engine.workers import Workers
 from osamd.errors import ImageTooLargeError, OverloadedError
 from osamd.library.catalog import Model
 from osamd.models.base import Adapter
 from osamd.timings import Timings
-from osamd.types import Decode, Embedding, ExchangedEmbedding, ImageSource
+from osamd.types import ByteArray, Decode, Embedding, ExchangedEmbedding, ImageSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,16 @@ class ImageEncoder:
         if not own_timings:
             timings.add("encode", time.perf_counter() - start)
         return Lookup(image, name, hit=False)
+
+    async def whole_pixels(self, source: ImageSource, *, model: str, owner: str, timings: Timings) -> ByteArray:
+        """The pixels of an image at its whole size; what a model looks at may be smaller.
+
+        Raises:
+            RequestError: the image cannot be read.
+            CapacityError: too much to do.
+        """
+        decode = functools.partial(decode_whole, source, self._max_pixels, timings, decode=self._decode)
+        return await self._workers.run(self._workers.prepare, decode, model=model, timings=timings, owner=owner)
 
     async def _encode(self, wanted: _Wanted, timings: Timings) -> EncodedImage:
         run = functools.partial(self._workers.run, model=wanted.model.name, timings=timings, owner=wanted.owner)

@@ -13,6 +13,7 @@ from osamd.timings import Timings
 from osamd.types import (
     Annotation,
     Box,
+    ByteArray,
     Candidate,
     Decode,
     Embedding,
@@ -97,6 +98,13 @@ def prepare_image(
     with timings.stage("encode"):
         prepared = adapter.prepare(picture.pixels, size=(picture.height, picture.width))
         return replace(prepared, notes=picture.notes)
+
+
+def decode_whole(source: ImageSource, max_pixels: int, timings: Timings, *, decode: Decode | None) -> ByteArray:
+    """The pixels of an image at its whole size; arguments and errors as for ``prepare_image``."""
+    with timings.stage("decode_image"):
+        picture = _picture(source) or (decode or _decode_here)(source.data or b"", max_pixels=max_pixels)
+    return picture.pixels
 
 
 def _picture(source: ImageSource) -> Picture | None:

@@ -48,6 +48,7 @@ class Ask(Generic[How]):
         keep_alive: how long the model stays loaded afterwards; longer values of a user are capped.
         with_embedding: whether the result carries its embedding.
         needs_masks: whether a model that finds boxes only is refused.
+        with_pixels: whether the result carries the image at its whole size.
     """
 
     image: ImageSource | None
@@ -59,6 +60,7 @@ class Ask(Generic[How]):
     keep_alive: KeepAlive = None
     with_embedding: bool = False
     needs_masks: bool = False
+    with_pixels: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +102,7 @@ async def answer(request: Request, parse: Parse[How], write: Write[How]) -> Resp
                 owner=caller.name,
                 with_embedding=ask.with_embedding,
                 needs_masks=ask.needs_masks,
+                with_pixels=ask.with_pixels,
             ),
             timings,
             admit=admit,
@@ -107,6 +110,7 @@ async def answer(request: Request, parse: Parse[How], write: Write[How]) -> Resp
 
         held = sum(item.mask.inside.nbytes for item in result.annotations if item.mask is not None)
         # Masks are reserved as large as the image. Most are far smaller, and as PNG or run lengths take no more again.
+        held += 0 if result.pixels is None else result.pixels.nbytes
         holding.shrink(SMALL_REPLY_BYTES + 2 * held)
         content = await services.pools.write(
             lambda: _timed(write(result, ask, services.settings, lambda nbytes: holding.grow(held + nbytes)), timings),

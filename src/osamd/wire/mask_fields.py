@@ -9,7 +9,7 @@ from osamd.settings import MaskLayout
 from osamd.types import Cleaning
 from osamd.wire.fields import Number, WireModel
 
-MaskFormat = Literal["png", "rle", "polygon", "none"]
+MaskFormat = Literal["png", "rle", "polygon", "cutout", "none"]
 
 # Pixels. Above it, a mask is no longer smoothed but melted.
 MOST_SMOOTH: Final = 50
@@ -24,7 +24,8 @@ class MaskFields(WireModel):
     mask_format: MaskFormat | None = Field(
         default="png",
         description="`png`: base64. `rle`: COCO's compressed run lengths. `polygon`: rings in image pixels."
-        " `none`: null.",
+        " `cutout`: base64 of a PNG with the image's own colours where the mask is, transparent elsewhere; the image"
+        " must be sent along. `none`: null.",
     )
     fill_holes: Annotated[Number, Field(ge=0)] | None = Field(
         default=0, description="Holes of at most so many pixels are filled, whatever lies in them."

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from pydantic import BaseModel, Field
@@ -12,6 +12,7 @@ from osamd.errors import InvalidPromptError
 from osamd.settings import Include, MaskLayout, Settings
 from osamd.types import (
     Annotation,
+    ByteArray,
     Cleaning,
     Embedding,
     ExchangedEmbedding,
@@ -25,7 +26,9 @@ from osamd.wire.schemas import ArraySchema, ArrayType, EmbeddingSchema, Generate
 
 # Of masks written at the image's size, against those the engine may hold: they cost time, and memory one at a time.
 CANVAS_FACTOR: Final = 4
-WHOLE_FORMATS: Final = frozenset({"png", "rle"})
+WHOLE_FORMATS: Final = frozenset({"png", "rle", "cutout"})
+# Of a cut-out while it is written: as pixels, as PNG and as base64.
+CUTOUT_BYTES_PER_PIXEL: Final = 12
 # Of a polygon while it is written, for each pixel at which a row enters or leaves the mask: measured with noise, which
 # has two vertices at most for each.
 BYTES_PER_CROSSING: Final = 300
@@ -168,7 +171,11 @@ def write_reply(
         item = cleaned(found, cleaning)
         if mask_format == "polygon" and item.mask is not None:
             pieces.expect(BYTES_PER_CROSSING * crossings(item.mask))
-        pieces.add(to_json(_annotation_schema(item, layout, mask_format, cleaning.simplify)))
+        if mask_format == "cutout" and item.mask is not None:
+            area = item.mask.inside.size if layout == "crop" else result.image.height * result.image.width
+            pieces.expect(CUTOUT_BYTES_PER_PIXEL * area)
+        form = _Form(layout, mask_format, cleaning.simplify, result.pixels)
+        pieces.add(to_json(_annotation_schema(item, form)))
     pieces.add(b"]}")
     return pieces.written
 
@@ -239,15 +246,23 @@ def _write_embedding(
     pieces.add(b',"extra_features":' + to_json([_array_schema(array, dtype) for array in rest]) + b"}")
 
 
-def _annotation_schema(
-    annotation: Annotation, layout: MaskLayout, mask_format: MaskFormat, simplify: float
-) -> AnnotationSchema:
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How a mask is written: what polygons may be off by, and the image that cut-outs are made of."""
+
+    layout: MaskLayout
+    mask_format: MaskFormat
+    simplify: float
+    pixels: ByteArray | None
+
+
+def _annotation_schema(annotation: Annotation, form: _Form) -> AnnotationSchema:
     box = annotation.box
     return AnnotationSchema(
         bounding_box=BoundingBoxSchema(xmin=box.xmin, ymin=box.ymin, xmax=box.xmax, ymax=box.ymax),
         text=annotation.text,
         score=annotation.score,
-        mask=None if annotation.mask is None else _mask_value(annotation.mask, layout, mask_format, simplify),
+        mask=None if annotation.mask is None else _mask_value(annotation.mask, form),
         mask_id=annotation.mask_id,
         prompt_index=annotation.prompt_index,
         mask_index=annotation.mask_index,
@@ -268,27 +283,47 @@ def crossings(mask: Mask) -> int:
     return within + 2 * len(inside)
 
 
-def _mask_value(
-    mask: Mask, layout: MaskLayout, mask_format: MaskFormat, simplify: float
-) -> str | RleSchema | list[PolygonSchema] | None:
+def _mask_value(mask: Mask, form: _Form) -> str | RleSchema | list[PolygonSchema] | None:
     from osamd.pixels import masks  # noqa: PLC0415 - OpenCV is loaded with the first mask, not at start
 
-    if mask_format == "none":
+    if form.mask_format == "none":
         return None
-    if mask_format == "polygon":
+    if form.mask_format == "cutout":
+        return base64.b64encode(_cut_out(form.pixels, [mask], form.layout)).decode("ascii")
+    if form.mask_format == "polygon":
         return [
             PolygonSchema(exterior=list(part.exterior), holes=[list(hole) for hole in part.holes])
-            for part in masks.polygons(mask, tolerance=simplify)
+            for part in masks.polygons(mask, tolerance=form.simplify)
         ]
-    pixels = masks.full_array(mask) if layout == "full" else masks.cropped_array(mask)
-    if mask_format == "rle":
+    pixels = masks.full_array(mask) if form.layout == "full" else masks.cropped_array(mask)
+    if form.mask_format == "rle":
         runs = masks.encode_rle(pixels)
         return RleSchema(size=runs.size, counts=runs.counts)
     return base64.b64encode(masks.encode_png(pixels)).decode("ascii")
 
 
-def union_png(result: SegmentResult, cleaning: Cleaning) -> bytes:
-    """All masks of a result, cleaned, in one PNG at image size; black where there are none."""
+def _cut_out(pixels: ByteArray | None, found: Sequence[Mask], layout: MaskLayout) -> bytes:
+    from osamd.pixels.cutouts import cut_out  # noqa: PLC0415 - OpenCV is loaded with the first mask, not at start
+
+    if pixels is None:
+        raise RuntimeError("cut-outs need a result with pixels")
+    return cut_out(pixels, found, is_whole=layout == "full")
+
+
+def write_union(result: SegmentResult, body: GenerateBody, settings: Settings, room: Room) -> bytes:
+    """All masks of a result in one PNG: at image size and black where there are none, or as one cut-out.
+
+    Arguments and errors as for ``write_reply``.
+    """
+    cleaning = body.to_cleaning()
+    if body.mask_format != "cutout":
+        return _union_png(result, cleaning)
+    room(CUTOUT_BYTES_PER_PIXEL * result.image.height * result.image.width)
+    found = [mask for item in result.annotations if (mask := cleaned(item, cleaning).mask) is not None]
+    return _cut_out(result.pixels, found, body.mask_layout or settings.mask_layout)
+
+
+def _union_png(result: SegmentResult, cleaning: Cleaning) -> bytes:
     import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
 
     from osamd.pixels import masks  # noqa: PLC0415 - as above
