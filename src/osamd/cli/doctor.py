@@ -145,7 +145,7 @@ def _placement(settings: Settings) -> list[Finding]:
         findings.append(Finding("device", f"{placement.device}, {placement.threads} threads"))
     on_gpu = placement.device == "cuda"
     if on_gpu:
-        # `auto` may do without; then what is missing is told, and nothing is wrong.
+        # `auto` falls back to the CPU: what is missing is reported, but is not a fault.
         findings += [replace(finding, is_wrong=finding.is_wrong and not placement.may_fall_back) for finding in _gpu()]
     return [*findings, *_builtin(settings, placement, on_gpu=on_gpu), *_own_models(settings)]
 
@@ -192,7 +192,7 @@ def _gpu() -> list[Finding]:
         version = f"{driver.version or 'of unknown version'}, for CUDA up to {_dotted(driver.cuda)}"
         # Within a major version of CUDA, older drivers run newer libraries.
         is_old = driver.cuda[0] < built[0]
-        remedy = f": too old for CUDA {built[0]}. Install driver {DRIVER_OF_CUDA.get(built[0], 'of it')} or newer, or"
+        remedy = f": too old for CUDA {built[0]}. Install driver {DRIVER_OF_CUDA.get(built[0], 'for it')} or newer, or"
         remedy += " osamd's image for CUDA 12 (--build-arg CUDA=12)"
         findings.append(Finding("driver", version + (remedy if is_old else ""), is_wrong=is_old))
         text = driver.problem or ", ".join(driver.devices)

@@ -126,7 +126,7 @@ class Catalog:
         if model is None:
             shown = name if len(name) <= SHOWN_CHARS else f"{name[:SHOWN_CHARS]}..."
             known = ", ".join(sorted(self._models))
-            raise UnknownModelError(f"there is no model {shown!r}; there are: {known}", field="model")
+            raise UnknownModelError(f"there is no model {shown!r}; expected one of: {known}", field="model")
         return model
 
 

@@ -199,7 +199,7 @@ class Download:
                 if self._best <= best or self._cuts > MAX_CUTS or error.retry_after_s:
                     raise
                 self._check_stopped()
-                logger.info("%s, after %d bytes; going on from there", error, self._partial.size)
+                logger.info("%s, after %d bytes; resuming", error, self._partial.size)
                 self._pause(self._patience.backoff_s)
             else:
                 return
@@ -394,7 +394,7 @@ class Download:
 
     def _check_stopped(self) -> None:
         if self._stop is not None and self._stop.is_set():
-            raise ShuttingDownError("the download was stopped; the next one goes on from there")
+            raise ShuttingDownError("the download was stopped; the next one resumes it")
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:

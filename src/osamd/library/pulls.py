@@ -195,7 +195,7 @@ class BlobPull:
 
     def _check_stopped(self) -> None:
         if self._stop is not None and self._stop.is_set():
-            raise ShuttingDownError("the pull was stopped; the next one goes on from there")
+            raise ShuttingDownError("the pull was stopped; the next one resumes it")
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ class Store:
             BlobDigestError: a file is not what the catalogue says.
             StorageError: a file cannot be read.
         """
-        # What is missing is told before a gigabyte of the rest is hashed.
+        # Report what is missing before hashing a gigabyte of the rest.
         paths = {role: self._present(model, role, blob) for role, blob in model.blobs.items()}
         for role, blob in model.blobs.items():
             self._verify(model, role, blob)

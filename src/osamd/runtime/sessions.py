@@ -1,4 +1,4 @@
-"""ONNX Runtime, and nobody else's business: providers, threads, loading and running graphs."""
+"""The only importer of ONNX Runtime: providers, threads, loading and running graphs."""
 
 import contextlib
 import ctypes
@@ -158,7 +158,7 @@ def device_of(providers: Sequence[str]) -> str:
 @functools.cache
 def load_cuda_libraries() -> None:
     """Load CUDA's libraries from the packages beside ONNX Runtime's, where the loader would not look."""
-    # It prints what it does not find, and stdout is for data. What is missing is told again by who needs it.
+    # It prints what it does not find, and stdout is for data. Whoever needs what is missing reports it again.
     with contextlib.redirect_stdout(io.StringIO()) as said:
         ort.preload_dlls()
     for line in said.getvalue().splitlines():
@@ -176,7 +176,7 @@ def _load(path: Path, providers: Sequence[str], placement: Placement, profile: P
         try:
             return _open(kept, providers, options)
         except ModelLoadError as error:
-            logger.warning("an optimised graph does not load and is made anew: %s", error)
+            logger.warning("an optimised graph does not load and is built again: %s", error)
     with graphs.making(kept) as written:
         options = _options(placement.threads, profile)
         if written is not None:
@@ -220,13 +220,13 @@ def _open(path: Path, providers: Sequence[str], options: ort.SessionOptions) -> 
     if active[0] != providers[0]:
         # ONNX Runtime falls back to the CPU with a log line only; a GPU that is billed must be used.
         raise ModelLoadError(
-            f"{path} was to run on {providers[0]}, but only got {active[0]}{_what_is_missing(providers[0])}"
+            f"{path} was asked to run on {providers[0]}, but got {active[0]}{_what_is_missing(providers[0])}"
         )
     return session
 
 
 def _what_is_missing(provider: str) -> str:
-    """Why a provider is not to be had, as far as its library's loader says it, such as a missing libcudnn."""
+    """Why a provider is unavailable, as far as its library's loader says, such as a missing libcudnn."""
     folder = Path(ort.__file__).parent / "capi"
     name = provider.removesuffix("ExecutionProvider").lower()
     try:
@@ -240,7 +240,7 @@ def _what_is_missing(provider: str) -> str:
 @functools.cache
 def _tell_fallback(provider: str, reason: str) -> None:
     """Said once for each reason; every reply and ``/ready`` name the device that is really used."""
-    logger.warning("running on the CPU, because %s is not to be had: %s", provider, reason)
+    logger.warning("running on the CPU, because %s is not available: %s", provider, reason)
 
 
 def _run_here(work: Callable[[], Result]) -> Result:
@@ -318,7 +318,7 @@ class Session:
 
         Args:
             feeds: every input by name.
-            outputs: names of the outputs wanted; None means all, in the graph's order.
+            outputs: names of the outputs to compute; None means all, in the graph's order.
 
         Raises:
             InferenceError: ONNX Runtime refused the input or failed, or an output has values that are not numbers.

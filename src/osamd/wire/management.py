@@ -43,7 +43,7 @@ class ModelBody(WireModel):
 class PullBody(ModelBody):
     """Body of ``POST /api/pull``."""
 
-    stream: StrictBool = Field(default=True, description="A line of JSON for each news, or one answer at the end.")
+    stream: StrictBool = Field(default=True, description="One JSON line per update, or one answer at the end.")
 
 
 class DetailsSchema(BaseModel):
@@ -220,7 +220,7 @@ def show(model: Model, store: Store, *, is_loaded: bool, may_pull: bool, is_admi
 
 
 def pull_line(progress: PullProgress) -> PullLine:
-    """News of a pull, in Ollama's words."""
+    """Progress of a pull, in Ollama's words."""
     digest = f"sha256:{progress.digest}"
     status = "verifying sha256 digest" if progress.status == "verifying" else f"pulling {progress.digest[:12]}"
     return PullLine(status=status, digest=digest, total=progress.total, completed=progress.completed)

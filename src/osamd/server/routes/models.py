@@ -119,9 +119,9 @@ async def show_model(request: Request) -> ShowReply:
     openapi_extra=json_documentation(PullBody),
 )
 async def pull(request: Request) -> Response:
-    """Bring a model's files here; with `stream` a line of JSON for each news, the last says `success` or an error.
+    """Bring a model's files here; with `stream` one JSON line per update, of which the last says `success` or an error.
 
-    A pull that is under way already is joined, and goes on when the caller leaves.
+    A pull that is under way is joined, and continues when the caller leaves.
     """
     library, body = services_of(request).library, await read_json(request, PullBody)
     model = library.resolve(body.model)
