@@ -63,10 +63,11 @@ def ask(client: Client, arguments: argparse.Namespace) -> Segmentation:
     return client.segment(
         arguments.image,
         model=arguments.model,
-        points=[point for point, _ in clicks],
-        labels=[label for _, label in clicks],
+        # None where nothing was given: the client takes an empty list for a mistake.
+        points=[point for point, _ in clicks] or None,
+        labels=[label for _, label in clicks] or None,
         box=numbers(arguments.box) if arguments.box else None,
-        texts=arguments.text,
+        texts=arguments.text or None,
     )
 
 

@@ -217,6 +217,12 @@ def test_sixteen_characters_are_enough(tmp_path: Path) -> None:
     create_app(Settings(api_key=SecretStr(f"{SHORT}+"), api_key_file=tmp_path / "keys"))
 
 
+@pytest.mark.parametrize("secret", ["YOUR_SUPER_SECRET_KEY", "your_local_key_here"])
+def test_the_seed_documents_keys_are_long_enough(secret: str) -> None:
+    """Whoever copies its commands to the letter has a server that starts."""
+    create_app(Settings(api_key=SecretStr(secret)))
+
+
 def test_development_takes_any_key(tmp_path: Path) -> None:
     """On one's own machine a short key does."""
     (tmp_path / "keys").write_text("alice user short\n")
