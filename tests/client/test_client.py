@@ -21,6 +21,7 @@ from osamd.errors import (
     EmbeddingExpiredError,
     InvalidImageError,
     InvalidPromptError,
+    InvalidRequestError,
     ModelUnavailableError,
     OsamdError,
     OverloadedError,
@@ -237,9 +238,21 @@ def test_key_is_sent_as_bytes(key: str) -> None:
     assert server.asked[0]["X-API-Key"].encode("latin-1").decode() == key.strip()
 
 
-def test_no_key_sends_no_header() -> None:
+@pytest.mark.parametrize("key", ["two\nlines", "tab\tin", "nul\0", "del\x7f"])
+def test_key_with_control_characters_is_refused_unseen(key: str) -> None:
+    """No header can hold it, and the message does not show it."""
+    with pytest.raises(InvalidRequestError, match="control character") as caught:
+        Client(api_key=key)
+
+    assert "api_key" == caught.value.field
+    assert key not in str(caught.value)
+    assert repr(key)[1:-1] not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [None, "", " \n"])
+def test_no_key_sends_no_header(key: str | None) -> None:
     """Without a key there is no header to be wrong."""
-    with puppet(Told(200, GOOD)) as server, Client(server.url) as client:
+    with puppet(Told(200, GOOD)) as server, Client(server.url, api_key=key) as client:
         client.segment(b"x")
 
     assert "X-API-Key" not in server.asked[0]

@@ -57,7 +57,7 @@ class _Base(Generic[Owner, Pool]):
         self._proxy = proxy_for(server)
         self._options: dict[str, Any] = {
             "base_url": server,
-            "headers": {b"X-API-Key": api_key.strip().encode()} if api_key else {},
+            "headers": _headers(api_key),
             "timeout": httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S)),
             "proxy": self._proxy and self._proxy.url,
             "verify": tls_context(server.scheme, self._proxy.url.scheme if self._proxy else ""),
@@ -90,6 +90,14 @@ class _Base(Generic[Owner, Pool]):
         raise NotImplementedError
 
 
+def _headers(api_key: str | None) -> dict[bytes, bytes]:
+    key = (api_key or "").strip()
+    # The HTTP library would refuse it with a message that shows it.
+    if any(not character.isprintable() for character in key):
+        raise InvalidRequestError("the key has a line break or another control character in it", field="api_key")
+    return {b"X-API-Key": key.encode()} if key else {}
+
+
 def _server(text: str) -> httpx2.URL:
     try:
         url = httpx2.URL(text)
@@ -110,7 +118,7 @@ class Client(_Base[int, httpx2.Client]):
         patience_s: seconds to keep trying while the server is waking up, full or out of reach; 0 tries once.
 
     Raises:
-        InvalidRequestError: the URL is not an ``http://`` or ``https://`` one.
+        InvalidRequestError: the URL is not an ``http://`` or ``https://`` one, or the key has control characters.
         SettingsError: a proxy or certificate variable of the environment cannot be used; none is for loopback.
     """
 
