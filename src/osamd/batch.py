@@ -83,7 +83,7 @@ class Result:
         Raises:
             OsamdError: the image failed.
         """
-        import numpy as np  # noqa: PLC0415 - 0.1 s that the import of this module need not take
+        import numpy as np
 
         masks = np.zeros((len(self._found()), self.height, self.width), np.bool_)
         for canvas, annotation in zip(masks, self.annotations, strict=True):
@@ -99,7 +99,7 @@ class Result:
         Raises:
             OsamdError: the image failed.
         """
-        import numpy as np  # noqa: PLC0415 - as in masks
+        import numpy as np
 
         boxes = [(item.box.xmin, item.box.ymin, item.box.xmax, item.box.ymax) for item in self._found()]
         return np.array(boxes, np.int64).reshape(-1, 4)
@@ -111,7 +111,7 @@ class Result:
         Raises:
             OsamdError: the image failed.
         """
-        import numpy as np  # noqa: PLC0415 - as in masks
+        import numpy as np
 
         return np.array([np.nan if item.score is None else item.score for item in self._found()], np.float32)
 
@@ -307,8 +307,8 @@ def _source(image: Any) -> ImageSource:
     Raises:
         InvalidImageError: it is of no kind that can be read, or its file cannot be read.
     """
-    import numpy as np  # noqa: PLC0415 - as in Result.masks
-    from PIL import Image  # noqa: PLC0415 - not needed before the first image
+    import numpy as np
+    from PIL import Image
 
     if isinstance(image, bytes):
         return ImageSource.of_bytes(image)
@@ -327,7 +327,7 @@ def _source(image: Any) -> ImageSource:
 
 
 def _checked_pixels(pixels: "npt.NDArray[Any]") -> "npt.NDArray[np.uint8]":
-    import numpy as np  # noqa: PLC0415 - as in Result.masks
+    import numpy as np
 
     if pixels.ndim != PIXEL_AXES or pixels.shape[2] != CHANNELS or pixels.dtype != np.uint8 or not pixels.size:
         raise InvalidImageError(
@@ -337,9 +337,9 @@ def _checked_pixels(pixels: "npt.NDArray[Any]") -> "npt.NDArray[np.uint8]":
 
 
 def _pillow_pixels(image: "Image.Image") -> "npt.NDArray[np.uint8]":
-    import numpy as np  # noqa: PLC0415 - as in Result.masks
+    import numpy as np
 
-    from osamd.pixels.images import to_rgb  # noqa: PLC0415 - as in _source
+    from osamd.pixels.images import to_rgb
 
     image.load()
 

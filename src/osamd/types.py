@@ -26,19 +26,19 @@ else:
 
 
 def _no_points() -> FloatArray:
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     return np.zeros((0, 2), np.float32)
 
 
 def _no_labels() -> IntArray:
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     return np.zeros(0, np.int64)
 
 
 def _no_boxes() -> FloatArray:
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     return np.zeros((0, 4), np.float32)
 
@@ -301,7 +301,7 @@ class ImageSource:
     @classmethod
     def of_embedding(cls, exchanged: "ExchangedEmbedding") -> "ImageSource":
         """An embedding that a caller kept. Hashes it, as ``of_bytes`` does."""
-        import numpy as np  # noqa: PLC0415
+        import numpy as np
 
         digest = hashlib.sha256(f"embedding {exchanged.width}x{exchanged.height}".encode())
         for array in exchanged.arrays:

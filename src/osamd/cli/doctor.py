@@ -127,7 +127,7 @@ def _catalog(settings: Settings) -> list[Finding]:
 
 def _placement(settings: Settings) -> list[Finding]:
     """Where models run, and what stands in the way; the built-in model is the shortest proof of either."""
-    from osamd.runtime.sessions import available_providers, choose_placement  # noqa: PLC0415 - loads ONNX Runtime
+    from osamd.runtime.sessions import available_providers, choose_placement
 
     findings = [Finding("providers", ", ".join(available_providers()))]
     wants_gpu = settings.device == "cuda"
@@ -152,7 +152,7 @@ def _placement(settings: Settings) -> list[Finding]:
 
 def _own_models(settings: Settings) -> list[Finding]:
     """Load and run each of the user's own models that is here: a graph may not be what its family expects."""
-    from osamd.engine.inference import load_model, run_once  # noqa: PLC0415
+    from osamd.engine.inference import load_model, run_once
 
     store, findings = Store(settings.cache), []
     for model in load_catalog(settings.user_catalog):
@@ -169,8 +169,8 @@ def _own_models(settings: Settings) -> list[Finding]:
 
 def _gpu() -> list[Finding]:
     """Package, driver, devices, CUDA and cuDNN: what a GPU needs, and what to do about what is not there."""
-    from osamd.runtime.nvidia import cuda_runtime_version, cudnn_version, find_driver  # noqa: PLC0415 - starts CUDA
-    from osamd.runtime.sessions import built_for_cuda, load_cuda_libraries  # noqa: PLC0415
+    from osamd.runtime.nvidia import cuda_runtime_version, cudnn_version, find_driver
+    from osamd.runtime.sessions import built_for_cuda, load_cuda_libraries
 
     load_cuda_libraries()
     built = built_for_cuda()
@@ -212,8 +212,8 @@ def _dotted(version: tuple[int, int]) -> str:
 
 def _builtin(settings: Settings, placement: "Placement", *, on_gpu: bool) -> list[Finding]:
     """Load the built-in model where models would run, and on a GPU prove that it did the work."""
-    from osamd.cli.proof import prove  # noqa: PLC0415
-    from osamd.models import build_model  # noqa: PLC0415 - loads ONNX Runtime
+    from osamd.cli.proof import prove
+    from osamd.models import build_model
 
     model = load_catalog().resolve(DEFAULT_MODEL)
     paths = Store(settings.cache).paths(model)

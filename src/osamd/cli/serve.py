@@ -14,12 +14,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.env_file is not None and not os.path.isfile(arguments.env_file):  # noqa: PTH113
         raise SettingsError(f"--env-file: {arguments.env_file} is not a file")
     with faster_imports():
-        from osamd.settings import load_settings  # noqa: PLC0415
+        from osamd.settings import load_settings
 
         settings = load_settings(env_file=arguments.env_file, **flags)
 
-        from osamd.server.app import create_app  # noqa: PLC0415
-        from osamd.server.process import prepare_process, serve  # noqa: PLC0415
+        from osamd.server.app import create_app
+        from osamd.server.process import prepare_process, serve
 
         prepare_process(settings)
         app = create_app(settings)

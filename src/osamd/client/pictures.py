@@ -59,7 +59,7 @@ def _encoded(image: Any) -> bytes:
         return _read_file(image)
     # NumPy's own arrays, and those of other libraries that can be made one.
     if hasattr(image, "__array__"):
-        import numpy as np  # noqa: PLC0415 - only for callers who have it
+        import numpy as np
 
         return array_to_png(np.asarray(image))
     raise InvalidImageError(f"expected {KINDS}; got {type(image).__name__}", field="image")

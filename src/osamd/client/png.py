@@ -29,7 +29,7 @@ def array_to_png(pixels: "np.ndarray[Any, Any]") -> bytes:
     Raises:
         InvalidImageError: it has another shape or type, or no pixels.
     """
-    import numpy as np  # noqa: PLC0415 - here already, since the caller has an array
+    import numpy as np
 
     channels = 1 if pixels.ndim == PLANE else pixels.shape[-1] if pixels.ndim == CHANNELS else 0
     if channels not in COLOR_TYPES:

@@ -155,7 +155,7 @@ def embedding_files(settings: Settings) -> EmbeddingFiles | None:
 
 
 def _write(file: Path, kept: KeptEmbedding) -> None:
-    import numpy as np  # noqa: PLC0415 - as in _halved
+    import numpy as np
 
     embedding = kept.embedding
     arrays = [_halved(feature) for feature in embedding.features.values()]
@@ -172,7 +172,7 @@ def _write(file: Path, kept: KeptEmbedding) -> None:
 
 
 def _halved(values: AnyFloatArray) -> AnyFloatArray:
-    import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+    import numpy as np
 
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
@@ -180,7 +180,7 @@ def _halved(values: AnyFloatArray) -> AnyFloatArray:
 
 
 def _read(path: Path) -> KeptEmbedding:
-    import numpy as np  # noqa: PLC0415 - as in _halved
+    import numpy as np
 
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         about = json.loads(archive["arr_0"].tobytes())

@@ -19,7 +19,7 @@ def restore(given: ExchangedEmbedding, shapes: Mapping[str, tuple[int | str | No
     Raises:
         InvalidRequestError: there are not so many, one has another shape, or a value is not finite.
     """
-    import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+    import numpy as np
 
     if len(given.arrays) != len(shapes):
         message = f"expected {len(shapes)} arrays for {model}: embedding and {len(shapes) - 1} extra_features"

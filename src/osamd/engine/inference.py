@@ -41,8 +41,8 @@ def load_model(model: Model, *, store: Store, settings: Settings) -> Adapter:
         ModelError: a file is missing or does not load, or the device asked for is not to be had.
     """
     # Imported here: ONNX Runtime costs a tenth of a second that /health must not wait for.
-    from osamd.models import build_model  # noqa: PLC0415
-    from osamd.runtime.sessions import choose_placement, graph_cache  # noqa: PLC0415
+    from osamd.models import build_model
+    from osamd.runtime.sessions import choose_placement, graph_cache
 
     paths = store.paths(model)
     try:
@@ -65,7 +65,7 @@ def run_once(adapter: Adapter, model: Model) -> None:
     Raises:
         ModelLoadError: the model does not run.
     """
-    import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+    import numpy as np
 
     try:
         embedding = encode_pixels(adapter, np.zeros((FIRST_SIDE, FIRST_SIDE, 3), np.uint8))
@@ -115,7 +115,7 @@ def _picture(source: ImageSource) -> Picture | None:
 
 
 def _decode_here(data: bytes, *, max_pixels: int, wanted: WantedSize | None = None) -> Picture:
-    from osamd.pixels.images import decode_image  # noqa: PLC0415 - Pillow is not needed before the first image
+    from osamd.pixels.images import decode_image
 
     return decode_image(data, max_pixels=max_pixels, wanted=wanted)
 
@@ -195,7 +195,7 @@ def decode_prompts(
 
 def _place(candidate: Candidate, embedding: Embedding) -> tuple[Box, Mask | None] | None:
     """The candidate in whole image pixels; None when its mask is empty."""
-    from osamd.pixels.masks import mask_from_logits  # noqa: PLC0415 - OpenCV is not needed before the first mask
+    from osamd.pixels.masks import mask_from_logits
 
     height, width = embedding.height, embedding.width
     if candidate.logits is not None:

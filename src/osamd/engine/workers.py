@@ -153,6 +153,6 @@ def _release_on_thread(loop: asyncio.AbstractEventLoop) -> None:
 def release_memory() -> None:
     """Give memory that freed models held back to the system. Takes a moment, so not on a loop."""
     # ONNX Runtime is loaded with the first model, and not for /health.
-    from osamd.runtime import sessions  # noqa: PLC0415
+    from osamd.runtime import sessions
 
     sessions.release_memory()

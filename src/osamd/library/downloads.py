@@ -205,7 +205,7 @@ class Download:
                 return
 
     def _request(self, source: str) -> None:
-        import httpx2  # noqa: PLC0415 - a tenth of a second that only downloads pay
+        import httpx2
 
         self._check_stopped()
         if source in self._rangeless:
@@ -320,7 +320,7 @@ class Download:
     @contextlib.contextmanager
     def _answer(self, source: str, headers: Mapping[str, str]) -> Iterator["httpx2.Response"]:
         """Ask a source, and whoever it sends us on to, each by the proxy that the environment has for it."""
-        import httpx2  # noqa: PLC0415
+        import httpx2
 
         url = httpx2.URL(source)
         for _ in range(MAX_REDIRECTS + 1):
@@ -333,9 +333,9 @@ class Download:
         raise _RefusedError(f"it redirected more than {MAX_REDIRECTS} times")
 
     def _client(self, url: "httpx2.URL") -> "httpx2.Client":
-        import httpx2  # noqa: PLC0415
+        import httpx2
 
-        from osamd.proxies import proxy_for, tls_context  # noqa: PLC0415
+        from osamd.proxies import proxy_for, tls_context
 
         try:
             proxy = proxy_for(url)

@@ -44,7 +44,7 @@ def exclusive(path: Path, *, while_waiting: Callable[[], None]) -> Iterator[Turn
         OSError: the file cannot be made or locked.
     """
     # Slow to import, and only pulls and deletions need it.
-    from filelock import FileLock, Timeout  # noqa: PLC0415
+    from filelock import FileLock, Timeout
 
     lock = FileLock(path, thread_local=False)
     before: str | None = None

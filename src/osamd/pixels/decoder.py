@@ -272,7 +272,7 @@ def _sizes(values: object, count: int) -> tuple[int, ...]:
 
 def _pixels(room: IO[bytes], rows: int, columns: int) -> ByteArray:
     """A copy of what is in the file, which is then made as small again as it was."""
-    import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+    import numpy as np
 
     pixels = np.empty((rows, columns, CHANNELS), np.uint8)
     view = pixels.data.cast("B")

@@ -38,12 +38,12 @@ def formats_of(data: bytes) -> tuple[str, ...]:
         InvalidImageError: it is a HEIC, and what reads it is not installed.
     """
     if is_jpeg2000(data):
-        from PIL import Jpeg2KImagePlugin  # noqa: PLC0415
+        from PIL import Jpeg2KImagePlugin
 
         return (Jpeg2KImagePlugin.Jpeg2KImageFile.format,)
     brands = _brands(data)
     if brands & AVIF_BRANDS:
-        from PIL import AvifImagePlugin  # noqa: PLC0415
+        from PIL import AvifImagePlugin
 
         return (AvifImagePlugin.AvifImageFile.format,)
     return _heic() if brands & HEIC_BRANDS else FORMATS
@@ -61,7 +61,7 @@ def _brands(data: bytes) -> frozenset[bytes]:
 
 def _heic() -> tuple[str, ...]:
     try:
-        import pi_heif  # noqa: PLC0415
+        import pi_heif
     except ImportError:
         raise InvalidImageError(
             "HEIC images are not read by this server: send JPEG, or have its operator install osamd[heic]",

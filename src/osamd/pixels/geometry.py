@@ -36,7 +36,7 @@ def to_fractions(points: FloatArray, *, height: int, width: int) -> FloatArray:
     Returns:
         (N, 2) float32, 0..1.
     """
-    import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+    import numpy as np
 
     return ((points + 0.5) / np.array([width, height], np.float32)).astype(np.float32)
 
@@ -49,7 +49,7 @@ def check_inside(prompt: Prompt, *, height: int, width: int, field: str) -> None
     Raises:
         InvalidPromptError: names the first offender and the image's size.
     """
-    import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+    import numpy as np
 
     size = np.array([width, height], np.float32)
     # What is not a number compares as False.
@@ -85,7 +85,7 @@ def onto_pixels(points: FloatArray, *, height: int, width: int) -> FloatArray:
     Returns:
         (N, 2) float32; the points themselves where none is on an edge.
     """
-    import numpy as np  # noqa: PLC0415 - as above
+    import numpy as np
 
     is_edge = points == np.array([width, height], np.float32)
     return np.where(is_edge, points - 1, points).astype(np.float32) if is_edge.any() else points

@@ -52,7 +52,7 @@ class DeviceMemory:
 
 def device_memory() -> list[DeviceMemory]:
     """The memory of every GPU of this machine that tells it; none where there is no driver."""
-    import pynvml  # noqa: PLC0415 - not before somebody asks
+    import pynvml
 
     if not _starts_nvml():
         return []
@@ -68,7 +68,7 @@ def device_memory() -> list[DeviceMemory]:
 @functools.cache
 def _starts_nvml() -> bool:
     """Start the driver's management library, once a process; False where it is missing or does not start."""
-    import pynvml  # noqa: PLC0415
+    import pynvml
 
     try:
         pynvml.nvmlInit()
@@ -126,7 +126,7 @@ def cudnn_version() -> str | None:
 
 
 def _driver_version() -> str | None:
-    import pynvml  # noqa: PLC0415
+    import pynvml
 
     with contextlib.suppress(pynvml.NVMLError):
         return str(pynvml.nvmlSystemGetDriverVersion()) if _starts_nvml() else None

@@ -149,7 +149,7 @@ def _surroundings(settings: Settings) -> list[Middleware]:
     """What stands before the key's guard where it is configured: clients' addresses, and pages' permissions."""
     found = []
     if settings.trusted_proxies:
-        from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware  # noqa: PLC0415 - not everybody's
+        from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
         found.append(Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies)))
     if settings.cors_origins:

@@ -126,7 +126,7 @@ def _without_long_parts(raw: bytes, start: int) -> tuple[bytes, dict[str, LongTe
 
 
 def _respelt(raw: bytes, start: int) -> "Respelt | None":
-    from osamd.wire.nested_lists import respell  # noqa: PLC0415 - NumPy is not needed before the first image
+    from osamd.wire.nested_lists import respell
 
     return respell(raw, start)
 

@@ -184,7 +184,7 @@ def cleaned(annotation: Annotation, cleaning: Cleaning) -> Annotation:
     """An object with its mask cleaned, and the bounding box of that mask."""
     if annotation.mask is None:
         return annotation
-    from osamd.pixels.cleaning import clean  # noqa: PLC0415 - OpenCV is loaded with the first mask, not at start
+    from osamd.pixels.cleaning import clean
 
     mask = clean(annotation.mask, cleaning)
     return replace(annotation, mask=mask, box=mask.box)
@@ -271,7 +271,7 @@ def _annotation_schema(annotation: Annotation, form: _Form) -> AnnotationSchema:
 
 def crossings(mask: Mask) -> int:
     """How often the rows of a mask enter and leave it, which tells how many vertices its polygons have."""
-    import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+    import numpy as np
 
     inside = mask.inside
     within = sum(
@@ -284,7 +284,7 @@ def crossings(mask: Mask) -> int:
 
 
 def _mask_value(mask: Mask, form: _Form) -> str | RleSchema | list[PolygonSchema] | None:
-    from osamd.pixels import masks  # noqa: PLC0415 - OpenCV is loaded with the first mask, not at start
+    from osamd.pixels import masks
 
     if form.mask_format == "none":
         return None
@@ -303,7 +303,7 @@ def _mask_value(mask: Mask, form: _Form) -> str | RleSchema | list[PolygonSchema
 
 
 def _cut_out(pixels: ByteArray | None, found: Sequence[Mask], layout: MaskLayout) -> bytes:
-    from osamd.pixels.cutouts import cut_out  # noqa: PLC0415 - OpenCV is loaded with the first mask, not at start
+    from osamd.pixels.cutouts import cut_out
 
     if pixels is None:
         raise RuntimeError("cut-outs need a result with pixels")
@@ -324,9 +324,9 @@ def write_union(result: SegmentResult, body: GenerateBody, settings: Settings, r
 
 
 def _union_png(result: SegmentResult, cleaning: Cleaning) -> bytes:
-    import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+    import numpy as np
 
-    from osamd.pixels import masks  # noqa: PLC0415 - as above
+    from osamd.pixels import masks
 
     canvas = np.zeros((result.image.height, result.image.width), np.uint8)
     for found in result.annotations:
@@ -346,7 +346,7 @@ def exchanged(embedding: Embedding) -> ExchangedEmbedding:
 
 
 def _array_schema(array: FloatArray, dtype: ArrayType) -> ArraySchema:
-    import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+    import numpy as np
 
     data = base64.b64encode(np.ascontiguousarray(array, dtype).tobytes()).decode("ascii")
     return ArraySchema(shape=list(array.shape), dtype=dtype, data=data)

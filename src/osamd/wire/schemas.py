@@ -128,7 +128,7 @@ class PromptSchema(WireModel):
             InvalidPromptError: labels do not fit the points, corners do not pair up, nothing is asked, or a limit is
                 passed.
         """
-        import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+        import numpy as np
 
         points, labels = self.points or [], self.point_labels or []
         if len(points) != len(labels):
@@ -166,7 +166,7 @@ class PromptSchema(WireModel):
 
 def _ordered(boxes: FloatArray) -> FloatArray:
     """Boxes whose corners were given in any order, as a mouse is dragged, as x1, y1, x2, y2 with x1 <= x2, y1 <= y2."""
-    import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+    import numpy as np
 
     return np.sort(boxes.reshape(-1, 2, 2), axis=1).reshape(-1, BOX_NUMBERS)
 
@@ -234,7 +234,7 @@ class ArraySchema(WireModel):
         Raises:
             InvalidRequestError: it is not base64, or not so many bytes as the shape says.
         """
-        import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+        import numpy as np
 
         data = decode_base64(self.data, field=field)
         try:
@@ -263,7 +263,7 @@ class EmbeddingSchema(WireModel):
         Raises:
             InvalidRequestError: the lists are ragged, or base64 does not hold what it says.
         """
-        import numpy as np  # noqa: PLC0415 - 0.1 s that /health must not wait for
+        import numpy as np
 
         field = "image_embedding"
         if isinstance(self.embedding, ArraySchema):

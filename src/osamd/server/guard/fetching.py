@@ -86,7 +86,7 @@ async def get_image(
         TimeoutError: it took too long.
         httpx2.HTTPError: the host could not be reached or does not speak HTTP.
     """
-    import httpx2  # noqa: PLC0415 - not before the first URL
+    import httpx2
 
     headers = {
         "Host": url.netloc.decode("ascii"),

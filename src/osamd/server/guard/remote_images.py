@@ -102,7 +102,7 @@ class RemoteImages:
         if self._context is None:
             # Takes a moment: the import, and reading all certificates.
             self._context = await self._lane.run(_ssl_context, Timings(), owner=owner)
-        import httpx2  # noqa: PLC0415 - not before the first URL
+        import httpx2
 
         try:
             url = httpx2.URL(text)
@@ -121,7 +121,7 @@ class RemoteImages:
 
     async def _get(self, url: "httpx2.URL", owner: str) -> bytes | str:
         """The body behind a URL, or where it redirects to."""
-        import httpx2  # noqa: PLC0415
+        import httpx2
 
         port = self._checked_port(url)
         # As it was matched, and as certificates have it: the spelling for people may stand for another name.
@@ -181,7 +181,7 @@ def _matches(pattern: str, host: str, port: int, usual_port: int) -> bool:
 
 
 def _ssl_context() -> "ssl.SSLContext":
-    import httpx2  # noqa: PLC0415
+    import httpx2
 
     return httpx2.create_ssl_context(trust_env=False)
 

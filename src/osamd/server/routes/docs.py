@@ -71,9 +71,9 @@ def openapi_document(app: FastAPI) -> dict[str, object]:
 
 
 def _build(app: FastAPI) -> dict[str, object]:
-    from osamd.server.problems import Problem  # noqa: PLC0415
-    from osamd.wire.management import ModelBody, PullBody  # noqa: PLC0415
-    from osamd.wire.schemas import EmbedBody, GenerateBody  # noqa: PLC0415
+    from osamd.server.problems import Problem
+    from osamd.wire.management import ModelBody, PullBody
+    from osamd.wire.schemas import EmbedBody, GenerateBody
 
     document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
     components = document.setdefault("components", {})

@@ -74,7 +74,7 @@ class Metrics:
 
     def render(self, status: EngineStatus, memory: Iterable[DeviceMemory] = ()) -> bytes:
         """Everything counted, and how things are now, in Prometheus' text form 0.0.4."""
-        from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415
+        from prometheus_client import CollectorRegistry, generate_latest
 
         counters = self.load()
         now = CollectorRegistry(auto_describe=False)
@@ -91,7 +91,7 @@ class _Counters:
     """What only grows."""
 
     def __init__(self) -> None:
-        from prometheus_client import (  # noqa: PLC0415
+        from prometheus_client import (
             CollectorRegistry,
             Counter,
             Histogram,
@@ -208,8 +208,8 @@ class _Now:
 
     def collect(self) -> Iterator["Metric"]:
         """The gauges."""
-        from prometheus_client.metrics_core import CounterMetricFamily as Counter  # noqa: PLC0415
-        from prometheus_client.metrics_core import GaugeMetricFamily as Gauge  # noqa: PLC0415
+        from prometheus_client.metrics_core import CounterMetricFamily as Counter
+        from prometheus_client.metrics_core import GaugeMetricFamily as Gauge
 
         status = self._status
         build = Gauge("osamd_build_info", "Always 1; the labels say what is running.", labels=("version", "python"))

@@ -41,10 +41,10 @@ def is_installed() -> bool:
 
 def otlp_provider() -> "TracerProvider":
     """Spans in batches to the collector the environment names, of the service ``osamd`` unless it names another."""
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
-    from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource  # noqa: PLC0415
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     attributes = {SERVICE_VERSION: __version__}
     if not os.environ.get("OTEL_SERVICE_NAME"):
@@ -107,8 +107,8 @@ class Traces:
         provider = self.load()
         if provider is None:
             return
-        from opentelemetry import trace  # noqa: PLC0415 - the extra
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
+        from opentelemetry import trace
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         tracer = provider.get_tracer("osamd", __version__)
         carrier = {"traceparent": event.traceparent} if event.traceparent is not None else {}
