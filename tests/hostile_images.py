@@ -79,7 +79,9 @@ def bmp_of_runs(width: int, height: int, runs: bytes) -> bytes:
     return struct.pack("<2sIHHI", b"BM", start + len(runs), 0, 0, start) + head + palette + runs
 
 
-def tiff_of_strips(count: int, *, order: str = "<", is_big: bool = False, has_decoy: bool = False) -> bytes:
+def tiff_of_strips(
+    count: int, *, order: str = "<", is_big: bool = False, has_decoy: bool = False, extra_tags: int = 0
+) -> bytes:
     """A grey TIFF of one column, a row a strip."""
     number, word = ("Q", "Q") if is_big else ("H", "I")
     signature = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "H", 43 if is_big else 42)
@@ -94,6 +96,7 @@ def tiff_of_strips(count: int, *, order: str = "<", is_big: bool = False, has_de
     entries += [
         struct.pack(f"{order}HH{word}{word}", tag, 4, count, at) for tag, at in ((273, lists), (279, lists + 4 * count))
     ]
+    entries += [struct.pack(f"{order}HH{word}{word}", 1000 + number, 4, 1, 0) for number in range(extra_tags)]
     if has_decoy:
         entries.append(struct.pack(f"{order}HH{word}{word}", 273, 4, 1, pixels))
     directory = struct.pack(order + number, len(entries)) + b"".join(entries) + bytes(8)
@@ -123,6 +126,10 @@ ABSURD: dict[str, tuple[Callable[[], bytes], str]] = {
     "zeros in a JPEG": (lambda: jpeg_with(b"\xff\x00" * 500_000), "4,096 segments"),
     "junk in a JPEG": (lambda: jpeg_with(bytes(1_000_000)), "65,536 bytes between"),
     "fill bytes in a JPEG": (lambda: jpeg_with(b"\xff" * 1_000_000), "65,536 bytes between"),
+    "EXIF in many pieces": (
+        lambda: jpeg_with((b"\xff\xe1\xff\xff" + b"Exif\0\0" + bytes(65_527)) * 60),
+        "16 segments of EXIF",
+    ),
     "empty chunks": (lambda: png_with(chunk(b"tEXt", b"a\0") * 100_000), "65,536 chunks"),
     "comments of a GIF": (lambda: gif_with(b"!\xfe" + (b"\xff" + bytes(255)) * 8000 + b"\0"), "4,096 blocks"),
     "many comments of a GIF": (lambda: gif_with(b"!\xfe\1a\0" * 200_000), "4,096 blocks"),
@@ -131,6 +138,7 @@ ABSURD: dict[str, tuple[Callable[[], bytes], str]] = {
     "run lengths upside down": (lambda: bmp_of_runs(50_000, -1000, b"\0\0" * 14_000), "4,000,000 pixels"),
     "empty runs": (lambda: bmp_of_runs(1000, 1000, b"\0\0" * 3_000_000), "4,000,000 bytes"),
     "a million strips": (lambda: tiff_of_strips(1_000_000), "65,536 strips"),
+    "tags": (lambda: tiff_of_strips(1, extra_tags=50_000), "4,096 tags"),
     "strips, big end first": (lambda: tiff_of_strips(100_000, order=">"), "65,536 strips"),
     "strips of a BigTIFF": (lambda: tiff_of_strips(100_000, is_big=True), "65,536 strips"),
     "strips behind a decoy": (lambda: tiff_of_strips(100_000, has_decoy=True), "65,536 strips"),

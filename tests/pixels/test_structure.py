@@ -45,6 +45,7 @@ USUAL = {
     "a film behind the photo": photo("JPEG", progressive=True) + b"\xff\xda" * 999,
     "a film behind a sequential photo": photo("JPEG") + b"\xff\xda" * 999,
     "large profiles": jpeg_with((b"\xff\xe2\xff\xff" + b"ICC_PROFILE\0\1\1" + bytes(65_519)) * 60),
+    "EXIF in two pieces": jpeg_with((b"\xff\xe1\xff\xff" + b"Exif\0\0" + bytes(65_527)) * 2),
     "a fill byte": jpeg_with(b"\xff"),
     "a phone's second picture": animation("MPO"),
     "texts": png_with(chunk(b"tEXt", b"prompt\0" + bytes(9)) * 500),

@@ -16,12 +16,16 @@ from osamd.errors import InvalidImageError
 MOST_SCANS: Final = 64
 # Beside the scans. A file of 64 MiB has a thousand segments of the largest size.
 MOST_SEGMENTS: Final = 4096
+# Of EXIF, which Pillow joins one by one; a megabyte of it.
+MOST_EXIF_SEGMENTS: Final = 16
 # Bytes between segments that are none, which Pillow reads one by one.
 MOST_SKIPPED_BYTES: Final = 65_536
 # Of PNG. libpng writes 8 KiB a chunk.
 MOST_CHUNKS: Final = 65_536
 # Strips or tiles of TIFF, each some microseconds of Pillow's Python.
 MOST_PIECES: Final = 65_536
+# Of the first page; there are a few dozen.
+MOST_TAGS: Final = 4096
 # Of GIF, before its first frame: a megabyte of comments.
 MOST_BLOCKS: Final = 4096
 # Of WebP, all of which are listed before the first is decoded.
@@ -31,7 +35,8 @@ MOST_RUN_LENGTH_PIXELS: Final = 4_000_000
 MOST_RUN_LENGTH_BYTES: Final = 4_000_000
 
 SCAN: Final = b"\xff\xda"
-START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+START_OF_SCAN, END_OF_IMAGE, APP1 = 0xDA, 0xD9, 0xE1
+EXIF: Final = b"Exif\0\0"
 # In JPEG's compressed data, FF is followed by 0 or by the number of a restart, or it begins a segment.
 SEGMENT: Final = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 FILL: Final = re.compile(rb"\xff+")
@@ -75,7 +80,7 @@ def check_structure(data: bytes) -> None:
 
 def _check_jpeg(data: bytes) -> None:
     position, segments, skipped = 2, 0, 0
-    frame, components = 0, 0
+    frame, components, exif_segments = 0, 0, 0
     while (fill := FILL.search(data, position)) is not None:
         skipped += fill.end() - position - 1
         segments += 1
@@ -93,6 +98,9 @@ def _check_jpeg(data: bytes) -> None:
             if not is_only and data.count(SCAN, position) >= MOST_SCANS:
                 _check_scans(data, position)
             return
+        exif_segments += code == APP1 and data.startswith(EXIF, position + 2)
+        if exif_segments > MOST_EXIF_SEGMENTS:
+            raise _refused("JPEG", MOST_EXIF_SEGMENTS, "segments of EXIF", "remove its metadata")
         if code not in ALONE:
             position += _length(data, position)
 
@@ -173,7 +181,9 @@ def _tiff_tags(data: bytes) -> Iterator[tuple[int, int, int]]:
     (entries,) = struct.unpack_from(order + ("Q" if is_big else "H"), data, start)
     entry = struct.Struct(order + ("HHQH6x" if is_big else "HHIH2x"))
     at = start + (8 if is_big else 2)
-    for number in range(min(entries, MOST_PIECES)):
+    if entries > MOST_TAGS:
+        raise _refused("TIFF", MOST_TAGS, "tags", "remove its metadata")
+    for number in range(entries):
         # The values that matter here are numbers of two bytes.
         tag, _, count, value = entry.unpack_from(data, at + number * entry.size)
         yield tag, count, value
