@@ -118,7 +118,8 @@ def _told_url(process: subprocess.Popen[bytes], log: Path) -> str:
         ended = process.poll()
         text = log.read_text("utf-8", "replace")
         if (told := LISTENING.search(text)) is not None:
-            return told[1]
+            # A server on all addresses is asked at this one.
+            return told[1].replace("//0.0.0.0:", "//127.0.0.1:")
         if ended is not None:
             raise RuntimeError(f"the server ended with {ended}:\n{text}")
         time.sleep(0.02)
