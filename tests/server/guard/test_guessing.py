@@ -43,9 +43,13 @@ def guard(**more: Any) -> ApiKeyMiddleware:
 
 async def status_of(guarded: ApiKeyMiddleware, secret: str, address: str = "10.0.0.9") -> int:
     """What a request with this key is answered."""
+    return await answered(guarded, [(b"x-api-key", secret.encode())], (address, 1))
+
+
+async def answered(guarded: ApiKeyMiddleware, headers: list[tuple[bytes, bytes]], client: tuple[str, int]) -> int:
+    """The status of the answer to a request with these headers."""
     sent: list[dict[str, Any]] = []
-    headers = [(b"x-api-key", secret.encode())]
-    scope = {"type": "http", "method": "GET", "path": "/", "headers": headers, "client": (address, 1)}
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": headers, "client": client}
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.disconnect"}
@@ -163,6 +167,26 @@ def test_a_key_is_proven_at_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(9):
         guesses.add_right("here", bytes([number]))
     assert 3 == len(guesses._proven)
+
+
+@pytest.mark.parametrize(("port", "is_told"), [(4711, True), (0, False)], ids=["unknown proxy", "trusted proxy"])
+def test_the_log_tells_of_a_throttled_address(caplog: pytest.LogCaptureFixture, port: int, *, is_told: bool) -> None:
+    """Once a minute, and how to tell clients apart where a proxy stands before them all."""
+
+    async def attack() -> None:
+        guarded = guard()
+        for number in range(PER_MINUTE + 1):
+            headers = [(b"x-api-key", b"wrong %d" % number), (b"x-forwarded-for", b"203.0.113.9")]
+            await answered(guarded, headers, ("10.0.0.9", port))
+
+    caplog.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guessing, "DELAY_S", 0.0)
+        asyncio.run(attack())
+    (message,) = caplog.messages
+
+    assert "too many wrong keys from 10.0.0.9" in message
+    assert is_told == ("OSAMD_TRUSTED_PROXIES" in message)
 
 
 @pytest.mark.parametrize("secret", ["", "x", KEY[:-1], "x" + KEY[1:], KEY[:-1] + "x", KEY, "x" * 8000, "ü"])

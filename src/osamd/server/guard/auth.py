@@ -196,7 +196,7 @@ class ApiKeyMiddleware:
         if caller is not None and digest is not None:
             self._guesses.add_right(address, digest)
             return caller
-        wait_s = self._guesses.add_wrong(address)
+        wait_s = self._guesses.add_wrong(address, is_forwarded=_is_forwarded(scope))
         return DENIED if wait_s is None else _Refusal(429, "too_many_wrong_keys", TOO_MANY_WRONG_KEYS, wait_s)
 
     def _caller(self, secret: bytes, digest: bytes) -> Caller | None:
@@ -250,6 +250,12 @@ def address_of(client: Sequence[object] | None) -> str:
             return str(address.ipv4_mapped)
         return str(ipaddress.ip_network((address.packed, IPV6_PREFIX), strict=False))
     return host
+
+
+def _is_forwarded(scope: Scope) -> bool:
+    """Whether a proxy passed this on whose word is not believed: else the client would have no port."""
+    _, port = scope.get("client") or ("", 0)
+    return bool(port) and any(name in {b"x-forwarded-for", b"forwarded"} for name, _ in scope["headers"])
 
 
 def _is_of_a_foreign_page(scope: Scope, allowed_origins: Container[str]) -> bool:

@@ -4,10 +4,13 @@ Imports nothing else of osamd, since the guard must not.
 """
 
 import asyncio
+import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Final
+
+logger = logging.getLogger("osamd")
 
 MINUTE_S: Final = 60.0
 # Addresses, and keys proven at them, that are remembered; the least recently seen are forgotten first.
@@ -42,8 +45,12 @@ class Guesses:
         self._proven: OrderedDict[tuple[str, bytes], float] = OrderedDict()
         self._delayed: Counter[str] = Counter()
 
-    def add_wrong(self, address: str) -> float | None:
-        """Count a wrong key.
+    def add_wrong(self, address: str, *, is_forwarded: bool = False) -> float | None:
+        """Count a wrong key; the log says so when the address becomes throttled.
+
+        Args:
+            address: where it came from.
+            is_forwarded: whether a proxy that is not trusted passed it on, so that the address is many clients'.
 
         Returns:
             Seconds until the address is no longer throttled; None when it is not.
@@ -56,6 +63,9 @@ class Guesses:
         self._minutes[address] = (begun, count + 1)
         if len(self._minutes) > MOST_ADDRESSES:
             self._minutes.popitem(last=False)
+        if count == self._per_minute:
+            hint = "; it forwards for others: list it in OSAMD_TRUSTED_PROXIES if it is a proxy" if is_forwarded else ""
+            logger.warning("too many wrong keys from %s: new keys from there are answered late%s", address, hint)
         return begun + MINUTE_S - now if count >= self._per_minute else None
 
     def add_right(self, address: str, digest: bytes) -> None:
