@@ -47,13 +47,24 @@ def placed_prompts(prompts: tuple[Prompt, ...] | None, adapter: Adapter, embeddi
     Raises:
         InvalidPromptError: one lies outside the image.
     """
+    import numpy as np
+
     height, width = embedding.height, embedding.width
     if prompts is None:
         return (adapter.default_prompt(height=height, width=width),)
-    for prompt in prompts:
-        check_inside(prompt, height=height, width=width, field=prompt.field)
-    return tuple(
-        prompt if points is prompt.points else replace(prompt, points=points)
-        for prompt in prompts
-        for points in (onto_pixels(prompt.points, height=height, width=width),)
+    if not prompts:
+        return prompts
+    # All at once: this is on the event loop, and there may be sixty-four of them.
+    together = Prompt(
+        points=np.concatenate([prompt.points for prompt in prompts]),
+        boxes=np.concatenate([prompt.boxes for prompt in prompts]),
     )
+    try:
+        check_inside(together, height=height, width=width, field="prompts")
+    except InvalidPromptError:
+        for prompt in prompts:
+            check_inside(prompt, height=height, width=width, field=prompt.field)
+        raise
+    if onto_pixels(together.points, height=height, width=width) is together.points:
+        return prompts
+    return tuple(replace(prompt, points=onto_pixels(prompt.points, height=height, width=width)) for prompt in prompts)
