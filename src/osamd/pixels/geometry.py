@@ -53,9 +53,9 @@ def check_inside(prompt: Prompt, *, height: int, width: int, field: str) -> None
 
     size = np.array([width, height], np.float32)
     # What is not a number compares as False.
-    is_inside = ((prompt.points >= 0) & (prompt.points <= size)).all(axis=1)
-    if not is_inside.all():
-        index = int(is_inside.argmin())
+    are_inside = (prompt.points >= 0) & (prompt.points <= size)
+    if not are_inside.all():
+        index = int(are_inside.all(axis=1).argmin())
         x, y = prompt.points[index]
         message = f"point ({x:g}, {y:g}) lies outside the image, which is {width} x {height} pixels"
         raise InvalidPromptError(message, field=f"{field}.points[{index}]")
