@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osamd.errors import OverloadedError
+from osamd.errors import DeadlineExceededError, OverloadedError
 from osamd.server.guard.memory_budget import Holding, MemoryBudget
 from osamd.server.guard.shares import FACTOR
 
@@ -117,6 +117,20 @@ def test_a_key_that_holds_nothing_passes_one_that_waits_for_more() -> None:
         much.shrink(0)
         await asyncio.wait_for(large_task, LONG_S)
         large.shrink(0)
+
+    run(main)
+
+
+def test_a_closed_holding_takes_nothing_any_more() -> None:
+    """A thread may still write a reply whose client has gone, and nobody would give its bytes back."""
+
+    async def main(budget: MemoryBudget) -> None:
+        holding = budget.open("me")
+        await holding.reserve(100)
+        holding.close()
+        with pytest.raises(DeadlineExceededError):
+            holding.grow(200)
+        assert 0 == budget.status().held
 
     run(main)
 

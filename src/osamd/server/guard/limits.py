@@ -63,7 +63,7 @@ class AdmissionMiddleware:
         try:
             await self._app(scope, receive, send)
         finally:
-            holding.shrink(0)
+            holding.close()
             self._running[name] -= 1
             if not self._running[name]:
                 del self._running[name]

@@ -5,7 +5,7 @@ import contextlib
 import threading
 from collections import deque
 
-from osamd.errors import InvalidPromptError, OverloadedError
+from osamd.errors import DeadlineExceededError, InvalidPromptError, OverloadedError
 from osamd.server.guard.shares import FACTOR, Shares
 from osamd.status import MemoryStatus
 
@@ -22,6 +22,7 @@ class Holding:
         self._budget = budget
         self.owner = owner
         self.nbytes = 0
+        self.is_closed = False
 
     async def reserve(self, nbytes: int) -> int:
         """Hold at least so many bytes, after waiting for them if need be. To be called on the event loop.
@@ -40,12 +41,17 @@ class Holding:
         Raises:
             OverloadedError: they are not free now.
             InvalidPromptError: one request may never have so many.
+            DeadlineExceededError: the request is over.
         """
         self._budget.grow(self, nbytes)
 
     def shrink(self, nbytes: int) -> None:
         """Give back what it holds beyond so many bytes. To be called on the event loop."""
         self._budget.shrink(self, nbytes)
+
+    def close(self) -> None:
+        """Give back everything, for good: a thread that still writes for a client that has gone gets no more."""
+        self._budget.close(self)
 
 
 class MemoryBudget:
@@ -69,7 +75,7 @@ class MemoryBudget:
         self._lock = threading.Lock()
 
     def open(self, owner: str) -> Holding:
-        """A holding for a request of this key. Whoever opens it shrinks it to nothing at the end."""
+        """A holding for a request of this key. Whoever opens it closes it at the end."""
         return Holding(self, owner)
 
     def status(self) -> MemoryStatus:
@@ -104,6 +110,8 @@ class MemoryBudget:
     def grow(self, holding: Holding, nbytes: int) -> None:
         """See ``Holding.grow``."""
         with self._lock:
+            if holding.is_closed:
+                raise DeadlineExceededError("nobody waits for this any more")
             if self._take(holding, nbytes):
                 return
             self._refused += 1
@@ -121,6 +129,13 @@ class MemoryBudget:
             if nbytes >= holding.nbytes:
                 return
             self._change(holding, nbytes)
+        self._serve()
+
+    def close(self, holding: Holding) -> None:
+        """See ``Holding.close``."""
+        with self._lock:
+            holding.is_closed = True
+            self._change(holding, 0)
         self._serve()
 
     def _take(self, holding: Holding, nbytes: int) -> bool:
