@@ -33,7 +33,7 @@ def test_unloading_returns_the_memory(tmp_path: Path) -> None:
     )
     catalog = tmp_path / "models.toml"
     catalog.write_text(rows, "utf-8")
-    script = Path(__file__).with_name("memory_process.py")
+    script = Path(__file__).parents[1] / "memory_process.py"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, str(script), str(catalog), str(tmp_path / "cache"), "big"],
