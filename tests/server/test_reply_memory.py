@@ -91,7 +91,7 @@ def run(folder: Path, main: Callable[[InProcess], Awaitable[None]], model: FakeM
         engine = Engine(settings, library=library, load=lambda _: fake)
         one = InProcess(create_app(settings, engine))
         try:
-            await asyncio.wait_for(main(one), WAIT_S)
+            await asyncio.wait_for(main(one), 3 * WAIT_S)
             assert (0, 0) == (one.memory.held, one.memory.waiting)
         finally:
             await engine.close()
