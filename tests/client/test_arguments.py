@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from puppet import GOOD, Puppet, Told, puppet
 
-from osamd.client import Client
-from osamd.client.arguments import segment_call
+from osamd.client import Client, SegmentArguments
+from osamd.client.arguments import ONE_PROMPT, segment_call
 from osamd.errors import InvalidPromptError, InvalidRequestError
+from osamd.wire.schemas import GenerateBody
 
 POINT = [225, 150]
 
@@ -121,6 +122,13 @@ def test_array_of_points_is_the_list_of_points(points: list[tuple[float, float]]
         == body(points=np.array(points, np.float32))["prompt"]["points"]
         == body(points=points)["prompt"]["points"]
     )
+
+
+def test_every_field_of_the_api_has_an_argument() -> None:
+    """What ``POST /api/generate`` takes, the client can ask for."""
+    # Image and prompt are made of other arguments; embeddings and the server's own paths are for osam's clients.
+    elsewhere = {"annotations", "image", "image_embedding", "image_path", "image_url", "prompt"}
+    assert set(GenerateBody.model_fields) == set(SegmentArguments.__annotations__) - {*ONE_PROMPT} | elsewhere
 
 
 def test_arguments_reach_the_wire(told: Puppet, tmp_path: Path) -> None:
