@@ -9,7 +9,6 @@ import contextlib
 import functools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from osamd.engine.admit import EVERYTHING, Admit
@@ -30,7 +29,7 @@ from osamd.library.families import capabilities_of
 from osamd.library.library import Library
 from osamd.models.base import Adapter
 from osamd.patience import Patience
-from osamd.runtime.graphs import GraphCache, graph_folder
+from osamd.runtime.graphs import forget_graphs
 from osamd.settings import Settings
 from osamd.status import CacheStatus, EngineStatus, Resident, State
 from osamd.timings import Timings
@@ -225,7 +224,7 @@ class Engine:
             keep = functools.partial(self._refinements.keep, image_id=lookup.image_id, owner=request.owner)
             found = [keep(annotation) for annotation in found]
         return SegmentResult(
-            image=self._handle(lookup),
+            image=lookup.handle(self._remembered_s),
             annotations=tuple(found),
             embedding=embedding if request.with_embedding else None,
             cache_hit=lookup.hit,
@@ -250,9 +249,10 @@ class Engine:
         row = known.image.model if known is not None else self.library.resolve(model)
         timings.model = row.name
         if known is not None:
-            return self._handle(known)
+            return known.handle(self._remembered_s)
         await admit.model(row)
-        return self._handle(await self._encoder.find_or_encode(image, row, owner, timings, admit))
+        lookup = await self._encoder.find_or_encode(image, row, owner, timings, admit)
+        return lookup.handle(self._remembered_s)
 
     async def forget(self, image_id: str, *, owner: str) -> None:
         """Forget an image, in memory and on the disk.
@@ -276,15 +276,10 @@ class Engine:
         was_here = await asyncio.to_thread(self.library.store.is_present, model)
         freed = await asyncio.to_thread(self.library.store.remove, model, catalog=self.library.catalog)
         self._models.unload(model)
-        await asyncio.to_thread(self._forget_graphs, model)
+        await asyncio.to_thread(lambda: forget_graphs(self._settings.cache, self.library.store.places(model)))
         if not (was_here or freed):
             raise UnknownModelError(f"{model.name} is not on this server", field="model")
         return freed
-
-    def _forget_graphs(self, model: Model) -> None:
-        graphs = GraphCache(graph_folder(self._settings.cache), version="")
-        for path in self.library.store.places(model):
-            graphs.forget(path)
 
     def drain(self) -> None:
         """Refuse what waits; what runs is finished, and what still comes is answered if it need not wait."""
@@ -341,17 +336,6 @@ class Engine:
 
     def _emit(self, event: Event) -> None:
         tell(self._sinks, event)
-
-    def _handle(self, lookup: Lookup) -> ImageHandle:
-        embedding = lookup.image.embedding
-        return ImageHandle(
-            image_id=lookup.image_id,
-            model=lookup.image.model.name,
-            width=embedding.width,
-            height=embedding.height,
-            expires_at=datetime.now(UTC) + timedelta(seconds=self._remembered_s),
-            notes=embedding.notes,
-        )
 
 
 def _expired() -> EmbeddingExpiredError:

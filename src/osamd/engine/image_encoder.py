@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
 from osamd.engine.admit import Admit
 from osamd.engine.cache import SingleFlight
@@ -19,7 +20,7 @@ from osamd.errors import ImageTooLargeError, OverloadedError
 from osamd.library.catalog import Model
 from osamd.models.base import Adapter
 from osamd.timings import Timings
-from osamd.types import ByteArray, Decode, Embedding, ExchangedEmbedding, ImageSource
+from osamd.types import ByteArray, Decode, Embedding, ExchangedEmbedding, ImageHandle, ImageSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,18 @@ class Lookup:
     image: EncodedImage
     image_id: str
     hit: bool
+
+    def handle(self, kept_s: float) -> ImageHandle:
+        """What a caller is told of it, when it is forgotten so many seconds after its last use."""
+        embedding = self.image.embedding
+        return ImageHandle(
+            image_id=self.image_id,
+            model=self.image.model.name,
+            width=embedding.width,
+            height=embedding.height,
+            expires_at=datetime.now(UTC) + timedelta(seconds=kept_s),
+            notes=embedding.notes,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -75,6 +75,13 @@ class GraphCache:
 def graph_folder(cache: Path) -> Path:
     """Where optimised graphs are kept below OSAMD_CACHE."""
     return cache / "osamd" / "graphs"
+
+
+def forget_graphs(cache: Path, paths: Iterable[Path]) -> None:
+    """Delete what is kept of these models' files, made by whichever version of ONNX Runtime."""
+    graphs = GraphCache(graph_folder(cache), version="")
+    for path in paths:
+        graphs.forget(path)
 
 
 def _source(graph: Path) -> str:
