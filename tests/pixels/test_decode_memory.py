@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from tiffs import DEFLATE, tiff
 
 WIDTH, HEIGHT = 4000, 3000
 # Strips in conversion, the encoded file and Pillow's own buffers.
@@ -62,6 +63,22 @@ def colour_16(path: Path) -> None:
     assert cv2.imwrite(str(path), colour().astype(np.uint16) * 257)
 
 
+def ten_bits(path: Path) -> None:
+    """10 bits of 16 in colour, for which the file is read twice."""
+    assert cv2.imwrite(str(path), colour().astype(np.uint16) * 4)
+
+
+def one_strip(path: Path) -> None:
+    """Floating point, packed in one piece."""
+    path.write_bytes(tiff(colour()[:, :, 0].astype(np.float32), compression=DEFLATE))
+
+
+def without_its_end(path: Path) -> None:
+    """A JPEG that is decoded again after it was mended."""
+    rgb(path)
+    path.write_bytes(path.read_bytes()[:-2])
+
+
 CASES: dict[str, tuple[Callable[[Path], None], int]] = {
     "rgb.jpg": (rgb, 7),
     "rgb.png": (rgb, 7),
@@ -70,6 +87,9 @@ CASES: dict[str, tuple[Callable[[Path], None], int]] = {
     "rgba.png": (rgba, 7),
     "grey-16.png": (grey_16, 8),
     "colour-16.png": (colour_16, 8),
+    "ten-bits.png": (ten_bits, 8),
+    "one-strip.tiff": (one_strip, 4),
+    "without-its-end.jpg": (without_its_end, 7),
 }
 
 

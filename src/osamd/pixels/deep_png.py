@@ -95,9 +95,12 @@ def _grey(data: bytes, high: Image.Image) -> Picture:
 def _colored(data: bytes, high: Image.Image, into: ByteArray) -> Picture:
     """Colour: the upper bytes wait where the pixels will be; the lower ones are read by taking them for the upper."""
     mode, width = high.mode, high.width
-    high_alpha = np.asarray(high.getchannel("A")) if mode == "RGBA" else None
+    high_alpha = np.empty((high.height, width), np.uint8) if mode == "RGBA" else None
     for rows in blocks_of_rows(high.height, width):
-        into[rows] = np.asarray(high.crop((0, rows.start, width, rows.stop)))[:, :, :3]
+        upper = np.asarray(high.crop((0, rows.start, width, rows.stop)))
+        into[rows] = upper[:, :, :3]
+        if high_alpha is not None:
+            high_alpha[rows] = upper[:, :, 3]
     high.close()
     low = _loaded(data, f"{mode};16L")
 

@@ -79,11 +79,9 @@ def decode_image(
             return _by_pillow(data, max_pixels, wanted, allocate)
         # What Pillow says of a file that it does not open, and of one that ends too early.
         except OSError as error:
-            is_unopened = isinstance(error, UnidentifiedImageError)
-            mended = jpeg_defects.without_remarks(data) if is_unopened else jpeg_defects.with_end(data)
-            if mended is None:
-                raise
-            return _by_pillow(mended, max_pixels, wanted, allocate)
+            # Its frames hold the pixels decoded so far.
+            failure = error.with_traceback(None)
+        return _by_pillow(_mended(data, failure), max_pixels, wanted, allocate)
     # Memory that ran out says nothing of the image: the engine makes room and tries again.
     except (ImageTooLargeError, InvalidImageError, MemoryError):
         raise
@@ -97,6 +95,15 @@ def decode_image(
     # Decoders fail on broken input with almost any exception; none of them may take the server down.
     except Exception as error:
         raise InvalidImageError("the image is broken: it is truncated or its data is corrupt", field="image") from error
+
+
+def _mended(data: bytes, failure: OSError) -> bytes:
+    """A JPEG without the defect that Pillow refused it for; raises that refusal where there is no such defect."""
+    is_unopened = isinstance(failure, UnidentifiedImageError)
+    mended = jpeg_defects.without_remarks(data) if is_unopened else jpeg_defects.with_end(data)
+    if mended is None:
+        raise failure
+    return mended
 
 
 def _from_layout(data: bytes, layout: tiff_layout.Layout, max_pixels: int, allocate: NewArray) -> Picture:

@@ -36,6 +36,7 @@ BATCH_BYTES: Final = 1 << 21
 MOST_TOGETHER: Final = 4096
 # Beyond what it unpacks to, the most that any of the compressions adds to a strip.
 MOST_OVERHEAD: Final = 256
+FED_BYTES: Final = 1 << 16
 # Of a TIFF made for libtiff: bytes of an entry in its directory, TIFF's numbers of its types, and the tags' numbers.
 ENTRY_BYTES: Final = 12
 LONG: Final = 4
@@ -166,6 +167,43 @@ class _UnpackedByLibtiff(_Unpacked):
         return np.asarray(self._picture.crop((0, first, self._picture.width, end)))
 
 
+class _Inflated(_Unpacked):
+    """The same unpacked by zlib as they are taken, which must be in their order: never more than a block is there."""
+
+    def __init__(self, parts: Sequence[bytes | memoryview], sizes: Sequence[int], row_bytes: int) -> None:
+        self._parts = iter(list(zip(parts, sizes, strict=True)))
+        self._row_bytes = row_bytes
+        self._next_row = 0
+        self._packed: bytes | memoryview = b""
+        self._at = self._left = 0
+        self._inflate = zlib.decompressobj()
+
+    def take(self, first: int, end: int) -> ByteArray:
+        """Some of them, contiguous: (rows, bytes of a row) uint8."""
+        # The rows of a tile below the image are skipped.
+        self._read((first - self._next_row) * self._row_bytes)
+        self._next_row = end
+        return np.frombuffer(self._read((end - first) * self._row_bytes), np.uint8).reshape(-1, self._row_bytes)
+
+    def _read(self, nbytes: int) -> bytes:
+        read: list[bytes] = []
+        while nbytes > 0:
+            if not self._left:
+                self._packed, self._left = next(self._parts)
+                self._at, self._inflate = 0, zlib.decompressobj()
+            # A little at a time: what zlib does not need yet is copied.
+            fed = self._inflate.unconsumed_tail or self._packed[self._at : self._at + FED_BYTES]
+            if not self._inflate.unconsumed_tail:
+                self._at += len(fed)
+            piece = self._inflate.decompress(fed, min(nbytes, self._left))
+            if not piece and not fed:
+                raise InvalidImageError("the image is broken: it is truncated", field="image")
+            self._left -= len(piece)
+            nbytes -= len(piece)
+            read.append(piece)
+        return b"".join(read)
+
+
 def _unpack(data: bytes, segments: Sequence[tuple[int, int]], compression: int, rows: _Rows) -> _Unpacked:
     """Unpack strips or tiles, which then lie under one another."""
     whole = rows.row_bytes * rows.of_each
@@ -186,7 +224,7 @@ def _unpack(data: bytes, segments: Sequence[tuple[int, int]], compression: int, 
             picture = TiffImagePlugin.TiffImageFile(io.BytesIO(_as_bytes(parts, compression, rows)))
             picture.load()
             return _UnpackedByLibtiff(picture)
-        parts = [zlib.decompressobj().decompress(part, size) for part, size in zip(parts, sizes, strict=True)]
+        return _Inflated(parts, sizes, rows.row_bytes)
     if any(len(part) != size for part, size in zip(parts, sizes, strict=True)):
         raise InvalidImageError("the image is broken: it is truncated", field="image")
     return _Unpacked(parts[0] if len(parts) == 1 else b"".join(parts), rows.row_bytes)
