@@ -1,7 +1,6 @@
 """One file from the web, whole and verified or not at all; what came before a cut is kept and resumed from."""
 
 import contextlib
-import email.utils
 import logging
 import re
 import socket
@@ -9,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +23,14 @@ from osamd.errors import (
 from osamd.events import PullStatus
 from osamd.library.partials import Partial
 from osamd.library.rows import shown_url
+from osamd.library.sources import (
+    NoRoomError,
+    RefusedError,
+    SourceError,
+    TooSlowError,
+    WrongContentError,
+    retry_after_s,
+)
 
 if TYPE_CHECKING:
     import httpx2
@@ -35,8 +41,6 @@ logger = logging.getLogger("osamd")
 ROOM_S = 0.2
 WATCH_S = 0.1
 MAX_REDIRECTS = 10
-# More than anybody would wait, and still a number that fits a header.
-LONGEST_S = 86_400.0
 # Cuts in one file after which even a server that gives a little each time is given up.
 MAX_CUTS = 200
 TRY_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
@@ -67,30 +71,6 @@ class Patience:
     retry_after_s: float = 120.0
     slow_s: float = 60.0
     slow_bytes_per_s: float = 1024.0
-
-
-class _SourceError(Exception):
-    """A source did not give the file; another try or another source may."""
-
-    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-
-class _TooSlowError(_SourceError):
-    """A source gives the file at a speed that another one may beat."""
-
-
-class _RefusedError(_SourceError):
-    """A source will not give the file however often it is asked."""
-
-
-class _NoRoomError(_RefusedError):
-    """A source says that its file is larger than what is free, which another one may not."""
-
-
-class _WrongContentError(_RefusedError):
-    """A source gives another file."""
 
 
 class Download:
@@ -126,7 +106,7 @@ class Download:
         self._cuts = 0
         self._forgiven: set[str] = set()
         self._rangeless: set[str] = set()
-        self._reasons: dict[str, _SourceError] = {}
+        self._reasons: dict[str, SourceError] = {}
         self._socket: socket.socket | None = None
         self._clients = contextlib.ExitStack()
         self._opened: dict[tuple[object, str], httpx2.Client] = {}
@@ -176,11 +156,11 @@ class Download:
         for source in list(self._sources):
             try:
                 self._drain(source)
-            except _SourceError as error:
+            except SourceError as error:
                 self._check_stopped()
                 logger.warning("could not get sha256-%s from %s: %s", self._sha256, shown_url(source), error)
                 self._reasons[source] = error
-                if isinstance(error, _RefusedError):
+                if isinstance(error, RefusedError):
                     self._sources.remove(source)
             else:
                 return True
@@ -192,9 +172,9 @@ class Download:
             best = self._best
             try:
                 self._request(source)
-            except (_RefusedError, _TooSlowError):
+            except (RefusedError, TooSlowError):
                 raise
-            except _SourceError as error:
+            except SourceError as error:
                 self._cuts += 1
                 if self._best <= best or self._cuts > MAX_CUTS or error.retry_after_s:
                     raise
@@ -225,37 +205,37 @@ class Download:
                     self._check_room()
                     self._receive(response.iter_raw())
         except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
-            raise _RefusedError(f"{error}") from error
+            raise RefusedError(f"{error}") from error
         except httpx2.TimeoutException as error:
-            raise _TooSlowError((f"{error}" or "no more data arrived") + self._via) from error
+            raise TooSlowError((f"{error}" or "no more data arrived") + self._via) from error
         except httpx2.HTTPError as error:
             text = (f"{error}" or type(error).__name__) + self._via
             is_untrusted = "CERTIFICATE_VERIFY_FAILED" in text
-            raise (_RefusedError if is_untrusted else _SourceError)(text) from error
+            raise (RefusedError if is_untrusted else SourceError)(text) from error
         self._settle(source, start)
 
     def _accept(self, response: "httpx2.Response", source: str, etag: str) -> None:
         """Make what is here fit the beginning of the answer, and learn how much there will be."""
         status, partial = response.status_code, self._partial
         if status in TRY_AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise _SourceError(f"it answered {status}", retry_after_s=_retry_after_s(response.headers))
+            raise SourceError(f"it answered {status}", retry_after_s=retry_after_s(response.headers))
         if status == HTTPStatus.PARTIAL_CONTENT and partial.size:
             match = CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
             if match is None or int(match[1]) != partial.size:
                 self._rangeless.add(source)
-                raise _SourceError("it answered with another part of the file than was asked for")
+                raise SourceError("it answered with another part of the file than was asked for")
             if etag and response.headers.get("etag", etag) != etag:
                 partial.start_over()
-                raise _SourceError("the file there has changed since the last try")
+                raise SourceError("the file there has changed since the last try")
             length = match[2]
         elif status == HTTPStatus.OK:
             length = response.headers.get("content-length", "")
         else:
-            raise _RefusedError(f"it answered {status}")
+            raise RefusedError(f"it answered {status}")
         known = self._known_total
         total = int(length) if length.isdecimal() else known
         if known is not None and total != known:
-            raise _WrongContentError(f"the file there has {total} bytes instead of {known}")
+            raise WrongContentError(f"the file there has {total} bytes instead of {known}")
         partial.total = total
         if status == HTTPStatus.OK:
             # All of it, whatever was asked for.
@@ -268,7 +248,7 @@ class Download:
             if self._known_total is not None:
                 raise
             # Only this source says that it is so large.
-            raise _NoRoomError(f"{error}") from error
+            raise NoRoomError(f"{error}") from error
 
     def _receive(self, chunks: Iterator[bytes]) -> None:
         partial, patience = self._partial, self._patience
@@ -287,10 +267,10 @@ class Download:
             seconds = time.monotonic() - since
             if seconds >= patience.slow_s:
                 if partial.size - size < seconds * patience.slow_bytes_per_s:
-                    raise _TooSlowError(f"it gave {partial.size - size} bytes in {seconds:.0f} s")
+                    raise TooSlowError(f"it gave {partial.size - size} bytes in {seconds:.0f} s")
                 since, size = time.monotonic(), partial.size
         if partial.total is not None and partial.size < partial.total:
-            raise _SourceError("the connection ended early")
+            raise SourceError("the connection ended early")
 
     def _settle(self, source: str, start: int) -> None:
         """All is here: it is right, or none of it is kept."""
@@ -302,15 +282,15 @@ class Download:
         # The fault may lie in what came before, from elsewhere, or in a cut nobody could see: once more from zero.
         if (start or partial.total is None) and source not in self._forgiven:
             self._forgiven.add(source)
-            raise _SourceError(message)
-        raise _WrongContentError(message)
+            raise SourceError(message)
+        raise WrongContentError(message)
 
     def _failure(self, *, retry_after_s: float | None = None) -> OsamdError:
         reasons = "; ".join(f"{shown_url(source)}: {reason}" for source, reason in self._reasons.items())
         kind: type[OsamdError] = PullError
-        if any(isinstance(reason, _WrongContentError) for reason in self._reasons.values()):
+        if any(isinstance(reason, WrongContentError) for reason in self._reasons.values()):
             kind = BlobDigestError
-        elif all(isinstance(reason, _NoRoomError) for reason in self._reasons.values()):
+        elif all(isinstance(reason, NoRoomError) for reason in self._reasons.values()):
             kind = InsufficientStorageError
         return kind(f"sha256-{self._sha256} could not be downloaded: {reasons}", retry_after_s=retry_after_s)
 
@@ -330,7 +310,7 @@ class Download:
                     yield response
                     return
                 url = response.next_request.url
-        raise _RefusedError(f"it redirected more than {MAX_REDIRECTS} times")
+        raise RefusedError(f"it redirected more than {MAX_REDIRECTS} times")
 
     def _client(self, url: "httpx2.URL") -> "httpx2.Client":
         import httpx2
@@ -352,7 +332,7 @@ class Download:
                 )
                 self._opened[key] = self._clients.enter_context(client)
         except SettingsError as error:
-            raise _RefusedError(f"{error}") from error
+            raise RefusedError(f"{error}") from error
         return self._opened[key]
 
     def _trace(self, event: str, info: Mapping[str, Any]) -> None:
@@ -395,16 +375,3 @@ class Download:
     def _check_stopped(self) -> None:
         if self._stop is not None and self._stop.is_set():
             raise ShuttingDownError("the download was stopped; the next one resumes it")
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float:
-    """Seconds a server asks to be left alone; 0 when it does not."""
-    value = headers.get("retry-after", "").strip()
-    if value.isdecimal():
-        return min(float(value), LONGEST_S)
-    try:
-        until = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return 0.0
-    until = until if until.tzinfo else until.replace(tzinfo=UTC)
-    return min(max(0.0, (until - datetime.now(UTC)).total_seconds()), LONGEST_S)
