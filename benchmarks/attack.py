@@ -1,0 +1,112 @@
+"""Attack a server of its own with one user's key while another user works, and print what that user saw.
+
+python benchmarks/attack.py [--only PART_OF_NAME] [--markdown]
+
+The promise of SECURITY.md: whatever one key sends, another key's click on a known photo is answered within 1 s and its
+new photo within 5 s on two cores, ``/health`` within 100 ms, and memory stays within the documented budget. Attacker
+and good user share the machine with the server, so times are upper bounds. Exits 1 when a promise is broken.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import httpx2
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.attacks import ATTACKS, Seen, noise_handle, run_attack, worst  # noqa: E402
+from benchmarks.overload import wait_until_ready  # noqa: E402
+
+CLICK_S: Final = 1.0
+PHOTO_S: Final = 5.0
+HEALTH_S: Final = 0.1
+MEMORY_BYTES: Final = 3 << 30
+ATTACKER, GOOD = "attacker-secret-0123456789", "good-secret-0123456789abc"
+
+
+@contextlib.contextmanager
+def running_server(folder: Path) -> Iterator[tuple[str, int]]:
+    """A server with default limits and two users' keys: its address and its process id."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    keys = folder / "keys"
+    keys.write_text(f"attacker user {ATTACKER}\ngood user {GOOD}\n")
+    keys.chmod(0o600)
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+    env = kept | {"API_KEY_FILE": str(keys), "OSAMD_CACHE": str(folder), "PORT": str(port), "OSAMD_LOG_LEVEL": "error"}
+    # The good user of this script never rests: his minute's allowance is not what is measured.
+    env |= {"OSAMD_REQUESTS_PER_MINUTE": "100000", "OSAMD_ENCODES_PER_MINUTE": "100000", "OSAMD_PULL": "never"}
+    process = subprocess.Popen([sys.executable, "-m", "osamd", "serve"], env=env)
+    try:
+        wait_until_ready(port)
+        yield f"http://127.0.0.1:{port}", process.pid
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def promises(seen: Seen) -> dict[str, bool]:
+    """Which promises were kept."""
+    return {
+        "click": worst(seen.clicks_s) <= CLICK_S,
+        "photo": worst(seen.photos_s) <= PHOTO_S,
+        "health": worst(seen.probes_s) <= HEALTH_S,
+        "memory": seen.most_bytes <= MEMORY_BYTES,
+        "good user always answered": not seen.refused,
+    }
+
+
+def row(name: str, seen: Seen) -> str:
+    """One line of the table."""
+    statuses = " ".join(f"{status} x{seen.attacks.count(status)}" for status in sorted(set(seen.attacks)))
+    cells = (
+        name,
+        f"{worst(seen.clicks_s):.2f} s",
+        f"{worst(seen.photos_s):.2f} s",
+        f"{worst(seen.probes_s) * 1e3:.0f} ms",
+        f"{seen.most_bytes / 1e9:.2f} GB",
+        f"{seen.attack_s:.1f} s, {seen.cpu_s:.1f} CPU-s: {statuses}",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> int:
+    """Attack and judge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="attacks whose name contains this")
+    arguments = parser.parse_args()
+    photo = (ROOT / "examples" / "cat.jpg").read_bytes()
+    broken = 0
+    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder)) as (url, process):
+        with httpx2.Client(base_url=url, headers={"X-API-Key": ATTACKER}, timeout=60.0) as client:
+            handle = noise_handle(client, photo)
+        print("| attack | worst click | worst new photo | worst /health | most memory | the attacker's answers |")
+        print("|---|---|---|---|---|---|")
+        for name, make in ATTACKS.items():
+            if arguments.only not in name:
+                continue
+            attack = make(photo, handle)
+            seen = asyncio.run(
+                run_attack(url, attack=attack, attacker=ATTACKER, good=GOOD, photo=photo, process=process)
+            )
+            print(row(name, seen), flush=True)
+            missed = [promise for promise, is_kept in promises(seen).items() if not is_kept]
+            if missed:
+                broken += 1
+                print(f"BROKEN by {name}: {', '.join(missed)} {seen.refused[:5]}", file=sys.stderr, flush=True)
+    return min(broken, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
