@@ -23,8 +23,8 @@ def array_to_png(pixels: "np.ndarray[Any, Any]") -> bytes:
     """Encode an array as PNG.
 
     Args:
-        pixels: (H, W), (H, W, 1) grey, (H, W, 2) grey and alpha, (H, W, 3) RGB or (H, W, 4) RGBA; uint8 or uint16 for
-            the whole range of the type, or bool for black and white.
+        pixels: (H, W), (H, W, 1) grey, (H, W, 2) grey and alpha, (H, W, 3) RGB or (H, W, 4) RGBA; uint8, uint16,
+            which the server scales by the range that is used (docs/guides/images.md), or bool for black and white.
 
     Raises:
         InvalidImageError: it has another shape or type, or no pixels.

@@ -19,6 +19,7 @@ from osamd.pixels.samples import LARGEST
 
 PREFIXES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BIG_TIFF: Final = 43
+BIG_ENDIAN_BIG_TIFF: Final = b"MM\0+"
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_COUNTS, PLANES, PREDICTOR = 273, 274, 277, 278, 279, 284, 317
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 324, 325, 338, 339
@@ -136,7 +137,9 @@ def layout_of(data: bytes) -> Layout | None:
         if bits[0] % BYTE_BITS or code not in TYPES:
             return None
         extras = _numbers(tags, EXTRA_SAMPLES, ())
-        if code == "u1" and not _has_spare_bands(photometric, bands, extras):
+        is_for_pillow = code == "u1" and not _has_spare_bands(photometric, bands, extras)
+        # Pillow takes the directory of this one for another kind.
+        if is_for_pillow and not data.startswith(BIG_ENDIAN_BIG_TIFF):
             return None
         return _layout(data, tags, code, bands, photometric, extras)
     return None
