@@ -105,3 +105,27 @@ def folder_problem(folder: Path) -> str | None:
     if not os.access(place, os.W_OK):
         return f"{place} may not be written by this user (uid {os.geteuid()})"
     return None
+
+
+def encoding_of(file: Path | None) -> str:
+    """The encoding of a text file; of one that is not there it does not matter."""
+    try:
+        with (file or Path(os.devnull)).open("rb") as opened:
+            return text_encoding(opened.read(4))
+    except OSError:
+        return "utf-8"
+
+
+def at_home(path: Path) -> Path:
+    """A path with its ``~`` replaced.
+
+    Raises:
+        ValueError: it names a user who has no home directory here.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        if path.parts[0] != "~":
+            raise ValueError("the user after ~ has no home directory here") from None
+        # No HOME and no entry in the user database, as in containers run under any number; those have / for a home.
+        return Path("/", *path.parts[1:])

@@ -14,7 +14,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from osamd.errors import SettingsError
-from osamd.files import text_encoding
+from osamd.files import at_home, encoding_of
 from osamd.keep_alive import KeepAlive, parse_keep_alive
 
 MaskLayout = Literal["full", "crop"]
@@ -353,15 +353,7 @@ class Settings(BaseSettings):
     @field_validator("cache", "catalog", "image_root", "api_key_file")
     @classmethod
     def _expand_home(cls, value: Path | None) -> Path | None:
-        if value is None:
-            return None
-        try:
-            return value.expanduser()
-        except RuntimeError:
-            if value.parts[0] != "~":
-                raise ValueError("the user after ~ has no home directory here") from None
-            # No HOME and no entry in the user database, as in containers run under any number; those have / for a home.
-            return Path("/", *value.parts[1:])
+        return None if value is None else at_home(value)
 
     @field_validator("api_key")
     @classmethod
@@ -371,24 +363,14 @@ class Settings(BaseSettings):
     @property
     def user_catalog(self) -> Path | None:
         """The file to read the user's own models from: the one that was named, or the usual one if it is there."""
-        # Not Path's own: those raise for a process without a home, or with one it may not read.
-        usual = os.path.expanduser(USER_CATALOG)  # noqa: PTH111
-        return self.catalog or (Path(usual) if os.path.exists(usual) else None)  # noqa: PTH110
+        usual = at_home(Path(USER_CATALOG))
+        return self.catalog or (usual if os.path.exists(usual) else None)  # noqa: PTH110 - Path's own may raise
 
 
 def variable_of(field: str) -> str:
     """The environment variable of a field, such as ``OSAMD_DEVICE`` or ``API_KEY``."""
     alias = Settings.model_fields[field].validation_alias
     return str(alias.choices[1]) if isinstance(alias, AliasChoices) else f"OSAMD_{field.upper()}"
-
-
-def _encoding(file: Path | None) -> str:
-    """Of a .env file; of one that is not there it does not matter."""
-    try:
-        with (file or Path(os.devnull)).open("rb") as opened:
-            return text_encoding(opened.read(4))
-    except OSError:
-        return "utf-8"
 
 
 def load_settings(*, env_file: Path | None = None, **flags: object) -> Settings:
@@ -403,7 +385,7 @@ def load_settings(*, env_file: Path | None = None, **flags: object) -> Settings:
     """
     given = {name: value for name, value in flags.items() if value is not None}
     try:
-        given |= {"_env_file": env_file, "_env_file_encoding": _encoding(env_file)}
+        given |= {"_env_file": env_file, "_env_file_encoding": encoding_of(env_file)}
         return Settings(**cast("dict[str, Any]", given))
     except UnicodeDecodeError:
         raise SettingsError(f"{env_file} is not UTF-8") from None
