@@ -6,41 +6,41 @@
     |- RequestError                the caller can fix it; the message is safe to show
     |  |- InvalidRequestError      422 invalid_request    the body or a field has the wrong form
     |  |- InvalidPromptError       422 invalid_prompt     points, labels, boxes or texts do not make sense
-    |  |- InvalidImageError        422 invalid_image      the bytes are no image, or a broken one
-    |  |- UrlRefusedError          422 url_refused        images are not fetched from there
+    |  |- InvalidImageError        422 invalid_image      not an image, or a broken one
+    |  |- UrlRefusedError          422 url_refused        the URL is not allowed
     |  |- UrlFailedError           422 url_failed         the image behind the URL could not be fetched
     |  |- BodyTooLargeError        413 body_too_large     more bytes than the server takes
-    |  |- UnsupportedMediaError    415 unsupported_media  the body is compressed, or of a kind that is not read
+    |  |- UnsupportedMediaError    415 unsupported_media  the body is compressed, or its type is not supported
     |  |- BodyTimeoutError         408 body_timeout       the body came too slowly
     |  |- ImageTooLargeError       413 image_too_large    more pixels than the server takes
     |  |- NotFoundError            404 not_found          no such path
     |  |- MethodNotAllowedError    405 method_not_allowed
-    |  |- UnknownModelError        404 unknown_model      no such row in the catalogue
+    |  |- UnknownModelError        404 unknown_model      no such model in the catalogue
     |  |- PullForbiddenError       403 pull_forbidden     the operator does not let callers pull this model
-    |  |- EmbeddingExpiredError    410 embedding_expired  the handle is unknown or was dropped: send the image again
-    |  `- ClientGoneError          499 client_gone        nobody reads this answer; it is for the log
+    |  |- EmbeddingExpiredError    410 embedding_expired  the handle is unknown or expired: send the image again
+    |  `- ClientGoneError          499 client_gone        the client disconnected; only in the log
     |- AccessError                 403 access_denied      the key is missing or wrong
-    |  |- AdminOnlyError           403 admin_only         this is for keys with the role admin
-    |  `- ForeignOriginError       403 foreign_origin     another site's page, and the server has no key
+    |  |- AdminOnlyError           403 admin_only         needs a key with the role admin
+    |  `- ForeignOriginError       403 foreign_origin     cross-site request, and the server has no key
     |- CapacityError               sends Retry-After
-    |  |- RateLimitedError         429 rate_limited       this key's own limit
+    |  |- RateLimitedError         429 rate_limited       a limit of this key
     |  |- WrongKeysError           429 too_many_wrong_keys  wrong keys from one address
     |  |- OverloadedError          503 overloaded         a queue is full
     |  |- ShuttingDownError        503 shutting_down      the server is draining
-    |  `- DeadlineExceededError    504 deadline_exceeded  accepted, but not done in time
+    |  `- DeadlineExceededError    504 deadline_exceeded  accepted, but not finished in time
     |- ModelError                  logged in full; the caller sees a fixed sentence and the request id
     |  |- ModelUnavailableError    503 model_unavailable  a blob is missing
-    |  |- ModelPullingError        503 model_pulling      its blobs are on their way; try again
-    |  |- PullError                503 pull_failed        no source gave a blob
+    |  |- ModelPullingError        503 model_pulling      its blobs are being downloaded; try again later
+    |  |- PullError                503 pull_failed        a blob could not be downloaded from any source
     |  |- BlobDigestError          503 blob_digest_mismatch  a blob is not what the catalogue says
     |  |- StorageError             503 storage_failed     the cache cannot be written
-    |  |  `- InsufficientStorageError 503 disk_full       too little room for a blob
+    |  |  `- InsufficientStorageError 503 disk_full       not enough disk space for a blob
     |  |- ModelLoadError           503 model_load_failed  a blob is there but does not load
-    |  |- HungError                500 hung               a computation did not end and was given up
-    |  |- OutOfMemoryError         503 out_of_memory      not enough memory, even without the models that were idle
+    |  |- HungError                500 hung               a computation hung and was abandoned
+    |  |- OutOfMemoryError         503 out_of_memory      not enough memory, even after unloading idle models
     |  `- InferenceError           500 inference_failed   the model failed on this input
     |- ServerConfigurationError    500 not_configured     production without API_KEY
-    |- SettingsError               exit code only         a setting has a value it cannot have
+    |- SettingsError               exit code only         a setting is invalid
     `- UnreachableError            client side only       no answer, or one that is not from osamd
 
 Mistakes of a programmer stay ``TypeError`` and ``RuntimeError``: they are bugs, not answers.
@@ -58,9 +58,9 @@ class OsamdError(Exception):
     Attributes:
         status: HTTP status of the answer.
         code: stable identifier, part of the API.
-        exit_code: what the command line exits with.
+        exit_code: exit code of the command line.
         field: the field of the request at fault, as a path such as ``prompt.points[0]``, or None.
-        retry_after_s: seconds after which another try may succeed, or None.
+        retry_after_s: seconds after which a retry may succeed, or None.
     """
 
     status: ClassVar[int] = 500
@@ -92,7 +92,7 @@ class InvalidRequestError(RequestError):
 
 
 class InvalidPromptError(RequestError):
-    """The prompt contradicts itself, the image, or what the model can take."""
+    """The prompt contradicts itself, lies outside the image, or is not supported by the model."""
 
     code = "invalid_prompt"
 
@@ -104,7 +104,7 @@ class InvalidImageError(RequestError):
 
 
 class UrlRefusedError(RequestError):
-    """Images are not fetched from this URL: not at all, or not from this host, scheme, port or address."""
+    """The server does not fetch this URL: fetching is off, or its host, scheme, port or address is not allowed."""
 
     code = "url_refused"
 
@@ -116,14 +116,14 @@ class UrlFailedError(RequestError):
 
 
 class BodyTooLargeError(RequestError):
-    """The body has more bytes than the server takes."""
+    """The body is larger than the server allows."""
 
     status = 413
     code = "body_too_large"
 
 
 class UnsupportedMediaError(RequestError):
-    """The body is compressed, or of a kind that is not read."""
+    """The body is compressed, or its type is not supported."""
 
     status = 415
     code = "unsupported_media"
@@ -137,7 +137,7 @@ class BodyTimeoutError(RequestError):
 
 
 class ImageTooLargeError(RequestError):
-    """The image has more pixels than the server takes; found before decoding."""
+    """The image has more pixels than the server allows; checked before decoding."""
 
     status = 413
     code = "image_too_large"
@@ -172,14 +172,14 @@ class PullForbiddenError(RequestError):
 
 
 class EmbeddingExpiredError(RequestError):
-    """The handle is unknown, expired, evicted, or somebody else's."""
+    """The handle is unknown, expired, evicted, or belongs to another key."""
 
     status = 410
     code = "embedding_expired"
 
 
 class ClientGoneError(RequestError):
-    """The client went away before its answer was ready; only the log shows this."""
+    """The client disconnected before its answer was ready; only in the log."""
 
     status = 499
     code = "client_gone"
@@ -194,19 +194,19 @@ class AccessError(OsamdError):
 
 
 class AdminOnlyError(AccessError):
-    """The key is right, but its role is not admin."""
+    """The key is valid, but its role is not admin."""
 
     code = "admin_only"
 
 
 class ForeignOriginError(AccessError):
-    """A server without a key was called by another site's page, or by a name that is not this machine's."""
+    """A cross-site request, or one by a foreign host name, to a server without an API key."""
 
     code = "foreign_origin"
 
 
 class CapacityError(OsamdError):
-    """The server has too much to do; another try later may succeed."""
+    """The server is overloaded; a later retry may succeed."""
 
     status = 503
     code = "overloaded"
@@ -215,14 +215,14 @@ class CapacityError(OsamdError):
 
 
 class RateLimitedError(CapacityError):
-    """This key asks too often, or too much at once."""
+    """This key has reached its rate limit or its limit of concurrent requests."""
 
     status = 429
     code = "rate_limited"
 
 
 class WrongKeysError(CapacityError):
-    """Too many wrong keys came from this address; a right one still passes."""
+    """Too many wrong keys came from this address; valid keys still work."""
 
     status = 429
     code = "too_many_wrong_keys"
@@ -271,14 +271,14 @@ class ModelUnavailableError(ModelError):
 
 
 class ModelPullingError(ModelError):
-    """The model's files are on their way to this server."""
+    """The model's files are being downloaded."""
 
     code = "model_pulling"
     default_retry_after_s = 10.0
 
     @property
     def public_message(self) -> str:
-        """The message says how far it is, never where from."""
+        """The message gives the progress, never the source."""
         return str(self)
 
 
@@ -290,19 +290,19 @@ class PullError(ModelError):
 
 
 class BlobDigestError(ModelError):
-    """A file of the model is not the one the catalogue names."""
+    """A file of the model does not match the catalogue's SHA-256."""
 
     code = "blob_digest_mismatch"
 
 
 class StorageError(ModelError):
-    """The model's files cannot be kept on this server's disk."""
+    """The model's files cannot be stored on this server's disk."""
 
     code = "storage_failed"
 
 
 class InsufficientStorageError(StorageError):
-    """This server's disk has no room for the model's files."""
+    """This server's disk has no space for the model's files."""
 
     code = "disk_full"
 
@@ -312,14 +312,14 @@ class ModelLoadError(ModelError):
 
 
 class OutOfMemoryError(ModelError):
-    """There was not enough memory for this, even after idle models were let go."""
+    """Out of memory, even after unloading idle models."""
 
     code = "out_of_memory"
     default_retry_after_s = 10.0
 
 
 class HungError(ModelError):
-    """A computation did not end and was given up."""
+    """A computation hung and was abandoned."""
 
     status = 500
     code = "hung"
@@ -333,14 +333,14 @@ class InferenceError(ModelError):
 
 
 class ServerConfigurationError(OsamdError):
-    """The server cannot work as it is configured."""
+    """The server is not configured correctly."""
 
     code = "not_configured"
     exit_code = 6
 
 
 class SettingsError(OsamdError):
-    """A setting has a value it cannot have."""
+    """A setting is invalid."""
 
     code = "invalid_setting"
     exit_code = 6
@@ -354,10 +354,10 @@ class UnreachableError(OsamdError):
 
 
 def shown(text: str, *, most: int = LONGEST_NAME) -> str:
-    """What a caller wrote, as it may be repeated to them: not endless."""
+    """A caller's text, truncated so that it can be repeated in an answer."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def with_field(message: str, field: str | None) -> str:
-    """The message with the field at fault in front of it, unless it begins with it already."""
+    """The message, prefixed with the field at fault unless it starts with it already."""
     return message if field is None or message.startswith(f"{field}:") else f"{field}: {message}"

@@ -1,4 +1,4 @@
-"""Files of ours: written whole or not at all, recognised by their stamps, in any encoding of text."""
+"""Our own files: atomic writes, stamps to detect changes, and text encodings."""
 
 import contextlib
 import json
@@ -16,12 +16,12 @@ from typing import Final
 Stamp = tuple[int, int, int]
 
 TEMPORARY: Final = "osamd-part-"
-# Nobody writes one file for so long.
+# No write takes this long, so an older temporary file was left by a killed process.
 ABANDONED_S: Final = 3600.0
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """What changes when a file does; None when there is none, or none that may be seen."""
+    """A value that changes when the file does; None if it does not exist or cannot be read."""
     try:
         status = path.stat()
     except OSError:
@@ -30,11 +30,11 @@ def stamp_of(path: Path) -> Stamp | None:
 
 
 def write_beside(path: Path, content: bytes) -> Stamp:
-    """Write a file under a temporary name beside it, and rename it, so that nobody reads half of it.
+    """Write a file atomically: to a temporary file in the same folder, which is then renamed.
 
     Args:
-        path: its place, in a folder that is there.
-        content: all of it.
+        path: the destination; its folder must exist.
+        content: the whole content.
 
     Returns:
         Its stamp.
@@ -42,7 +42,7 @@ def write_beside(path: Path, content: bytes) -> Stamp:
     Raises:
         OSError: it cannot be written.
     """
-    # Not tempfile's own, which nobody else may read: caches are shared.
+    # Not tempfile: its files are private to the user, and caches are shared.
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
     try:
         with temporary.open("xb") as file:
@@ -58,12 +58,12 @@ def write_beside(path: Path, content: bytes) -> Stamp:
 
 @contextlib.contextmanager
 def temporary_folder(folder: Path) -> Iterator[Path]:
-    """A folder inside another, which is made if need be, for files that are renamed into place when they are whole.
+    """A temporary folder inside another, which is created if needed, for files that are renamed when complete.
 
-    What killed processes left there is swept.
+    Leftovers of killed processes are deleted.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
@@ -74,13 +74,13 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
 def text_encoding(data: bytes) -> str:
     """How a text file that people edit is encoded: UTF-8 with or without a byte order mark, UTF-16 or UTF-32.
 
-    Editors and shells of Windows write all of these. Without a mark, the zeros of the first characters tell.
+    Windows editors and shells write all of these. Without a mark, it is detected by the zeros in the first characters.
     """
     return json.detect_encoding(data[:4])
 
 
 def sweep(folder: Path) -> None:
-    """Delete temporary files and folders that nobody has touched for an hour."""
+    """Delete temporary files and folders older than an hour."""
     for left in folder.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):
             status = left.lstat()
@@ -93,17 +93,17 @@ def sweep(folder: Path) -> None:
 
 
 def folder_problem(folder: Path) -> str | None:
-    """What keeps a folder, which need not exist yet, from being written; None when nothing does."""
+    """Why a folder, which need not exist yet, cannot be written; None if it can."""
     place = folder.absolute()
-    # Like os.access, and unlike Path's own, this never raises for a folder that may not be entered.
+    # Unlike pathlib, this never raises for a folder that cannot be entered.
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if not os.path.isdir(place):  # noqa: PTH112
         return f"{place} is not a folder"
     if not os.access(place, os.R_OK | os.X_OK):
-        return f"{place} may not be entered by this user (uid {os.geteuid()})"
+        return f"{place} cannot be entered by this user (uid {os.geteuid()})"
     if not os.access(place, os.W_OK):
-        return f"{place} may not be written by this user (uid {os.geteuid()})"
+        return f"{place} cannot be written by this user (uid {os.geteuid()})"
     return None
 
 

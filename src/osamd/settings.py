@@ -1,4 +1,4 @@
-"""One Settings object. A flag beats the environment, the environment beats a .env file, that beats the default.
+"""One Settings object. Flags override the environment, which overrides a .env file, which overrides the defaults.
 
 Variables are ``OSAMD_<FIELD>``, except those that hosts and the seed document fix (``API_KEY``, ``APP_ENV``, ``PORT``),
 ``API_KEY_FILE``, and osam's ``OSAM_ONNX_PROVIDERS`` and ``OSAM_BLOB_ENDPOINT``.
@@ -25,9 +25,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 MEBIBYTE = 1024 * 1024
 HOST = re.compile(r"(\*|(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*)(:[0-9]{1,5})?")
-# As browsers write it: lower case, no path, and no port where it is the scheme's own.
+# As browsers write it: lower case, no path, no default port.
 ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
-# Of extensions and desktop apps. Safari writes its extensions' in upper case.
+# Origins of extensions and desktop apps. Safari writes those of its extensions in upper case.
 APP_ORIGIN = re.compile(r"(?!https?:|file:)[a-z][a-z0-9+.-]*://([A-Za-z0-9._-]+(:[0-9]{1,5})?|\*)")
 USER_CATALOG = "~/.config/osamd/models.toml"
 
@@ -47,40 +47,39 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("api_key", "API_KEY"),
-        description="The secret of the key named API_KEY, an admin; at least 16 characters outside development. With"
-        " neither this nor API_KEY_FILE a server in production answers 500.",
+        description="The secret of the admin key named API_KEY; at least 16 characters outside development. With"
+        " neither this nor API_KEY_FILE, a production server answers 500.",
     )
     api_key_file: Path | None = Field(
         default=None,
         validation_alias=AliasChoices("api_key_file", "API_KEY_FILE"),
-        description="File with more keys, one `name role secret` or `name role sha256:HEX` a line, roles `admin` and"
-        " `user`; a change is seen within a second. `osamd keys new` makes lines for it.",
+        description="File with more keys, one `name role secret` or `name role sha256:HEX` per line, roles `admin` and"
+        " `user`; reloaded within a second of a change. `osamd keys new` generates lines for it.",
     )
     wrong_keys_per_minute: int = Field(
         default=20,
         ge=1,
-        description="Wrong keys an address may try in a minute before it gets 429, and keys that were not right there"
-        " before are compared 2 s late. A right key passes.",
+        description="Wrong keys per minute from one address; beyond this it gets 429, and keys that have not been valid"
+        " from that address before are checked with a 2 s delay. Valid keys still work.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Origins that may call, separated by commas: of web pages (`https://example.com`), extensions"
+        description="Allowed CORS origins, separated by commas: web pages (`https://example.com`), extensions"
         " (`chrome-extension://ID`, `moz-extension://*`) and desktop apps (`app://obsidian.md`, `tauri://localhost`,"
         " `vscode-webview://*`).",
     )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Addresses and networks of proxies whose X-Forwarded-For is believed, separated by commas.",
+        description="Addresses and networks of proxies whose X-Forwarded-For is trusted, separated by commas.",
     )
     app_env: Literal["production", "development"] = Field(
         default="production",
         validation_alias=AliasChoices("app_env", "APP_ENV"),
-        description="In `development` the check is off while there is no key, with a warning.",
+        description="In `development`, without a key configured, requests need none; the server logs a warning.",
     )
     host: str = Field(
         default="127.0.0.1",
-        description="Address to listen on; `localhost` and `::` mean IPv4 and IPv6. Nothing beyond loopback unless"
-        " asked.",
+        description="Address to listen on; `localhost` and `::` mean both IPv4 and IPv6. Loopback only by default.",
     )
     port: int = Field(
         default=11368,
@@ -92,49 +91,49 @@ class Settings(BaseSettings):
     cache: Path = Field(
         default=Path("~/.cache/osam"),
         validate_default=True,
-        description="Where model blobs live, in osam's own layout; our own files go into its `osamd` folder.",
+        description="Folder of the model blobs, in osam's layout; osamd's own files go into its subfolder `osamd`.",
     )
     catalog: Path | None = Field(
         default=None,
-        description="File with your own models, in rows like those of osamd's catalog.toml."
-        " Unset: ~/.config/osamd/models.toml, if it is there.",
+        description="File with your own models, in the format of osamd's catalog.toml."
+        " Unset: ~/.config/osamd/models.toml, if it exists.",
     )
     blob_endpoint: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         validation_alias=AliasChoices("blob_endpoint", "OSAM_BLOB_ENDPOINT"),
-        description="Mirrors of the blobs, separated by commas, tried in order, as in osam: each serves a blob under"
-        " its bare SHA-256. The word `direct` stands for the blob's own URL, which is not tried unless named.",
+        description="Blob mirrors, separated by commas, tried in order, as in osam: each serves a blob under"
+        " its bare SHA-256. The word `direct` stands for the blob's own URL, which is only tried if listed.",
     )
     pull: Literal["auto", "never"] = Field(
         default="auto",
-        description="`auto` pulls a model at its first use over HTTP; `never` lets only `osamd pull` do that.",
+        description="`auto` pulls a model when it is first used over HTTP; with `never`, only `osamd pull` does.",
     )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="The models callers may have pulled, separated by commas; unset allows the whole catalogue.",
+        description="Models that requests may pull, separated by commas. Unset: the whole catalogue.",
     )
     pull_wait_s: float = Field(
-        default=60.0, gt=0, description="Seconds a request waits for a model that is being pulled before it gets 503."
+        default=60.0, gt=0, description="Seconds a request waits for a pull in progress before it gets 503."
     )
     model_memory_bytes: int | None = Field(
         default=None,
         ge=1,
-        description="Loaded models' files together, in bytes; the least recently used one goes first. Unset: half of"
-        " this machine's memory.",
+        description="Total file size of loaded models, in bytes; beyond it the least recently used one is unloaded."
+        " Unset: half of this machine's memory.",
     )
     keep_alive: KeepAlive = Field(
         default=None,
-        description="How long a model stays loaded after a request: `5m`, seconds, `0` not at all, `-1` for good."
-        " Unset: until its room is needed. Keys with the role `user` cannot ask for longer.",
+        description="How long a model stays loaded after a request: `5m`, a number of seconds, `0` to unload"
+        " immediately, `-1` forever. Unset: until its memory is needed. Keys with the role `user` cannot exceed it.",
     )
     preload: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("builtin",),
-        description="Models loaded at start, separated by commas; /ready waits for them. `none` loads nothing.",
+        description="Models loaded at startup, separated by commas; /ready waits for them. `none` loads nothing.",
     )
     device: Device = Field(
         default="auto",
-        description="Where models run: `auto` takes CUDA when it is there. With `cuda` the server is not ready until"
-        " a model has run there, and never falls back to the CPU.",
+        description="Where models run: `auto` uses CUDA if available. With `cuda` the server is not ready until"
+        " a model has run on the GPU, and never falls back to the CPU.",
     )
     onnx_providers: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
@@ -145,91 +144,90 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=256,
-        description="Threads of one inference; 0 means one per core that the process, or its container, may use.",
+        description="Threads per inference; 0 means one per core available to the process or its container.",
     )
     encode_queue: int = Field(default=16, ge=1, description="Images that may wait to be encoded.")
-    decode_queue: int = Field(default=256, ge=1, description="Prompts' requests that may wait to be decoded.")
+    decode_queue: int = Field(default=256, ge=1, description="Requests that may wait for their prompts to be decoded.")
     queue_wait_s: float = Field(
-        default=60.0, gt=0, description="Seconds a request may wait in one of these queues before it gets 503."
+        default=60.0, gt=0, description="Seconds a request may wait in either queue before it gets 503."
     )
     deadline_s: float = Field(
-        default=120.0, gt=0, description="Seconds a request may take, its body included, before it gets 504."
+        default=120.0, gt=0, description="Seconds a request may take, including its body, before it gets 504."
     )
-    requests_per_minute: int = Field(default=6000, ge=1, description="Requests a key may make in a minute.")
+    requests_per_minute: int = Field(default=6000, ge=1, description="Requests per minute per key.")
     encodes_per_minute: int = Field(
-        default=3000, ge=1, description="Images a key may have encoded in a minute; known ones do not count."
+        default=3000, ge=1, description="Images encoded per minute per key; cached ones do not count."
     )
     concurrent_requests: int = Field(
-        default=32, ge=1, description="Requests of one key that are worked on at once; more get 429."
+        default=32, ge=1, description="Concurrent requests per key; more get 429."
     )
     uploads: int = Field(
         default=32,
         ge=1,
-        description="Requests with bodies above 8 KiB, so with images, that are worked on at once; more get 503 before"
-        " their body is read. One key leaves room for others: alone it may have three quarters.",
+        description="Concurrent requests with bodies above 8 KiB, that is, with images; more get 503 before their"
+        " body is read. A single key can use at most three quarters.",
     )
     upload_bytes: int = Field(
         default=256 * MEBIBYTE,
         ge=1024,
-        description="Bytes of their bodies together, as declared, shared likewise; one of undeclared length counts as"
-        " the largest.",
+        description="Total declared size of those bodies, in bytes, shared in the same way; a body without a declared"
+        " length counts as OSAMD_MAX_BODY_BYTES.",
     )
     mask_memory_bytes: int = Field(
         default=1024 * MEBIBYTE,
         ge=4 * MEBIBYTE,
-        description="Memory of masks and replies of all requests together, from decoding to the last byte sent, in"
-        " bytes; requests wait for it, and get 503 if none becomes free. One key leaves room for others: alone it may"
-        " have three quarters.",
+        description="Memory for the masks and replies of all requests, from decoding until the last byte is sent, in"
+        " bytes; requests wait for it, and get 503 if none becomes free. A single key can use at most three quarters.",
     )
     max_connections: int = Field(
-        default=512, ge=1, description="Open connections; idle ones make room for new ones, else new ones get 503."
+        default=512, ge=1, description="Open connections; at the limit, idle ones are closed, or new ones get 503."
     )
     keyless_connections: int = Field(
         default=128,
         ge=1,
-        description="Open connections of one address (a /64 of IPv6) on which no right key was sent; more are closed."
-        " Those of OSAMD_TRUSTED_PROXIES do not count.",
+        description="Open connections per address (per /64 for IPv6) on which no valid key was sent; more are closed."
+        " OSAMD_TRUSTED_PROXIES are exempt.",
     )
     idle_s: float = Field(
         default=130.0,
         gt=0,
-        description="Seconds a connection may be idle between requests. Longer than proxies keep theirs, since a"
-        " request sent on one that is just being closed fails: nginx and AWS's load balancers keep them 60 s, Traefik"
+        description="Seconds a connection may be idle between requests. Must exceed the proxy's idle timeout, since a"
+        " request sent on a connection that is just being closed fails: nginx and AWS load balancers use 60 s, Traefik"
         " and Azure Front Door 90, Caddy 120. Behind Google's load balancers set 620, behind Cloudflare 910.",
     )
     head_s: float = Field(
-        default=10.0, gt=0, description="Seconds in which the head of a request must be here, from the connection on."
+        default=10.0, gt=0, description="Seconds for the head of a request to arrive, counted from the connection."
     )
-    receive_s: float = Field(default=60.0, gt=0, description="Seconds in which a body must be here, else 408.")
+    receive_s: float = Field(default=60.0, gt=0, description="Seconds for a body to arrive, else 408.")
     receive_idle_s: float = Field(default=10.0, gt=0, description="Seconds a body may pause, else 408.")
     send_idle_s: float = Field(
-        default=30.0, gt=0, description="Seconds a client may take to read some of its answer before it is cut off."
+        default=30.0, gt=0, description="Seconds without the client reading any of its answer before it is cut off."
     )
     hang_s: float = Field(
         default=150.0,
         gt=0,
-        description="Seconds after which a computation that still runs counts as hung: its request fails and its worker"
-        " is replaced.",
+        description="Seconds after which a running computation counts as hung: its request fails and its worker is"
+        " replaced.",
     )
     grace_s: float = Field(
         default=25.0,
         gt=0,
-        description="Seconds that what runs has when the server is told to stop. Hosts kill after 30, Docker after 10.",
+        description="Seconds for running requests to finish on shutdown. Most hosts kill after 30, Docker after 10.",
     )
     embedding_cache_bytes: int = Field(
-        default=512 * MEBIBYTE, ge=0, description="Memory for embeddings of recent images, in bytes."
+        default=512 * MEBIBYTE, ge=0, description="Memory for the embeddings of recent images, in bytes."
     )
     embedding_ttl_s: float = Field(
-        default=3600.0, gt=0, description="Seconds an unused embedding, and so its image_id, is remembered."
+        default=3600.0, gt=0, description="Seconds an unused embedding, and with it its image_id, is kept in memory."
     )
     embedding_disk_bytes: int = Field(
         default=0,
         ge=0,
-        description="Room on the disk for embeddings, below OSAMD_CACHE, in bytes: a server that slept still knows its"
-        " images. 0 keeps none there.",
+        description="Disk space for embeddings, below OSAMD_CACHE, in bytes: handles survive a restart or scale to"
+        " zero. 0 keeps none on disk.",
     )
     embedding_disk_ttl_s: float = Field(
-        default=7 * 86400.0, gt=0, description="Seconds an unused embedding is kept on the disk."
+        default=7 * 86400.0, gt=0, description="Seconds an unused embedding is kept on disk."
     )
     max_body_bytes: int = Field(default=64 * MEBIBYTE, ge=1024, description="Largest request body, in bytes.")
     max_image_pixels: int = Field(
@@ -241,14 +239,13 @@ class Settings(BaseSettings):
     decode_s: float = Field(
         default=4.0,
         gt=0,
-        description="CPU seconds that decoding one image may take; after that its process is killed and the request"
-        " gets 422.",
+        description="CPU seconds for decoding one image; beyond that its process is killed and the request gets 422.",
     )
     max_mask_pixels: int = Field(
         default=400_000_000,
         ge=1,
-        description="Pixels of all masks' boxes of one request; a byte of memory each. Masks written at the image's"
-        " size (`mask_layout` full, as PNG or run lengths) may have four times as many.",
+        description="Total area of the bounding boxes of one request's masks, in pixels; one byte of memory each. Masks"
+        " written at image size (`mask_layout` full, as PNG or RLE) may have four times as many.",
     )
     max_prompts: int = Field(default=64, ge=1, le=1024, description="Prompts in one request.")
     max_points: int = Field(default=256, ge=1, description="Points in one prompt.")
@@ -257,38 +254,39 @@ class Settings(BaseSettings):
     max_text_chars: int = Field(default=256, ge=1, description="Characters in one text.")
     image_root: Path | None = Field(
         default=None,
-        description="Folder below which `image_path` may name files. Unset: refused, except in development on"
+        description="Folder from which `image_path` may read. Unset: `image_path` is refused, except in development on"
         " loopback, where it is the working directory.",
     )
     url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Hosts from which `image_url` may name images, separated by commas: `example.com`,"
-        " `*.example.com`, `example.com:8443`, or `*` for every public one. Unset: nothing is fetched.",
+        description="Hosts from which `image_url` may fetch, separated by commas: `example.com`,"
+        " `*.example.com`, `example.com:8443`, or `*` for any public host. Unset: nothing is fetched.",
     )
     url_schemes: Annotated[tuple[Literal["http", "https"], ...], NoDecode] = Field(
-        default=("https",), description="Schemes such a URL may have, separated by commas."
+        default=("https",), description="Allowed schemes of `image_url`, separated by commas."
     )
     url_networks: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Networks, separated by commas, where such hosts may be although their addresses are not public.",
+        description="Private networks that `image_url` may reach, separated by commas.",
     )
-    url_bytes: int = Field(default=16 * MEBIBYTE, ge=1, description="Largest image behind a URL, in bytes.")
-    url_s: float = Field(default=10.0, gt=0, description="Seconds in which it must be here, redirects included.")
-    url_fetches: int = Field(default=4, ge=1, le=64, description="Images that are fetched at once; more get 503.")
+    url_bytes: int = Field(default=16 * MEBIBYTE, ge=1, description="Largest image fetched by URL, in bytes.")
+    url_s: float = Field(default=10.0, gt=0, description="Seconds for a fetch by URL, including redirects.")
+    url_fetches: int = Field(default=4, ge=1, le=64, description="Concurrent fetches by URL; more get 503.")
     mask_layout: MaskLayout = Field(
-        default="full", description="Default `mask_layout`: `full` covers the image, `crop` its box (osam >= 0.4)."
+        default="full",
+        description="Default `mask_layout`: `full` covers the image, `crop` the bounding box (as osam >= 0.4).",
     )
     include: Annotated[tuple[Include, ...], NoDecode] = Field(
-        default=(), description="Default `include`: `image_embedding` for osam clients that expect it in each reply."
+        default=(), description="Default `include`: `image_embedding` for osam clients that expect it in every reply."
     )
     docs: Literal["on", "off"] = Field(
         default="on", description="Whether /docs, /openapi.json and /playground are served."
     )
-    log_level: LogLevel = Field(default="info", description="What is written to the log.")
+    log_level: LogLevel = Field(default="info", description="Minimum level that is logged.")
     log_format: LogFormat = Field(
         default="auto",
-        description="`json`: an object a line on stdout; `text`: for people, on stderr. `auto`: text in development or"
-        " in a terminal, else JSON.",
+        description="`json`: one object per line on stdout; `text`: human-readable, on stderr. `auto`: text in"
+        " development or in a terminal, else JSON.",
     )
 
     @field_validator(
@@ -306,7 +304,7 @@ class Settings(BaseSettings):
     @field_validator("blob_endpoint", mode="before")
     @classmethod
     def _split_endpoints(cls, value: Any) -> Any:
-        # No word but osam's `direct` has a meaning here, so this is not _split_commas.
+        # Not _split_commas: `none` has no special meaning here.
         return tuple(entry.strip() for entry in value.split(",") if entry.strip()) if isinstance(value, str) else value
 
     @field_validator("keep_alive", mode="before")
@@ -337,7 +335,7 @@ class Settings(BaseSettings):
     def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for host in value:
             if HOST.fullmatch(host) is None:
-                raise ValueError("hosts such as example.com, *.example.com, example.com:8443 or * are wanted")
+                raise ValueError("expected hosts such as example.com, *.example.com, example.com:8443 or *")
         return value
 
     @field_validator("trusted_proxies", "url_networks")
@@ -347,7 +345,7 @@ class Settings(BaseSettings):
             try:
                 ipaddress.ip_network(network)
             except ValueError:
-                raise ValueError("addresses and networks such as 10.0.0.0/8 are wanted") from None
+                raise ValueError("expected addresses and networks such as 10.0.0.0/8") from None
         return value
 
     @field_validator("cache", "catalog", "image_root", "api_key_file")
@@ -362,7 +360,7 @@ class Settings(BaseSettings):
 
     @property
     def user_catalog(self) -> Path | None:
-        """The file to read the user's own models from: the one that was named, or the usual one if it is there."""
+        """The file with the user's own models: the configured one, or the default one if it exists."""
         usual = at_home(Path(USER_CATALOG))
         return self.catalog or (usual if os.path.exists(usual) else None)  # noqa: PTH110 - Path's own may raise
 
@@ -377,11 +375,11 @@ def load_settings(*, env_file: Path | None = None, **flags: object) -> Settings:
     """Read the settings.
 
     Args:
-        env_file: a .env file to read below the real environment, or None.
+        env_file: a .env file that the real environment overrides, or None.
         flags: fields set on the command line; None means not given.
 
     Raises:
-        SettingsError: names each variable that has a value it cannot have, never the value; or the file cannot be read.
+        SettingsError: names each invalid variable, never its value; or the file cannot be read.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     try:

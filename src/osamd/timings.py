@@ -9,10 +9,10 @@ STAGES = ("receive", "parse", "queue", "decode_image", "encode", "decode", "mask
 
 
 class Timings:
-    """A stopwatch that runs from its making: seconds spent in each stage of one request.
+    """A stopwatch that starts when created: seconds spent in each stage of one request.
 
-    Safe to write from worker threads. The stages are told apart so that their sum is the request's own time: what is
-    spent waiting for a thread or to be woken counts as ``queue``.
+    Thread-safe. Stages do not overlap, so their sum is the request's own time: time spent waiting for a thread or to be
+    woken counts as ``queue``.
 
     Attributes:
         model: full name of the model that answers, once it is known.
@@ -26,12 +26,12 @@ class Timings:
         self._lock = threading.Lock()
 
     def add(self, stage: str, seconds: float, *, begun: float | None = None) -> None:
-        """Add to a stage; stages that run twice sum up.
+        """Add to a stage; stages that run twice add up.
 
         Args:
             stage: its name.
             seconds: how long it took.
-            begun: when it began, on the clock ``time.perf_counter``; None: it ends now.
+            begun: when it began, on the clock ``time.perf_counter``; None: it ended just now.
         """
         begun = time.perf_counter() - seconds if begun is None else begun
         with self._lock:
@@ -48,7 +48,7 @@ class Timings:
             self.add(name, time.perf_counter() - start, begun=start)
 
     def total(self) -> float:
-        """Seconds since the stopwatch was made."""
+        """Seconds since the stopwatch was created."""
         return time.perf_counter() - self._made
 
     def seconds(self) -> Mapping[str, float]:
@@ -57,7 +57,7 @@ class Timings:
             return {name: self._seconds[name] for name in STAGES if name in self._seconds}
 
     def begun(self) -> Mapping[str, float]:
-        """When each stage first began, in seconds after the stopwatch was made."""
+        """When each stage first began, in seconds after the stopwatch was created."""
         with self._lock:
             return {name: at - self._made for name, at in self._begun.items()}
 

@@ -31,7 +31,7 @@ def closed(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("mode", [0o700, 0o555], ids=["another user's", "read-only"])
 def test_built_in_model_needs_no_cache(closed: Path, tmp_path: Path, photo: bytes, mode: int) -> None:
-    """Where the cache may not be entered or written, clicks are answered; the log says why nothing can be kept."""
+    """With a cache that cannot be read or written, clicks still work; the log says why nothing can be stored."""
     if mode != 0o700:
         closed.chmod(mode)
     env = {
@@ -47,7 +47,7 @@ def test_built_in_model_needs_no_cache(closed: Path, tmp_path: Path, photo: byte
         assert "storage_failed" == json.loads(lines[-1])["code"]
         assert client.request("DELETE", "/api/delete", json={"model": "efficientsam"}).status_code in {404, 503}
         log = running.log_text()
-    assert f"no models can be pulled, and no graphs or embeddings kept: {closed} may not be" in log
+    assert f"models cannot be pulled, and graphs and embeddings are not stored: {closed} cannot be" in log
     assert "OSAMD_CACHE" in log
     assert "Traceback" not in log
 
@@ -68,7 +68,7 @@ def test_commands_with_an_unusable_cache(closed: Path, tmp_path: Path) -> None:
     code, text, _ = run("doctor")
     assert 1 == code
     assert "!!  cache" in text
-    assert f"{closed} may not be entered" in text
+    assert f"{closed} cannot be entered" in text
     assert "ok  builtin:latest" in text
     for file in (closed / "env", secret):
         code, _, error = run("serve", "--env-file", str(file))
