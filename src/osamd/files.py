@@ -108,7 +108,7 @@ def folder_problem(folder: Path) -> str | None:
 
 
 def encoding_of(file: Path | None) -> str:
-    """The encoding of a text file; of one that is not there it does not matter."""
+    """The encoding of a text file; UTF-8 if it does not exist."""
     try:
         with (file or Path(os.devnull)).open("rb") as opened:
             return text_encoding(opened.read(4))
@@ -127,5 +127,5 @@ def at_home(path: Path) -> Path:
     except RuntimeError:
         if path.parts[0] != "~":
             raise ValueError("the user after ~ has no home directory here") from None
-        # No HOME and no entry in the user database, as in containers run under any number; those have / for a home.
+        # No HOME and no entry in the user database, as in containers with an arbitrary uid; their home is /.
         return Path("/", *path.parts[1:])

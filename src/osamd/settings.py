@@ -158,9 +158,7 @@ class Settings(BaseSettings):
     encodes_per_minute: int = Field(
         default=3000, ge=1, description="Images encoded per minute per key; cached ones do not count."
     )
-    concurrent_requests: int = Field(
-        default=32, ge=1, description="Concurrent requests per key; more get 429."
-    )
+    concurrent_requests: int = Field(default=32, ge=1, description="Concurrent requests per key; more get 429.")
     uploads: int = Field(
         default=32,
         ge=1,

@@ -217,8 +217,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         problem = await asyncio.to_thread(services.library.store.problem)
         if problem is not None:
             logger.warning(
-                "no models can be pulled, and no graphs or embeddings kept: %s. Set OSAMD_CACHE to a folder that it may"
-                " write",
+                "models cannot be pulled, and graphs and embeddings are not stored: %s."
+                " Set OSAMD_CACHE to a writable folder",
                 problem,
             )
         try:
