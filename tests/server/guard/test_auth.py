@@ -16,13 +16,16 @@ import httpx2
 import pytest
 from asking import CLICK, GENERATE, click, refusal
 from fastapi.routing import iter_route_contexts
+from hypothesis import given
+from hypothesis import strategies as st
 from pictures import base64_of
 from pydantic import SecretStr
 from serving import KEY, RunningServer, run_server
+from starlette._utils import get_route_path
 
 from osamd.server.app import ADMIN_PATHS, create_app
 from osamd.server.guard import guessing
-from osamd.server.guard.auth import ApiKeyMiddleware
+from osamd.server.guard.auth import ApiKeyMiddleware, own_path
 from osamd.server.routes.docs import openapi_document
 from osamd.settings import Settings
 
@@ -497,3 +500,11 @@ def test_key_is_in_no_repr() -> None:
 
     assert not any(KEY in text for text in shown)
     assert KEY not in repr(create_app(settings).user_middleware)
+
+
+@given(path=st.text("/am", max_size=8).map("/".__add__), prefix=st.text("/am", max_size=6))
+def test_a_path_is_what_the_framework_routes(path: str, prefix: str) -> None:
+    """Whatever prefix a proxy or a mount adds, the guard looks at the path that Starlette routes."""
+    scope = {"type": "http", "path": path, "root_path": prefix}
+
+    assert get_route_path(scope) == own_path(scope)

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
-from starlette._utils import get_route_path
-
 from osamd.server.guard import guessing
 from osamd.server.guard.guessing import Guesses
 
@@ -217,8 +215,13 @@ def is_guessable(secret: str) -> bool:
 
 
 def own_path(scope: Scope) -> str:
-    """The path as the framework routes it: without the prefix that a proxy or a mount put in front of it."""
-    return get_route_path(scope)
+    """The path as Starlette routes it: without the prefix that a proxy or a mount put in front of it.
+
+    The guard stands alone, so Starlette's own function, which is private too, is only compared with in tests.
+    """
+    path, prefix = str(scope["path"]), str(scope.get("root_path", ""))
+    rest = path.removeprefix(prefix)
+    return rest if prefix and path.startswith(prefix) and (not rest or rest.startswith("/")) else path
 
 
 def header_secrets(scope: Scope) -> Sequence[bytes]:
