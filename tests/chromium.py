@@ -138,7 +138,7 @@ class Playground:
         return asked
 
     def download(self, kind: str) -> bytes:
-        """What a button under "Take it away" gives."""
+        """What a button under "Export" gives."""
         with self.page.expect_download() as arriving:
             self.page.locator(f"[data-export={kind}]").click()
         return arriving.value.path().read_bytes()

@@ -101,11 +101,11 @@ def test_cost(playground: Playground, photo: bytes) -> None:
     playground.click(*ON)
     playground.wait_for_mask()
     parts = dict(zip(*(page.locator(f"#cost-parts {tag}").all_text_contents() for tag in ("dt", "dd")), strict=True))
-    assert {"Transfer": "2.0 ms", "Queue": "1.0 ms", "Mask, rest": "90.0 s"} == {
-        name: parts[name] for name in ("Transfer", "Queue", "Mask, rest")
+    assert {"Transfer": "2.0 ms", "Queue": "1.0 ms", "Mask and rest": "90.0 s"} == {
+        name: parts[name] for name in ("Transfer", "Queue", "Mask and rest")
     }
     total = page.locator("#cost-total").inner_text()
-    assert total == f"Last click: {page.locator('#cost-chart .scale').inner_text()}"
+    assert total == f"Last request: {page.locator('#cost-chart .scale').inner_text()}"
 
 
 def test_another_object_with_the_same_number(playground: Playground, photo: bytes) -> None:

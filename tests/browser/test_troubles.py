@@ -29,7 +29,7 @@ ASLEEP: dict[str, Any] = {"status": 502, "content_type": "text/html", "body": "<
     ("answer", "kind", "title"),
     [
         (problem(503, "overloaded"), "full", "The server is busy"),
-        (problem(503, "model_pulling"), "pulling", "The model is on its way"),
+        (problem(503, "model_pulling"), "pulling", "The model is being downloaded"),
     ],
 )
 def test_waits_are_waited_out(
@@ -84,7 +84,7 @@ def test_trying_ends(playground: Playground, photo: bytes) -> None:
     expect(playground.notice).to_contain_text(re.compile(r"Next try in (80|7\d)\s"))
     page.clock.fast_forward(121_000)
     expect(again).to_be_visible()
-    expect(playground.notice).to_contain_text("That took too long")
+    expect(playground.notice).to_contain_text("The request timed out")
     assert answers == []
     page.unroute(GENERATE)
     again.click()
@@ -120,14 +120,14 @@ def test_sleeping_host(open_playground: Opener, server: RunningServer, photo: by
     page.route(CATALOG, wake)
     page.locator("#key-input").fill(KEY)
     page.keyboard.press("Enter")
-    expect(playground.notice).to_contain_text("The server is waking up")
+    expect(playground.notice).to_contain_text("The server is starting")
     expect(page.locator("#model-name")).to_have_text("builtin")
     assert answers == []
     page.unroute(CATALOG)
     # A page of the host's own with a good status is no answer of the server's either.
     page.route(EMBED, lambda route: route.fulfill(status=200, content_type="text/html", body="<p>Starting"))
     playground.choose(photo)
-    expect(playground.notice).to_contain_text("The server is waking up")
+    expect(playground.notice).to_contain_text("The server is starting")
     page.unroute(EMBED)
     page.get_by_role("button", name="Try now").click()
     playground.wait_until_ready()
@@ -163,7 +163,7 @@ def test_key_that_was_withdrawn(playground: Playground, photo: bytes) -> None:
     page.keyboard.press("p")
     page.route(GENERATE, lambda route: route.fulfill(**problem(403, "access_denied", retry_after=None)))
     playground.click(*ON)
-    expect(page.locator("#key-wrong")).to_contain_text("does not take this key")
+    expect(page.locator("#key-wrong")).to_contain_text("rejected this key")
     page.unroute(GENERATE)
     page.locator("#key-input").fill(KEY)
     page.keyboard.press("Enter")
@@ -207,8 +207,8 @@ def test_progress_is_honest(open_playground: Opener, tmp_path: Path, photo: byte
     with run_server(cache=tmp_path, env={"API_KEY": KEY}, command=command, wait_for="/health") as server:
         playground = open_playground(server)
         playground.choose(photo)
-        expect(playground.status).to_contain_text("The model reads the photo")
+        expect(playground.status).to_contain_text("Encoding the photo")
         playground.click(*ON)
-        expect(playground.objects).to_have_text(["Asking…"])
+        expect(playground.objects).to_have_text(["Waiting…"])
         gate.touch()
         playground.wait_for_mask()

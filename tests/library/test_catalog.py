@@ -74,6 +74,13 @@ def test_a_users_row_is_a_model(tmp_path: Path) -> None:
     assert catalog.resolve("sam2:tiny").origin is None
 
 
+def test_download_size_is_known_when_every_file_gives_one(tmp_path: Path) -> None:
+    """Bytes to download: the sum of all files, or nothing where one of them has no size."""
+    whole = WEB + "bytes = 30\n"
+    assert 42 == load(tmp_path, whole).resolve("mine:tiny").download_nbytes
+    assert load(tmp_path, WEB).resolve("mine:tiny").download_nbytes is None
+
+
 def test_a_name_without_a_tag_means_latest(tmp_path: Path) -> None:
     """A row named ``mine`` is ``mine:latest``, and answers to ``mine``."""
     catalog = load(tmp_path, row("mine"))

@@ -114,6 +114,7 @@ def test_show(client: httpx2.Client, fresh: WebModel) -> None:
         shown["license_url"],
     )
     assert (False, False, None) == (shown["is_present"], shown["is_loaded"], shown["size"])
+    assert shown["download_size"] is None, "the catalogue of the tests gives no sizes"
     assert "points, one box" == shown["takes"]
     assert set(fresh.contents) == {blob["role"] for blob in shown["blobs"]}
 

@@ -87,6 +87,13 @@ class Model:
         """The digest when every file is pinned by one of its own, or nothing."""
         return self._digest_now() if all(file.sha256 for _, file in self._files()) else ""
 
+    @property
+    def download_nbytes(self) -> int | None:
+        """Bytes of all its files, where the catalogue gives the size of each."""
+        sizes = [file.nbytes for _, file in self._files()]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if known and len(known) == len(sizes) else None
+
     def _digest_now(self) -> str:
         parts = [f"{role}={file.sha256 or _stamp(file.url)}" for role, file in self._files()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -113,7 +113,8 @@ class ShowReply(BaseModel):
     is_present: bool = Field(description="Whether its files are here.")
     is_loaded: bool
     may_pull: bool = Field(description="Whether this caller may have it pulled.")
-    size: int | None
+    size: int | None = Field(description="Bytes on disk; null where it is not downloaded.")
+    download_size: int | None = Field(description="Bytes to download, where the catalogue gives the size of each file.")
     modified_at: str | None
     blobs: list[BlobSchema]
 
@@ -207,6 +208,7 @@ def show(model: Model, store: Store, *, is_loaded: bool, may_pull: bool, is_admi
         is_loaded=is_loaded,
         may_pull=may_pull,
         size=store.size(model),
+        download_size=model.download_nbytes,
         modified_at=None if modified is None else _timestamp(modified),
         blobs=[
             BlobSchema(

@@ -1,24 +1,29 @@
-// The playground: what the user does goes into the document, the document's prompts go to the server, masks come back.
+// The playground: user actions change the document, its prompts go to the server, masks come back.
 
 import { Asking } from "./asking.js";
 import { CodePanel } from "./code-panel.js";
 import { CostPanel } from "./cost-panel.js";
 import * as doc from "./document.js";
+import { Classes } from "./classes.js";
 import { byId, roving, wireDialog } from "./dom.js";
 import * as exports from "./exports.js";
 import { Gestures } from "./gestures.js";
 import { wirePhotos } from "./intake.js";
+import { wireKeys } from "./keys.js";
 import { KeyDialog } from "./key-dialog.js";
+import { shapeOf } from "./masks.js";
 import { ModelsPanel } from "./models-panel.js";
 import { Notice } from "./notice.js";
 import { candidateButtons, describe, ObjectsPanel } from "./objects-panel.js";
 import { Patience } from "./patience.js";
 import { openPhoto } from "./photo.js";
+import { Photos } from "./photos.js";
+import { hashOf, save, savedObjects } from "./saved.js";
 import { Stage } from "./stage.js";
 import { wireTheme } from "./theme.js";
 import { Trouble } from "./troubles.js";
 
-const history = new doc.History();
+let history = new doc.History(); // of the open photo
 const notice = new Notice(byId("notice"));
 const keyDialog = new KeyDialog(() => tryAgain());
 const costs = new CostPanel();
@@ -31,12 +36,12 @@ const patience = new Patience({
 const asking = new Asking(patience, {
   onChange: (what) => (what === "preview" ? stage.draw() : refresh()),
   onReady: () => {
-    // The first photo has a model loaded that was only here before.
+    // The first photo loaded a model that was only downloaded before.
     if (!models.isLoaded) models.load().catch(() => {});
   },
   onCost: (cost) => costs.add(cost),
   onAnswer: (object) => {
-    byId("announcement").textContent = `${object.name}: ${describe(object, asking)}`;
+    byId("announcement").textContent = `${doc.classOf(object)}: ${describe(object, asking)}`;
   },
   onMaskLost: () => changed(),
   onTrouble: complain,
@@ -46,44 +51,128 @@ const stage = new Stage(byId("stage"), byId("canvas"), byId("dock"), scene, () =
   byId("zoom-fit").textContent = `${Math.round(stage.view.scale * 100)} %`;
 });
 const gestures = new Gestures(stage, {
-  point: (pixel, label) => {
-    if (!asking.capabilities.has("points")) return hint("This model takes no clicks. Drag a box, or type words.");
+  point: (pixel, label, event) => {
+    if (!asking.model) return needModel();
+    if (!canUse("add")) return hint(`This model takes no clicks. ${wayOf()}`);
+    const other = label && !event.altKey ? otherAt(pixel) : null;
+    if (other) return replace(doc.activate(history.present, other.id));
+    if (isRepeated(pixel, label)) return undefined;
     return commit(clicked(pixel, label));
   },
   box: (box) => {
-    if (!asking.capabilities.has("box") && !asking.capabilities.has("boxes")) return hint("This model takes no box.");
+    if (!asking.model) return needModel();
+    if (!canUse("box")) return hint(`This model takes no box. ${wayOf()}`);
     return commit(doc.setBox(history.present, box));
   },
+  tap: () => asking.model && !canUse("add") && hint(`This model takes no clicks. ${wayOf()}`),
   hover,
   tool: useTool,
-  act: (key) => actOfKey(key),
   redraw: () => stage.draw(),
 });
-const objects = new ObjectsPanel(byId("objects"), {
+const objects = new ObjectsPanel(byId("objects"), byId("stage"), {
   activate: (id) => replace(doc.activate(history.present, id)),
   rename: (id, name) => rewrite((step) => doc.rename(step, id, name)),
+  named: (id) => {
+    const object = history.present.objects.find((one) => one.id === id);
+    if (!object) return;
+    const name = doc.classOf(object);
+    if (name !== object.name) rewrite((step) => doc.rename(step, id, name));
+    if (name !== `Object ${id}`) classes.addLater(name);
+  },
   hide: (id) => {
     const { isHidden } = history.present.objects.find((object) => object.id === id);
     rewrite((step) => doc.hide(step, id, !isHidden));
   },
   remove: (id) => commit(doc.remove(history.present, id)),
 });
+const classes = new Classes({ give: giveClass });
+const photos = new Photos((entry) => openEntry(entry));
 let isPreviewOn = matchMedia("(hover: hover)").matches;
-let photosGiven = 0;
+let isMasksHidden = false;
+let isOutlinesOnly = false;
+let photosOpened = 0;
+let failedSearch = null;
+let loadingModels = null;
 let hintTimer = 0;
+// Closer to the last click than this, a click adds nothing.
+const REPEATED_PX = 4;
 let hintText = "";
 
 function complain(trouble) {
-  const again = trouble.kind === "refused" ? null : tryAgain;
+  const again = trouble.kind === "refused" ? {} : { [trouble.kind === "key" ? "Enter key" : "Try again"]: tryAgain };
   notice.show(trouble.title ?? "Something went wrong", trouble.text ?? trouble.message, again);
 }
 
-/** Do again whatever has failed: the list of models, the photo, masks. */
+/** Do again whatever has failed: the list of models, the upload, a search, masks. */
 function tryAgain() {
   notice.hide();
   if (!models.chosen) return loadModels();
   if (asking.phase === "failed") asking.start();
+  if (failedSearch) find(failedSearch);
   return changed();
+}
+
+/** Nothing can be asked before the list of models is there: load it, which asks for the key. */
+function needModel() {
+  loadModels();
+  hint("The list of models is not loaded yet");
+}
+
+const canUse = (tool) => {
+  const has = (name) => asking.capabilities.has(name);
+  return tool === "pan" || (tool === "box" ? has("box") || has("boxes") : has("points"));
+};
+function wayOf() {
+  const text = [canUse("box") && "drag a box", asking.capabilities.has("texts") && "type what to find"].filter(Boolean).join(" or ");
+  return text && `${text[0].toUpperCase()}${text.slice(1)}.`;
+}
+
+/** Another object's mask under a click. While the active object has no mask, clicks are always its own. */
+function otherAt(pixel) {
+  const active = doc.activeOf(history.present);
+  if (!active || isMasksHidden || !asking.drawnShapesOf(active).length) return null;
+  const isOn = (object) => !object.isHidden && stage.isInside(pixel, asking.drawnShapesOf(object));
+  if (isOn(active)) return null;
+  return history.present.objects.findLast((object) => object !== active && isOn(object)) ?? null;
+}
+
+/** Whether a click says again what the last one said, as the second one of a double click does. */
+function isRepeated(pixel, label) {
+  const last = doc.activeOf(history.present)?.points.at(-1);
+  return last?.label === label && Math.hypot(last.x - pixel.x, last.y - pixel.y) * stage.view.scale < REPEATED_PX;
+}
+
+function giveClass(name) {
+  const { present } = history;
+  if (!asking.photo) return;
+  if (!doc.activeOf(present)) commit(doc.newObject(present, { name }));
+  else rewrite((step) => doc.rename(step, present.activeId, name));
+}
+
+function newObject(isSameClass) {
+  const active = doc.activeOf(history.present);
+  if (active && doc.isBlank(active)) return;
+  commit(doc.newObject(history.present, isSameClass && active ? { name: active.name } : {}));
+}
+
+function removeActive() {
+  const { present } = history;
+  if (doc.activeOf(present)) commit(doc.remove(present, present.activeId));
+}
+
+async function find(texts) {
+  failedSearch = null;
+  if (!asking.model) return needModel();
+  const { model } = asking;
+  try {
+    const annotations = await asking.search(texts);
+    if (!annotations) return undefined;
+    if (!annotations.length) return hint(`Nothing found for “${texts.join(", ")}”`);
+    return commit(doc.addFound(history.present, texts, model, annotations));
+  } catch (error) {
+    failedSearch = texts;
+    return complain(error);
+  }
 }
 
 function scene() {
@@ -97,11 +186,14 @@ function scene() {
     preview: { shapes: asking.previewShapes, color: (active ?? doc.newObject(present).objects.at(-1)).color },
     dragged: gestures.dragged,
     cursor: gestures.cursor,
+    opacity: isOutlinesOnly ? 0 : byId("opacity").valueAsNumber / 100,
+    isMasksHidden,
   };
 }
 
 function commit(next) {
   history.commit(next);
+  keepWork();
   changed();
 }
 
@@ -112,7 +204,13 @@ function replace(next) {
 
 function rewrite(change) {
   history.rewrite(change);
+  keepWork();
   changed();
+}
+
+function keepWork() {
+  const { current } = photos;
+  if (current?.hash) save(current.hash, history.present.objects.filter((object) => !doc.isBlank(object)));
 }
 
 function changed() {
@@ -120,15 +218,18 @@ function changed() {
   refresh();
 }
 
-/** The document after a click. A candidate that was picked is refined, where the model can do that. */
+/** The document after a click. A picked candidate is refined, where the model can do that. */
 function clicked(pixel, label) {
   const object = doc.activeOf(history.present);
-  const maskId = object && asking.capabilities.has("mask_input") ? asking.shapesOf(object)[0]?.maskId : null;
+  const isOfThisModel = !object?.found || object.found.model === asking.model;
+  const maskId = object && isOfThisModel && asking.capabilities.has("mask_input") ? asking.shapesOf(object)[0]?.maskId : null;
   return doc.addPoint(history.present, pixel, label, maskId);
 }
 
 function hover(pixel, label) {
-  if (!pixel || !isPreviewOn || !asking.capabilities.has("points")) {
+  const isSelecting = pixel && label && otherAt(pixel);
+  stage.element.classList.toggle("is-selecting", Boolean(isSelecting));
+  if (!pixel || isSelecting || !isPreviewOn || !asking.capabilities.has("points")) {
     asking.endPreview();
     stage.draw();
   } else {
@@ -148,15 +249,16 @@ function hint(text) {
 
 function statusText() {
   if (hintText) return hintText;
-  if (asking.phase === "sending") return asking.sent ? `Sending the photo, ${Math.round(asking.sent * 100)} %` : "Sending the photo…";
-  if (asking.phase === "reading") return "The model reads the photo…";
-  if (asking.phase === "waiting") return "Waiting for the server…";
-  if (asking.phase === "failed") return "The photo is not with the server";
-  if (asking.pending.size) return asking.isQuick ? "" : "Asking for the mask…";
+  if (asking.phase === "sending") return asking.sent ? `Uploading, ${Math.round(asking.sent * 100)} %` : "Uploading…";
+  if (asking.phase === "reading") return "Encoding the photo…";
+  if (asking.phase === "waiting") return loadingModels ? "Waiting for the server…" : "Photo not uploaded: this server needs a key";
+  if (asking.phase === "failed") return "Photo not uploaded";
+  if (asking.searching) return "Searching…";
+  if (asking.pending.size) return asking.isQuick ? "" : "Computing the mask…";
   if (asking.phase === "ready" && isPreviewOn && !asking.isQuick && !history.present.objects.length) {
-    return asking.previewer ? "Ready. The preview is the built-in model's: click to see this one's mask" : "Ready. Too slow for a preview: click to see the mask";
+    return asking.previewer ? "Ready. Previews come from the built-in model. Click to get this model's mask" : "Ready. This model is too slow for previews. Click to get a mask";
   }
-  if (asking.phase === "ready" && !history.present.objects.length) return asking.capabilities.has("points") ? "Ready. Click on something" : "Ready. Drag a box, or type words";
+  if (asking.phase === "ready" && !history.present.objects.length) return `Ready. ${canUse("add") ? "Click on something" : wayOf()}`;
   return "";
 }
 
@@ -172,15 +274,20 @@ function refresh() {
   byId("undo").disabled = !history.past.length;
   byId("redo").disabled = !history.future.length;
   byId("clear").disabled = !active || doc.isBlank(active);
-  byId("new-object").disabled = !asking.photo || !active || doc.isBlank(active);
+  byId("new-object").disabled = byId("same-class").disabled = !asking.photo || !active || doc.isBlank(active);
   const hasMask = active && asking.shapesOf(active).some((shape) => shape.png);
-  const hasAny = present.objects.some((object) => asking.shapesOf(object).length);
+  const hasAny = present.objects.some((object) => !object.isHidden && asking.shapesOf(object).length);
+  const hasOther = photos.entries.some(({ results }) => results.length);
   for (const button of document.querySelectorAll("[data-export]")) {
-    button.disabled = ["mask", "cutout"].includes(button.dataset.export) ? !hasMask : !hasAny;
+    const kind = button.dataset.export;
+    button.disabled = ["mask", "cutout"].includes(kind) ? !hasMask : !(hasAny || (kind === "all" && hasOther));
   }
+  byId("multimask").setAttribute("aria-pressed", String(Boolean((active ?? present).isMultimask)));
   refreshCandidates(active);
-  const fields = active && asking.fieldsOf(active);
-  code.update(fields && { model: asking.model, hasMasks: asking.capabilities.has("masks"), photo: asking.photo.name, picked: active.picked, ...fields });
+  const found = active?.found;
+  const fields = found ? { model: found.model, prompt: { texts: found.texts } } : active && asking.fieldsOf(active);
+  const hasMasks = found ? Boolean(found.annotation.mask) : asking.capabilities.has("masks");
+  code.update(fields && { model: asking.model, hasMasks, photo: asking.photo.name, picked: active.picked, ...fields });
   stage.draw();
 }
 
@@ -201,22 +308,28 @@ function useModel(model) {
   history.rewrite(doc.withoutCandidates);
   byId("words").hidden = !asking.capabilities.has("texts");
   byId("multimask").hidden = !asking.capabilities.has("multimask");
-  byId("multimask").setAttribute("aria-pressed", String(asking.isMultimask));
+  for (const button of byId("tools").children) button.disabled = !canUse(button.dataset.tool);
+  if (!canUse(gestures.tool)) useTool(canUse("box") ? "box" : "pan");
+  else if (gestures.tool === "pan" && canUse("add")) useTool("add");
   stage.resize();
   changed();
 }
 
 function useTool(tool) {
+  if (asking.model && !canUse(tool)) return hint(`This model takes no ${tool === "box" ? "box" : "clicks"}. ${wayOf()}`);
   gestures.useTool(tool);
   for (const button of byId("tools").children) {
     const isChosen = button.dataset.tool === tool;
     button.setAttribute("aria-checked", String(isChosen));
     button.tabIndex = isChosen ? 0 : -1;
   }
+  return undefined;
 }
 
 function step(move) {
-  if (history[move]()) changed();
+  if (!history[move]()) return;
+  keepWork();
+  changed();
 }
 
 function nextCandidate() {
@@ -227,9 +340,21 @@ function nextCandidate() {
 
 function toggleMultimask() {
   if (!asking.capabilities.has("multimask")) return;
-  asking.isMultimask = !asking.isMultimask;
-  byId("multimask").setAttribute("aria-pressed", String(asking.isMultimask));
-  rewrite(asking.isMultimask ? (step) => step : doc.withoutPicks);
+  const { present } = history;
+  const next = doc.setMultimask(present, !(doc.activeOf(present) ?? present).isMultimask);
+  if (doc.activeOf(present)) commit(next);
+  else replace(next);
+}
+
+function toggleOutlines() {
+  isOutlinesOnly = !isOutlinesOnly;
+  byId("outlines").setAttribute("aria-pressed", String(isOutlinesOnly));
+  stage.draw();
+}
+
+function hideMasks(isHidden) {
+  isMasksHidden = isHidden;
+  stage.draw();
 }
 
 function togglePreview() {
@@ -240,57 +365,124 @@ function togglePreview() {
 }
 
 const ACTS = {
-  n: () => commit(doc.newObject(history.present)),
+  n: (event) => newObject(event.shiftKey),
   c: nextCandidate,
   m: toggleMultimask,
   p: togglePreview,
-  delete: () => commit(doc.clear(history.present)),
-  backspace: () => commit(doc.clear(history.present)),
+  o: toggleOutlines,
+  v: () => hideMasks(true),
+  d: removeActive,
+  delete: removeActive,
+  backspace: removeActive,
   "+": () => stage.zoom(1.25),
   "=": () => stage.zoom(1.25),
   "-": () => stage.zoom(0.8),
   0: () => stage.fitPhoto(),
-  "?": () => byId("help-dialog").showModal(),
+  pageup: () => photos.step(-1),
+  pagedown: () => photos.step(1),
 };
 
-function actOfKey(key) {
-  ACTS[key]?.();
-  return key in ACTS;
+function press(name, event) {
+  if (name === "?") byId("help-dialog").showModal();
+  else if (!asking.photo) return false;
+  else if (/^[1-9]$/.test(name)) return classes.press(name);
+  else if (name in ACTS) ACTS[name](event);
+  else return gestures.press(name, event);
+  return true;
 }
 
-async function usePhoto(blob, name) {
+async function usePhotos(files) {
+  await openEntry(photos.add(files));
+}
+
+async function openEntry(entry) {
   notice.hide();
-  const given = ++photosGiven;
+  const opened = ++photosOpened;
+  let photo;
+  let hash;
   try {
-    const photo = await openPhoto(blob, name);
-    // Another one was given while this one was decoded.
-    if (given !== photosGiven) return photo.close();
-    history.reset();
-    byId("welcome").hidden = true;
-    byId("stage").hidden = false;
-    byId("dock").hidden = false;
-    document.body.classList.add("has-photo");
-    asking.open(photo);
-    stage.show(photo);
-    byId("stage").focus({ preventScroll: true });
-    changed();
+    photo = await openPhoto(entry.blob, entry.name);
+    hash = entry.hash ?? (await hashOf(entry.blob));
   } catch (error) {
-    if (given === photosGiven) notice.show("No picture", error.message);
+    photos.drop(entry);
+    if (opened === photosOpened) notice.show("Not an image", error.message);
+    return;
   }
+  // Another one was opened while this one was decoded.
+  if (opened !== photosOpened) {
+    photo.close();
+    return;
+  }
+  leaveEntry();
+  const isFirst = !entry.hash;
+  Object.assign(entry, { hash, photo: { name: photo.name, width: photo.width, height: photo.height } });
+  photos.current = entry;
+  photos.draw();
+  history = entry.history;
+  failedSearch = null;
+  byId("announcement").textContent = "";
+  byId("welcome").hidden = true;
+  byId("stage").hidden = false;
+  byId("dock").hidden = false;
+  document.body.classList.add("has-photo");
+  asking.open(photo, entry.memory);
+  stage.show(photo);
+  byId("stage").focus({ preventScroll: true });
+  if (!models.chosen) loadModels();
+  if (isFirst) offerSaved(entry);
+  changed();
+}
+
+/** Keep what the photo that is left needs to be exported, and to be opened again without requests. */
+function leaveEntry() {
+  const { current } = photos;
+  if (current) Object.assign(current, { results: exports.resultsOf(asking, history.present), memory: asking.memory });
+}
+
+function offerSaved({ hash }) {
+  const objects = savedObjects(hash);
+  if (!objects.length) return;
+  const many = objects.length === 1 ? "1 object" : `${objects.length} objects`;
+  notice.show("You have worked on this photo before", `This browser kept the clicks and names of ${many}.`, {
+    Restore: async () => {
+      notice.hide();
+      await Promise.all(objects.map(({ found }) => found && shapeOf(found.annotation)));
+      if (photos.current?.hash === hash) commit(doc.addSaved(history.present, objects));
+    },
+    Discard: () => {
+      notice.hide();
+      save(hash, []);
+    },
+  });
+}
+
+function photosToExport(isAll) {
+  leaveEntry();
+  return (isAll ? photos.entries : [photos.current]).filter(({ results }) => results.length);
+}
+
+async function writeFile(kind) {
+  const { present } = history;
+  if (kind === "mask") return exports.maskFile(asking, doc.activeOf(present));
+  if (kind === "cutout") return exports.cutoutFile(asking, doc.activeOf(present));
+  if (kind === "polygons") return exports.polygonsFile(asking, present);
+  const shown = photosToExport(kind === "all");
+  if (!shown.length) return null;
+  const names = exports.classesOf(shown, classes.names);
+  const stem = exports.stemOf(shown[0].photo);
+  const made = `Made with osamd and ${asking.model}`;
+  if (kind === "coco") return { blob: await exports.cocoOf(shown, names, false, made), name: `${stem}-coco.json` };
+  if (kind === "coco-polygons") return { blob: await exports.cocoOf(shown, names, true, made), name: `${stem}-coco-polygons.json` };
+  if (kind === "yolo") return { blob: await exports.yoloZip(shown, names), name: `${stem}-yolo.zip` };
+  if (kind === "label-map") return { blob: await exports.labelMapOf(shown[0], names), name: `${stem}-labels.png` };
+  return { blob: await exports.everythingZip(shown, names, made), name: "annotations.zip" };
 }
 
 async function exportAs(kind) {
-  const active = doc.activeOf(history.present);
-  const write = {
-    mask: () => exports.maskFile(asking, active),
-    cutout: () => exports.cutoutFile(asking, active),
-    coco: () => exports.cocoFile(asking, history.present),
-    polygons: () => exports.polygonsFile(asking, history.present),
-  }[kind];
   const button = document.querySelector(`[data-export="${kind}"]`);
   button.classList.add("is-busy");
   try {
-    const file = await write();
+    const file = await writeFile(kind);
     if (file) exports.download(file);
   } catch (error) {
     if (error.name !== "AbortError") complain(error);
@@ -302,15 +494,18 @@ async function exportAs(kind) {
 function wire() {
   byId("undo").addEventListener("click", () => step("undo"));
   byId("redo").addEventListener("click", () => step("redo"));
-  byId("clear").addEventListener("click", ACTS.delete);
-  byId("new-object").addEventListener("click", ACTS.n);
+  byId("clear").addEventListener("click", () => commit(doc.clear(history.present)));
+  byId("new-object").addEventListener("click", () => newObject(false));
+  byId("same-class").addEventListener("click", () => newObject(true));
+  byId("opacity").addEventListener("input", () => stage.draw());
+  byId("outlines").addEventListener("click", toggleOutlines);
   byId("preview").addEventListener("click", togglePreview);
   byId("preview").setAttribute("aria-pressed", String(isPreviewOn));
   byId("multimask").addEventListener("click", toggleMultimask);
   byId("zoom-in").addEventListener("click", ACTS["+"]);
   byId("zoom-out").addEventListener("click", ACTS["-"]);
   byId("zoom-fit").addEventListener("click", ACTS[0]);
-  byId("help").addEventListener("click", ACTS["?"]);
+  byId("help").addEventListener("click", () => byId("help-dialog").showModal());
   byId("key").addEventListener("click", () => keyDialog.open());
   wireDialog(byId("help-dialog"));
   for (const button of byId("tools").children) button.addEventListener("click", () => useTool(button.dataset.tool));
@@ -322,29 +517,41 @@ function wire() {
   byId("words").addEventListener("submit", (event) => {
     event.preventDefault();
     const texts = byId("words-input").value.split(",").map((text) => text.trim()).filter(Boolean);
-    if (texts.length) commit(doc.setTexts(history.present, texts));
+    if (texts.length) find(texts);
   });
-  addEventListener("keydown", (event) => {
-    const isTyping = event.target.matches("input, textarea");
-    if (isTyping || !(event.ctrlKey || event.metaKey) || event.altKey) return;
-    const key = event.key.toLowerCase();
-    const move = key === "y" || (key === "z" && event.shiftKey) ? "redo" : key === "z" ? "undo" : "";
-    if (!move) return;
-    event.preventDefault();
-    step(move);
+  wireKeys({
+    press,
+    release: (name) => {
+      if (name === " ") gestures.space(false);
+      if (name === "v") hideMasks(false);
+    },
+    step,
+  });
+  addEventListener("blur", () => hideMasks(false));
+  addEventListener("beforeunload", (event) => {
+    if (photos.hasWork) event.preventDefault();
   });
 }
 
 async function start() {
   wire();
   wireTheme(byId("theme"));
-  wirePhotos(usePhoto, (text) => notice.show("No picture", text));
+  wirePhotos(usePhotos, (text) => notice.show("Not an image", text));
   useTool("add");
   refresh();
   loadModels();
 }
 
-async function loadModels() {
+/** Load the list of models, once at a time. */
+function loadModels() {
+  loadingModels ??= listModels().finally(() => {
+    loadingModels = null;
+    refresh();
+  });
+  return loadingModels;
+}
+
+async function listModels() {
   try {
     const list = await models.load();
     asking.standIn = list.find(({ name }) => name === "builtin:latest")?.name ?? null;

@@ -1,8 +1,8 @@
-// The conversation with the server about one photo: embed it once, then ask for the mask of each object.
-// Answers are remembered by what was asked, so that undo and redo cost nothing.
+// Requests about one photo: embed it once, then ask for the mask of each object.
+// Answers are kept by request, so that undo and redo cost nothing.
 
 import { activeOf, promptOf } from "./document.js";
-import { shapeOf } from "./masks.js";
+import { preparedShape, shapeOf } from "./masks.js";
 import * as transport from "./transport.js";
 import { Trouble } from "./troubles.js";
 
@@ -19,16 +19,17 @@ export class Asking {
   constructor(patience, hooks) {
     this.patience = patience;
     this.hooks = hooks;
-    this.model = null; // until the server has told which there are
+    this.model = null; // until the list of models is there
     this.capabilities = new Set();
-    this.isMultimask = false;
     this.photo = null;
     this.phase = "empty"; // waiting, sending, reading, ready, failed
     this.sent = 0;
     this.answers = new Map();
     this.pending = new Map();
-    this.shown = new Map(); // the last shapes of each object, which stay until newer ones come
+    this.shown = new Map(); // the last shapes of each object, drawn until newer ones arrive
     this.lostMasks = new Set(); // mask_ids that the server no longer knows
+    this.announced = new Map(); // the answers that were announced, by object
+    this.searching = null;
     this.asked = null; // what the last preview asked
     this.previewTimes = [];
     this.isPreviewRefused = false;
@@ -39,17 +40,26 @@ export class Asking {
     this.stopEmbedding = new AbortController();
   }
 
-  /** Forget everything about the photo before, and embed this one. */
-  open(photo) {
+  /** Forget everything about the previous photo, and embed this one. */
+  open(photo, memory) {
     this.forget();
     this.photo = photo;
-    this.start();
+    if (memory?.model === this.model && memory.model) {
+      this.answers = memory.answers;
+      this.embedding = memory.embedding;
+      this.phase = "ready";
+    } else this.start();
+  }
+
+  /** What spares requests when this photo is opened again. */
+  get memory() {
+    const { model, answers, embedding, phase } = this;
+    return phase === "ready" ? { model, answers, embedding } : null;
   }
 
   useModel(model, capabilities) {
     this.model = model;
     this.capabilities = new Set(capabilities);
-    if (!this.capabilities.has("multimask")) this.isMultimask = false;
     const { photo } = this;
     this.forget();
     this.photo = photo;
@@ -60,7 +70,9 @@ export class Asking {
     this.stopEmbedding.abort();
     for (const { controller } of this.pending.values()) controller.abort();
     this.pending.clear();
-    this.answers.clear();
+    this.searching?.abort();
+    this.announced.clear();
+    this.answers = new Map();
     this.shown.clear();
     this.lostMasks.clear();
     this.asked = null;
@@ -99,8 +111,8 @@ export class Asking {
         return transport.embed(this.photo.blob, this.model, { signal, onSent });
       }, signal);
       if (data.width !== this.photo.width || data.height !== this.photo.height) {
-        const sizes = `${data.width} × ${data.height} for the server, ${this.photo.width} × ${this.photo.height} here`;
-        throw new Trouble("refused", { detail: `The photo is ${sizes}: clicks would land beside what you see.` });
+        const sizes = `${data.width} × ${data.height} pixels on the server but ${this.photo.width} × ${this.photo.height} here`;
+        throw new Trouble("refused", { detail: `The photo has ${sizes}, so clicks would land in the wrong place.` });
       }
       this.hooks.onCost({ ...cost, kind: "photo" });
       tell("ready", 1);
@@ -121,8 +133,7 @@ export class Asking {
     const has = (name) => this.capabilities.has(name);
     return (
       (!object.points.length || has("points")) &&
-      (!object.box || has("box") || has("boxes")) &&
-      (!object.texts.length || has("texts"))
+      (!object.box || has("box") || has("boxes"))
     );
   }
 
@@ -132,25 +143,26 @@ export class Asking {
     if (!prompt || !this.takes(object)) return null;
     if (this.lostMasks.has(prompt.mask_input)) delete prompt.mask_input;
     const fields = { prompt };
-    if (this.isMultimask && !prompt.mask_input) fields.multimask = true;
+    if (object.isMultimask && this.capabilities.has("multimask") && !prompt.mask_input) fields.multimask = true;
     return fields;
   }
 
   answerOf(object) {
+    if (object.found) return { shapes: [preparedShape(object.found.annotation)], isMultimask: false };
     const fields = this.fieldsOf(object);
     return fields && this.answers.get(JSON.stringify(fields));
   }
 
-  /** The shapes of an object to draw and to export: the picked candidate, or all that words have found. */
+  /** The shapes of an object to draw and to export, of candidates the picked one. */
   shapesOf(object) {
     const answer = this.answerOf(object);
     if (!answer) return [];
     return answer.isMultimask ? answer.shapes.slice(object.picked, object.picked + 1) : answer.shapes;
   }
 
-  /** The shapes to draw: while an answer is on its way, those before it. */
+  /** The shapes to draw: the previous ones while a request is running. */
   drawnShapesOf(object) {
-    if (!this.fieldsOf(object)) return [];
+    if (!object.found && !this.fieldsOf(object)) return [];
     if (this.answerOf(object)) this.shown.set(object.id, this.shapesOf(object));
     return this.shown.get(object.id) ?? [];
   }
@@ -184,25 +196,26 @@ export class Asking {
     if (!fields || !this.photo || !this.model) return;
     const known = this.answers.get(key);
     if (known) {
-      // A preview asked it already; what that cost is what the click cost.
+      // A preview asked for it already; its cost counts as the click's.
       if (known.cost) this.hooks.onCost({ ...known.cost, kind: "click" });
       known.cost = null;
+      this.announce(object, key);
       return;
     }
     const controller = new AbortController();
     this.pending.set(object.id, { key, controller });
     this.hooks.onChange();
     try {
-      // A preview of just this may be on its way.
+      // A preview may be asking the same.
       const early = this.asked?.key === key ? await this.asked.reply.catch(() => null) : null;
       const { data, cost } = early ?? (await this.patience.run(() => this.generate(fields, controller.signal), controller.signal));
       const shapes = await Promise.all(data.annotations.map(shapeOf));
       controller.signal.throwIfAborted();
       this.remember(key, { shapes, isMultimask: Boolean(fields.multimask), cost: null });
       this.hooks.onCost({ ...cost, kind: "click" });
-      this.hooks.onAnswer(object);
+      this.announce(object, key);
     } catch (error) {
-      // What another click overtook is no news, and the photo tells its own troubles.
+      // A newer click replaced this one, or the photo itself failed and says so.
       if (controller.signal.aborted || this.phase === "failed") return;
       if (!this.hasLost(fields, error)) {
         this.hooks.onTrouble(error.name === "AbortError" ? new Trouble("stopped") : error);
@@ -213,7 +226,36 @@ export class Asking {
     }
   }
 
-  /** Whether a mask was lost that was to be refined; from then on the clicks alone are asked. */
+  /** Tell about an answer once, wherever it came from: a preview may have fetched it. */
+  announce(object, key) {
+    if (this.announced.get(object.id) === key) return;
+    this.announced.set(object.id, key);
+    this.hooks.onAnswer(object);
+  }
+
+  /** What a model finds for words: one annotation each. */
+  async search(texts) {
+    this.searching?.abort();
+    const controller = (this.searching = new AbortController());
+    const { signal } = controller;
+    this.hooks.onChange();
+    try {
+      const { data, cost } = await this.patience.run(() => this.generate({ prompt: { texts } }, signal), signal);
+      await Promise.all(data.annotations.map(shapeOf));
+      signal.throwIfAborted();
+      this.hooks.onCost({ ...cost, kind: "click" });
+      return data.annotations;
+    } catch (error) {
+      // A newer search or another photo replaced this one.
+      if (signal.aborted) return null;
+      throw error.name === "AbortError" ? new Trouble("stopped") : error;
+    } finally {
+      if (this.searching === controller) this.searching = null;
+      this.hooks.onChange();
+    }
+  }
+
+  /** Whether the mask to refine was lost; from then on only the clicks are sent. */
   hasLost(fields, error) {
     const { mask_input } = fields.prompt;
     if (error.kind !== "mask" || !mask_input) return false;
@@ -227,7 +269,7 @@ export class Asking {
     this.answers.set(key, answer);
   }
 
-  /** One request about the photo; a photo that the server has forgotten is sent again. */
+  /** One request about the photo, which is uploaded again when its handle has expired. */
   async generate(fields, signal, more = {}) {
     for (let isSecond = false; ; isSecond = true) {
       const embedding = this.handle();
@@ -246,7 +288,8 @@ export class Asking {
   /** The mask of an object in another format, for export. */
   async inFormat(object, maskFormat) {
     const { signal } = new AbortController();
-    const fields = this.fieldsOf(object);
+    const { found } = object;
+    const fields = found ? { prompt: { texts: found.texts }, model: found.model } : this.fieldsOf(object);
     const ask = () => this.generate(fields, signal, { mask_format: maskFormat });
     let answer;
     try {
@@ -256,6 +299,7 @@ export class Asking {
       throw error;
     }
     const { data } = answer;
+    if (found) return data.annotations.slice(found.index, found.index + 1);
     return fields.multimask ? data.annotations.slice(object.picked, object.picked + 1) : data.annotations;
   }
 
@@ -302,21 +346,21 @@ export class Asking {
         await new Promise((resolve) => setTimeout(resolve, PREVIEW_PAUSE_MS));
       }
     } catch {
-      // A preview is a courtesy: whatever the trouble, it ends quietly, and the click will tell.
+      // Previews fail quietly; the click shows the error.
       this.isPreviewRefused = true;
     } finally {
       this.isPreviewing = false;
     }
   }
 
-  /** A preview by the stand-in, of clicks and box alone. Nothing of it is kept: the click asks the chosen model. */
+  /** A preview by the stand-in. Nothing of it is kept: the click asks the chosen model. */
   async standInOnce(object) {
     this.stopPreview = new AbortController();
     const { signal } = this.stopPreview;
     const silent = { signal: this.stopEmbedding.signal, onSent() {} };
     this.standInEmbedding ??= transport.embed(this.photo.blob, this.standIn, silent);
     const { image_id } = (await this.standInEmbedding).data;
-    const prompt = promptOf({ ...object, texts: [] });
+    const prompt = promptOf(object);
     if (!prompt) return;
     delete prompt.mask_input;
     const body = { model: this.standIn, image_id, mask_layout: "crop", prompt };

@@ -1,10 +1,10 @@
-// "As code": the last thing done, in three languages, to copy.
+// "As code": the active object's request in three languages, to copy.
 
 import { byId, icon, make, roving } from "./dom.js";
 import { snippet } from "./snippets.js";
 import { baseUrl, hasKey } from "./transport.js";
 
-const EMPTY = "Click on a photo: the request appears here.";
+const EMPTY = "Click on the photo to see the request here.";
 
 export class CodePanel {
   constructor() {
@@ -36,7 +36,7 @@ export class CodePanel {
     const text = this.request ? snippet(this.language, { base: baseUrl(), hasKey: hasKey(), ...this.request }) : EMPTY;
     byId("copy").disabled = !this.request;
     byId("code").classList.toggle("empty", !this.request);
-    // Long addresses may break after their parts; what is copied has no break in it.
+    // Long addresses may wrap after each part; the copied text has no line break there.
     const parts = text.split(/(?<=[?&/])/).flatMap((part, index) => (index ? [make("wbr"), part] : [part]));
     if (byId("code").textContent !== text) byId("code").replaceChildren(...parts);
   }
@@ -46,7 +46,7 @@ export class CodePanel {
     try {
       await navigator.clipboard.writeText(text);
     } catch {
-      // Pages without https have no clipboard; what is selected can still be copied.
+      // Without https there is no clipboard API; a selection can still be copied.
       getSelection().selectAllChildren(byId("code"));
       document.execCommand("copy");
     }

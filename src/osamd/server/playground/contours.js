@@ -41,3 +41,49 @@ function follow(startX, startY, inside, isDone, width) {
   } while (x !== startX || y !== startY || direction !== 0);
   return Int32Array.from(ring);
 }
+
+function areaOf(ring) {
+  let sum = 0;
+  for (let i = 0; i < ring.length; i += 2) {
+    const j = (i + 2) % ring.length;
+    sum += ring[i] * ring[j + 1] - ring[j] * ring[i + 1];
+  }
+  return sum / 2;
+}
+
+function isWithin(ring, x, y) {
+  let is = false;
+  for (let i = 0, j = ring.length - 2; i < ring.length; j = i, i += 2) {
+    if (ring[i + 1] > y !== ring[j + 1] > y && x < ((ring[j] - ring[i]) * (y - ring[i + 1])) / (ring[j + 1] - ring[i + 1]) + ring[i]) is = !is;
+  }
+  return is;
+}
+
+/** Join a ring to another by a line there and back, which has no area: formats without holes can have them that way. */
+function joined(ring, other) {
+  let [best, at, from] = [Infinity, 0, 0];
+  for (let i = 0; i < ring.length; i += 2) {
+    for (let j = 0; j < other.length; j += 2) {
+      const distance = (ring[i] - other[j]) ** 2 + (ring[i + 1] - other[j + 1]) ** 2;
+      if (distance < best) [best, at, from] = [distance, i, j];
+    }
+  }
+  return [...ring.slice(0, at + 2), ...other.slice(from), ...other.slice(0, from + 2), ...ring.slice(at)];
+}
+
+/**
+ * Polygons along the edges of a mask's pixels, in pixels of the photo: one for each part, its holes joined to it; or one
+ * for all parts.
+ * @returns {number[][]} x, y, x, y, ...
+ */
+export function polygonsOf({ bits, x, y, width, height }, isOne = false) {
+  const rings = trace(bits, width, height).map((ring) => ({ ring, area: areaOf(ring), points: Array.from(ring) }));
+  const parts = rings.filter(({ area }) => area > 0).sort((a, b) => a.area - b.area);
+  for (const { ring, points } of rings.filter(({ area }) => area < 0)) {
+    // A ring begins at the corner of a pixel of the part that it belongs to, the smallest one around that pixel.
+    const part = parts.find((one) => isWithin(one.ring, ring[0] + 0.5, ring[1] + 0.5));
+    part.points = joined(part.points, points);
+  }
+  const polygons = parts.reverse().map(({ points }) => points.map((value, index) => value + (index % 2 ? y : x)));
+  return isOne ? [polygons.reduce(joined)] : polygons;
+}

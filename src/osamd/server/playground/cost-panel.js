@@ -1,10 +1,10 @@
-// What the last click cost, and those before it.
+// Time and bytes of the last request, and a chart of those before.
 
 import { bytesText, chartOf, msText, PARTS, partsOf } from "./costs.js";
 import { byId, make } from "./dom.js";
 
 const KEPT = 60;
-const KIND = { photo: "The photo", click: "Last click" };
+const KIND = { photo: "Upload and encoding", click: "Last request" };
 
 export class CostPanel {
   constructor() {
@@ -22,7 +22,7 @@ export class CostPanel {
     byId("cost-total").textContent = `${KIND[cost.kind]}: ${msText(cost.ms)}`;
     const clicks = this.costs.filter(({ kind }) => kind === "click");
     const { chart, most } = chartOf(clicks.length ? clicks : this.costs);
-    byId("cost-chart").replaceChildren(make("span", { class: "scale", title: "The height of the chart" }, msText(most)), chart);
+    byId("cost-chart").replaceChildren(make("span", { class: "scale", title: "Height of the chart" }, msText(most)), chart);
     const parts = partsOf(cost);
     byId("cost-parts").replaceChildren(
       ...PARTS.map(({ name, label }) =>

@@ -1,18 +1,18 @@
-// What clicks cost: the parts of the last one, and a small chart of those before it.
+// Where the time of a request goes, and a small chart of the last ones.
 
 export const PARTS = [
   { name: "transfer", label: "Transfer", stages: ["receive"] },
   { name: "queue", label: "Queue", stages: ["queue"] },
   { name: "encode", label: "Encode", stages: ["decode_image", "encode"] },
   { name: "decode", label: "Decode", stages: ["decode"] },
-  { name: "mask", label: "Mask, rest", stages: ["parse", "mask", "reply"] },
+  { name: "mask", label: "Mask and rest", stages: ["parse", "mask", "reply"] },
 ];
 const SHOWN = 28;
 const HEIGHT = 56;
 const WIDTH = 300;
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Milliseconds by part. What is not the server's is transfer; what it does not break down goes to the last part. */
+/** Milliseconds by part. Time outside the server is transfer; what the server does not break down is in the last part. */
 export function partsOf(cost) {
   const parts = Object.fromEntries(
     PARTS.map(({ name, stages }) => [name, stages.reduce((sum, stage) => sum + (cost.stages[stage] ?? 0), 0)]),

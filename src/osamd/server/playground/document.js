@@ -1,101 +1,124 @@
-// What the user has said about the photo: objects and their prompts. Values are never changed, only replaced, so that
-// undo is a matter of keeping old ones. Masks are no part of it: they follow from the prompts (see asking.js).
+// The objects in a photo and their prompts. Values are never changed, only replaced, so undo keeps the old ones. Masks are
+// not part of it: they follow from the prompts (see asking.js), except those that a word search found.
 
-// As in `osamd run --overlay`, brightened for screens; they stay apart for most kinds of colour vision.
-export const COLORS = ["#2f9bff", "#ffae1a", "#12c99b", "#f17cc4", "#ff7038", "#8fd3ff", "#f4e04d"];
+import { colorOf } from "./colors.js";
+
 const MOST_STEPS = 200;
 
-export const EMPTY = Object.freeze({ objects: [], activeId: null, nextId: 1 });
+export const EMPTY = Object.freeze({ objects: [], activeId: null, nextId: 1, isMultimask: false });
 
 export const activeOf = (doc) => doc.objects.find((object) => object.id === doc.activeId) ?? null;
-export const isBlank = (object) => !(object.points.length || object.box || object.texts.length || object.base);
+export const isBlank = (object) => !(object.points.length || object.box || object.found || object.base);
+/** The class of an object in exported files: its name, never empty. */
+export const classOf = (object) => object.name.trim() || `Object ${object.id}`;
 
 function change(doc, id, fields) {
   return { ...doc, objects: doc.objects.map((object) => (object.id === id ? { ...object, ...fields } : object)) };
 }
 
-/** A new, blank object, which becomes the active one. A blank one that is there already is taken instead. */
-export function newObject(doc) {
+/** A new, blank object, which becomes the active one. A blank one that exists already is reused. */
+export function newObject(doc, fields = {}) {
   const blank = doc.objects.find(isBlank);
-  if (blank) return { ...doc, activeId: blank.id };
+  if (blank) return change({ ...doc, activeId: blank.id }, blank.id, fields);
   const id = doc.nextId;
   const object = {
     id,
     name: `Object ${id}`,
-    color: COLORS[(id - 1) % COLORS.length],
+    color: colorOf(id),
     points: [],
     box: null,
-    texts: [],
+    found: null, // {texts, model, index, annotation}: what a word search found
     base: null, // the mask_id of a picked candidate, which later clicks refine
+    isMultimask: doc.isMultimask, // whether candidates are asked for
     picked: 0,
     isHidden: false,
+    ...fields,
   };
-  return { objects: [...doc.objects, object], activeId: id, nextId: id + 1 };
+  return { ...doc, objects: [...doc.objects, object], activeId: id, nextId: id + 1 };
 }
 
 const withActive = (doc) => (activeOf(doc) ? doc : newObject(doc));
 
-/** Clicks after a candidate was picked refine that one. */
-export function addPoint(doc, pixel, label, pickedMaskId = null) {
+/** Clicks after a candidate was picked refine that one. What a word search found is refined from its mask or its box. */
+export function addPoint(doc, pixel, label, maskId = null) {
   const next = withActive(doc);
   const object = activeOf(next);
-  const base = object.picked > 0 && pickedMaskId ? pickedMaskId : object.base;
+  const isRefined = maskId && (object.picked > 0 || object.found);
+  const base = isRefined ? maskId : object.base;
   return change(next, object.id, {
     points: [...object.points, { x: pixel.x, y: pixel.y, label }],
+    box: object.found && !isRefined ? boxOf(object.found.annotation) : object.box,
+    found: null,
     base,
     picked: base === object.base ? object.picked : 0,
     isHidden: false,
   });
 }
 
+const boxOf = ({ bounding_box: { xmin, ymin, xmax, ymax } }) => [xmin, ymin, xmax, ymax];
+
 export function setBox(doc, box) {
   const next = withActive(doc);
-  return change(next, next.activeId, { box, base: null, picked: 0, isHidden: false });
+  return change(next, next.activeId, { box, found: null, base: null, picked: 0, isHidden: false });
 }
 
-export function setTexts(doc, texts) {
-  const next = withActive(doc);
-  return change(next, next.activeId, { texts, name: texts.join(", ") || activeOf(next).name, isHidden: false });
+/** An object for each answer to a word search, named after the word that found it. */
+export function addFound(doc, texts, model, annotations) {
+  let next = { ...doc, objects: doc.objects.filter((object) => !isBlank(object)) };
+  annotations.forEach((annotation, index) => {
+    next = newObject(next, { name: annotation.text || texts.join(", "), found: { texts, model, index, annotation } });
+  });
+  return { ...next, activeId: next.nextId - annotations.length };
+}
+
+/** Objects kept from an earlier visit, without blank ones of this one. */
+export function addSaved(doc, objects) {
+  const kept = { ...doc, objects: doc.objects.filter((object) => !isBlank(object)) };
+  return objects.reduce((next, fields) => newObject(next, { ...fields, base: null }), kept);
 }
 
 export const pick = (doc, index) => change(doc, doc.activeId, { picked: index });
-export const withoutPicks = (doc) => ({ ...doc, objects: doc.objects.map((object) => ({ ...object, picked: 0 })) });
+
+/** Ask for candidates of the active object, and of new ones, or no longer. */
+export function setMultimask(doc, isMultimask) {
+  return change({ ...doc, isMultimask }, doc.activeId, { isMultimask, picked: 0 });
+}
 export const rename = (doc, id, name) => change(doc, id, { name });
 export const activate = (doc, id) => ({ ...doc, activeId: id });
 export const hide = (doc, id, isHidden) => change(doc, id, { isHidden });
 
 export function clear(doc) {
-  return doc.activeId === null ? doc : change(doc, doc.activeId, { points: [], box: null, texts: [], base: null, picked: 0 });
+  return doc.activeId === null ? doc : change(doc, doc.activeId, { points: [], box: null, found: null, base: null, picked: 0 });
 }
 
 export function remove(doc, id) {
+  const index = doc.objects.findIndex((object) => object.id === id);
   const objects = doc.objects.filter((object) => object.id !== id);
-  const activeId = doc.activeId === id ? (objects.at(-1)?.id ?? null) : doc.activeId;
+  const activeId = doc.activeId === id ? ((objects[index] ?? objects.at(-1))?.id ?? null) : doc.activeId;
   return { ...doc, objects, activeId };
 }
 
-/** Without what belongs to the model before: candidates, and the masks that clicks refined. */
+/** Without what belongs to the previous model: candidates, and the masks that clicks refined. */
 export function withoutCandidates(doc) {
   return { ...doc, objects: doc.objects.map((object) => ({ ...object, base: null, picked: 0 })) };
 }
 
-/** The `prompt` of the API, or null for an object about which nothing was said. */
+/** The `prompt` of the API, or null for a blank object and for one whose mask is known already. */
 export function promptOf(object) {
-  if (isBlank(object)) return null;
+  if (isBlank(object) || object.found) return null;
   const prompt = {};
   if (object.points.length) {
     prompt.points = object.points.map(({ x, y }) => [x, y]);
     prompt.point_labels = object.points.map(({ label }) => label);
   }
   if (object.box) prompt.box = object.box;
-  if (object.texts.length) prompt.texts = object.texts;
   if (object.base) prompt.mask_input = object.base;
   return prompt;
 }
 
 /**
- * Steps back and forth. Which object is active is no step: `replace` puts it into the present one. Nor are names and what
- * is shown: `rewrite` puts them into every step, so that undo does not lose them.
+ * Undo and redo. Selecting an object is not a step: `replace` puts it into the present one. Nor are names and visibility:
+ * `rewrite` puts them into every step, so that undo does not lose them.
  */
 export class History {
   constructor() {
@@ -119,7 +142,7 @@ export class History {
     this.present = doc;
   }
 
-  /** Change every step, those before and after too. */
+  /** Change every step, past and future too. */
   rewrite(change) {
     this.past = this.past.map(change);
     this.present = change(this.present);

@@ -1,4 +1,4 @@
-// Building the page without markup in strings: what users and servers say stays text.
+// Building elements without markup in strings: what users and servers send stays text.
 
 export const byId = (id) => document.getElementById(id);
 

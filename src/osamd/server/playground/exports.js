@@ -1,13 +1,33 @@
-// Files to take away, made here from the masks the API gave; only polygons are asked for, since the API traces them.
+// Files to export, made here from the masks the API gave; only polygons are requested, since the API traces them.
+//
+// `photos` are {photo: {name, width, height}, results: [{name, color, shapes}]}, results without hidden objects.
 
+import { colorOf } from "./colors.js";
+import { polygonsOf } from "./contours.js";
+import { classOf } from "./document.js";
 import { exactMask } from "./masks.js";
 import { pixelsOf } from "./photo.js";
 import { encodePng } from "./png.js";
 import { encodeRle } from "./rle.js";
+import { zip } from "./zip.js";
+
+const MOST_CLASSES = 255;
 
 export const stemOf = (photo) => photo.name.replace(/\.[^.]*$/, "") || "photo";
 const slug = (name) => name.trim().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "") || "object";
 const asJson = (value) => new Blob([JSON.stringify(value, null, 1)], { type: "application/json" });
+const asText = (text) => new Blob([text], { type: "text/plain" });
+
+/** What of a document is exported: visible objects that have a mask or a box. */
+export function resultsOf(asking, doc) {
+  return doc.objects
+    .filter((object) => !object.isHidden)
+    .map((object) => ({ name: classOf(object), color: object.color, shapes: asking.shapesOf(object) }))
+    .filter(({ shapes }) => shapes.length);
+}
+
+/** The classes in the order of their numbers: those of the list, then those that only objects have. */
+export const classesOf = (photos, listed) => [...new Set([...listed, ...photos.flatMap(({ results }) => results.map(({ name }) => name))])];
 
 /** A grey PNG of the photo's size, 255 inside. */
 export async function maskFile(asking, object) {
@@ -15,12 +35,16 @@ export async function maskFile(asking, object) {
   const mask = await exactMask(asking.shapesOf(object));
   if (!mask) return null;
   const pixels = new Uint8Array(photo.width * photo.height);
+  paste(pixels, photo, mask, 255);
+  const blob = await encodePng(pixels, photo.width, photo.height, 1);
+  return { blob, name: `${stemOf(photo)}-${slug(classOf(object))}-mask.png` };
+}
+
+function paste(pixels, photo, mask, value) {
   for (let y = 0; y < mask.height; y++) {
     const start = (y + mask.y) * photo.width + mask.x;
-    for (let x = 0; x < mask.width; x++) pixels[start + x] = mask.bits[y * mask.width + x] * 255;
+    for (let x = 0; x < mask.width; x++) if (mask.bits[y * mask.width + x]) pixels[start + x] = value;
   }
-  const blob = await encodePng(pixels, photo.width, photo.height, 1);
-  return { blob, name: `${stemOf(photo)}-${slug(object.name)}-mask.png` };
 }
 
 /** The object alone, transparent around it, as large as its bounding box. */
@@ -31,50 +55,113 @@ export async function cutoutFile(asking, object) {
   const pixels = await pixelsOf(photo, mask);
   for (let i = 0; i < mask.bits.length; i++) pixels[i * 4 + 3] = mask.bits[i] * 255;
   const blob = await encodePng(pixels, mask.width, mask.height, 4);
-  return { blob, name: `${stemOf(photo)}-${slug(object.name)}-cutout.png` };
+  return { blob, name: `${stemOf(photo)}-${slug(classOf(object))}-cutout.png` };
 }
 
-/** COCO's annotation file of all objects, masks as compressed run lengths. */
-export async function cocoFile(asking, doc) {
-  const { photo } = asking;
-  const categories = [];
+/** COCO's annotations of all photos, masks as compressed run lengths or as polygons, one annotation an object. */
+export async function cocoOf(photos, classes, isPolygons, description) {
   const annotations = [];
-  for (const object of doc.objects) {
-    for (const shape of asking.shapesOf(object)) {
-      const mask = await exactMask([shape]);
-      let category = categories.find(({ name }) => name === object.name);
-      if (!category) categories.push((category = { id: categories.length + 1, name: object.name, supercategory: "" }));
-      const { x, y, width, height } = shape.box;
-      annotations.push({
-        id: annotations.length + 1,
-        image_id: 1,
-        category_id: category.id,
-        bbox: [x, y, width, height],
-        area: mask ? mask.area : width * height,
-        iscrowd: 0,
-        segmentation: mask ? encodeRle(mask, photo) : [],
-        ...(shape.score === null ? {} : { score: shape.score }),
-      });
+  const images = [];
+  for (const { photo, results } of photos) {
+    images.push({ id: images.length + 1, file_name: photo.name, width: photo.width, height: photo.height });
+    for (const { name, shapes } of results) {
+      for (const shape of shapes) {
+        const mask = await exactMask([shape]);
+        const { x, y, width, height } = shape.box;
+        annotations.push({
+          id: annotations.length + 1,
+          image_id: images.length,
+          category_id: classes.indexOf(name) + 1,
+          bbox: [x, y, width, height],
+          area: mask ? mask.area : width * height,
+          iscrowd: 0,
+          segmentation: !mask ? [] : isPolygons ? polygonsOf(mask) : encodeRle(mask, photo),
+          ...(shape.score === null ? {} : { score: shape.score }),
+        });
+      }
     }
   }
-  if (!annotations.length) return null;
-  const images = [{ id: 1, file_name: photo.name, width: photo.width, height: photo.height }];
-  return { blob: asJson({ info: { description: `Made with osamd and ${asking.model}` }, images, categories, annotations }), name: `${stemOf(photo)}-coco.json` };
+  const categories = classes.map((name, index) => ({ id: index + 1, name, supercategory: "" }));
+  return asJson({ info: { description }, images, categories, annotations });
 }
 
-/** Polygons with holes of all objects, in the API's form. */
+/** Polygons with holes of the visible objects, in the API's form. */
 export async function polygonsFile(asking, doc) {
   const { photo } = asking;
   const objects = [];
-  for (const object of doc.objects.filter((one) => asking.shapesOf(one).length)) {
+  for (const object of doc.objects.filter((one) => !one.isHidden && asking.shapesOf(one).some(({ png }) => png))) {
     const annotations = await asking.inFormat(object, "polygon");
-    for (const { mask } of annotations) if (mask) objects.push({ name: object.name, polygons: mask });
+    for (const { mask } of annotations) if (mask) objects.push({ name: classOf(object), polygons: mask });
   }
   if (!objects.length) return null;
   return {
     blob: asJson({ image: photo.name, width: photo.width, height: photo.height, model: asking.model, objects }),
     name: `${stemOf(photo)}-polygons.json`,
   };
+}
+
+/** A label of YOLO-seg: a line an object, its class from 0 and one polygon in parts of the photo's size. */
+async function yoloText({ photo, results }, classes) {
+  const lines = [];
+  for (const { name, shapes } of results) {
+    for (const shape of shapes) {
+      const mask = await exactMask([shape]);
+      const { x, y, width, height } = shape.box;
+      const corners = [x, y, x + width, y, x + width, y + height, x, y + height];
+      const [polygon] = mask ? polygonsOf(mask, true) : [corners];
+      const parts = Array.from(polygon, (value, index) => (value / (index % 2 ? photo.height : photo.width)).toFixed(6));
+      lines.push(`${classes.indexOf(name)} ${parts.join(" ")}`);
+    }
+  }
+  return lines.map((line) => `${line}\n`).join("");
+}
+
+const yoloYaml = (classes) => `path: .\ntrain: images\nval: images\nnames:\n${classes.map((name, index) => `  ${index}: ${JSON.stringify(name)}\n`).join("")}`;
+
+/** A PNG with a palette whose pixels are class numbers from 1, 0 outside; later objects lie over earlier ones. */
+export async function labelMapOf({ photo, results }, classes) {
+  if (classes.length > MOST_CLASSES) throw new Error(`A label map holds at most ${MOST_CLASSES} classes, and there are ${classes.length}.`);
+  const pixels = new Uint8Array(photo.width * photo.height);
+  for (const { name, shapes } of results) {
+    const mask = await exactMask(shapes);
+    if (mask) paste(pixels, photo, mask, classes.indexOf(name) + 1);
+  }
+  const palette = ["#000000", ...classes.map((_, index) => colorOf(index + 1))];
+  return encodePng(pixels, photo.width, photo.height, 1, palette);
+}
+
+/** Stems of the photos' names, told apart where they are alike. */
+function stemsOf(photos) {
+  const taken = new Set();
+  return photos.map(({ photo }) => {
+    const stem = stemOf(photo).replace(/[/\\]/g, "-");
+    let name = stem;
+    for (let number = 2; taken.has(name); number++) name = `${stem}-${number}`;
+    taken.add(name);
+    return name;
+  });
+}
+
+async function yoloEntries(photos, classes) {
+  const stems = stemsOf(photos);
+  const labels = await Promise.all(photos.map((one) => yoloText(one, classes)));
+  return [["data.yaml", asText(yoloYaml(classes))], ...labels.map((text, index) => [`labels/${stems[index]}.txt`, asText(text)])];
+}
+
+export const yoloZip = async (photos, classes) => zip(await yoloEntries(photos, classes));
+
+/** Everything about all photos: COCO in both forms, YOLO-seg, label maps. */
+export async function everythingZip(photos, classes, description) {
+  const stems = stemsOf(photos);
+  const maps = [];
+  for (const [index, one] of photos.entries()) maps.push([`label-maps/${stems[index]}.png`, await labelMapOf(one, classes)]);
+  return zip([
+    ["coco.json", await cocoOf(photos, classes, false, description)],
+    ["coco-polygons.json", await cocoOf(photos, classes, true, description)],
+    ["classes.txt", asText(classes.map((name) => `${name}\n`).join(""))],
+    ...(await yoloEntries(photos, classes)),
+    ...maps,
+  ]);
 }
 
 export function download({ blob, name }) {

@@ -1,19 +1,19 @@
-// Pointers, wheel and keys on the stage, turned into what the user means.
+// Pointers, wheel and keys, turned into what the user means.
 
 import { boxOf } from "./geometry.js";
 
-// A mouse trembles less than a finger.
+// Shorter movements are clicks; a finger is less steady than a mouse.
 const STILL_PX = { mouse: 4, pen: 6, touch: 10 };
 const WHEEL_STEP = 0.0016;
 const KEY_STEP_PX = 12;
 const LEFT = 0, MIDDLE = 1, RIGHT = 2;
-const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const ARROWS = { arrowleft: [-1, 0], arrowright: [1, 0], arrowup: [0, -1], arrowdown: [0, 1] };
 const LETTERS = { a: "add", r: "remove", x: "box", h: "pan" };
 
 export class Gestures {
   /**
    * @param {import("./stage.js").Stage} stage
-   * @param {object} means what to do: point(pixel, label), box(box), hover(pixel or null, label), tool(name), act(name), redraw()
+   * @param {object} means what to do: point(pixel, label, event), box(box), hover(pixel or null, label), tool(name), redraw()
    */
   constructor(stage, means) {
     Object.assign(this, { stage, means });
@@ -32,9 +32,8 @@ export class Gestures {
     element.addEventListener("pointerleave", () => means.hover(null));
     element.addEventListener("contextmenu", (event) => event.preventDefault());
     element.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
-    element.addEventListener("keydown", (event) => this.keyDown(event));
-    element.addEventListener("keyup", (event) => event.key === " " && this.space(false));
     element.addEventListener("blur", () => this.leave());
+    addEventListener("blur", () => this.space(false));
   }
 
   labelOf(event) {
@@ -57,6 +56,8 @@ export class Gestures {
     this.cursor = null;
     this.corner = null;
     this.dragged = null;
+    // What is left of the gesture means nothing.
+    if (this.drag?.kind === "box") this.drag = { kind: "cancelled" };
     this.means.redraw();
   }
 
@@ -117,7 +118,7 @@ export class Gestures {
     return Math.hypot(point.x - this.drag.start.x, point.y - this.drag.start.y) > (STILL_PX[pointerType] ?? STILL_PX.mouse);
   }
 
-  /** A finger is gone; those that are left go on moving the photo. */
+  /** A finger was lifted; the remaining ones go on moving the photo. */
   lift(event) {
     this.pointers.delete(event.pointerId);
     const [last] = this.pointers.values();
@@ -133,9 +134,11 @@ export class Gestures {
     this.dragged = null;
     if (drag.kind === "click") {
       const pixel = this.stage.pixelAt(drag.start);
-      if (pixel && this.tool !== "box") this.means.point(pixel, drag.label);
+      if (pixel && this.tool !== "box") this.means.point(pixel, drag.label, event);
     } else if (drag.kind === "box" && dragged) {
       this.means.box(dragged);
+    } else if (drag.kind === "pan" && drag.last === drag.start) {
+      this.means.tap();
     }
     this.means.redraw();
   }
@@ -156,25 +159,22 @@ export class Gestures {
     this.stage.zoom(Math.exp(-event.deltaY * lines * step), this.stage.pointOfEvent(event));
   }
 
-  keyDown(event) {
-    if (!this.stage.photo || event.ctrlKey || event.metaKey || event.altKey) return;
-    const isHandled = this.key(event.key, event.shiftKey);
-    if (isHandled) event.preventDefault();
-  }
-
-  key(key, isShift) {
-    if (ARROWS[key]) this.step(ARROWS[key], isShift);
-    else if (key === "Enter") this.mark(isShift);
-    else if (key === " ") this.space(true);
-    else if (key === "Escape") this.leave();
-    else if (key.toLowerCase() === "b") this.markCorner();
-    else if (LETTERS[key.toLowerCase()]) this.means.tool(LETTERS[key.toLowerCase()]);
-    else return this.means.act(key.toLowerCase());
+  /** A key by name; whether it meant something here. */
+  press(name, event) {
+    if (!this.stage.photo) return false;
+    if (ARROWS[name]) this.step(ARROWS[name], event.shiftKey);
+    else if (name === "enter") this.mark(event);
+    else if (name === " ") this.space(true);
+    else if (name === "escape") this.leave();
+    else if (name === "b") this.markCorner();
+    else if (LETTERS[name]) this.means.tool(LETTERS[name]);
+    else return false;
     return true;
   }
 
   step([dx, dy], isFine) {
     const { stage } = this;
+    stage.element.focus({ preventScroll: true });
     const middle = stage.nearestPixel({ x: stage.size.width / 2, y: stage.size.height / 2 });
     const length = isFine ? 1 : Math.max(1, Math.round(KEY_STEP_PX / stage.view.scale));
     const clamp = (value, size) => Math.min(size - 1, Math.max(0, value));
@@ -189,9 +189,9 @@ export class Gestures {
     this.means.redraw();
   }
 
-  mark(isShift) {
+  mark(event) {
     if (!this.cursor) return this.step([0, 0], false);
-    return this.means.point(this.cursor, this.labelOf({ shiftKey: isShift }));
+    return this.means.point(this.cursor, this.labelOf(event), event);
   }
 
   markCorner() {

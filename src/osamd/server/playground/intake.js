@@ -1,37 +1,41 @@
-// Ways for a photo to come: picked, dropped, pasted, or one of the examples.
+// How photos come in: picked, dropped, pasted, or one of the examples.
 
 import { byId } from "./dom.js";
+import { FORMATS } from "./photo.js";
 
-export function wirePhotos(usePhoto, complain) {
+/** @param {(files: {blob: Blob, name: string}[]) => void} usePhotos */
+export function wirePhotos(usePhotos, complain) {
   byId("file").addEventListener("change", (event) => {
-    const [file] = event.target.files;
+    const files = named(event.target.files);
     // The same file may be picked twice in a row.
     event.target.value = "";
-    if (file) usePhoto(file, file.name);
+    if (files.length) usePhotos(files);
   });
   for (const button of document.querySelectorAll("[data-pick]")) button.addEventListener("click", () => byId("file").click());
   addEventListener("paste", (event) => {
     const item = [...(event.clipboardData?.items ?? [])].find(({ type }) => type.startsWith("image/"));
     if (!item) return;
     event.preventDefault();
-    usePhoto(item.getAsFile(), "pasted.png");
+    usePhotos([{ blob: item.getAsFile(), name: "pasted.png" }]);
   });
-  wireDrops(usePhoto, complain);
+  wireDrops(usePhotos, complain);
   for (const button of document.querySelectorAll("[data-example]")) {
     button.addEventListener("click", async () => {
       const name = button.dataset.example;
       try {
         const response = await fetch(`playground/examples/${name}`);
         if (!response.ok) throw new Error();
-        await usePhoto(await response.blob(), name);
+        await usePhotos([{ blob: await response.blob(), name }]);
       } catch {
-        complain("The example could not be fetched.");
+        complain("The example could not be loaded.");
       }
     });
   }
 }
 
-function wireDrops(usePhoto, complain) {
+const named = (files) => [...files].map((file) => ({ blob: file, name: file.name }));
+
+function wireDrops(usePhotos, complain) {
   const drop = byId("drop");
   const hasFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
   let depth = 0;
@@ -51,8 +55,10 @@ function wireDrops(usePhoto, complain) {
     event.preventDefault();
     depth = 0;
     drop.hidden = true;
-    const file = [...event.dataTransfer.files].find(({ type }) => type.startsWith("image/"));
-    if (file) usePhoto(file, file.name);
-    else complain("That was no picture.");
+    const files = [...event.dataTransfer.files];
+    // Some systems give no type for HEIC and others: whether they can be shown turns out when they are decoded.
+    const images = files.filter(({ type }) => !type || type.startsWith("image/"));
+    if (images.length) usePhotos(named(images));
+    else complain(`Expected an image: ${FORMATS}.`);
   });
 }

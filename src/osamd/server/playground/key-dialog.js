@@ -1,7 +1,8 @@
-// Asks for the key when the server wants one. Whoever waits for it goes on when it is given.
+// Asks for the key when the server needs one. Requests that wait for it go on when it is given.
 
 import { byId, wireDialog } from "./dom.js";
 import * as transport from "./transport.js";
+import { Trouble } from "./troubles.js";
 
 export class KeyDialog {
   constructor(onKey) {
@@ -12,28 +13,37 @@ export class KeyDialog {
     wireDialog(this.dialog);
     byId("key-form").addEventListener("submit", () => this.use());
     byId("key-forget").addEventListener("click", () => {
-      transport.keep("");
+      this.forget();
       this.dialog.close();
-      this.mark();
     });
     this.dialog.addEventListener("close", () => this.settle());
     this.mark();
   }
 
-  /** Resolves when a key was given; rejects as stopped when the dialog was closed without one. */
-  ask(trouble) {
+  /** Resolves when a key was given; rejects when the dialog was closed without one. A refused key is forgotten. */
+  async ask(trouble) {
+    // Refused was an older key: try again with the present one.
+    if (trouble.keyVersion !== transport.keyVersion() && transport.hasKey()) return;
     this.asked ??= new Promise((resolve, reject) => {
       this.waiter = { resolve, reject };
-      const isGuess = trouble.status === 429;
-      this.open(isGuess ? "Too many wrong keys from here; the right one is still taken." : transport.hasKey() ? "The server does not take this key." : "");
+      const isThrottled = trouble.status === 429;
+      const wrong = isThrottled ? "Too many wrong keys from this address. The right key still works." : "The server rejected this key.";
+      const hadKey = transport.hasKey();
+      if (hadKey && !isThrottled) this.forget();
+      this.open(hadKey || isThrottled ? wrong : "");
     }).finally(() => {
       this.asked = null;
     });
-    return this.asked;
+    await this.asked;
+  }
+
+  forget() {
+    transport.keep("");
+    this.mark();
   }
 
   open(wrong = "") {
-    byId("key-text").textContent = this.waiter ? "This server wants a key." : transport.hasKey() ? "A key is in use." : "No key is in use.";
+    byId("key-text").textContent = this.waiter ? "This server needs a key." : transport.hasKey() ? "A key is in use." : "No key is in use.";
     byId("key-wrong").textContent = wrong;
     byId("key-forget").hidden = !transport.hasKey();
     this.input.value = "";
@@ -54,7 +64,7 @@ export class KeyDialog {
 
   settle() {
     this.input.value = "";
-    this.waiter?.reject(new DOMException("no key was given", "AbortError"));
+    this.waiter?.reject(new Trouble("key", { detail: "This server answers only requests with its API key." }));
     this.waiter = null;
   }
 

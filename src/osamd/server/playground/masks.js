@@ -22,8 +22,19 @@ async function bitsOf(base64, width, height) {
 
 const windowOf = ({ xmin, ymin, xmax, ymax }) => ({ x: xmin, y: ymin, width: xmax - xmin + 1, height: ymax - ymin + 1 });
 
+const shapes = new WeakMap();
+
+/** The shape of an annotation that was prepared before. */
+export const preparedShape = (annotation) => shapes.get(annotation);
+
 /** A shape to draw: an outline in pixels of the photo, or only a box where the model gives no mask. */
 export async function shapeOf(annotation) {
+  const shape = await madeShape(annotation);
+  shapes.set(annotation, shape);
+  return shape;
+}
+
+async function madeShape(annotation) {
   const box = windowOf(annotation.bounding_box);
   const shape = { box, path: null, area: 0, score: annotation.score, text: annotation.text, maskId: annotation.mask_id, png: annotation.mask };
   if (!annotation.mask) return shape;

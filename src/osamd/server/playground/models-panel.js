@@ -1,4 +1,4 @@
-// The models: what each takes, its licence and size, whether it is here; pulling one with its progress.
+// The models: what each takes, its licence and size, whether it is downloaded; pulling one with its progress.
 
 import { bytesText } from "./costs.js";
 import { byId, make, wireDialog } from "./dom.js";
@@ -8,12 +8,12 @@ const shortName = (name) => name.replace(/:latest$/, "");
 
 function stateOf(model) {
   if (model.is_loaded) return ["loaded", "Loaded"];
-  if (model.is_present) return ["here", "Here, loads at the first use"];
-  return ["away", model.may_pull ? "Not here yet" : "Not here; pulling is not allowed"];
+  if (model.is_present) return ["here", "Downloaded, loads on first use"];
+  return ["away", model.may_pull ? "Not downloaded" : "Not downloaded; your key may not pull models"];
 }
 
 function licence({ license, license_url }) {
-  const words = license || "licence unknown";
+  const words = license || "unknown licence";
   if (!/^https?:\/\//.test(license_url)) return words;
   return make("a", { href: license_url, target: "_blank", rel: "noopener noreferrer" }, words);
 }
@@ -69,17 +69,18 @@ export class ModelsPanel {
     const [state, words] = stateOf(model);
     const pull = this.pulls.get(model.name);
     const isChosen = model.name === this.chosen;
-    const facts = [words, model.size ? bytesText(model.size) : null].filter(Boolean);
+    const download = model.download_size ? `${bytesText(model.download_size)} to download` : "download size unknown";
+    const facts = [words, model.is_present ? model.size && bytesText(model.size) : download].filter(Boolean);
     const about = make(
       "span",
       { class: "model-text" },
       make("b", {}, shortName(model.name)),
-      make("span", { class: "about" }, `Takes ${model.takes}${model.capabilities.includes("multimask") ? "; gives candidates" : ""}`),
+      make("span", { class: "about" }, `Takes ${model.takes}${model.capabilities.includes("multimask") ? "; offers candidates" : ""}`),
       make("span", { class: "about" }, `${facts.join(" · ")} · `, licence(model)),
     );
     const row = make("li", { class: `model ${isChosen ? "is-chosen" : ""}` }, make("span", { class: `state-dot ${state}` }), about);
     if (pull && !pull.isWrong) {
-      row.append(make("button", { type: "button", class: "button small", "data-model": model.name, title: "The server goes on without you", onclick: () => pull.controller.abort() }, "Leave"));
+      row.append(make("button", { type: "button", class: "button small", "data-model": model.name, "aria-label": `Close; download of ${shortName(model.name)} continues`, onclick: () => pull.controller.abort() }, "Close; download continues"));
     } else if (model.is_present) {
       const use = () => {
         this.choose(model);
@@ -101,10 +102,10 @@ export class ModelsPanel {
     return make("span", { class: `pull ${isWrong ? "wrong" : ""}`, "data-pull": model.name }, bar, make("span", { class: "about" }, text));
   }
 
-  /** Pull a model and take it into use when it is here. Leaving does not end the pull: the server goes on. */
+  /** Pull a model and use it. Closing does not end the pull: the server continues. */
   async pull(model) {
     const controller = new AbortController();
-    const state = { controller, completed: 0, total: 0, text: "Asking…", files: new Map() };
+    const state = { controller, completed: 0, total: 0, text: "Starting…", files: new Map() };
     this.pulls.set(model.name, state);
     this.draw();
     const onNews = (news) => {
@@ -114,7 +115,7 @@ export class ModelsPanel {
       state.total = files.every((file) => file.total) ? files.reduce((sum, file) => sum + file.total, 0) : 0;
       const most = state.total ? ` of ${bytesText(state.total)}` : "";
       state.text = files.length ? `${bytesText(state.completed)}${most}${news.status.startsWith("verifying") ? ", verifying" : ""}` : news.status;
-      // The buttons stay as they are: one that is replaced while it is pressed hears no click.
+      // Only this is replaced: a button that is replaced while it is pressed gets no click.
       byId("models").querySelector(`[data-pull="${CSS.escape(model.name)}"]`)?.replaceWith(this.progress(model, state));
     };
     try {
@@ -126,7 +127,7 @@ export class ModelsPanel {
     } catch (error) {
       this.pulls.delete(model.name);
       if (error.name === "AbortError") return;
-      this.pulls.set(model.name, { ...state, total: 0, text: error.detail || error.text || error.message, isWrong: true });
+      this.pulls.set(model.name, { ...state, total: 0, text: error.text || error.message, isWrong: true });
     } finally {
       this.draw();
     }

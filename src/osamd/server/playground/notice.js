@@ -1,4 +1,4 @@
-// The one place where troubles are told, with a way on.
+// The one place for errors and questions, with what the user can do.
 
 import { icon, make } from "./dom.js";
 
@@ -8,14 +8,15 @@ export class Notice {
     this.isWaiting = false;
   }
 
-  show(title, text, again = null) {
+  /** @param {Object<string, () => void>} acts what to do, by the words on the button */
+  show(title, text, acts = {}) {
     this.isWaiting = false;
-    const actions = again ? [make("button", { type: "button", class: "button small", onclick: again }, "Try again")] : [];
+    const actions = Object.entries(acts).map(([label, act]) => make("button", { type: "button", class: "button small", onclick: act }, label));
     const close = make("button", { type: "button", class: "icon-button", "aria-label": "Close", onclick: () => this.hide() }, icon("close"));
     this.draw(title, make("span", { class: "notice-text" }, text), [...actions, close]);
   }
 
-  /** A trouble that waiting may mend: how long, and what to do instead. */
+  /** An error that waiting may fix: how long, and what to do instead. */
   wait(trouble, seconds, { tryNow, stop }) {
     const next = `Next try in ${seconds}\u00a0s.`;
     if (this.isWaiting === trouble) {
@@ -23,7 +24,7 @@ export class Notice {
       return;
     }
     this.isWaiting = trouble;
-    // A countdown read out each second would be a nuisance; the first sentence is enough.
+    // Screen readers read the first sentence; not the countdown each second.
     const text = make("span", { class: "notice-text" }, `${trouble.text} `, make("span", { class: "countdown", "aria-live": "off" }, next));
     this.draw(trouble.title, text, [
       make("button", { type: "button", class: "button small", onclick: tryNow }, "Try now"),

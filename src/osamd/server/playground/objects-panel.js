@@ -1,6 +1,6 @@
-// The list of objects: colour, name, how much of the photo, shown or not.
+// The list of objects: colour, class, share of the photo, visibility.
 
-import { isBlank } from "./document.js";
+import { classOf, isBlank } from "./document.js";
 import { icon, make } from "./dom.js";
 
 function percent(area, photo) {
@@ -8,30 +8,33 @@ function percent(area, photo) {
   return part >= 10 ? `${Math.round(part)} %` : part >= 0.1 ? `${part.toFixed(1)} %` : "< 0.1 %";
 }
 
-/** What stands under an object's name. */
+/** The line under an object's name. */
 export function describe(object, asking) {
   if (isBlank(object)) return "Click on the photo";
   if (!asking.takes(object)) return "Not for this model";
   const shapes = asking.shapesOf(object);
-  if (!asking.answerOf(object)) return asking.isPending(object) ? "Asking…" : "No answer";
+  if (!asking.answerOf(object)) return asking.isPending(object) ? "Waiting…" : "No answer";
+  const isOnlyBackground = object.points.length && !object.box && !object.base && object.points.every(({ label }) => !label);
+  if (isOnlyBackground) return "Click on the object too: so far only background is marked";
   if (!shapes.length) return "Nothing found";
   const area = shapes.reduce((sum, shape) => sum + shape.area, 0);
-  const found = shapes.length > 1 ? `${shapes.length} found, ` : "";
   const score = shapes.length === 1 && shapes[0].score !== null ? `, score ${shapes[0].score.toFixed(2)}` : "";
   const clicks = object.points.length ? `, ${object.points.length} ${object.points.length === 1 ? "click" : "clicks"}` : "";
-  return `${found}${area ? percent(area, asking.photo) : "box only"}${score}${clicks}`;
+  return `${area ? percent(area, asking.photo) : "box only"}${score}${clicks}`;
 }
 
 export class ObjectsPanel {
-  /** @param {{activate, rename, hide, remove}} acts each called with the object's id */
-  constructor(list, acts) {
+  /** @param {{activate, rename, named, hide, remove}} acts each called with the object's id */
+  constructor(list, whenEmpty, acts) {
     this.list = list;
+    this.whenEmpty = whenEmpty; // what gets the focus when the last row is deleted
     this.acts = acts;
     this.rows = new Map();
   }
 
-  /** Rows are kept, so that a name being typed keeps the focus. */
+  /** Rows are kept, so that a name that is being typed keeps the focus. */
   update(doc, asking) {
+    const hadFocus = this.list.contains(document.activeElement);
     for (const [id, row] of this.rows) {
       if (doc.objects.some((object) => object.id === id)) continue;
       row.item.remove();
@@ -43,15 +46,20 @@ export class ObjectsPanel {
       row.item.classList.toggle("is-active", object.id === doc.activeId);
       row.item.classList.toggle("is-pending", asking.isPending(object));
       row.select.setAttribute("aria-pressed", String(object.id === doc.activeId));
-      row.select.setAttribute("aria-label", `Select ${object.name}`);
+      row.select.setAttribute("aria-label", `Select ${classOf(object)}`);
       row.swatch.style.setProperty("--color", object.color);
       if (document.activeElement !== row.name) row.name.value = object.name;
       row.text.textContent = describe(object, asking);
       row.hide.setAttribute("aria-pressed", String(object.isHidden));
-      row.hide.setAttribute("aria-label", `Hide ${object.name}`);
+      row.hide.setAttribute("aria-label", `Hide ${classOf(object)}`);
       row.hide.replaceChildren(icon(object.isHidden ? "hidden" : "eye"));
-      row.remove.setAttribute("aria-label", `Delete ${object.name}`);
+      row.remove.setAttribute("aria-label", `Delete ${classOf(object)}`);
     });
+    const active = this.rows.get(doc.activeId);
+    if (this.shown !== active) active?.item.scrollIntoView({ block: "nearest" });
+    this.shown = active;
+    // A deleted row leaves the focus to its neighbour.
+    if (hadFocus && !this.list.contains(document.activeElement)) (active?.select ?? this.whenEmpty).focus();
   }
 
   add({ id }) {
@@ -61,12 +69,14 @@ export class ObjectsPanel {
       class: "name",
       type: "text",
       maxlength: "60",
-      "aria-label": "Name of the object",
+      list: "class-names",
+      "aria-label": "Class of the object",
       autocomplete: "off",
       spellcheck: "false",
       onfocus: () => this.acts.activate(id),
       oninput: (event) => this.acts.rename(id, event.target.value),
-      onkeydown: (event) => event.key === "Enter" && event.target.blur(),
+      onblur: () => this.acts.named(id),
+      onkeydown: (event) => ["Enter", "Escape"].includes(event.key) && this.whenEmpty.focus(),
     });
     const text = make("span", { class: "about" });
     const hide = make("button", { type: "button", class: "icon-button", title: "Show or hide", onclick: () => this.acts.hide(id) });

@@ -1,10 +1,10 @@
-// Trying again: one notice for all that waits, however many requests ran into the same trouble.
+// Retries: one notice for all requests that wait, however many ran into the same trouble.
 
 import { Trouble } from "./troubles.js";
 
-// So long it is tried by itself; then somebody has to want it.
+// After this the user has to ask for another try.
 const MOST_WAIT_MS = 5 * 60_000;
-// What was too slow once may be quicker with a warm model; what was so twice is too much work.
+// A request that timed out once may be quicker with a warm model; one that did so twice is too much work.
 const MOST_SLOW = 2;
 
 function aborted(signal) {
@@ -24,7 +24,7 @@ export class Patience {
     addEventListener("online", () => this.tryNow());
   }
 
-  /** Run a task until it succeeds, fails in a way that waiting does not mend or has not mended, or the user stops it. */
+  /** Run a task until it succeeds, fails in a way that retrying does not fix, or the user stops it. */
   async run(task, signal) {
     let since = null;
     let slow = 0;
@@ -62,7 +62,7 @@ export class Patience {
     this.waiting?.fail();
   }
 
-  /** Wait together with whoever waits already; who is aborted leaves, and the last to leave ends the wait. */
+  /** Join the wait. An aborted request leaves it, and the last to leave ends it. */
   async wait(trouble, attempt, signal) {
     const waiting = (this.waiting ??= this.begin(trouble, attempt));
     waiting.waiters++;

@@ -1,14 +1,16 @@
-// A photo: its bytes go to the server as they are; what is drawn is a smaller copy, and a sharp patch when zoomed in.
+// A photo: its bytes go to the server unchanged; a smaller copy is drawn, and a sharp patch when zoomed in.
 //
-// Pixels are always taken by drawing the <img>: cutting a part out with createImageBitmap forgets, in Chromium, that a
-// photo may be stored turned (EXIF).
+// Pixels are always read by drawing the <img>: createImageBitmap of a part ignores, in Chromium, that a photo may be
+// stored rotated (EXIF).
 
 // Longest side of the copy, in pixels. Drawing 24 megapixels at each movement would not be smooth.
 const COPY_SIDE = 2560;
 
+export const FORMATS = "JPEG, PNG, WebP, AVIF, GIF or BMP";
+
 export class UnreadablePhoto extends Error {}
 
-/** Read a photo. Width and height are those of the upright picture, as the API's. Whoever drops it closes it. */
+/** Read a photo. Width and height are those of the upright photo, as in the API. The caller closes it. */
 export async function openPhoto(blob, name) {
   const url = URL.createObjectURL(blob);
   const image = new Image();
@@ -26,11 +28,13 @@ export async function openPhoto(blob, name) {
     return { blob, name, width, height, image, copy, isReduced: shrink < 1, close };
   } catch {
     URL.revokeObjectURL(url);
-    throw new UnreadablePhoto(`${name || "This file"} is no picture that this browser can show.`);
+    const isHeic = /\.hei[cf]s?$/i.test(name) || /hei[cf]/.test(blob.type);
+    const why = isHeic ? "HEIC photos open in Safari only; other browsers show" : "This browser shows";
+    throw new UnreadablePhoto(`${name || "This file"} cannot be opened. ${why} ${FORMATS}.`);
   }
 }
 
-/** A canvas with a part of the picture over white. */
+/** A canvas with a part of the photo over white. */
 function drawn(image, part, shrink, options) {
   const width = Math.max(1, Math.round(part.width * shrink));
   const height = Math.max(1, Math.round(part.height * shrink));
@@ -44,7 +48,7 @@ function drawn(image, part, shrink, options) {
 
 /** A part of the photo from its full pixels, at most so many of them wide. */
 export async function patchOf({ image }, part, mostWidth) {
-  // The browser may have let go of the decoded picture; this brings it back beside the page's own work.
+  // The browser may have dropped the decoded photo; this decodes it again off the main thread.
   await image.decode();
   return drawn(image, part, Math.min(1, mostWidth / part.width)).canvas.transferToImageBitmap();
 }

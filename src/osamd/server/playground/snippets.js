@@ -1,4 +1,4 @@
-// What was just done, as code to paste. The key is never in it: code reads it from the environment.
+// The request as code to paste. The key is never in it: the code reads it from the environment.
 
 const shellQuoted = (text) => (/^[\w./:@%+=,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 const quoted = (text) => JSON.stringify(text);
@@ -10,24 +10,23 @@ export function queryOf({ model, prompt, multimask }) {
   (prompt.points ?? []).forEach(([x, y], index) => pairs.push([prompt.point_labels[index] ? "point" : "background", `${x},${y}`]));
   if (prompt.box) pairs.push(["box", prompt.box.join(",")]);
   for (const text of prompt.texts ?? []) pairs.push(["text", text]);
-  if (prompt.mask_input) pairs.push(["mask_input", prompt.mask_input]);
   if (multimask) pairs.push(["multimask", "true"]);
   return pairs.map(([name, value]) => `${name}=${encodeURIComponent(value).replaceAll("%2C", ",").replaceAll("%3A", ":")}`).join("&");
 }
 
-// As one PNG the API gives the union of all masks; of candidates only one is wanted.
+// As one PNG the API gives the union of all masks; of candidates only one is meant.
 const isOnePng = ({ hasMasks, multimask }) => hasMasks && !multimask;
 
 function curl({ base, photo, hasKey, ...request }) {
   const isPiped = request.hasMasks && request.multimask;
-  const lines = [`curl ${isPiped ? "-sS " : ""}${shellQuoted(`${base}/api/generate?${queryOf(request)}`)}`];
+  // Without --fail-with-body curl exits with 0 on errors.
+  const lines = [`curl -sS --fail-with-body ${shellQuoted(`${base}/api/generate?${queryOf(request)}`)}`];
   if (hasKey) lines.push('-H "X-API-Key: $API_KEY"');
   if (isOnePng(request)) lines.push('-H "Accept: image/png"');
   lines.push(`--data-binary ${shellQuoted(`@${photo}`)}`);
-  if (isOnePng(request)) lines.push("-o mask.png");
-  const command = lines.join(" \\\n  ");
-  if (!isPiped) return command;
-  return `${command} \\\n  | jq -r ".annotations[${request.picked}].mask" | base64 -d > mask.png`;
+  if (isOnePng(request)) lines.push("-o mask.png", "|| { cat mask.png; rm -f mask.png; false; }");
+  if (isPiped) lines.push("-o answer.json", `&& jq -r ".annotations[${request.picked}].mask" answer.json | base64 -d > mask.png`);
+  return lines.join(" \\\n  ");
 }
 
 function python({ base, photo, hasKey, model, hasMasks, picked, prompt, multimask }) {
@@ -38,7 +37,6 @@ function python({ base, photo, hasKey, model, hasMasks, picked, prompt, multimas
   }
   if (prompt.box) fields.push(`box=${list(prompt.box)}`);
   if (prompt.texts) fields.push(`texts=[${prompt.texts.map(quoted).join(", ")}]`);
-  if (prompt.mask_input) fields.push(`mask_input=${quoted(prompt.mask_input)}`);
   if (multimask) fields.push("multimask=True");
   const lines = hasKey ? ["import os", ""] : [];
   lines.push(
@@ -91,4 +89,9 @@ const WRITERS = { curl, python, javascript };
  * @param {"curl"|"python"|"javascript"} language
  * @param {{base: string, photo: string, hasKey: boolean, model: string, hasMasks: boolean, picked: number, prompt: object, multimask?: boolean}} request
  */
-export const snippet = (language, request) => WRITERS[language](request);
+export function snippet(language, request) {
+  const code = WRITERS[language](request);
+  if (!request.prompt.mask_input) return code;
+  const mark = language === "javascript" ? "/".repeat(2) : "#";
+  return `${mark} Without the mask that these clicks refined: a mask_id expires.\n${mark} The result may differ.\n${code}`;
+}

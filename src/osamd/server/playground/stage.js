@@ -1,10 +1,10 @@
-// The photo, the masks and the marks on a canvas. Draws when asked to, at most once a frame.
+// The photo, the masks and the marks on a canvas. Draws on demand, at most once a frame.
 
 import { fit, moved, nearestPixel, pixelAt, pointOf, zoomAt } from "./geometry.js";
 import { patchOf } from "./photo.js";
 
 const PATCH_AFTER_MS = 150;
-// From so many screen pixels a photo pixel on, pixels are drawn as squares.
+// From this many screen pixels per photo pixel on, pixels are drawn as squares.
 const SQUARE_SCALE = 4;
 const MARK_RADIUS = 7;
 
@@ -13,7 +13,7 @@ export class Stage {
    * @param {HTMLElement} element
    * @param {HTMLCanvasElement} canvas
    * @param {HTMLElement} dock what lies over its lower end
-   * @param {() => object} scene what to draw: {objects: [{color, shapes, points, box, isActive}], preview, dragged, cursor}
+   * @param {() => object} scene what to draw: {objects: [{color, shapes, points, box, isActive}], preview, dragged, cursor, opacity, isMasksHidden}
    * @param {() => void} onView told when the view changes
    */
   constructor(element, canvas, dock, scene, onView) {
@@ -24,6 +24,7 @@ export class Stage {
     this.size = { width: 0, height: 0 };
     this.isFitted = true;
     this.frame = 0;
+    this.layer = new OffscreenCanvas(1, 1).getContext("2d"); // the fills, of which each pixel belongs to one object
     new ResizeObserver(() => this.resize()).observe(element);
     this.watchRatio();
   }
@@ -77,7 +78,7 @@ export class Stage {
     this.changed();
   }
 
-  /** Bring a pixel into sight. */
+  /** Bring a pixel into view. */
   reveal(pixel) {
     const point = pointOf(this.view, pixel);
     const room = 40;
@@ -98,12 +99,12 @@ export class Stage {
     clearTimeout(this.patchTimer);
     this.patchTimer = setTimeout(() => this.sharpen(), PATCH_AFTER_MS);
     this.onView();
-    // Where the photo lies, for whoever looks from outside, such as tests.
+    // Where the photo is on the stage, for tests.
     Object.assign(this.element.dataset, this.view);
     this.draw();
   }
 
-  /** When what is seen is larger than the copy, fetch the visible part from the photo itself. */
+  /** When zoomed in beyond the copy, draw the visible part from the photo itself. */
   async sharpen() {
     const { photo, view, size } = this;
     if (!photo?.isReduced || view.scale * devicePixelRatio * photo.width <= photo.copy.width * 1.1) return this.dropPatch();
@@ -147,11 +148,13 @@ export class Stage {
     context.beginPath();
     context.rect(0, 0, photo.width, photo.height);
     context.clip();
-    for (const object of scene.objects) for (const shape of object.shapes) this.paintShape(shape, object);
+    const masked = scene.isMasksHidden ? [] : scene.objects;
+    if (scene.opacity) this.paintFills(masked, scene.opacity);
+    for (const object of masked) for (const shape of object.shapes) this.paintOutline(shape, object);
     for (const shape of scene.preview.shapes) this.paintPreview(shape, scene.preview.color);
     context.restore();
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    for (const object of scene.objects.filter(({ isActive }) => isActive)) {
+    for (const object of masked.filter(({ isActive }) => isActive)) {
       if (object.box) this.paintBox(object.box, object.color, true);
       for (const point of object.points) this.paintMark(point, object.color);
     }
@@ -169,22 +172,34 @@ export class Stage {
     }
   }
 
-  paintShape({ path, box }, { color, isActive }) {
-    const { context } = this;
-    const drawn = path ?? new Path2D();
-    if (path) {
-      context.fillStyle = color;
-      // The hue first, which leaves light and dark as they are, then a veil that shows on any ground.
-      context.globalCompositeOperation = "color";
-      context.globalAlpha = isActive ? 0.45 : 0.38;
-      context.fill(path, "evenodd");
-      context.globalCompositeOperation = "source-over";
-      context.globalAlpha = isActive ? 0.16 : 0.13;
-      context.fill(path, "evenodd");
-      context.globalAlpha = 1;
-    } else {
-      drawn.rect(box.x, box.y, box.width, box.height);
+  /** Fill the masks. Where they overlap the last one counts, instead of a mixture of colours that is nobody's. */
+  paintFills(objects, opacity) {
+    const { context, layer, canvas } = this;
+    if (layer.canvas.width !== canvas.width || layer.canvas.height !== canvas.height) {
+      Object.assign(layer.canvas, { width: canvas.width, height: canvas.height });
     }
+    layer.setTransform(1, 0, 0, 1, 0, 0);
+    layer.clearRect(0, 0, canvas.width, canvas.height);
+    layer.setTransform(context.getTransform());
+    for (const { color, shapes } of objects) {
+      layer.fillStyle = color;
+      for (const { path } of shapes) if (path) layer.fill(path, "evenodd");
+    }
+    context.save();
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    // The hue first, which keeps light and dark, then a tint that shows on any ground.
+    context.globalCompositeOperation = "color";
+    context.globalAlpha = Math.min(1, opacity * 1.3);
+    context.drawImage(layer.canvas, 0, 0);
+    context.globalCompositeOperation = "source-over";
+    context.globalAlpha = opacity * 0.45;
+    context.drawImage(layer.canvas, 0, 0);
+    context.restore();
+  }
+
+  paintOutline({ path, box }, { color, isActive }) {
+    const drawn = path ?? new Path2D();
+    if (!path) drawn.rect(box.x, box.y, box.width, box.height);
     this.outline(drawn, isActive ? [["rgb(0 0 0 / .35)", 4], ["#fff", 2.6], [color, 1.6]] : [["rgb(0 0 0 / .3)", 2.6], [color, 1.4]]);
   }
 
@@ -214,6 +229,12 @@ export class Stage {
     context.setLineDash(isSet ? [6, 6] : [4, 4]);
     context.strokeRect(left, top, width, height);
     context.setLineDash([]);
+  }
+
+  /** Whether a pixel is inside an object's shapes. */
+  isInside({ x, y }, shapes) {
+    this.layer.setTransform(1, 0, 0, 1, 0, 0);
+    return shapes.some(({ path }) => path && this.layer.isPointInPath(path, x + 0.5, y + 0.5, "evenodd"));
   }
 
   // Plus and minus, so that the two kinds differ by more than colour.

@@ -1,16 +1,16 @@
-// Light, dark, or what the system says. The choice is no secret and may stay.
+// Light, dark, or as the system. The choice is kept in the browser.
 
 const NAME = "osamd.theme";
 const NEXT = { "": "light", light: "dark", dark: "" };
-const LABELS = { "": "as the system", light: "light", dark: "dark" };
+const LABELS = { "": "system", light: "light", dark: "dark" };
 
 export function wireTheme(button) {
   let theme = "";
   const use = (next) => {
     theme = next in NEXT ? next : "";
     document.documentElement.dataset.theme = theme;
-    button.title = `Colours: ${LABELS[theme]}`;
-    button.setAttribute("aria-label", `Colours: ${LABELS[theme]}`);
+    button.title = `Theme: ${LABELS[theme]}`;
+    button.setAttribute("aria-label", `Theme: ${LABELS[theme]}`);
   };
   try {
     use(localStorage.getItem(NAME) ?? "");
@@ -22,7 +22,7 @@ export function wireTheme(button) {
     try {
       localStorage.setItem(NAME, theme);
     } catch {
-      // It holds for this page.
+      // Then it lasts as long as the page.
     }
   });
 }

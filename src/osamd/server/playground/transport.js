@@ -4,8 +4,9 @@ import { noAnswer, Trouble, troubleOf } from "./troubles.js";
 
 const KEY_NAME = "osamd.key";
 
-// The key lives as long as the tab. A browser that forbids storage forgets it with the page.
+// The key lives as long as the tab, or as the page where the browser forbids storage.
 let key = "";
+let version = 0; // counts keys, so that a late refusal of an old key does not discard a new one
 try {
   key = sessionStorage.getItem(KEY_NAME) ?? "";
 } catch {
@@ -14,8 +15,11 @@ try {
 
 export const hasKey = () => key !== "";
 
+export const keyVersion = () => version;
+
 export function keep(newKey) {
   key = newKey.trim();
+  version += 1;
   try {
     if (key) sessionStorage.setItem(KEY_NAME, key);
     else sessionStorage.removeItem(KEY_NAME);
@@ -24,11 +28,11 @@ export function keep(newKey) {
   }
 }
 
-/** Where the API is, for people: what stands before `/api/generate`. */
+/** The API's address without `/api/generate`. */
 export const baseUrl = () => new URL(".", document.baseURI).href.replace(/\/$/, "");
 
 function headersWith(more) {
-  // Header values are Latin-1; what is not could not be anybody's key.
+  // Header values are Latin-1; a key cannot be anything else.
   return key && /^[\x20-\xff]+$/.test(key) ? { ...more, "X-API-Key": key } : { ...more };
 }
 
@@ -59,16 +63,19 @@ async function read(response) {
   }
 }
 
-async function checked(response) {
+async function checked(sending) {
+  const used = version;
+  const response = await sending;
   if (response.ok) return response;
-  throw troubleOf(response.status, response.headers.get("Content-Type") ?? "", await read(response), response.headers);
+  const type = response.headers.get("Content-Type") ?? "";
+  throw Object.assign(troubleOf(response.status, type, await read(response), response.headers), { keyVersion: used });
 }
 
 /** The JSON of an answer, and what it cost. */
 async function ask(method, path, fields, signal) {
   const body = fields === undefined ? undefined : JSON.stringify(fields);
   const start = performance.now();
-  const response = await checked(await send(method, path, { body, headers: { "Content-Type": "application/json" }, signal }));
+  const response = await checked(send(method, path, { body, headers: { "Content-Type": "application/json" }, signal }));
   const text = await read(response);
   const ms = performance.now() - start;
   let data;
@@ -94,11 +101,12 @@ function costOf(headers, ms, bytesUp, bytesDown) {
 export const catalog = () => ask("GET", "api/catalog");
 export const generate = (fields, signal) => ask("POST", "api/generate", fields, signal);
 
-/** Embed a photo, its bytes as they are. fetch tells nothing about an upload's progress, so this is the older way. */
+/** Upload and embed a photo, its bytes unchanged. XMLHttpRequest, since fetch reports no upload progress. */
 export function embed(blob, model, { signal, onSent }) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     const start = performance.now();
+    const used = version;
     const stop = () => {
       request.abort();
       reject(new DOMException("stopped", "AbortError"));
@@ -116,7 +124,8 @@ export function embed(blob, model, { signal, onSent }) {
       const headers = { get: (name) => request.getResponseHeader(name) };
       const text = request.responseText;
       if (request.status < 200 || request.status > 299) {
-        return reject(troubleOf(request.status, headers.get("Content-Type") ?? "", text, headers));
+        const trouble = troubleOf(request.status, headers.get("Content-Type") ?? "", text, headers);
+        return reject(Object.assign(trouble, { keyVersion: used }));
       }
       try {
         const cost = costOf(headers, performance.now() - start, blob.size, text.length);
@@ -130,10 +139,10 @@ export function embed(blob, model, { signal, onSent }) {
   });
 }
 
-/** Pull a model; each line of news goes to `onNews`. */
+/** Pull a model; each line of progress goes to `onNews`. */
 export async function pull(model, onNews, signal) {
   const response = await checked(
-    await send("POST", "api/pull", { body: JSON.stringify({ model }), headers: { "Content-Type": "application/json" }, signal }),
+    send("POST", "api/pull", { body: JSON.stringify({ model }), headers: { "Content-Type": "application/json" }, signal }),
   );
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -145,11 +154,13 @@ export async function pull(model, onNews, signal) {
     rest = done ? "" : lines.pop();
     for (const line of lines.filter(Boolean)) {
       const news = JSON.parse(line);
-      if (news.error) throw new Trouble("failed", { detail: news.error, code: news.code });
+      if (news.error) {
+        throw new Trouble("failed", { detail: news.error, code: news.code, requestId: response.headers.get("X-Request-Id") ?? "" });
+      }
       if (news.status === "success") return;
       onNews(news);
     }
-    // A pull that ends without saying so was cut off.
+    // A pull that ends without "success" was cut off.
     if (done) throw noAnswer();
   }
 }

@@ -1,8 +1,8 @@
-// What can go wrong on the way, told apart by what the user can do about it.
+// What can go wrong with a request, by what the user can do about it.
 
 const KIND_OF_CODE = {
   access_denied: "key",
-  too_many_wrong_keys: "key", // a right one passes all the same
+  too_many_wrong_keys: "key", // the right one still passes
   not_configured: "failed",
   rate_limited: "limit",
   overloaded: "full",
@@ -12,7 +12,7 @@ const KIND_OF_CODE = {
   embedding_expired: "expired",
 };
 const WAITABLE = new Set(["limit", "full", "restarting", "asleep", "unreachable", "offline", "pulling", "slow"]);
-// What a host answers in our place while it wakes the machine up.
+// What a host answers while it starts the machine.
 const ASLEEP = new Set([502, 503, 504]);
 
 const TITLES = {
@@ -20,27 +20,27 @@ const TITLES = {
   limit: "Too many requests",
   full: "The server is busy",
   restarting: "The server is restarting",
-  asleep: "The server is waking up",
+  asleep: "The server is starting",
   unreachable: "The server cannot be reached",
   offline: "You are offline",
-  pulling: "The model is on its way",
-  slow: "That took too long",
-  expired: "The photo was forgotten",
-  mask: "The mask was forgotten",
-  refused: "That did not work",
+  pulling: "The model is being downloaded",
+  slow: "The request timed out",
+  expired: "The photo has expired on the server",
+  mask: "The mask has expired on the server",
+  refused: "The server refused the request",
   failed: "The server failed",
   stopped: "Stopped",
 };
 
 const TEXTS = {
-  limit: "This key has used up its share for the moment.",
-  full: "Its queue is full. Your click waits here.",
+  limit: "This key has reached its rate limit.",
+  full: "Its queue is full. Your request waits here.",
   restarting: "It will be back in a moment.",
-  asleep: "It sleeps when nobody asks, and takes a while to start.",
-  unreachable: "It may be starting, or the connection is lost.",
-  offline: "It goes on by itself when the connection is back.",
-  slow: "The server gave up on the request.",
-  stopped: "Nothing more is sent until you say so.",
+  asleep: "It shuts down when idle and takes a while to start.",
+  unreachable: "It may be starting, or the connection is down.",
+  offline: "Requests continue when you are back online.",
+  slow: "The server did not finish in time.",
+  stopped: "Nothing more is sent until you try again.",
 };
 
 export class Trouble extends Error {
@@ -55,17 +55,17 @@ export class Trouble extends Error {
 
   get text() {
     const text = TEXTS[this.kind] ?? this.detail;
-    return this.kind === "failed" && this.requestId ? `${text} Request ${this.requestId}.` : text;
+    return this.kind === "failed" && this.requestId ? `${text} Request id: ${this.requestId}` : text;
   }
 
-  /** Whether another try later may succeed without anybody doing anything. */
+  /** Whether a later try may succeed by itself. */
   get isWaitable() {
     return WAITABLE.has(this.kind);
   }
 
-  /** Seconds until the next try, the server's own word first. */
+  /** Seconds until the next try: the server's Retry-After where it gave one. */
   pauseS(attempt) {
-    // The browser says when the connection is back; what is tried meanwhile is in case it errs.
+    // The browser tells when the connection is back; this is in case it does not.
     const own = this.kind === "offline" ? 60 : Math.min(15, 1.5 ** attempt);
     return Math.max(1, Math.min(this.retryAfterS ?? own, 120));
   }
@@ -91,12 +91,12 @@ export function troubleOf(status, contentType, text, headers) {
     retryAfterS: seconds !== null && /^\d+$/.test(seconds) ? Number(seconds) : null,
     requestId: problem?.request_id ?? headers.get("X-Request-Id") ?? "",
   };
-  // Unknown, or of a photo that was sent again since: either way the clicks alone are left.
+  // Unknown, or of a photo that was uploaded again since: either way only the clicks are left.
   if ([410, 422].includes(status) && details.field.endsWith("mask_input")) return new Trouble("mask", details);
   if (KIND_OF_CODE[code]) return new Trouble(KIND_OF_CODE[code], details);
   if (!code && ASLEEP.has(status)) return new Trouble("asleep", details);
   if (!code && status === 429) return new Trouble("limit", details);
-  details.detail ||= `The answer was ${status}.`;
+  details.detail ||= `The server answered ${status}.`;
   return new Trouble(status >= 500 ? "failed" : "refused", details);
 }
 
