@@ -11,7 +11,7 @@
     |  |- UrlFailedError           422 url_failed         the image behind the URL could not be fetched
     |  |- BodyTooLargeError        413 body_too_large     more bytes than the server takes
     |  |- UnsupportedMediaError    415 unsupported_media  the body is compressed, or its type is not supported
-    |  |- BodyTimeoutError         408 body_timeout       the body came too slowly
+    |  |- BodyTimeoutError         408 body_timeout       the body arrived too slowly
     |  |- ImageTooLargeError       413 image_too_large    more pixels than the server takes
     |  |- NotFoundError            404 not_found          no such path
     |  |- MethodNotAllowedError    405 method_not_allowed

@@ -94,7 +94,7 @@ class Job:
 
     def _next(self) -> tuple[bool, Any]:
         if self.is_abandoned:
-            raise DeadlineExceededError("nobody waits for this any more")
+            raise DeadlineExceededError("the request has ended")
         if self._steps is None:
             try:
                 result = self._work()

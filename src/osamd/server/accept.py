@@ -1,19 +1,19 @@
-"""Which of the two kinds of answers the header ``Accept`` asks for (RFC 9110, section 12.5.1)."""
+"""Content negotiation between JSON and PNG by the header ``Accept`` (RFC 9110, section 12.5.1)."""
 
 from typing import Final
 
 PNG: Final = "image/png"
 JSON: Final = "application/json"
-# From the most specific range that names a kind to the least; a range that is not here names neither.
+# From the most to the least specific range that matches a type.
 RANGES: Final = {PNG: (PNG, "image/*", "*/*"), JSON: (JSON, "application/*", "*/*")}
-# More ranges than any client has; the header may have 64 KiB.
+# More ranges than any client sends; the header may have 64 KiB.
 MOST_RANGES: Final = 64
 
 
 def prefers_png(accept: str) -> bool:
-    """Whether PNG is preferred to JSON: by quality, then by how exactly it is named, then by order.
+    """Whether PNG is preferred to JSON: by quality, then by specificity, then by order.
 
-    ``image/*`` means PNG. ``*/*``, nothing, and what osamd cannot answer all mean JSON.
+    ``image/*`` means PNG. ``*/*``, an empty header and unsupported types mean JSON.
     """
     qualities = _qualities(accept)
     png, json = _rank(qualities, RANGES[PNG]), _rank(qualities, RANGES[JSON])
@@ -21,7 +21,7 @@ def prefers_png(accept: str) -> bool:
 
 
 def _rank(qualities: dict[str, tuple[float, int]], ranges: tuple[str, ...]) -> tuple[float, int, int] | None:
-    """What a kind gets from its most specific range: quality, exactness, place in the header; None: not acceptable."""
+    """Quality, specificity and position of a type's most specific range; None: not acceptable."""
     for exactness, name in zip((2, 1, 0), ranges, strict=True):
         if name in qualities:
             quality, place = qualities[name]
@@ -30,7 +30,7 @@ def _rank(qualities: dict[str, tuple[float, int]], ranges: tuple[str, ...]) -> t
 
 
 def _qualities(accept: str) -> dict[str, tuple[float, int]]:
-    """Quality and place of each range, the first where one is named twice."""
+    """Quality and position of each range; the first one counts if it is repeated."""
     found: dict[str, tuple[float, int]] = {}
     for place, part in enumerate(accept.split(",", MOST_RANGES)[:MOST_RANGES]):
         name, *parameters = (piece.strip().lower() for piece in part.split(";"))
@@ -39,7 +39,7 @@ def _qualities(accept: str) -> dict[str, tuple[float, int]]:
 
 
 def _quality(parameters: list[str]) -> float:
-    """The ``q`` of a range, 1 where there is none, 0 where it is no number."""
+    """The ``q`` of a range: 1 if there is none, 0 if it is not a number."""
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip() == "q":

@@ -1,8 +1,8 @@
-"""How an image and prompts are answered, once for every protocol: osamd's own routes and the doors for other tools.
+"""Answers requests with an image and prompts, for every protocol: osamd's own routes and the doors for other tools.
 
-A protocol brings two pure functions, both run on threads: ``parse`` makes an ``Ask`` of a body, ``write`` makes the
-reply's content of a result. The deadline, the watch over the client, whose request it is, what they may have pulled,
-images behind URLs and the headers are dealt with here.
+A protocol provides two pure functions, both run on threads: ``parse`` turns a body into an ``Ask``, ``write`` turns a
+result into the reply's content. The deadline, client disconnects, the caller and their permissions, images by URL and
+the headers are handled here.
 """
 
 import functools
@@ -30,25 +30,25 @@ from osamd.wire.replies import Room, license_header, notes_header
 
 How = TypeVar("How")
 
-# A reply of a few objects needs no more memory than this, and their masks no more than an image's row or two.
+# A reply with a few objects needs no more memory than this beside its masks.
 SMALL_REPLY_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ask(Generic[How]):
-    """What a body asks for; who asks is not in it.
+    """What a body asks for; the caller is not part of it.
 
     Attributes:
-        image: where the pixels are; None where they are behind ``image_url``.
-        how: what the protocol's own ``write`` needs to know.
+        image: the image; None if it is to be fetched from ``image_url``.
+        how: what the protocol's ``write`` needs to know.
         image_url: where to fetch the image.
         model: a name or alias; None for the handle's model, or the built-in one.
         prompts: what to segment; None for the model's default.
         multimask: whether to return up to three candidates for each prompt.
-        keep_alive: how long the model stays loaded afterwards; longer values of a user are capped.
-        with_embedding: whether the result carries its embedding.
-        needs_masks: whether a model that finds boxes only is refused.
-        with_pixels: whether the result carries the image at its whole size.
+        keep_alive: how long the model stays loaded afterwards; a user's longer values are capped.
+        with_embedding: whether the result includes its embedding.
+        needs_masks: whether a model that only finds boxes is refused.
+        with_pixels: whether the result includes the image at full size.
     """
 
     image: ImageSource | None
@@ -65,7 +65,7 @@ class Ask(Generic[How]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Content:
-    """The body of a reply in pieces, and the headers that are the protocol's own."""
+    """The body of a reply in pieces, and protocol-specific headers."""
 
     pieces: Sequence[bytes]
     media_type: str = "application/json"
@@ -73,7 +73,7 @@ class Content:
 
 
 Parse = Callable[[RawBody, Settings], Ask[How]]
-# Given the result, what was asked, the settings, and what is told of the reply's bytes; yields where others may go on.
+# Takes the result, the ask, the settings, and a callback for the reply's size; yields where other jobs may run.
 Write = Callable[[SegmentResult, Ask[How], Settings, Room], Generator[None, None, Content]]
 
 
@@ -83,10 +83,10 @@ async def answer(request: Request, parse: Parse[How], write: Write[How]) -> Resp
     Args:
         request: with its body unread.
         parse: body to ask; raises ``RequestError``.
-        write: result to content; adds nothing to the headers that all protocols share.
+        write: result to content, without the headers that all protocols share.
 
     Raises:
-        OsamdError: as ``Engine.segment``; it was not done in time, or the client went away.
+        OsamdError: as ``Engine.segment``; it exceeded its deadline, or the client disconnected.
     """
     services, timings, caller = services_of(request), timings_of(request), caller_of(request)
     holding = holding_of(request)
@@ -109,7 +109,7 @@ async def answer(request: Request, parse: Parse[How], write: Write[How]) -> Resp
         )
 
         held = sum(item.mask.inside.nbytes for item in result.annotations if item.mask is not None)
-        # Masks are reserved as large as the image. Most are far smaller, and as PNG or run lengths take no more again.
+        # Masks are reserved at image size. Most are far smaller, and written as PNG or RLE they take no more again.
         held += 0 if result.pixels is None else result.pixels.nbytes
         holding.shrink(SMALL_REPLY_BYTES + 2 * held)
         content = await services.pools.write(
@@ -129,14 +129,14 @@ async def answer(request: Request, parse: Parse[How], write: Write[How]) -> Resp
 
 
 async def embed(request: Request, parse: Parse[How]) -> ImageHandle:
-    """Encode the image a request brings, ahead of the first click.
+    """Encode the image of a request, ahead of the first click.
 
     Args:
         request: with its body unread.
-        parse: body to ask; only its image and model count.
+        parse: body to ask; only its image and model are used.
 
     Raises:
-        OsamdError: as ``Engine.embed``; it was not done in time, or the client went away.
+        OsamdError: as ``Engine.embed``; it exceeded its deadline, or the client disconnected.
     """
     async with _asked(request, parse) as (ask, image, admit):
         return await services_of(request).engine.embed(
@@ -146,7 +146,7 @@ async def embed(request: Request, parse: Parse[How]) -> ImageHandle:
 
 @asynccontextmanager
 async def _asked(request: Request, parse: Parse[How]) -> AsyncIterator[tuple[Ask[How], ImageSource, Admit]]:
-    """What a request asks for, its image, and what may refuse it; the block ends with the deadline or the client."""
+    """Yield a request's ask, image and admission callbacks; cancel the block on deadline or disconnect."""
     services, timings, caller = services_of(request), timings_of(request), caller_of(request)
     admit = Admit(
         model=functools.partial(_check_may_use, services, caller),
@@ -161,13 +161,13 @@ async def _asked(request: Request, parse: Parse[How]) -> AsyncIterator[tuple[Ask
 
 
 async def _check_may_use(services: Services, caller: Caller, model: Model) -> None:
-    # What is loaded need not be pulled; the disk, which may be a network's, is not asked at every click.
+    # A loaded model needs no pull, so clicks do not access the disk, which may be a network volume.
     if not caller.is_admin and all(resident.model.name != model.name for resident in services.engine.residents):
         await services.library.pulls.check_may_use(model)
 
 
 async def _read(request: Request, parse: Parse[How], services: Services, timings: Timings) -> Ask[How]:
-    # In a function of its own, so that the body is not held while its request is answered.
+    # A separate function, so that the body is not kept alive while its request is answered.
     body = await receive_body(request, services.settings, timings)
 
     def parse_timed() -> Ask[How]:
@@ -180,7 +180,7 @@ async def _read(request: Request, parse: Parse[How], services: Services, timings
 async def _fetch(
     url: str, model: str | None, services: Services, caller: Caller, timings: Timings, admit: Admit
 ) -> ImageSource:
-    """The image behind a URL; it is not fetched for a model that this caller cannot use."""
+    """Fetch an image by URL, unless this caller cannot use the model."""
     await admit.model(services.library.resolve(model))
     with timings.stage("receive"):
         data = await services.remote_images.fetch(url, owner=caller.name)
@@ -191,12 +191,12 @@ def _allowed_keep_alive(keep_alive: KeepAlive, caller: Caller, settings: Setting
     if caller.is_admin:
         return keep_alive
     if keep_alive == PINNED:
-        raise AdminOnlyError("only an admin's key may keep a model loaded for good", field="keep_alive")
+        raise AdminOnlyError("only an admin key may keep a model loaded forever", field="keep_alive")
     return at_most(keep_alive, settings.keep_alive)
 
 
 def _timed(writing: Generator[None, None, Content], timings: Timings) -> Generator[None, None, Content]:
-    """Add the time that a reply takes to be written, without what others get in between, to the stage ``reply``."""
+    """Add the time spent writing a reply, without that of other jobs in between, to the stage ``reply``."""
     while True:
         with timings.stage("reply"):
             try:

@@ -47,12 +47,12 @@ from osamd.settings import Settings, load_settings, variable_of
 logger = logging.getLogger("osamd")
 
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
-# What browsers open, which send no key: the API docs and the playground, none of which tells anything of a caller.
+# Opened by browsers, which send no key: the API docs and the playground, which reveal nothing about callers.
 PAGE_PATHS = frozenset({"/docs", "/openapi.json", "/playground"})
 PAGE_PREFIXES = ("/docs/", "/playground/")
 HEAD_START_S = 0.05
 NEEDED_LATER = ("osamd.pixels.masks",)
-# FastAPI's own would send queries, bodies that were refused and tracebacks to wherever the environment says.
+# FastAPI's telemetry would export queries, refused bodies and tracebacks to wherever the environment says.
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
     "metrics": False,
@@ -69,16 +69,16 @@ def create_app(
     sinks: Sequence[Sink] = (),
     doors: Sequence[Door] = (),
 ) -> FastAPI:
-    """Build the app; nothing outside it is changed, so that it can be mounted in another one.
+    """Build the app. It changes no process-wide state, so it can be mounted in another one.
 
     Args:
         settings: read from the environment when None.
         engine: built from the settings when None.
-        sinks: told about every event, as the metrics are; the log when empty.
-        doors: other tools' protocols, beside osamd's own.
+        sinks: receive every event, as the metrics do; the log when empty.
+        doors: other tools' protocols, besides osamd's own.
 
     Raises:
-        SettingsError: a setting has a value it cannot have.
+        SettingsError: a setting is invalid.
     """
     settings = load_settings() if settings is None else settings
     metrics = Metrics()
@@ -146,7 +146,7 @@ def _build_engine(settings: Settings, sinks: Sequence[Sink], decoder: Decoder) -
 
 
 def _surroundings(settings: Settings) -> list[Middleware]:
-    """What stands before the key's guard where it is configured: clients' addresses, and pages' permissions."""
+    """Optional middleware in front of authentication: client addresses behind proxies, and CORS."""
     found = []
     if settings.trusted_proxies:
         from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -158,7 +158,7 @@ def _surroundings(settings: Settings) -> list[Middleware]:
 
 
 def _bring_in(metrics: Metrics, traces: Traces | None) -> None:
-    """Import what the first request needs and /health does not, off the loop."""
+    """Import on a thread what the first request needs but /health does not."""
     import_module("numpy")
     metrics.load()
     if traces is not None:
@@ -166,8 +166,8 @@ def _bring_in(metrics: Metrics, traces: Traces | None) -> None:
 
 
 def _guard(settings: Settings, doors: Sequence[Door]) -> Callable[[ASGIApp], ApiKeyMiddleware]:
-    """The key's middleware, made in a closure: a ``Middleware`` would show the key in its repr."""
-    # Checked and read here, so that a bad key or file ends the start and not the first request.
+    """The authentication middleware, as a closure: a ``Middleware`` would show the key in its repr."""
+    # Checked and read here, so that a bad key or file fails the startup and not the first request.
     is_development = settings.app_env == DEVELOPMENT
     secret = settings.api_key.get_secret_value().strip() if settings.api_key is not None else ""
     if secret and is_guessable(secret) and not is_development:
@@ -204,16 +204,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         logger.warning("left out of the catalogue: %s", problem)
 
     async def preload() -> None:
-        # What a model needs is loaded with the interpreter's lock held: a probe that waits already is answered before.
+        # Loading a model's imports holds the interpreter lock: answer probes that are already waiting first.
         await asyncio.sleep(HEAD_START_S)
         if services.decoder is not None:
-            # Beside the models, not behind them: a request that woke the server needs both.
+            # Concurrently with the models: a request that woke the server needs both.
             await asyncio.to_thread(services.decoder.start)
         try:
             await asyncio.to_thread(_bring_in, services.metrics, services.traces)
-        # Models do without it, and a server that is never ready must say why.
+        # Models work without them, so the server still gets ready; say why they are missing.
         except Exception:
-            logger.exception("metrics or traces do not start")
+            logger.exception("metrics or traces could not be started")
         problem = await asyncio.to_thread(services.library.store.problem)
         if problem is not None:
             logger.warning(
@@ -223,18 +223,18 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
             )
         try:
             await engine.preload()
-            # Else it would be the first request that finds no descriptor left to read them.
+            # Read now: a later request might find no file descriptor left to read them.
             for name in NEEDED_LATER:
                 await asyncio.to_thread(import_module, name)
         except OsamdError as error:
-            # The message says it all; a traceback would bury it.
+            # The message suffices; a traceback would bury it.
             logger.error("not ready: %s", error)  # noqa: TRY400
         except Exception:
             logger.exception("not ready")
 
     task = asyncio.create_task(preload())
     try:
-        # For the connections, which know nothing of the app.
+        # For the connections, which have no access to the app.
         yield {SETTINGS_STATE: services.settings, SINKS_STATE: services.sinks}
     finally:
         task.cancel()

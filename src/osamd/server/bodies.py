@@ -1,4 +1,4 @@
-"""Reads the bodies of requests: bytes are collected on the event loop, and parsed on a thread."""
+"""Reads request bodies: bytes are collected on the event loop and parsed on a thread."""
 
 import asyncio
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from osamd.wire.plain_fields import Body
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
 LOOPBACK_HOSTS: Final = LOOPBACK | {"localhost"}
-# What a request about models may have.
+# Size limit of request bodies about models.
 SMALL_BODY_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class RawBody:
-    """A request's body as it came, and what it takes to parse it.
+    """A request's unparsed body, and what is needed to parse it.
 
     Attributes:
-        chunks: the bytes, in pieces; whoever parses them takes them out.
-        content_type: the request's header; empty where there is none.
-        accept: the request's header; empty where there is none.
+        chunks: the bytes, in pieces; the parser removes them.
+        content_type: the request's header; empty if there is none.
+        accept: the request's header; empty if there is none.
         query: the query string.
-        image_root: folder that ``image_path`` may name files in; None refuses ``image_path``.
+        image_root: folder that ``image_path`` may read from; None refuses ``image_path``.
     """
 
     chunks: list[bytes]
@@ -45,7 +45,7 @@ async def receive_body(request: Request, settings: Settings, timings: Timings) -
     Raises:
         BodyTooLargeError: it is too large.
         UnsupportedMediaError: it is compressed.
-        ClientGoneError: the client went away before all of it had come.
+        ClientGoneError: the client disconnected before sending all of it.
     """
     chunks = await _receive(request)
     timings.add("receive", timings.total())
@@ -59,7 +59,7 @@ async def receive_body(request: Request, settings: Settings, timings: Timings) -
 
 
 def parse_fields(body: RawBody, schema: type[Body], settings: Settings) -> ParsedBody[Body]:
-    """Parse a body of any of the kinds that osamd's own routes take: JSON, multipart, or an image as it is.
+    """Parse a body of any type that osamd's own routes accept: JSON, multipart, or a bare image.
 
     Raises:
         InvalidRequestError: it has the wrong form; the message names the field.
@@ -67,13 +67,13 @@ def parse_fields(body: RawBody, schema: type[Body], settings: Settings) -> Parse
         UnsupportedMediaError: it is a form that is too large.
     """
     raw = b"".join(body.chunks)
-    # Else the body would be held twice while it is parsed.
+    # Otherwise the body would be in memory twice while it is parsed.
     body.chunks.clear()
     return parse_body(raw, body.content_type, body.query, schema, body.image_root, settings.max_body_bytes)
 
 
 async def read_json(request: Request, schema: type[Fields]) -> Fields:
-    """Read and parse a small JSON body, whatever its Content-Type says: curl's default is that of a form.
+    """Read and parse a small JSON body, whatever its Content-Type: curl's default is that of a form.
 
     Raises:
         InvalidRequestError: it has the wrong form; the message names the field.
@@ -83,7 +83,7 @@ async def read_json(request: Request, schema: type[Fields]) -> Fields:
     raw = b"".join(await _receive(request, most=SMALL_BODY_BYTES))
     if not raw.strip():
         raise InvalidRequestError("the body is empty: expected JSON")
-    # The worst that fits takes a tenth of a second.
+    # The worst case within the limits takes a tenth of a second.
     return await asyncio.to_thread(from_json, raw, schema)
 
 
@@ -95,10 +95,10 @@ async def _receive(request: Request, *, most: int | None = None) -> list[bytes]:
         async for chunk in request.stream():
             received += len(chunk)
             if most is not None and received > most:
-                raise BodyTooLargeError(f"the body is larger than the {most:,} bytes that are allowed here")
+                raise BodyTooLargeError(f"the body exceeds the limit of {most:,} bytes for this route")
             chunks.append(chunk)
     except ClientDisconnect:
-        raise ClientGoneError("the client went away before the body was complete") from None
+        raise ClientGoneError("the client disconnected before the body was complete") from None
     return chunks
 
 
@@ -106,7 +106,7 @@ def _image_root(request: Request, settings: Settings) -> Path | None:
     if settings.image_root is not None:
         return settings.image_root
     client = request.client.host if request.client is not None else ""
-    # Behind a proxy on this machine everybody seems to be local.
+    # Behind a proxy on this machine every client seems to be local.
     is_direct = "x-forwarded-for" not in request.headers and "forwarded" not in request.headers
     is_local = (
         settings.app_env == "development" and settings.host in LOOPBACK_HOSTS and client in LOOPBACK and is_direct

@@ -1,4 +1,4 @@
-"""``async with client_watched(request)``: cancels the work for a client that has disconnected."""
+"""``async with client_watched(request)``: cancels work when the client disconnects."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ async def client_watched(request: Request) -> AsyncIterator[None]:
     """Cancel the block when the client disconnects. Enter it once the body has been read.
 
     Raises:
-        ClientGoneError: the client has gone.
+        ClientGoneError: the client has disconnected.
     """
     task = asyncio.current_task()
     if task is None:
@@ -33,7 +33,7 @@ async def client_watched(request: Request) -> AsyncIterator[None]:
         yield
     except asyncio.CancelledError:
         if is_gone and task.uncancel() == 0:
-            raise ClientGoneError("the client went away before its answer was ready") from None
+            raise ClientGoneError("the client disconnected before its answer was ready") from None
         raise
     finally:
         watcher.cancel()

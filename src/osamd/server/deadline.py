@@ -1,4 +1,4 @@
-"""``async with deadline(seconds)``: ``asyncio.timeout`` that raises the error of the tree."""
+"""``async with deadline(seconds)``: ``asyncio.timeout`` that raises ``DeadlineExceededError``."""
 
 import asyncio
 from collections.abc import AsyncIterator

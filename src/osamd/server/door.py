@@ -1,7 +1,7 @@
 """A door: another tool's protocol as a value that ``create_app`` takes.
 
-A route of a door ends in ``answering.answer`` with two pure functions, body to ask and result to reply. What cannot be
-said there, because it happens before a route is reached, is said here.
+Routes of a door call ``answering.answer`` with two pure functions, body to ask and result to reply. What happens before
+a route is reached, such as authentication, is configured here.
 """
 
 import json
@@ -14,12 +14,12 @@ from starlette.types import Scope
 
 from osamd.server.guard.auth import header_secrets, own_path
 
-# Of osamd's own errors (RFC 9457).
+# Media type of osamd's own errors (RFC 9457).
 MEDIA_TYPE: Final = "application/problem+json"
 
-# The keys a request carries in one place, without white space around them; one that comes twice is no key.
+# The keys that a request carries in one channel, stripped of white space; a repeated one is not valid.
 KeyChannel = Callable[[Scope], Sequence[bytes]]
-# A problem, as in ``osamd.server.problems.Problem``, to a body and its media type.
+# Turns a problem, as in ``osamd.server.problems.Problem``, into a body and its media type.
 WriteError = Callable[[Mapping[str, Any]], tuple[bytes, str]]
 
 
@@ -28,10 +28,10 @@ class Door:
     """Another tool's protocol.
 
     Attributes:
-        paths: of its routes; one that ends in a slash stands for all below it. No other routes may be there.
+        paths: the paths of its routes; one that ends in a slash includes all below it. No other routes may be there.
         router: its routes.
-        write_error: how it writes an error, also one from before a route is reached, such as a wrong key.
-        key_channels: where its clients may put their key, the strongest first: the first that holds any counts.
+        write_error: writes an error, including one raised before a route is reached, such as a wrong key.
+        key_channels: where its clients may put their key, in order of precedence: the first that contains any counts.
     """
 
     paths: tuple[str, ...]
@@ -46,12 +46,12 @@ class Door:
 
 
 def door_of(doors: Iterable[Door], scope: Scope) -> Door | None:
-    """The door that a request is for; None for osamd's own routes."""
+    """The door that handles a request; None for osamd's own routes."""
     return next((door for door in doors if door.covers(scope)), None)
 
 
 def read_secrets(doors: Iterable[Door], scope: Scope) -> Sequence[bytes]:
-    """The keys that a request carries, in the first channel of its door that holds any."""
+    """The keys that a request carries, from the first channel of its door that contains any."""
     door = door_of(doors, scope)
     for channel in (header_secrets,) if door is None else door.key_channels:
         if secrets := channel(scope):
@@ -60,6 +60,6 @@ def read_secrets(doors: Iterable[Door], scope: Scope) -> Sequence[bytes]:
 
 
 def write_problem(doors: Iterable[Door], scope: Scope, problem: Mapping[str, Any]) -> tuple[bytes, str]:
-    """A problem as its door writes it, or as osamd does: body and media type."""
+    """Write a problem as its door does, or as osamd does: body and media type."""
     door = door_of(doors, scope)
     return (json.dumps(problem).encode(), MEDIA_TYPE) if door is None else door.write_error(problem)

@@ -1,4 +1,4 @@
-"""Examples for the interactive API docs; they run as they are, with the built-in model."""
+"""Examples for the interactive API docs; they work unchanged, with the built-in model."""
 
 import base64
 from functools import cache

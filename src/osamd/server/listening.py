@@ -1,4 +1,4 @@
-"""The sockets of hosts that are in both families: ``localhost``, and ``::``, which people expect to mean everything."""
+"""Listening sockets for dual-stack hosts: ``localhost``, and ``::``, which people expect to mean all addresses."""
 
 import errno
 import logging
@@ -11,28 +11,28 @@ from osamd.errors import SettingsError
 
 logger = logging.getLogger("osamd")
 
-# A socket for each family instead of one for both: that one would show IPv4 clients as ::ffff:a.b.c.d, in logs and to
+# One socket per family: a dual-stack socket would show IPv4 clients as ::ffff:a.b.c.d, in logs and to
 # OSAMD_TRUSTED_PROXIES.
 IN_BOTH_FAMILIES: Final = {"localhost": ("127.0.0.1", "::1"), "::": ("::", "0.0.0.0")}  # noqa: S104 - asked for
-# What a machine without one of the families says.
+# Errors of a machine without one of the families.
 FAMILY_MISSING: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 BACKLOG: Final = 2048
-# For a port that is free in one family and taken in the other.
+# Retries for a random port that is free in one family and taken in the other.
 ATTEMPTS: Final = 20
 
 
 def listen(host: str, port: int) -> list[socket.socket] | None:
-    """Sockets that listen on a host of both families, on one port.
+    """Sockets that listen on a dual-stack host, all on one port.
 
     Args:
         host: an address or name.
-        port: 0 picks one that is free in both.
+        port: 0 picks one that is free in both families.
 
     Returns:
-        None where the host is of one family, or a name that is to be resolved.
+        None if the host belongs to one family, or is a name to resolve.
 
     Raises:
-        SettingsError: the port is taken, or neither family can be had.
+        SettingsError: the port is taken, or neither family is available.
     """
     addresses = IN_BOTH_FAMILIES.get(host.lower())
     if addresses is None:
@@ -47,7 +47,7 @@ def listen(host: str, port: int) -> list[socket.socket] | None:
         else:
             break
     names = (_url(*bound.getsockname()[:2]) for bound in found)
-    # As uvicorn says it of other hosts.
+    # The same line as uvicorn logs for other hosts.
     logger.info("Uvicorn running on %s", " and ".join(names))
     return found
 

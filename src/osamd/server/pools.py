@@ -1,4 +1,4 @@
-"""The server's own threads: bodies are parsed on some, replies written on others."""
+"""The server's thread pools: one parses bodies, the other writes replies."""
 
 import functools
 from collections.abc import Callable, Generator
@@ -18,11 +18,11 @@ Result = TypeVar("Result")
 
 
 class Pools:
-    """Two bounded queues with threads behind them. Belongs to one event loop.
+    """Two bounded queues with worker threads. Belongs to one event loop.
 
     Args:
-        settings: how much may wait, and how long.
-        emit: told about every event.
+        settings: limits on queue length and waiting time.
+        emit: receives every event.
     """
 
     def __init__(self, settings: Settings, *, emit: Callable[[Event], None]) -> None:
@@ -32,12 +32,12 @@ class Pools:
             wait_s=settings.queue_wait_s,
             hang_s=settings.hang_s,
             on_hung=lambda lane, hung: emit(WorkerHung(lane, hung)),
-            # With the spare thread nobody waits for another owner's.
+            # The spare thread keeps owners from waiting for each other.
             has_spare=True,
         )
-        # Parsing and hashing, which the event loop must not do.
+        # Parsing and hashing, which must not block the event loop.
         self._side = make("side", workers=SIDE_WORKERS)
-        # Writing replies, which takes seconds for many masks of a large image; clicks do not wait behind it.
+        # Writing replies can take seconds for many masks of a large image; clicks must not wait behind it.
         self._reply = make("reply", workers=REPLY_WORKERS)
 
     @property
@@ -46,7 +46,7 @@ class Pools:
         return any(lane.hung >= MOST_HUNG for lane in (self._side, self._reply))
 
     def status(self) -> tuple[LaneStatus, ...]:
-        """Both queues at this moment."""
+        """The current state of both queues."""
         return self._side.status(), self._reply.status()
 
     async def parse(self, work: Callable[[], Result], timings: Timings, *, owner: str) -> Result:
@@ -64,7 +64,7 @@ class Pools:
         return await self._side.run(work, timings, owner=owner)
 
     async def write(self, work: Callable[[], Generator[None, None, Result]], timings: Timings, *, owner: str) -> Result:
-        """Write a reply on a thread, in steps between which others may go on; it ends when nobody waits any more.
+        """Write a reply on a thread, in steps between which other jobs may run; cancelled when its waiter has gone.
 
         Args:
             work: starts writing; see ``Lane.run_in_steps``.
@@ -78,12 +78,12 @@ class Pools:
         return await self._reply.run_in_steps(work, timings, owner=owner)
 
     async def close(self, *, patience_s: float | None = None) -> bool:
-        """Refuse what waits and what comes, and wait for what runs.
+        """Refuse queued and new jobs, and wait for running ones.
 
         Args:
-            patience_s: seconds to wait; None waits however long it takes.
+            patience_s: seconds to wait; None waits as long as it takes.
 
         Returns:
-            Whether everything has ended.
+            Whether all jobs have ended.
         """
         return await close_lanes([self._side, self._reply], Patience(patience_s))

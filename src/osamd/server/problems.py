@@ -52,10 +52,10 @@ from osamd.wire.schemas import invalid_request
 
 logger = logging.getLogger("osamd")
 
-# Whatever a caller wrote is in it.
+# It may contain whatever the caller wrote.
 LONGEST_DETAIL: Final = 1000
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
-# What the guard and the admission behind it may answer, whatever the route.
+# Errors of authentication and admission, on every guarded route.
 GUARDED: Final[tuple[type[OsamdError], ...]] = (
     AccessError,
     ForeignOriginError,
@@ -65,9 +65,9 @@ GUARDED: Final[tuple[type[OsamdError], ...]] = (
     BodyTooLargeError,
     ServerConfigurationError,
 )
-# What any guarded route that reads a body may answer.
+# Errors of any guarded route that reads a body.
 BODY_ERRORS = (BodyTimeoutError, InvalidRequestError, UnsupportedMediaError)
-# What any route that takes an image may answer.
+# Errors of any route that takes an image.
 IMAGE_ERRORS = (
     *BODY_ERRORS,
     AdminOnlyError,
@@ -90,23 +90,23 @@ IMAGE_ERRORS = (
     InferenceError,
 )
 INTERNAL_CODE = "internal_error"
-INTERNAL_DETAIL = "Something went wrong on the server. Its log has the details under this request id."
+INTERNAL_DETAIL = "Internal server error. The server's log has the details under this request id."
 
 
 class Problem(BaseModel):
-    """The shape of every error."""
+    """The format of every error."""
 
     type: str = Field(default="about:blank", description="Always `about:blank`; read `code`.")
     title: str = Field(description="The same as `code`.")
     status: int = Field(description="The HTTP status.")
-    detail: str = Field(description="What is wrong and how to fix it, for people.")
-    code: str = Field(description="Which error it is, for programs; stable.")
-    request_id: str | None = Field(default=None, description="Names this request in the server's log.")
+    detail: str = Field(description="What is wrong and how to fix it, human-readable.")
+    code: str = Field(description="Stable error code, for programs.")
+    request_id: str | None = Field(default=None, description="Identifies this request in the server's log.")
     field: str | None = Field(default=None, description="The field of the request at fault.")
 
 
 def problem_response(request: Request, problem: Problem, headers: dict[str, str] | None = None) -> Response:
-    """The answer for a problem, completed with the request's id, and of bounded length."""
+    """The response for a problem, with the request's id added and long fields truncated."""
     problem.detail = shown(problem.detail, most=LONGEST_DETAIL)
     problem.field = None if problem.field is None else shown(problem.field)
     problem.request_id = getattr(request.state, "request_id", None)
@@ -118,7 +118,7 @@ def problem_response(request: Request, problem: Problem, headers: dict[str, str]
 
 
 def answer_error(request: Request, error: Exception) -> Response:
-    """An error of our tree, as its status and code."""
+    """Answer an ``OsamdError`` with its status and code."""
     if not isinstance(error, OsamdError):
         raise TypeError("registered for OsamdError only") from error
     if isinstance(error, ModelError):
@@ -134,12 +134,12 @@ def answer_error(request: Request, error: Exception) -> Response:
 
 
 def _named(request: Request) -> dict[str, str | None]:
-    """What ties a line of the log to the answer, which has the same id."""
+    """Log fields that link a line to the answer with the same request id."""
     return {"request_id": getattr(request.state, "request_id", None)}
 
 
 def answer_validation(request: Request, error: Exception) -> Response:
-    """A body that the framework checked and refused."""
+    """Answer a body that failed the framework's validation."""
     if not isinstance(error, RequestValidationError):
         raise TypeError("registered for RequestValidationError only") from error
     problems = [{**problem, "loc": _without_place(problem)} for problem in error.errors()]
@@ -147,12 +147,12 @@ def answer_validation(request: Request, error: Exception) -> Response:
 
 
 def _without_place(problem: Mapping[str, Any]) -> tuple[str | int, ...]:
-    """Where in the body the problem is: FastAPI puts ``body`` in front, and counts characters of broken JSON."""
+    """The location in the body, without FastAPI's leading ``body`` and the character offset of broken JSON."""
     return () if problem["type"] == "json_invalid" else tuple(problem["loc"][1:])
 
 
 def answer_http_exception(request: Request, error: Exception) -> Response:
-    """A refusal of the framework itself: no such path, wrong method, broken multipart."""
+    """Answer an error of the framework itself: no such path, wrong method, broken multipart."""
     if not isinstance(error, HTTPException):
         raise TypeError("registered for HTTPException only") from error
     code = HTTP_CODES.get(error.status_code, "invalid_request")
@@ -161,14 +161,14 @@ def answer_http_exception(request: Request, error: Exception) -> Response:
 
 
 def answer_unexpected(request: Request, error: Exception) -> Response:
-    """A bug: the log gets everything, the caller a fixed sentence."""
+    """Answer a bug: the log gets the traceback, the caller a fixed sentence."""
     logger.error("unexpected error", exc_info=error, extra=_named(request))
     problem = Problem(title=INTERNAL_CODE, status=500, detail=INTERNAL_DETAIL, code=INTERNAL_CODE)
     return problem_response(request, problem)
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Answer every error in one shape."""
+    """Answer every error in one format."""
     app.add_exception_handler(OsamdError, answer_error)
     app.add_exception_handler(RequestValidationError, answer_validation)
     app.add_exception_handler(HTTPException, answer_http_exception)
@@ -176,7 +176,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def documented(*errors: type[OsamdError]) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a guarded route: one entry a status, naming its codes; ``GUARDED`` go without saying."""
+    """The ``responses`` of a guarded route: one entry per status with its codes; ``GUARDED`` is always included."""
     responses: dict[int | str, dict[str, Any]] = {}
     for error in (*GUARDED, *errors):
         entry = responses.setdefault(

@@ -1,4 +1,4 @@
-"""The process around the app: its heap, its log, its signals, and uvicorn."""
+"""Process-wide setup around the app: heap, log, signals, and uvicorn."""
 
 import asyncio
 import contextlib
@@ -17,33 +17,33 @@ from osamd.errors import SettingsError
 from osamd.runtime import heap
 from osamd.server.guard.connections import PatientConnection
 from osamd.server.listening import listen
-from osamd.server.stopping import heeding_signals
+from osamd.server.stopping import handling_stop_signals
 from osamd.server.telemetry.logs import configure_log
 from osamd.settings import Settings
 
 logger = logging.getLogger("osamd")
 
-# uvicorn's own code, for a port that is taken and the like.
+# uvicorn's exit code for startup failures, such as a port in use.
 STARTUP_FAILED = 3
 
 
 def prepare_process(settings: Settings) -> None:
-    """Set up what a process has once: its log and its heap. To be called before there are other threads."""
+    """Set up the process's log and heap. Call before other threads are started."""
     heap.share()
     configure_log(settings)
 
 
 def drain_on_signals(app: FastAPI) -> None:
-    """Have the app refuse what waits at the first SIGTERM or SIGINT; a second one ends the process.
+    """Make the app refuse queued requests on the first SIGTERM or SIGINT; a second one ends the process.
 
-    ``serve`` does this itself; call it for an app that uvicorn's own command serves, before it starts.
+    ``serve`` does this itself; for an app served by uvicorn's own command, call it before the app starts.
     """
     inner = app.router.lifespan_context
 
     @contextlib.asynccontextmanager
     async def lifespan(started: FastAPI) -> AsyncIterator[Any]:
         loop = asyncio.get_running_loop()
-        with heeding_signals(lambda: loop.call_soon_threadsafe(started.state.services.engine.drain)):
+        with handling_stop_signals(lambda: loop.call_soon_threadsafe(started.state.services.engine.drain)):
             async with inner(started) as state:
                 yield state
 
@@ -51,15 +51,15 @@ def drain_on_signals(app: FastAPI) -> None:
 
 
 def serve(app: FastAPI, settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what runs."""
+    """Serve until SIGTERM or SIGINT, then finish running requests."""
     try:
         sockets = listen(settings.host, settings.port)
     except SettingsError as error:
-        # As uvicorn does where it binds.
-        logger.error("%s", error)  # noqa: TRY400 - the message says it all
+        # As uvicorn does when it cannot bind.
+        logger.error("%s", error)  # noqa: TRY400 - the message suffices
         sys.exit(STARTUP_FAILED)
     drain_on_signals(app)
-    # uvicorn raises the signal again once it has shut down; a stop that was asked for is a success all the same.
+    # uvicorn raises the signal again after shutting down; a requested stop must still exit with 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     config = uvicorn.Config(
         app,
@@ -67,12 +67,12 @@ def serve(app: FastAPI, settings: Settings) -> None:
         port=settings.port,
         http=PatientConnection,
         ws="none",
-        # prepare_process has seen to it.
+        # prepare_process has configured it.
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=max(1, math.ceil(settings.grace_s)),
         server_header=False,
-        # The app does that, for the proxies it was told to trust; uvicorn would trust every local process.
+        # The app does that, for the configured proxies only; uvicorn would trust every local process.
         proxy_headers=False,
     )
     server = uvicorn.Server(config)
@@ -81,6 +81,6 @@ def serve(app: FastAPI, settings: Settings) -> None:
     if not server.started:
         sys.exit(STARTUP_FAILED)
     if app.state.has_leftovers:
-        # Threads that still compute would crash the interpreter while it takes itself down.
+        # Threads that still compute would crash the interpreter during its shutdown.
         logging.shutdown()
         os._exit(0)

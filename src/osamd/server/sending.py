@@ -1,4 +1,4 @@
-"""``PiecewiseResponse``: a large reply, sent no faster than its client reads it."""
+"""``PiecewiseResponse``: sends a large reply no faster than its client reads it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -6,20 +6,20 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-# A client that takes longer than OSAMD_SEND_IDLE_S to read as much is cut off.
+# A client that takes longer than OSAMD_SEND_IDLE_S to read this much is cut off.
 SEND_BYTES: Final = 1024 * 1024
 
 
 class PiecewiseResponse(Response):
-    """Sends its body in pieces, each when the one before is on its way.
+    """Sends its body in pieces, each after the previous one was accepted by the transport.
 
-    In one piece, the connection would buffer all of it and the request be over while the client still reads: what is
-    counted to the request's end, such as memory, would be counted too short.
+    Sent in one piece, the connection would buffer all of it and the request would end while the client still reads, so
+    that the memory would no longer be accounted for.
 
     Args:
         pieces: the body.
-        media_type: of the body.
-        headers: more headers.
+        media_type: its media type.
+        headers: additional headers.
     """
 
     def __init__(self, pieces: Sequence[bytes], *, media_type: str, headers: Mapping[str, str]) -> None:
@@ -40,7 +40,7 @@ class PiecewiseResponse(Response):
 
 
 def _parts(pieces: Sequence[bytes]) -> Iterator[bytes]:
-    """The same bytes in parts that are neither tiny nor large."""
+    """Regroup the bytes into parts of about ``SEND_BYTES``."""
     small: list[bytes] = []
     waiting = 0
     for piece in pieces:

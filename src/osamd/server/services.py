@@ -1,4 +1,4 @@
-"""What routes need: the app's services as one value, and who makes a request."""
+"""What routes need: the app's services as one value, and a request's caller."""
 
 import asyncio
 from collections.abc import Sequence
@@ -23,31 +23,31 @@ from osamd.settings import Settings
 from osamd.status import EngineStatus, State
 from osamd.timings import Timings
 
-# Where the app's lifespan leaves the settings, and whom to tell of events, for the connections.
+# Keys in the lifespan state under which connections find the settings and the event sinks.
 SETTINGS_STATE = "osamd_settings"
 SINKS_STATE = "osamd_sinks"
-# For computations that nobody waits for any more, once all requests are answered.
+# For abandoned computations, after all requests are answered.
 LEFTOVERS_S: Final = 1.0
-# For a collector that does not take the last spans.
+# For a collector that does not accept the last spans.
 TRACES_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What one app is made of.
+    """The services of one app.
 
     Attributes:
         settings: limits and policies.
-        engine: answers.
-        library: the models there are, and their files.
-        decoder: the processes that decode images; None where an engine of one's own decodes them.
+        engine: segments images.
+        library: the known models and their files.
+        decoder: the processes that decode images; None if a custom engine decodes them.
         pools: threads that parse bodies and write replies.
-        encodes: how many images each key may have encoded.
-        memory: how many bytes masks and replies may hold.
+        encodes: rate limit for encoding images, per key.
+        memory: memory budget of masks and replies.
         remote_images: fetches images by URL.
-        metrics: what this app has counted.
-        traces: spans on their way to a collector; None where none is configured.
-        sinks: told about every event, the metrics and the traces among them.
+        metrics: counters of this app.
+        traces: exports spans to a collector; None if none is configured.
+        sinks: receive every event, including the metrics and traces.
         doors: other tools' protocols.
     """
 
@@ -66,13 +66,13 @@ class Services:
 
     @property
     def state(self) -> State:
-        """The engine's, or ``stuck`` when the server's own threads are."""
+        """The engine's state, or ``stuck`` if the server's own threads are."""
         state = self.engine.state
         is_stuck = self.pools.is_stuck or self.remote_images.is_stuck
         return "stuck" if is_stuck and state != "stopping" else state
 
     def status(self) -> EngineStatus:
-        """How things stand at this moment, with the server's own queues behind the engine's."""
+        """The current state, with the server's own queues after the engine's."""
         status = self.engine.status()
         return replace(
             status,
@@ -82,10 +82,10 @@ class Services:
         )
 
     async def close(self) -> bool:
-        """Finish what runs, once all requests are answered, and let threads and processes go.
+        """Finish running work, once all requests are answered, and stop threads and processes.
 
         Returns:
-            Whether everything has ended; else some thread still computes something that nobody waits for.
+            Whether everything has ended; otherwise some thread still runs an abandoned computation.
         """
         if self.decoder is not None:
             await asyncio.to_thread(self.decoder.close)
@@ -99,10 +99,10 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose request it is.
+    """The caller of a request.
 
     Attributes:
-        name: of the key; embeddings and handles belong to it.
+        name: the key's name, which owns embeddings and handles.
         is_admin: whether the key has the role admin.
     """
 
@@ -111,18 +111,18 @@ class Caller:
 
 
 def services_of(request: Request) -> Services:
-    """The services of the app that got this request."""
+    """The services of the app that received this request."""
     services: Services = request.app.state.services
     return services
 
 
 def caller_of(request: Request) -> Caller:
-    """Whose key this request came with."""
+    """The owner of the key that this request carries."""
     return Caller(request.state.key_name, is_admin=request.state.key_role == ADMIN)
 
 
 def holding_of(request: Request) -> Holding:
-    """What this request holds of the memory for masks and replies; it is given back when its reply is sent."""
+    """This request's share of the memory for masks and replies; released when its reply is sent."""
     holding: Holding = request.state.holding
     return holding
 

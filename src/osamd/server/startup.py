@@ -1,4 +1,4 @@
-"""What makes a process come up sooner."""
+"""Makes a process start faster."""
 
 import gc
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def faster_imports() -> Iterator[None]:
-    """A block of imports without the garbage collector, which would scan what is there to stay again and again.
+    """Import without the garbage collector, which would scan permanent objects again and again.
 
-    What was imported is left out of later collections too.
+    Imported objects are excluded from later collections too.
     """
     gc.disable()
     try:

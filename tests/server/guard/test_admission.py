@@ -108,7 +108,7 @@ def test_a_key_has_so_many_requests_at_once(narrow: RunningServer) -> None:
     problem = refusal(refused)
 
     assert (429, "rate_limited") == (problem["status"], problem["code"])
-    assert "2 requests at once" in problem["detail"]
+    assert "2 concurrent requests" in problem["detail"]
     assert int(refused.headers["Retry-After"]) >= 1
     assert (200, 200) == (others, after)
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -181,7 +181,7 @@ def test_requests_a_minute_are_counted_by_key(metered: RunningServer) -> None:
 
     assert [200] * 10 == [answer.status_code for answer in answers]
     assert (429, "rate_limited") == (refused.status_code, refusal(refused)["code"])
-    assert "10 requests a minute" in refusal(refused)["detail"]
+    assert "10 requests per minute" in refusal(refused)["detail"]
     assert 1 <= int(refused.headers["Retry-After"]) <= 6
     assert (200, 200) == (probe, others)
     assert metered.log_line("code=rate_limited", "key=bob")
@@ -197,7 +197,7 @@ def test_encodes_a_minute_are_counted_by_key(metered: RunningServer) -> None:
         others = client.post("/api/embed", content=picture(2)).status_code
 
     assert [200, 200, 429] == [answer.status_code for answer in new]
-    assert "2 images to encode a minute" in refusal(new[2])["detail"]
+    assert "2 images to encode per minute" in refusal(new[2])["detail"]
     assert [200, 200, 200] == [again.status_code, by_handle.status_code, others]
 
 

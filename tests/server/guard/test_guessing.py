@@ -277,8 +277,8 @@ def test_a_short_key_in_the_file_ends_the_start(tmp_path: Path) -> None:
     [
         ("", "empty"),
         ("\n \n", "empty"),
-        (f"alice user {ALICE[:-1]}", "line 1 of .* cut off"),
-        (f"alice user {ALICE}\nbob us", "line 2 of .* cut off"),
+        (f"alice user {ALICE[:-1]}", "line 1 of .* truncated"),
+        (f"alice user {ALICE}\nbob us", "line 2 of .* truncated"),
         (f"alice user {ALICE}\nbob us\n", "line 2 of .* `name role secret`"),
         ("alice user short\n", "line 1 of .* 16 characters"),
         (f"alice user sha256:{hashlib.sha256(b'').hexdigest()}\n", "line 1 of .* empty secret"),

@@ -92,7 +92,7 @@ def images(host: Host, **settings: Any) -> RemoteImages:
 )
 def test_a_body_in_too_many_pieces_is_given_up(first: bytes, then: bytes) -> None:
     """Each piece costs as much as a thousand times as many bytes."""
-    with hosting(first, then) as host, pytest.raises(UrlFailedError, match="too many pieces"):
+    with hosting(first, then) as host, pytest.raises(UrlFailedError, match="too many chunks"):
         asyncio.run(images(host, url_s=60).fetch(host.url))
 
 

@@ -71,12 +71,12 @@ def test_a_name_may_have_two_secrets(tmp_path: Path) -> None:
     [
         ("alice user", "`name role secret`"),
         ("alice user se cret-7Hq", "`name role secret`"),
-        ("alice root secret-7Hq", "the role is"),
-        ("API_KEY admin secret-7Hq", "a name is"),
-        ("anonymous user secret-7Hq", "a name is"),
-        ("a/b user secret-7Hq", "a name is"),
+        ("alice root secret-7Hq", "expected the role"),
+        ("API_KEY admin secret-7Hq", "expected a name"),
+        ("anonymous user secret-7Hq", "expected a name"),
+        ("a/b user secret-7Hq", "expected a name"),
         ("alice user sha256:abc", "64 hexadecimal"),
-        ("bob admin other-secret-7Hq", "another role"),
+        ("bob admin other-secret-7Hq", "a different role"),
         (f"carol user {BOB}", "another name"),
     ],
 )
@@ -107,7 +107,7 @@ def test_a_loose_file_is_warned_of(file: Path, caplog: pytest.LogCaptureFixture)
     KeyFile(file)
 
     assert [] == silent
-    assert any("others may read or change" in message for message in caplog.messages)
+    assert any("is accessible to other users" in message for message in caplog.messages)
 
 
 def test_an_overlong_file_is_refused(file: Path) -> None:
@@ -293,7 +293,7 @@ def test_keys_change_without_a_restart(keyed: RunningServer, file: Path, photo: 
 
     assert 403 == status_with(keyed, ALICE)
     assert 200 == answered.status_code
-    assert "read again, 2 keys: bob, carol" in log
+    assert "reloaded, 2 keys: bob, carol" in log
     assert "line 1 of" in log
     assert not any(secret in log for secret in (ALICE, BOB, OPS, KEY))
 

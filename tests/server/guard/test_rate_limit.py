@@ -51,7 +51,7 @@ def test_the_refusal_says_what_and_until_when() -> None:
     clock = Clock()
     allowance = RateLimit("clicks", 6, clock=clock)
     takes(allowance, "alice", 6)
-    with pytest.raises(RateLimitedError, match="6 clicks a minute") as caught:
+    with pytest.raises(RateLimitedError, match="6 clicks per minute") as caught:
         allowance.take("alice")
 
     assert caught.value.retry_after_s == pytest.approx(10.0)

@@ -1,1 +1,1 @@
-"""Who may come in, and with how much."""
+"""Authentication, rate limits and other protection of the server."""

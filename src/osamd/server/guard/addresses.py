@@ -1,4 +1,4 @@
-"""Which internet addresses a server may be sent to by a caller. Pure."""
+"""Which IP addresses a caller may make the server connect to (SSRF protection). Pure."""
 
 import ipaddress
 from collections.abc import Collection
@@ -7,11 +7,11 @@ from typing import Final
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# The only IPv6 block from which unicast addresses are handed out. Outside it lie, beside local and multicast addresses,
-# those that hold an IPv4 address: IPv4-compatible, SIIT (::ffff:0:0:0/96) and NAT64 (64:ff9b::/96, 64:ff9b:1::/48).
+# The only IPv6 block from which unicast addresses are assigned. Outside it are local and multicast addresses, and those
+# that embed an IPv4 address: IPv4-compatible, SIIT (::ffff:0:0:0/96) and NAT64 (64:ff9b::/96, 64:ff9b:1::/48).
 GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
-# What Python's is_global lets pass, or did in some version, and what yet is nobody's public web server: other networks'
-# addresses in IPv6 clothes, old relays, and clouds' own services.
+# Networks that Python's is_global accepts, at least in some version, although no public web server is there: IPv4
+# addresses embedded in IPv6, old relays, and cloud-internal services.
 NEVER: Final[tuple[Network, ...]] = tuple(
     ipaddress.ip_network(text)
     for text in (
@@ -25,23 +25,23 @@ NEVER: Final[tuple[Network, ...]] = tuple(
         "3fff::/20",  # documentation
     )
 )
-# The third quarter of an ISATAP address, without the bit that tells whether the IPv4 address behind it is unique.
+# The third 32 bits of an ISATAP address, without the bit for a globally unique IPv4 address.
 ISATAP: Final = 0x0000_5EFE
 UNIQUE_BIT: Final = 0x0200_0000
 
 
 def may_connect(text: str, allowed: Collection[Network] = ()) -> bool:
-    """Whether an address, as a resolver gives it, is a public one, or in a network that the operator allows.
+    """Whether an address, as returned by a resolver, is public or in a network that the operator allows.
 
-    Private, loopback, link-local, multicast, reserved and metadata addresses are not public, whatever they are dressed
-    as; what is no address is none.
+    Private, loopback, link-local, multicast, reserved and metadata addresses are not public, however they are embedded;
+    neither is anything that is not an address.
     """
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
         return False
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        # The kernel connects to the address inside.
+        # The kernel connects to the embedded address.
         address = address.ipv4_mapped
     if any(address in network for network in allowed):
         return True
@@ -51,6 +51,6 @@ def may_connect(text: str, allowed: Collection[Network] = ()) -> bool:
 
 
 def _is_global_unicast(address: ipaddress.IPv6Address) -> bool:
-    """Whether it can be a host's own address on the internet, and does not stand for an IPv4 address."""
+    """Whether this is a host's own address on the internet, without an embedded IPv4 address."""
     third_quarter = int(address) >> 32 & 0xFFFF_FFFF & ~UNIQUE_BIT
     return address in GLOBAL_UNICAST and address.scope_id is None and third_quarter != ISATAP

@@ -1,4 +1,4 @@
-"""The key in front of an ASGI app. Needs nothing else of osamd, so it can guard any ASGI app.
+"""API key authentication for any ASGI app; depends on nothing else in osamd.
 
 ::
 
@@ -29,7 +29,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 ReadSecrets = Callable[[Scope], Sequence[bytes]]
-# A problem (RFC 9457) to a body and its media type.
+# Turns a problem (RFC 9457) into a body and its media type.
 WriteProblem = Callable[[Scope, Mapping[str, Any]], tuple[bytes, str]]
 
 logger = logging.getLogger("osamd")
@@ -43,7 +43,7 @@ ADMIN: Final = "admin"
 USER: Final = "user"
 POLICY_VIOLATION: Final = 1008
 WRONG_KEYS_PER_MINUTE: Final = 20
-# What one customer of a provider has; counting single addresses would give them 2^64 tries.
+# The prefix that providers assign to one customer; counting single addresses would allow 2^64 attempts.
 IPV6_PREFIX: Final = 64
 # Shorter secrets are refused outside development.
 LEAST_SECRET_CHARS: Final = 16
@@ -54,7 +54,7 @@ TOO_SHORT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who a key belongs to.
+    """The owner of a key.
 
     Attributes:
         name: the key's name.
@@ -66,10 +66,10 @@ class Caller:
 
 
 class Keys(Protocol):
-    """Where keys are looked up."""
+    """Looks up keys."""
 
     def find(self, secret: bytes) -> Caller | None:
-        """Whose secret this is; None when it is nobody's."""
+        """The owner of a secret; None if it is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,30 +85,30 @@ DENIED: Final = _Refusal(403, "access_denied", "the header X-API-Key is missing 
 
 
 class ApiKeyMiddleware:
-    """Lets a request through only with the right key, in ``X-API-Key`` or as ``Authorization: Bearer``.
+    """Passes requests with a valid key, in ``X-API-Key`` or as ``Authorization: Bearer``.
 
-    Where both are sent, ``X-API-Key`` counts; a header that comes twice is no key, so that a request is one guess.
+    If both are sent, ``X-API-Key`` counts; a repeated header is invalid, so that each request is a single guess.
 
     A missing or wrong key is answered 403. After too many wrong ones from one address, wrong keys from there are
-    answered 429, and keys that were not right there before are compared only after a delay (``guessing``). Without a
+    answered 429, and keys that have not been valid there before are checked with a delay (``guessing``). Without any
     key configured every request is answered 500, naming the variable to set, except in development, where the check is
-    off, a warning is logged, and only requests that no foreign web page can have made are let in.
+    off, a warning is logged, and cross-site requests are refused.
 
-    The name of the key a request came with is left in ``scope["state"]["key_name"]``, its role in ``key_role``, and the
-    code of a refusal in ``code``.
+    The name of a request's key is stored in ``scope["state"]["key_name"]``, its role in ``key_role``, and the code of a
+    refusal in ``code``.
 
     Args:
         app: the app to guard.
         api_key: the secret of an admin; None reads the environment variable ``API_KEY``.
-        app_env: ``development`` relaxes a missing key; None reads the environment variable ``APP_ENV``.
+        app_env: ``development`` allows a missing key; None reads the environment variable ``APP_ENV``.
         keys: more keys.
-        public_paths: exact paths anyone may read with GET or HEAD.
-        public_prefixes: the same for everything below these, each ending in a slash.
-        admin_paths: exact paths that are for admins, whatever the method.
+        public_paths: exact paths that need no key for GET and HEAD.
+        public_prefixes: the same for everything below these prefixes, each ending in a slash.
+        admin_paths: exact paths for admins only, whatever the method.
         allowed_origins: web pages, such as ``https://example.com``, that may call a server without a key.
-        wrong_keys_per_minute: how many wrong keys an address may try in a minute.
-        read_secrets: finds the keys that a request carries; None looks into the two headers.
-        write_problem: writes a refusal; None writes it as ``application/problem+json``.
+        wrong_keys_per_minute: wrong keys per minute from one address.
+        read_secrets: extracts the keys from a request; None reads the two headers.
+        write_problem: formats a refusal; None formats it as ``application/problem+json``.
 
     Raises:
         ValueError: outside development, the secret is shorter than ``LEAST_SECRET_CHARS``.
@@ -132,7 +132,7 @@ class ApiKeyMiddleware:
         key = os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key
         env = os.environ.get(ENVIRONMENT_VARIABLE, "") if app_env is None else app_env
         self._app = app
-        # A header's value has no white space around it, so a key with a line's end behind it could never be sent.
+        # Header values are stripped, so a key with a trailing newline could never be sent.
         key = key.strip()
         is_development = env.strip().lower() == DEVELOPMENT
         if key and is_guessable(key) and not is_development:
@@ -149,12 +149,12 @@ class ApiKeyMiddleware:
         self._guesses = Guesses(wrong_keys_per_minute)
         if self._is_open:
             logger.warning(
-                "%s is not set: development mode, every request is let in. Never run like this in production.",
+                "%s is not set: development mode, requests need no key. Never do this in production.",
                 KEY_VARIABLE,
             )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Guard HTTP and WebSocket; everything else, such as lifespan, passes."""
+        """Guard HTTP and WebSocket; pass everything else, such as lifespan."""
         if scope["type"] not in {"http", "websocket"} or self._is_public(scope):
             await self._app(scope, receive, send)
             return
@@ -168,24 +168,24 @@ class ApiKeyMiddleware:
     async def _judge(self, scope: Scope) -> Caller | _Refusal:
         if self._is_open:
             if _is_of_a_foreign_page(scope, self._allowed_origins):
-                detail = "another site's page may not use this server while it has no key: set API_KEY, or call it by"
-                return _Refusal(403, "foreign_origin", f"{detail} its address or as localhost")
+                detail = "cross-site requests are refused while no API key is set: set API_KEY, or use the server's"
+                return _Refusal(403, "foreign_origin", f"{detail} IP address or localhost")
             return Caller(ANONYMOUS, ADMIN)
         if self._key is None and self._keys is None:
-            detail = f"the server has no key: set the environment variable {KEY_VARIABLE}"
+            detail = f"the server has no API key: set the environment variable {KEY_VARIABLE}"
             return _Refusal(500, "not_configured", detail)
         caller = await self._caller_of(scope)
         if isinstance(caller, Caller) and caller.role != ADMIN and own_path(scope) in self._admin_paths:
-            return _Refusal(403, "admin_only", "this is for keys with the role admin")
+            return _Refusal(403, "admin_only", "this needs a key with the role admin")
         return caller
 
     async def _caller_of(self, scope: Scope) -> Caller | _Refusal:
         secrets = self._read_secrets(scope)
         if not secrets:
-            # No key at all is no guess: probes and browsers come without one.
+            # A missing key does not count as a guess: probes and browsers send none.
             return DENIED
         address = address_of(scope.get("client"))
-        # Of several none is tried, so that a request is one guess and counts as one.
+        # Several keys are not tried, so that each request is a single guess.
         secret = secrets[0] if len(secrets) == 1 else None
         digest = hashlib.sha256(secret).digest() if secret is not None else None
         if self._guesses.is_slowed(address, digest) and not await self._guesses.wait(address):
@@ -198,7 +198,7 @@ class ApiKeyMiddleware:
         return DENIED if wait_s is None else _Refusal(429, "too_many_wrong_keys", TOO_MANY_WRONG_KEYS, wait_s)
 
     def _caller(self, secret: bytes, digest: bytes) -> Caller | None:
-        # Digests of one length, compared in constant time: the answer's time tells nothing about the key.
+        # Digests of equal length, compared in constant time, so that timing reveals nothing about the key.
         if self._key is not None and hmac.compare_digest(digest, self._key):
             return Caller(KEY_NAME, ADMIN)
         return None if self._keys is None else self._keys.find(secret)
@@ -210,14 +210,14 @@ class ApiKeyMiddleware:
 
 
 def is_guessable(secret: str) -> bool:
-    """Whether a secret is too short to be one outside development."""
+    """Whether a secret is too short outside development."""
     return len(secret) < LEAST_SECRET_CHARS
 
 
 def own_path(scope: Scope) -> str:
-    """The path as Starlette routes it: without the prefix that a proxy or a mount put in front of it.
+    """The path as Starlette routes it: without the prefix of a proxy or mount.
 
-    The guard stands alone, so Starlette's own function, which is private too, is only compared with in tests.
+    This module has no dependencies, so it does not use Starlette's function, which is private; a test compares both.
     """
     path, prefix = str(scope["path"]), str(scope.get("root_path", ""))
     rest = path.removeprefix(prefix)
@@ -225,7 +225,7 @@ def own_path(scope: Scope) -> str:
 
 
 def header_secrets(scope: Scope) -> Sequence[bytes]:
-    """The keys a request carries: in ``X-API-Key``, and only where there is none, in ``Authorization``."""
+    """The keys that a request carries: in ``X-API-Key``, or if there is none, in ``Authorization``."""
     own, bearer = [], []
     for name, value in scope["headers"]:
         if name == b"x-api-key":
@@ -238,10 +238,10 @@ def header_secrets(scope: Scope) -> Sequence[bytes]:
 
 
 def address_of(client: Sequence[object] | None) -> str:
-    """Whom something is counted for: an IPv4 address, or an IPv6 network of the size one customer has.
+    """The client to count something for: an IPv4 address, or an IPv6 network of the size assigned to one customer.
 
     Args:
-        client: address and port, as ASGI has them; None where they are not known.
+        client: address and port, as in ASGI; None if unknown.
     """
     host = str((client or ("unknown",))[0])
     try:
@@ -256,16 +256,16 @@ def address_of(client: Sequence[object] | None) -> str:
 
 
 def _is_forwarded(scope: Scope) -> bool:
-    """Whether a proxy passed this on whose word is not believed: else the client would have no port."""
+    """Whether an untrusted proxy forwarded this; for a trusted one the client would have no port."""
     _, port = scope.get("client") or ("", 0)
     return bool(port) and any(name in {b"x-forwarded-for", b"forwarded"} for name, _ in scope["headers"])
 
 
 def _is_of_a_foreign_page(scope: Scope, allowed_origins: Container[str]) -> bool:
-    """Whether a web page of another site may have made this request.
+    """Whether this may be a cross-site request.
 
-    A page that had its own name resolved to this machine (DNS rebinding) shows that name in ``Host``; a page that calls
-    this machine shows itself in ``Origin``, or in ``Sec-Fetch-Site`` where a browser leaves that out.
+    DNS rebinding shows in ``Host``, which has the attacker's host name; other cross-site requests show in ``Origin``,
+    or in ``Sec-Fetch-Site`` if the browser omits that.
     """
     headers: dict[bytes, str] = {name: value.decode("latin-1").strip() for name, value in scope["headers"]}
     host, origin = headers.get(b"host", ""), headers.get(b"origin")
@@ -279,7 +279,7 @@ def _is_of_a_foreign_page(scope: Scope, allowed_origins: Container[str]) -> bool
 
 
 def _is_local_name(host: str) -> bool:
-    """Whether a ``Host`` can only be this machine's: an address, or a name that no public DNS has."""
+    """Whether a ``Host`` cannot come from public DNS: an IP address, or a local name."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         ipaddress.ip_address(name)
@@ -288,7 +288,7 @@ def _is_local_name(host: str) -> bool:
     else:
         return True
     name = host.rpartition(":")[0] or host
-    # Names without a dot are those of containers and of local networks.
+    # Names without a dot are names of containers and in local networks.
     return "." not in name or name.lower().endswith(".localhost")
 
 
@@ -308,7 +308,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: _Refusal,
     if refusal.retry_after_s is not None:
         headers.append((b"retry-after", str(math.ceil(refusal.retry_after_s)).encode()))
     if scope["method"] not in {"GET", "HEAD"}:
-        # The body was not read, and will not be.
+        # The body has not been read and will not be.
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

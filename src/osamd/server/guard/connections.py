@@ -1,6 +1,6 @@
-"""uvicorn's HTTP connection, which waits for no client for ever.
+"""uvicorn's HTTP protocol class, with limits on slow clients, heads and the number of connections.
 
-``serve`` uses it by itself; uvicorn's own command by ``--http osamd.server.guard.connections:PatientConnection``.
+``serve`` uses it by default; uvicorn's own command with ``--http osamd.server.guard.connections:PatientConnection``.
 """
 
 import asyncio
@@ -18,18 +18,18 @@ from osamd.server.guard.upgrades import CONNECT, OfferlessParser
 from osamd.server.services import SETTINGS_STATE, SINKS_STATE
 from osamd.settings import Settings
 
-# Request line, headers and trailers of the requests on a connection that wait for their answers, and a single line.
+# Limits on the total size of the unanswered requests' heads and trailers on a connection, and on a single line.
 MOST_HEAD_BYTES: Final = 64 * 1024
-# The colon, the space and the line's end.
+# The colon, the space and the line break.
 HEADER_EXTRA_BYTES: Final = 4
-# So many requests may wait behind each other; each costs far more memory than its shortest head has bytes.
+# Limit on pipelined requests; each costs far more memory than the bytes of a minimal head.
 MOST_PIPELINED: Final = 64
-# How long what a refused client still sends is read, and forgotten. Closing on it at once would reset the connection,
-# and it would never read why it was refused.
+# How long to keep reading and discarding what a refused client sends. Closing immediately would reset the connection,
+# and the client would never read why it was refused.
 LINGER_S: Final = 2.0
-# How long a new connection has to show a key before it counts as one without: many may be opened at once in good faith.
+# How long a new connection has to send a key before it counts as keyless: legitimate clients may open many at once.
 SHOW_KEY_S: Final = 1.0
-# The app has answered or cut off a slow body by then; what comes here nobody reads.
+# By then the app has answered or timed out a slow body; anything that still arrives is not read.
 UNREAD_BODY_EXTRA_S = 5.0
 TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -46,18 +46,18 @@ NO_TUNNELS = b"HTTP/1.1 501 Not Implemented\r\nConnection: close\r\nContent-Leng
 
 
 class _HeadRefusedError(Exception):
-    """Ends the parser's work on what has come."""
+    """Stops the parser."""
 
 
 class PatientConnection(HttpToolsProtocol):
-    """Bounds connections, heads, and time: how many, how large, and how long heads, bodies and readers take.
+    """Limits the number of connections, the size of heads, and the time of heads, bodies and reads.
 
-    At the limit of connections, those that are idle make room for new ones.
+    At the connection limit, idle connections are closed to make room for new ones.
     """
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        # This server speaks no other protocol, whatever uvicorn finds installed.
+        # No other protocol is supported, whatever uvicorn finds installed.
         self.ws_protocol_class = None
         self.parser = OfferlessParser(self)  # type: ignore[assignment]
         settings = self.app_state.get(SETTINGS_STATE)
@@ -68,12 +68,12 @@ class PatientConnection(HttpToolsProtocol):
         self._reading: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
         self._showing: asyncio.TimerHandle | None = None
-        # Whether some of a head is here, and how many requests with a whole head are without their whole answer.
+        # Whether a head has been received in part, and how many requests await a complete answer.
         self._has_begun = False
         self._open = 0
-        # Bytes of each head whose answer is not out; bytes since the parser last told of anything; whether it did.
+        # Sizes of the unanswered heads; bytes since the parser's last callback; whether there was one.
         self._heads: deque[int] = deque()
-        # What the app leaves in the state of those requests; whether the last one that was judged had a right key.
+        # State that the app attaches to those requests; whether the last authenticated one had a valid key.
         self._states: deque[Mapping[str, Any]] = deque()
         self._had_key = False
         self._untold = 0
@@ -81,19 +81,19 @@ class PatientConnection(HttpToolsProtocol):
         self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has come."""
+        """A client has connected."""
         super().connection_made(transport)
         self._address = address_of(self.client)
         if len(self.connections) > self._settings.max_connections and not self._make_room():
             self._refuse_connection()
             return
         self._await_head()
-        # What a proxy has on one connection comes from many, so it shows a key or not as they do.
+        # A proxy's connection carries requests of many clients, with and without keys.
         if not _is_among(self.client, self._settings.trusted_proxies):
             self._showing = self.loop.call_later(SHOW_KEY_S, self._check_key_shown)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It has gone."""
+        """The client has disconnected."""
         self._stop_waiting()
         if self._showing is not None:
             self._showing.cancel()
@@ -101,21 +101,21 @@ class PatientConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Some of a request."""
+        """Part of a request has arrived."""
         if self._is_refused:
             return
         self._has_told = False
         super().data_received(data)
-        # The parser keeps a header to itself until its line ends.
+        # The parser reports a header only once its line has ended.
         self._untold = 0 if self._has_told else self._untold + len(data)
         if self._untold > MOST_HEAD_BYTES and not self.transport.is_closing():
             self._refuse_head()
-        # uvicorn no longer waits for the next head, and be it only a line's end that came.
+        # uvicorn has stopped its keep-alive timer, even if only a line break arrived.
         if self._reading is None and not self._open and self.timeout_keep_alive_task is None:
             self._await_head()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words, which say less
-        """What came was no HTTP, or we stopped the parser."""
+        """The data was not HTTP, or we stopped the parser."""
         if self._is_refused:
             return
         self._tell("not_http")
@@ -136,44 +136,44 @@ class PatientConnection(HttpToolsProtocol):
             self._await_head()
 
     def on_url(self, url: bytes) -> None:
-        """Some of the request line."""
+        """Part of the request line."""
         self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or a trailer, of which nobody hears: the guard has judged the head without it."""
+        """A header; trailers are dropped, since the request was authenticated without them."""
         self._count(len(name) + len(value) + HEADER_EXTRA_BYTES)
         if self._has_begun:
             super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
-        """Some of a body, which others bound."""
+        """Part of a body, which is limited elsewhere."""
         self._has_told = True
         super().on_body(body)
 
     def on_headers_complete(self) -> None:
-        """The head is here, the body is to come."""
+        """The head is complete, the body may follow."""
         self._has_told = True
         if self.parser.get_method() == CONNECT:
-            # What follows belongs to a tunnel, so it must not be run as requests.
+            # What follows belongs to a tunnel, so it must not be parsed as requests.
             self._refuse_head(NO_TUNNELS, "no_tunnels")
             raise _HeadRefusedError
         self._stop_waiting()
         self._has_begun = False
         self._open += 1
         super().on_headers_complete()
-        # One behind another is not read until that is answered.
+        # A pipelined request is not read until the previous one is answered.
         if not self.pipeline:
             self._await_body()
 
     def on_message_complete(self) -> None:
-        """All of a request is here."""
+        """The request is complete."""
         self._has_told = True
         self._stop_waiting()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """An answer is out; one that was waiting may begin."""
+        """An answer has been sent; a pipelined request may start."""
         self._open -= 1
         self._heads.popleft()
         self._had_key = _has_key(self._states.popleft(), before=self._had_key)
@@ -186,12 +186,12 @@ class PatientConnection(HttpToolsProtocol):
             self._await_head()
 
     def pause_writing(self) -> None:
-        """The client does not read."""
+        """The client is not reading."""
         super().pause_writing()
         self._writing = self.loop.call_later(self._settings.send_idle_s, self._give_up, "answer_unread")
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """The client is reading again."""
         if self._writing is not None:
             self._writing.cancel()
             self._writing = None
@@ -199,16 +199,16 @@ class PatientConnection(HttpToolsProtocol):
 
     @property
     def has_key(self) -> bool:
-        """Whether the request that is being answered has a right key, or else the one before it had."""
+        """Whether the request being answered, or else the previous one, has a valid key."""
         return _has_key(self._states[0], before=self._had_key) if self._states else self._had_key
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for another request after one that was answered."""
+        """Whether the connection is waiting for another request after an answered one."""
         return self.timeout_keep_alive_task is not None
 
     def _make_room(self) -> bool:
-        """Close the connection that has been idle longest; False where none is."""
+        """Close the connection that has been idle longest; False if none is idle."""
         others: list[PatientConnection] = [other for other in self.connections if isinstance(other, PatientConnection)]
         idle = [other for other in others if other.is_idle]
         if not idle:
@@ -218,7 +218,7 @@ class PatientConnection(HttpToolsProtocol):
         return True
 
     def _check_key_shown(self) -> None:
-        """Close this connection where its address has too many others without a key."""
+        """Close this connection if its address has too many others without a key."""
         if self.has_key or self.transport.is_closing():
             return
         others = [other for other in self.connections if isinstance(other, PatientConnection) and other is not self]
@@ -239,9 +239,9 @@ class PatientConnection(HttpToolsProtocol):
         self.transport.close()
 
     def _count(self, nbytes: int) -> None:
-        """Count some of a head, or of its trailers."""
+        """Count bytes of a head or its trailers."""
         self._has_told = True
-        # Trailers of a request that is answered already are dropped, and count for nothing.
+        # Trailers of an answered request are dropped and not counted.
         if self._heads:
             self._heads[-1] += nbytes
         if sum(self._heads) > MOST_HEAD_BYTES:
@@ -255,7 +255,7 @@ class PatientConnection(HttpToolsProtocol):
         is_trailer = self._open == 1 and self.cycle.more_body and not self.cycle.response_started
         if not self._open or is_trailer:
             self.transport.write(answer)
-        # Else it would be taken for the answer to a request before it.
+        # Otherwise it would be taken for the answer to an earlier request.
         if self._open:
             self.transport.close()
             return
@@ -277,7 +277,7 @@ class PatientConnection(HttpToolsProtocol):
 
     def _give_up_head(self) -> None:
         self._reading = None
-        # A connection on which nothing was asked is closed without a word, as browsers that open some ahead expect.
+        # A connection without any request is closed silently, as browsers that preconnect expect.
         if self._has_begun:
             self._tell("head_timeout")
             self.transport.write(TOO_SLOW)
@@ -292,12 +292,12 @@ class PatientConnection(HttpToolsProtocol):
 
 
 def _has_key(state: Mapping[str, Any], *, before: bool) -> bool:
-    """What a request tells of its connection: a right key, a wrong one, or, where none was judged, nothing new."""
+    """Whether a request had a valid key; the connection's previous state if it was not authenticated."""
     return "key_name" in state or (before and "code" not in state)
 
 
 def _is_among(client: tuple[str, int] | None, networks: Sequence[str]) -> bool:
-    """Whether a client's address is in one of some networks."""
+    """Whether a client's address is in any of the networks."""
     if client is None or not networks:
         return False
     try:

@@ -1,7 +1,7 @@
-"""One GET of an image from an address that was checked, on an event loop of its own.
+"""One GET of an image from a checked address, on a separate event loop.
 
-HTTP is parsed in Python, a piece at a time. A host that sends a megabyte in chunks of a byte, or early hints without
-end, would hold the server's event loop for seconds; here it holds a thread of its own, for as long as a fetch may take.
+HTTP is parsed in Python, piece by piece. A host that sends a megabyte in one-byte chunks, or endless early hints, would
+block the server's event loop for seconds; here it blocks only its own thread, until the fetch times out.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ Result = TypeVar("Result")
 FIELD: Final = "image_url"
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 OK: Final = 200
-# So many pieces of a body are read whatever their size, and beyond them one for so many bytes.
+# Number of chunks allowed whatever their size, and bytes per further chunk.
 FREE_PIECES: Final = 1000
 LEAST_PIECE_BYTES: Final = 256
 
 
 class OwnLoop(Generic[Result]):
-    """Work for a thread: runs a coroutine on an event loop of its own, from which it can be called off.
+    """Job for a thread: runs a coroutine on a separate event loop; can be cancelled from other threads.
 
     Args:
-        make: makes the coroutine.
+        make: creates the coroutine.
     """
 
     def __init__(self, make: Callable[[], Coroutine[None, None, Result]]) -> None:
@@ -45,15 +45,15 @@ class OwnLoop(Generic[Result]):
         """Run it.
 
         Raises:
-            UrlFailedError: it was called off.
+            UrlFailedError: it was cancelled.
         """
         try:
             return asyncio.run(self._main())
         except asyncio.CancelledError:
-            raise UrlFailedError("the fetch was called off", field=FIELD) from None
+            raise UrlFailedError("the fetch was cancelled", field=FIELD) from None
 
     def cancel(self) -> None:
-        """Call it off, from any thread; nothing where it has ended."""
+        """Cancel it, from any thread; does nothing if it has ended."""
         with self._lock, contextlib.suppress(RuntimeError):
             self._is_cancelled = True
             if self._cancel is not None:
@@ -71,17 +71,17 @@ class OwnLoop(Generic[Result]):
 async def get_image(
     url: "httpx2.URL", address: str, *, context: "ssl.SSLContext", most_bytes: int, timeout_s: float
 ) -> bytes | str:
-    """The body behind a URL, or where it redirects to.
+    """The body of a URL, or the target of its redirect.
 
     Args:
-        url: what to ask for.
+        url: the URL.
         address: where to connect; certificate and ``Host`` are those of the URL.
-        context: which certificates to believe.
+        context: the trusted certificates.
         most_bytes: largest body.
-        timeout_s: seconds for all of it.
+        timeout_s: seconds for the whole request.
 
     Raises:
-        UrlFailedError: there is no image there.
+        UrlFailedError: the host did not return an image.
         BodyTooLargeError: it has more bytes than allowed.
         TimeoutError: it took too long.
         httpx2.HTTPError: the host could not be reached or does not speak HTTP.
@@ -92,11 +92,11 @@ async def get_image(
         "Host": url.netloc.decode("ascii"),
         "User-Agent": f"osamd/{__version__}",
         "Accept": "image/*",
-        # Nothing that would grow when it is unpacked.
+        # No compression, which would allow decompression bombs.
         "Accept-Encoding": "identity",
     }
     transport = httpx2.AsyncHTTPTransport(verify=context, trust_env=False)
-    # A client for each: a kept connection was made for one name and must not serve another at the same address.
+    # One client per fetch: a pooled connection was made for one name and must not serve another at the same address.
     client = httpx2.AsyncClient(transport=transport, trust_env=False, timeout=timeout_s)
     async with (
         asyncio.timeout(timeout_s),
@@ -106,14 +106,14 @@ async def get_image(
             url.copy_with(host=address),
             headers=headers,
             follow_redirects=False,
-            # The certificate must be the name's, not the address's.
+            # The certificate must match the host name, not the address.
             extensions={"sni_hostname": url.raw_host.decode("ascii")},
         ) as response,
     ):
         if response.status_code in REDIRECTS and "location" in response.headers:
             return response.headers["location"]
         if response.status_code != OK or response.headers.get("content-encoding", "identity") != "identity":
-            raise UrlFailedError("there is no image behind the URL", field=FIELD)
+            raise UrlFailedError("the URL did not return an image", field=FIELD)
         return await _read(response, most_bytes)
 
 
@@ -129,9 +129,9 @@ async def _read(response: "httpx2.Response", most_bytes: int) -> bytes:
             raise _too_large(most_bytes)
         pieces.append(piece)
         if len(pieces) > FREE_PIECES + received // LEAST_PIECE_BYTES:
-            raise UrlFailedError("the image came in too many pieces", field=FIELD)
+            raise UrlFailedError("the image was sent in too many chunks", field=FIELD)
     return b"".join(pieces)
 
 
 def _too_large(most_bytes: int) -> BodyTooLargeError:
-    return BodyTooLargeError(f"the image has more than the {most_bytes:,} bytes that are fetched", field=FIELD)
+    return BodyTooLargeError(f"the image exceeds the limit of {most_bytes:,} bytes", field=FIELD)

@@ -1,6 +1,6 @@
-"""Wrong keys: counted by address, and where there were too many, answers to unproven keys come late.
+"""Brute-force protection: wrong keys are counted per address, and throttled addresses get their answers late.
 
-Imports nothing else of osamd, since the guard must not.
+Imports nothing else of osamd, like ``auth``.
 """
 
 import asyncio
@@ -13,28 +13,29 @@ from typing import Final
 logger = logging.getLogger("osamd")
 
 MINUTE_S: Final = 60.0
-# Addresses, and keys proven at them, that are remembered; the least recently seen are forgotten first.
+# Limit on remembered addresses, and on keys proven there; the least recently seen are forgotten first.
 MOST_ADDRESSES: Final = 10_000
 MOST_PROVEN: Final = 10_000
-# How long a key that was right stays proven at the address it came from, since its last use.
+# How long a valid key stays proven at an address after its last use there.
 PROVEN_S: Final = 3600.0
-# What an unproven key waits at a throttled address before it is compared. How many of one address wait at once is
-# bounded by its connections without a key, 128 by default, so it has 64 guesses a second; and by this where nobody
-# counts those. Fewer would let a guesser take all places, and lock out a right key that is new at this address.
+# How long an unproven key from a throttled address waits before it is checked. Concurrent waits per address are limited
+# by its connections without a key, 128 by default, which allows 64 guesses per second, and by this limit where
+# connections are not counted. A lower limit would let an attacker take all places and lock out a valid key that is new
+# at this address.
 DELAY_S: Final = 2.0
 MOST_DELAYED: Final = 256
 
 
 class Guesses:
-    """What is known of the keys that addresses have sent. Belongs to one event loop.
+    """Counts wrong keys and remembers valid ones, per address. Belongs to one event loop.
 
     An address with more than ``per_minute`` wrong keys in a minute is throttled until that minute ends. Keys from there
-    wait ``DELAY_S`` before they are compared, right and wrong ones alike, so that guessing is slow and an answer's time
-    tells nothing. A key that was right at this address before does not wait: its owner, who may share the address with
-    the guesser, is not slowed down.
+    wait ``DELAY_S`` before they are checked, valid or not, so that guessing is slow and timing reveals nothing. A key
+    that was valid at this address before does not wait: its owner, who may share the address with the attacker, is not
+    slowed down.
 
     Args:
-        per_minute: wrong keys of an address that are answered at once.
+        per_minute: wrong keys per address and minute that are answered without delay.
         clock: seconds; replaced in tests.
     """
 
@@ -46,14 +47,14 @@ class Guesses:
         self._delayed: Counter[str] = Counter()
 
     def add_wrong(self, address: str, *, is_forwarded: bool = False) -> float | None:
-        """Count a wrong key; the log says so when the address becomes throttled.
+        """Count a wrong key; logs when the address becomes throttled.
 
         Args:
-            address: where it came from.
-            is_forwarded: whether a proxy that is not trusted passed it on, so that the address is many clients'.
+            address: the client's address.
+            is_forwarded: whether an untrusted proxy forwarded it, so that many clients share the address.
 
         Returns:
-            Seconds until the address is no longer throttled; None when it is not.
+            Seconds until the address is no longer throttled; None if it is not.
         """
         now = self._clock()
         begun, count = self._minutes.get(address, (now, 0))
@@ -64,19 +65,23 @@ class Guesses:
         if len(self._minutes) > MOST_ADDRESSES:
             self._minutes.popitem(last=False)
         if count == self._per_minute:
-            hint = "; it forwards for others: list it in OSAMD_TRUSTED_PROXIES if it is a proxy" if is_forwarded else ""
-            logger.warning("too many wrong keys from %s: new keys from there are answered late%s", address, hint)
+            hint = (
+                "; it forwards other clients: if it is your proxy, list it in OSAMD_TRUSTED_PROXIES"
+                if is_forwarded
+                else ""
+            )
+            logger.warning("too many wrong keys from %s: throttling new keys from this address%s", address, hint)
         return begun + MINUTE_S - now if count >= self._per_minute else None
 
     def add_right(self, address: str, digest: bytes) -> None:
-        """Remember that a key was right at an address, by its digest."""
+        """Remember, by its digest, that a key was valid at an address."""
         self._proven[address, digest] = self._clock()
         self._proven.move_to_end((address, digest))
         if len(self._proven) > MOST_PROVEN:
             self._proven.popitem(last=False)
 
     def is_slowed(self, address: str, digest: bytes | None) -> bool:
-        """Whether a key from this address has to wait before it is compared."""
+        """Whether a key from this address has to wait before it is checked."""
         begun, count = self._minutes.get(address, (0.0, 0))
         now = self._clock()
         if count < self._per_minute or now - begun >= MINUTE_S:
@@ -84,7 +89,7 @@ class Guesses:
         return digest is None or now - self._proven.get((address, digest), -PROVEN_S) >= PROVEN_S
 
     async def wait(self, address: str) -> bool:
-        """Wait for what a key from a throttled address has to; False, at once, where too many wait already."""
+        """Wait as a key from a throttled address must; returns False immediately if too many are waiting."""
         if self._delayed[address] >= MOST_DELAYED:
             return False
         self._delayed[address] += 1

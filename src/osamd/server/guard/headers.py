@@ -1,4 +1,4 @@
-"""The outermost middlewares: headers that keep browsers careful, and which web pages may call."""
+"""The outermost middleware: security headers and CORS."""
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
@@ -6,8 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from osamd.server.guard.origins import Origins
 
-# An answer of an API is never a page, so it may load nothing, run nothing, and stand in no frame. The pages there are
-# bring a policy of their own.
+# API answers are not pages: they load nothing, run nothing and are not framed. Actual pages set their own policy.
 NOTHING = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 SECURITY_HEADERS = {
     "Content-Security-Policy": NOTHING,
@@ -31,16 +30,16 @@ PREFLIGHT_LASTS_S = 600
 
 
 class SecurityHeadersMiddleware:
-    """Adds ``SECURITY_HEADERS`` to every answer that has none of its own, and keeps private ones out of caches.
+    """Adds ``SECURITY_HEADERS`` that an answer does not set itself, and keeps private answers out of caches.
 
-    Private is whatever wanted a key, refusals too.
+    Answers of routes that need a key are private, including refusals.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on an HTTP request and complete the headers of its answer."""
+        """Add headers to the answer of an HTTP request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -59,7 +58,7 @@ class SecurityHeadersMiddleware:
 
 
 class OriginsMiddleware:
-    """Lets pages of the listed origins call (CORS). Others get no permission, and their preflights need the key.
+    """CORS for the listed origins. Other origins get no permission, and their preflights need a key.
 
     Args:
         app: the app behind it.
@@ -79,6 +78,6 @@ class OriginsMiddleware:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on a request, with permission for its page where that is listed."""
+        """Handle a request, with CORS headers if its origin is listed."""
         is_listed = scope["type"] == "http" and Headers(scope=scope).get("origin") in self._origins
         await (self._permitting if is_listed else self._app)(scope, receive, send)

@@ -1,7 +1,7 @@
 """The keys of ``API_KEY_FILE``: read, checked, and read again when the file changes.
 
-A line is ``name role secret`` or ``name role sha256:HEX``; empty lines and lines that begin with ``#`` are passed over.
-A name may stand on two lines with the same role, so that a new secret works before the old one is taken away.
+A line is ``name role secret`` or ``name role sha256:HEX``; empty lines and lines that begin with ``#`` are ignored.
+A name may have several lines with the same role, so that a new secret works before the old one is removed.
 """
 
 import contextlib
@@ -29,11 +29,11 @@ RESERVED: Final = frozenset({KEY_NAME, ANONYMOUS})
 ROLES: Final = (ADMIN, USER)
 HASH_PREFIX: Final = "sha256:"
 HASH: Final = re.compile(r"[0-9a-f]{64}")
-# The hash that `sha256sum` gives where a secret was expected and nothing came.
+# The hash of an empty input, as from `sha256sum` by mistake.
 HASH_OF_NOTHING: Final = hashlib.sha256(b"").digest()
-# Left where the last key was revoked: an empty file is taken for one that is being written.
+# Written when the last key is revoked: an empty file would be taken for one that is being written.
 NO_KEYS: Final = "# no keys\n"
-# Tells secret scanners, and people, what it is.
+# Prefix of generated secrets, for secret scanners and people.
 SECRET_PREFIX: Final = "osamd_"  # noqa: S105 - what all secrets begin with
 SECRET_BYTES: Final = 32
 FIELDS: Final = 3
@@ -42,22 +42,22 @@ LOOK_EVERY_S: Final = 1.0
 COMPLAIN_EVERY_S: Final = 60.0
 
 Digests = Mapping[bytes, Caller]
-# What changes when a file does: its inode, size, and times of change.
+# Changes when the file does: inode, size, modification and change time.
 Stamp = tuple[int, int, int, int]
 
 
 class KeyFile:
     """The keys of a file. Keeps SHA-256 digests, never secrets.
 
-    A change is seen within a second. A file that is broken, cut off, empty, gone or unreadable leaves the keys as they
-    were; the log says so every minute until it is fixed.
+    A change is seen within a second. If the file is malformed, truncated, empty, missing or unreadable, the previous
+    keys stay valid; the log says so every minute until it is fixed.
 
     Args:
         path: the file.
-        may_be_guessable: accept secrets of fewer than 16 characters, as in development.
+        may_be_guessable: accept secrets shorter than 16 characters, as in development.
 
     Raises:
-        SettingsError: it cannot be read, or a line is wrong; the message has the line's number and not its text.
+        SettingsError: it cannot be read, or a line is invalid; the message has the line's number, not its text.
     """
 
     def __init__(self, path: Path, *, may_be_guessable: bool = False) -> None:
@@ -65,17 +65,17 @@ class KeyFile:
         self._may_be_guessable = may_be_guessable
         self._stamp: Stamp | None = _stamp(path)
         self._looked = time.monotonic()
-        # What was wrong when it was last said, and when that was.
+        # The problem that was last logged, and when.
         self._complaint: tuple[str, float] = ("", 0.0)
         self._digests: Digests = read_keys(path, may_be_guessable=may_be_guessable)
         self._warn()
 
     def find(self, secret: bytes) -> Caller | None:
-        """Whose secret this is."""
+        """The owner of a secret."""
         if time.monotonic() - self._looked >= LOOK_EVERY_S:
             self._look()
         digest = hashlib.sha256(secret).digest()
-        # What the time of this look-up tells is about a hash, from which no secret follows.
+        # The time of this lookup only reveals something about a hash, from which no secret follows.
         return self._digests.get(digest)
 
     def _look(self) -> None:
@@ -86,18 +86,20 @@ class KeyFile:
         try:
             digests = self._reread()
         except SettingsError as error:
-            # Tried again at the next look: what was wrong need not be the file's, and then no change tells of its end.
+            # Retried at the next check: the cause may lie outside the file, which then does not change when it is gone.
             self._complain(str(error))
             return
         self._digests, self._stamp, self._complaint = digests, stamp, ("", 0.0)
         names = sorted({caller.name for caller in self._digests.values()})
-        logger.info("API_KEY_FILE: read again, %d keys: %s", len(self._digests), ", ".join(names) or "none")
+        logger.info("API_KEY_FILE reloaded, %d keys: %s", len(self._digests), ", ".join(names) or "none")
         self._warn()
 
     def _reread(self) -> Digests:
         digests = read_keys(self._path, may_be_guessable=self._may_be_guessable)
         if not digests and self._digests and "#" not in _read(self._path):
-            raise SettingsError(f"API_KEY_FILE: {self._path} is empty; write a # into it if no keys are meant")
+            raise SettingsError(
+                f"API_KEY_FILE: {self._path} is empty; to have no keys, write a comment such as # no keys"
+            )
         return digests
 
     def _complain(self, message: str) -> None:
@@ -117,15 +119,15 @@ class KeyFile:
         with contextlib.suppress(OSError):
             is_loose = self._path.stat().st_mode & (stat.S_IRWXO | stat.S_IWGRP)
         if is_loose:
-            logger.warning("API_KEY_FILE: others may read or change %s; chmod 640 or 600", self._path)
+            logger.warning("API_KEY_FILE: %s is accessible to other users; run chmod 640 or 600", self._path)
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was just made.
+    """A newly generated key.
 
     Attributes:
-        secret: what callers send; kept nowhere.
+        secret: what callers send; not stored.
         line: the line for ``API_KEY_FILE``, with the secret's hash.
     """
 
@@ -134,10 +136,10 @@ class NewKey:
 
 
 def new_key(name: str, role: str) -> NewKey:
-    """Make a key.
+    """Generate a key.
 
     Raises:
-        SettingsError: a name that no key may have.
+        SettingsError: the name is invalid.
     """
     _check_name(name, "the name")
     secret = SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
@@ -148,18 +150,18 @@ def read_keys(path: Path, *, may_be_guessable: bool = False) -> dict[bytes, Call
     """The callers by the SHA-256 of their secret.
 
     Args:
-        path: the file; its last line must end too, or it may be cut off.
-        may_be_guessable: accept secrets of fewer than 16 characters.
+        path: the file; its last line must end with a newline, or it may be truncated.
+        may_be_guessable: accept secrets shorter than 16 characters.
 
     Raises:
-        SettingsError: it cannot be read, or a line is wrong; the message never has a secret.
+        SettingsError: it cannot be read, or a line is invalid; the message never contains a secret.
     """
     keys: dict[bytes, Caller] = {}
     roles: dict[str, str] = {}
     text = _read(path)
     if text and not text.endswith("\n"):
         last = f"API_KEY_FILE: line {len(text.splitlines())} of {path}"
-        raise SettingsError(f"{last}: it may be cut off; end the last line with a newline")
+        raise SettingsError(f"{last}: expected a newline at the end of the last line; the file may be truncated")
     for number, line in _numbered(text):
         fields = line.split()
         where = f"API_KEY_FILE: line {number} of {path}"
@@ -168,25 +170,25 @@ def read_keys(path: Path, *, may_be_guessable: bool = False) -> dict[bytes, Call
         name, role, secret = fields
         _check_name(name, where)
         if role not in ROLES:
-            raise SettingsError(f"{where}: the role is {' or '.join(ROLES)}")
+            raise SettingsError(f"{where}: expected the role {' or '.join(ROLES)}")
         if roles.setdefault(name, role) != role:
-            raise SettingsError(f"{where}: this name has another role above")
+            raise SettingsError(f"{where}: this name has a different role on an earlier line")
         if is_guessable(secret) and not may_be_guessable and not secret.startswith(HASH_PREFIX):
             raise SettingsError(f"{where}: {TOO_SHORT}")
         digest = _digest(secret, where)
         if keys.setdefault(digest, Caller(name, role)).name != name:
-            raise SettingsError(f"{where}: this secret belongs to another name above")
+            raise SettingsError(f"{where}: this secret belongs to another name on an earlier line")
     return keys
 
 
 def revoke(path: Path, name: str) -> int:
-    """Take a name's lines out of the file, in one step; returns how many there were.
+    """Remove a name's lines from the file atomically; returns how many there were.
 
-    The file keeps its owner and permissions, so that a server that may read it still may. Of a symbolic link the file
-    behind it is exchanged.
+    The file keeps its owner and permissions, so that the server can still read it. For a symbolic link, its target is
+    replaced.
 
     Raises:
-        SettingsError: it cannot be read or written, or its owner cannot be kept; then it is as it was.
+        SettingsError: it cannot be read or written, or its owner cannot be kept; the file is then unchanged.
     """
     lines = _read(path).splitlines(keepends=True)
     kept = [line for line in lines if line.startswith("#") or line.split()[:1] != [name]]
@@ -201,9 +203,9 @@ def revoke(path: Path, name: str) -> int:
 
 
 def _exchange(path: Path, lines: list[str]) -> None:
-    """Write a file anew, in one step."""
+    """Replace a file atomically."""
     old = path.stat()
-    # Beside it, so that the exchange is one step and a reader sees the old file or the new one.
+    # In the same folder, so that the rename is atomic and readers see either the old file or the new one.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -216,7 +218,7 @@ def _exchange(path: Path, lines: list[str]) -> None:
 
 
 def _give(handle: int, old: os.stat_result) -> None:
-    """Make a new file the old one's owner's, with its permissions."""
+    """Give a new file the owner and permissions of the old one."""
     new = os.fstat(handle)
     if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
         try:
@@ -224,8 +226,8 @@ def _give(handle: int, old: os.stat_result) -> None:
         except OSError:
             whose = f"user {old.st_uid} and group {old.st_gid}"
             raise SettingsError(
-                f"API_KEY_FILE: nothing was revoked: the new file cannot be given to {whose}, as the old one is, and"
-                " the server might not be allowed to read it; run this as its owner or as root"
+                f"API_KEY_FILE: nothing was revoked: the new file cannot be given to {whose}, the owner of the old one,"
+                " so the server might not be able to read it; run this as its owner or as root"
             ) from None
     os.fchmod(handle, stat.S_IMODE(old.st_mode))
 
@@ -237,7 +239,9 @@ def _numbered(text: str) -> list[tuple[int, str]]:
 
 def _check_name(name: str, where: str) -> None:
     if NAME.fullmatch(name) is None or name in RESERVED:
-        raise SettingsError(f"{where}: a name is 1 to 64 letters, digits and . _ @ -, and not {' or '.join(RESERVED)}")
+        raise SettingsError(
+            f"{where}: expected a name of 1 to 64 letters, digits and . _ @ -, other than {' or '.join(RESERVED)}"
+        )
 
 
 def _digest(secret: str, where: str) -> bytes:
@@ -245,7 +249,7 @@ def _digest(secret: str, where: str) -> bytes:
         return hashlib.sha256(secret.encode()).digest()
     text = secret.removeprefix(HASH_PREFIX).lower()
     if HASH.fullmatch(text) is None:
-        raise SettingsError(f"{where}: after {HASH_PREFIX} come 64 hexadecimal digits")
+        raise SettingsError(f"{where}: expected 64 hexadecimal digits after {HASH_PREFIX}")
     digest = bytes.fromhex(text)
     if digest == HASH_OF_NOTHING:
         raise SettingsError(f"{where}: this is the hash of an empty secret")

@@ -1,4 +1,4 @@
-"""Limits that hold before a route sees a request: who may have how much at once, and how a body comes in."""
+"""Limits checked before a request reaches its route: concurrency per key, concurrent uploads, slow and large bodies."""
 
 import asyncio
 from collections import Counter
@@ -15,22 +15,22 @@ from osamd.server.guard.shares import Shares
 from osamd.server.problems import answer_error
 from osamd.settings import Settings
 
-# A body above this has an image in it; below it a click on a known one, which is never refused for others' images.
+# Larger bodies contain an image; smaller ones are clicks on a known image, never refused because of others' uploads.
 SMALL_BODY_BYTES = 8 * 1024
-# How long a refused client may go on sending. Closing on it at once would reset the connection, and it would never read
+# How long a refused client may keep sending. Closing immediately would reset the connection, and it would never read
 # why it was refused.
 LINGER_S = 2.0
 
 
 class AdmissionMiddleware:
-    """Refuses from the head of a request what is more than its key or the server may have at once.
+    """Refuses requests, on their head, that exceed the limits of their key or of the server.
 
-    Stands behind the guard; requests that wanted no key pass.
+    Comes after authentication; requests of public routes pass.
 
     Args:
         app: the app behind it.
         settings: the limits.
-        memory: where each request gets a holding, which is given back when its reply is sent.
+        memory: provides a holding for each request, which is released when its reply is sent.
     """
 
     def __init__(self, app: ASGIApp, *, settings: Settings, memory: MemoryBudget) -> None:
@@ -75,7 +75,7 @@ class AdmissionMiddleware:
         if size > settings.max_body_bytes:
             raise _too_large(settings.max_body_bytes)
         if self._running[name] >= settings.concurrent_requests:
-            message = f"this key is allowed {settings.concurrent_requests:,} requests at once"
+            message = f"limit of {settings.concurrent_requests:,} concurrent requests per key reached"
             raise RateLimitedError(message)
         if size > SMALL_BODY_BYTES:
             if self._uploads.total and not self._uploads.has_room(name, 1):
@@ -88,11 +88,11 @@ class AdmissionMiddleware:
 
 @dataclass(slots=True)
 class _Body:
-    """How far the body of a request is.
+    """Progress of receiving a request's body.
 
     Attributes:
         received: bytes so far.
-        is_complete: whether nothing more comes.
+        is_complete: whether all of it was received.
     """
 
     is_complete: bool
@@ -100,10 +100,10 @@ class _Body:
 
 
 class BodyMiddleware:
-    """Bounds how large a body is and how long it takes; a client that is answered before it has sent all is let finish.
+    """Limits the size and duration of bodies; a client that is answered early may finish sending.
 
     Args:
-        app: the app behind it; it answers the errors that reading raises in it.
+        app: the app behind it; it answers the errors raised by reading.
         settings: the limits.
     """
 
@@ -112,7 +112,7 @@ class BodyMiddleware:
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Watch over an HTTP body."""
+        """Limit an HTTP body."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -128,7 +128,7 @@ class BodyMiddleware:
             if message["type"] == "http.response.start" and not body.is_complete:
                 is_early = True
                 MutableHeaders(scope=message)["Connection"] = "close"
-            # The whole answer is out; the server would close the connection if it knew.
+            # The whole answer has been sent; the server would close the connection if it knew.
             await send({**message, "more_body": True} if is_early and "body" in message else message)
 
         await self._app(scope, bounded, kept_open)
@@ -143,8 +143,8 @@ class BodyMiddleware:
                 message = await receive()
         except TimeoutError:
             raise BodyTimeoutError(
-                f"the body came too slowly: it may take {self._settings.receive_s:g} s, and pause for"
-                f" {self._settings.receive_idle_s:g} s"
+                f"the body arrived too slowly: the limits are {self._settings.receive_s:g} s in total and"
+                f" {self._settings.receive_idle_s:g} s without data"
             ) from None
         if message["type"] == "http.request":
             body.received += len(message.get("body", b""))
@@ -155,12 +155,12 @@ class BodyMiddleware:
 
 
 def _limit_reached(limit: str, shares: Shares, name: str) -> str:
-    most = f"; this key holds {shares.held_by(name):,} of them, and leaves the rest to others"
+    most = f"; this key holds {shares.held_by(name):,} of them, the rest is reserved for other keys"
     return f"limit of {limit} reached{most if shares.held_by(name) else ''}"
 
 
 async def _linger(receive: Receive) -> None:
-    """Read, and forget, what a client still sends."""
+    """Read and discard what a client still sends."""
     try:
         async with asyncio.timeout(LINGER_S):
             while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
@@ -170,7 +170,7 @@ async def _linger(receive: Receive) -> None:
 
 
 def _body_bytes(scope: Scope, unknown: int) -> int:
-    """Bytes of the body as declared; ``unknown`` where there is one of undeclared length."""
+    """Declared length of the body in bytes; ``unknown`` if there is a body without one."""
     headers = Headers(scope=scope)
     if "transfer-encoding" in headers:
         return unknown
@@ -179,4 +179,4 @@ def _body_bytes(scope: Scope, unknown: int) -> int:
 
 
 def _too_large(most: int) -> BodyTooLargeError:
-    return BodyTooLargeError(f"the body is larger than the {most:,} bytes that are allowed")
+    return BodyTooLargeError(f"the body exceeds the limit of {most:,} bytes")

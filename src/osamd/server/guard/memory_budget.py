@@ -1,4 +1,4 @@
-"""``MemoryBudget``: how many bytes of masks and replies all requests together may hold, shared between keys."""
+"""``MemoryBudget``: limits the memory of all requests' masks and replies, shared fairly between keys."""
 
 import asyncio
 import contextlib
@@ -11,11 +11,11 @@ from osamd.status import MemoryStatus
 
 
 class Holding:
-    """What one request holds; starts with nothing. Made by ``MemoryBudget.open``.
+    """Bytes reserved by one request, initially none. Created by ``MemoryBudget.open``.
 
     Args:
-        budget: whose bytes these are.
-        owner: whose request it is (the key's name).
+        budget: the budget they belong to.
+        owner: the name of the request's key.
     """
 
     def __init__(self, budget: "MemoryBudget", owner: str) -> None:
@@ -25,10 +25,10 @@ class Holding:
         self.is_closed = False
 
     async def reserve(self, nbytes: int) -> int:
-        """Hold at least so many bytes, after waiting for them if need be. To be called on the event loop.
+        """Reserve at least ``nbytes``, waiting for them if needed. Call on the event loop.
 
         Returns:
-            Bytes it may use: ``nbytes``, or the most that one key may hold where that is less.
+            Bytes it may use: ``nbytes``, or the limit of a single key if that is less.
 
         Raises:
             OverloadedError: they did not become free in time.
@@ -36,50 +36,50 @@ class Holding:
         return await self._budget.reserve(self, nbytes)
 
     def grow(self, nbytes: int) -> None:
-        """Hold at least so many bytes without waiting. May be called from any thread.
+        """Reserve at least ``nbytes`` without waiting. Thread-safe.
 
         Raises:
             OverloadedError: they are not free now.
-            InvalidPromptError: one request may never have so many.
+            InvalidPromptError: they exceed the limit of a single request.
             DeadlineExceededError: the request is over.
         """
         self._budget.grow(self, nbytes)
 
     def shrink(self, nbytes: int) -> None:
-        """Give back what it holds beyond so many bytes. To be called on the event loop."""
+        """Release what it holds beyond ``nbytes``. Call on the event loop."""
         self._budget.shrink(self, nbytes)
 
     def close(self) -> None:
-        """Give back everything, for good: a thread that still writes for a client that has gone gets no more."""
+        """Release everything permanently: a thread that still writes for a disconnected client gets no more."""
         self._budget.close(self)
 
 
 class MemoryBudget:
-    """Bytes that requests reserve before they use them and give back when their reply is sent. Belongs to one loop.
+    """Bytes that requests reserve before use and release once their reply is sent. Belongs to one event loop.
 
-    Keys share it as ``Shares`` says. Requests that wait are served by key: first the key that holds least.
+    Keys share it as in ``Shares``. Waiting requests are served by key: the key that holds least goes first.
 
     Args:
-        capacity_bytes: of all requests together.
+        capacity_bytes: for all requests together.
         wait_s: seconds a request may wait.
     """
 
     def __init__(self, capacity_bytes: int, *, wait_s: float) -> None:
         self._shares = Shares(capacity_bytes)
-        # What one request may have at most, so that it leaves something for others.
+        # The limit of a single request, so that it leaves something for others.
         self._most = capacity_bytes * FACTOR // (FACTOR + 1)
         self._wait_s = wait_s
         self._lines: dict[str, deque[tuple[Holding, int, asyncio.Future[None]]]] = {}
         self._refused = 0
-        # Replies grow on worker threads.
+        # Needed because replies grow on worker threads.
         self._lock = threading.Lock()
 
     def open(self, owner: str) -> Holding:
-        """A holding for a request of this key. Whoever opens it closes it at the end."""
+        """A holding for a request of this key. The caller must close it."""
         return Holding(self, owner)
 
     def status(self) -> MemoryStatus:
-        """How it stands at this moment."""
+        """The current state."""
         with self._lock:
             waiting = sum(len(line) for line in self._lines.values())
             return MemoryStatus(self._shares.total, self._shares.whole, waiting, self._refused)
@@ -99,11 +99,11 @@ class MemoryBudget:
         except TimeoutError:
             with self._lock:
                 self._refused += 1
-            message = f"no memory became free for masks within {self._wait_s:g} s"
+            message = f"no memory for masks became free within {self._wait_s:g} s"
             raise OverloadedError(message) from None
         finally:
             self._leave(entry)
-            # Somebody may have waited behind it.
+            # Another request may have been waiting behind it.
             self._serve()
         return nbytes
 
@@ -111,15 +111,15 @@ class MemoryBudget:
         """See ``Holding.grow``."""
         with self._lock:
             if holding.is_closed:
-                raise DeadlineExceededError("nobody waits for this any more")
+                raise DeadlineExceededError("the request has ended")
             if self._take(holding, nbytes):
                 return
             self._refused += 1
-        message = f"no memory is free for masks and a reply of {nbytes:,} bytes"
+        message = f"not enough free memory for masks and a reply of {nbytes:,} bytes"
         if nbytes > self._most:
             raise InvalidPromptError(
-                f"{message}; one request may have {self._most:,}: ask for fewer masks at once, for mask_format png, or"
-                " without include"
+                f"{message}; the limit per request is {self._most:,} bytes: request fewer masks, mask_format png, or no"
+                " include"
             )
         raise OverloadedError(message)
 
@@ -139,7 +139,7 @@ class MemoryBudget:
         self._serve()
 
     def _take(self, holding: Holding, nbytes: int) -> bool:
-        """Hold so many bytes if they are free. To be called with the lock held."""
+        """Reserve bytes if they are free. Call with the lock held."""
         more = nbytes - holding.nbytes
         if more <= 0:
             return True
@@ -163,7 +163,7 @@ class MemoryBudget:
             del self._lines[owner]
 
     def _serve(self) -> None:
-        """Let those go on whose bytes are free; nobody passes a key that waits and holds less."""
+        """Serve waiting requests whose bytes are free; none overtakes a waiting key that holds less."""
         with self._lock:
             most_held: float = float("inf")
             for owner in sorted(self._lines, key=self._shares.held_by):
@@ -174,7 +174,7 @@ class MemoryBudget:
                     most_held = min(most_held, held)
 
     def _serve_line(self, owner: str) -> bool:
-        """Serve one key's requests, the oldest first; False when one does not fit."""
+        """Serve one key's requests, oldest first; False if one does not fit."""
         for holding, nbytes, free in tuple(self._lines[owner]):
             if free.done():
                 continue

@@ -1,4 +1,4 @@
-"""Which web pages, extensions and desktop apps are meant by ``OSAMD_CORS_ORIGINS``."""
+"""Matches the origins of web pages, extensions and desktop apps against ``OSAMD_CORS_ORIGINS``."""
 
 import re
 from collections.abc import Container, Sequence
@@ -8,8 +8,8 @@ class Origins(Container[str]):
     """A set of origins.
 
     Args:
-        listed: origins as browsers write them. ``moz-extension://*``, ``vscode-webview://*`` and the like stand for
-            every host of a scheme that web pages cannot have; those hosts differ from one installation to the next.
+        listed: origins as browsers write them. ``moz-extension://*``, ``vscode-webview://*`` and the like match every
+            host of a scheme that web pages cannot have; these hosts differ between installations.
 
     Attributes:
         pattern: a regular expression that matches exactly these.

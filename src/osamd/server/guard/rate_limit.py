@@ -1,4 +1,4 @@
-"""Rate limit of each key (token bucket)."""
+"""Per-key rate limit (token bucket)."""
 
 import time
 from collections.abc import Callable
@@ -10,10 +10,10 @@ MINUTE_S: Final = 60.0
 
 
 class RateLimit:
-    """A token bucket for each name: it holds a minute's worth and refills evenly. Belongs to one event loop.
+    """One token bucket per name, which holds a minute's worth and refills evenly. Belongs to one event loop.
 
     Args:
-        what: what is counted, for the message.
+        what: what is counted, for messages.
         per_minute: the bucket's size, and how many tokens it gains in a minute.
         clock: seconds that never run backwards.
     """
@@ -22,14 +22,14 @@ class RateLimit:
         self._what = what
         self._per_minute = per_minute
         self._clock = clock
-        # By name: tokens left, and when. Names are those of keys, so there are few.
+        # By name: tokens left, and when. These are names of keys, so there are few.
         self._left: dict[str, tuple[float, float]] = {}
 
     def take(self, name: str) -> None:
         """Use one token.
 
         Raises:
-            RateLimitedError: none is left; says when the next one is.
+            RateLimitedError: none is left; has the time until the next one.
         """
         now = self._clock()
         left, since = self._left.get(name, (float(self._per_minute), now))
@@ -37,6 +37,6 @@ class RateLimit:
         if left < 1.0:
             wait_s = (1.0 - left) * MINUTE_S / self._per_minute
             raise RateLimitedError(
-                f"this key is allowed {self._per_minute:,} {self._what} a minute", retry_after_s=wait_s
+                f"limit of {self._per_minute:,} {self._what} per minute per key reached", retry_after_s=wait_s
             )
         self._left[name] = (left - 1.0, now)

@@ -1,7 +1,7 @@
-"""Images by URL: fetched for a caller, and from nowhere that the operator did not allow.
+"""Fetches images by URL for callers, only from where the operator allows (SSRF protection).
 
-A name is resolved once, every address it has is checked, and the connection is made to a checked address, so that a
-name that changes its mind in between (DNS rebinding) changes nothing. Redirects are new URLs and checked as such.
+A host name is resolved once, all its addresses are checked, and the connection is made to a checked address, which
+defeats DNS rebinding. Redirects are checked like new URLs.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 MOST_REDIRECTS: Final = 3
-# More are not tried: the caller waits.
+# More are not tried, since the caller is waiting.
 MOST_ADDRESSES: Final = 3
 PORTS: Final = {"http": 80, "https": 443}
 
@@ -38,9 +38,9 @@ class RemoteImages:
     """Fetches images. Belongs to one event loop.
 
     Args:
-        settings: which URLs, how many at once, how large and how slow.
-        resolve: the addresses of a name and port; None asks the system.
-        emit: told about every event.
+        settings: allowed URLs, and limits on concurrency, size and time.
+        resolve: resolves a name and port to addresses; None asks the system.
+        emit: receives every event.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class RemoteImages:
         self._settings = settings
         self._networks = tuple(ipaddress.ip_network(network) for network in settings.url_networks)
         self._resolve = resolve
-        # Of its own: a name server that does not answer must hold up nobody else's work.
+        # Separate lanes: a name server that does not answer must not delay other work.
         make = functools.partial(
             Lane,
             workers=settings.url_fetches,
@@ -65,42 +65,42 @@ class RemoteImages:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether so many fetches do not end that only a new process helps."""
+        """Whether so many fetches are hung that only a restart of the process helps."""
         return any(lane.hung >= MOST_HUNG for lane in (self._lane, self._fetches))
 
     def status(self) -> tuple[LaneStatus, ...]:
-        """The queues of names to look up and of images to fetch at this moment."""
+        """The current state of the queues of DNS lookups and fetches."""
         return self._lane.status(), self._fetches.status()
 
     async def fetch(self, text: str, *, owner: str = "") -> bytes:
-        """The bytes behind a URL.
+        """Fetch a URL.
 
         Args:
             text: the URL.
-            owner: for whom (the key's name); no key has all places.
+            owner: the key's name; a single key cannot use all places.
 
         Raises:
-            UrlRefusedError: it, or where it leads, is not one of those that may be fetched.
+            UrlRefusedError: it, or a redirect's target, is not allowed.
             UrlFailedError: it could not be fetched.
             BodyTooLargeError: it has more bytes than allowed.
-            OverloadedError: too many are being fetched.
+            OverloadedError: too many fetches are running.
         """
         if not self._settings.url_hosts:
-            raise UrlRefusedError("images are not fetched here: send the image itself", field=FIELD)
+            raise UrlRefusedError("image_url is not enabled on this server: send the image itself", field=FIELD)
         if self._running.total and not self._running.has_room(owner, 1):
-            raise OverloadedError(f"limit of {self._settings.url_fetches} images fetched at once reached")
+            raise OverloadedError(f"limit of {self._settings.url_fetches} concurrent fetches by URL reached")
         self._running.add(owner, 1)
         try:
             async with asyncio.timeout(self._settings.url_s):
                 return await self._follow(text, owner)
         except TimeoutError:
-            raise UrlFailedError(f"the image did not come within {self._settings.url_s:g} s", field=FIELD) from None
+            raise UrlFailedError(f"the image was not received within {self._settings.url_s:g} s", field=FIELD) from None
         finally:
             self._running.add(owner, -1)
 
     async def _follow(self, text: str, owner: str) -> bytes:
         if self._context is None:
-            # Takes a moment: the import, and reading all certificates.
+            # On a thread, since importing httpx2 and reading all certificates take a moment.
             self._context = await self._lane.run(_ssl_context, Timings(), owner=owner)
         import httpx2
 
@@ -111,20 +111,20 @@ class RemoteImages:
                 if isinstance(found, bytes):
                     return found
                 url = url.join(found)
-        # Names that cannot be encoded, too.
+        # UnicodeError: host names that cannot be encoded.
         except (httpx2.InvalidURL, UnicodeError):
             raise _refused() from None
         except (httpx2.HTTPError, OSError):
-            # Which of them went wrong, and how, is a map of the operator's network.
+            # Details would reveal the operator's network.
             raise UrlFailedError("the image could not be fetched", field=FIELD) from None
         raise UrlFailedError(f"more than {MOST_REDIRECTS} redirects", field=FIELD)
 
     async def _get(self, url: "httpx2.URL", owner: str) -> bytes | str:
-        """The body behind a URL, or where it redirects to."""
+        """The body of a URL, or the target of its redirect."""
         import httpx2
 
         port = self._checked_port(url)
-        # As it was matched, and as certificates have it: the spelling for people may stand for another name.
+        # The ASCII form, as matched and as in certificates: the Unicode form may stand for a different name.
         addresses = await self._checked_addresses(url.raw_host.decode("ascii"), port, owner)
         for address in addresses[:-1]:
             try:
@@ -148,7 +148,7 @@ class RemoteImages:
             addresses = await resolve(host, port)
         except OSError:
             addresses = ()
-        # One bad address among good ones is a sign that somebody tries; and which names there are is nobody's business.
+        # One forbidden address among good ones suggests an attack; and which names exist must not be revealed.
         if not addresses or not all(may_connect(address, self._networks) for address in addresses):
             raise _refused()
         return addresses[:MOST_ADDRESSES]
@@ -173,7 +173,7 @@ class RemoteImages:
 
 
 def _matches(pattern: str, host: str, port: int, usual_port: int) -> bool:
-    """Whether a host and port are meant by ``example.com``, ``*.example.com``, ``example.com:8443`` or ``*``."""
+    """Whether a host and port match ``example.com``, ``*.example.com``, ``example.com:8443`` or ``*``."""
     name, _, wanted_port = pattern.partition(":")
     if port != int(wanted_port or usual_port):
         return False
@@ -187,4 +187,4 @@ def _ssl_context() -> "ssl.SSLContext":
 
 
 def _refused() -> UrlRefusedError:
-    return UrlRefusedError("images are not fetched from there: its operator allows other URLs", field=FIELD)
+    return UrlRefusedError("this URL is not on the server's allow-list", field=FIELD)

@@ -1,8 +1,8 @@
-"""A request parser that ignores offers of another protocol (``Upgrade``), as this server speaks HTTP/1.1 only.
+"""A request parser that ignores ``Upgrade`` headers, since this server supports HTTP/1.1 only.
 
-llhttp stops after a head that offers an upgrade and leaves the body to the other protocol. uvicorn then drops the body
-that came with the head, and runs one that comes later as new requests. RFC 9110, section 7.8, lets a server ignore the
-offer, and then the request is one like any other: its body is read and it gets one answer.
+llhttp stops after a head with an upgrade and leaves the body to the other protocol. uvicorn then drops the part of the
+body that came with the head, and parses a later part as new requests. RFC 9110, section 7.8, allows a server to ignore
+the header; the request is then handled like any other: its body is read and it gets one answer.
 """
 
 from typing import Any, Final
@@ -14,13 +14,13 @@ UPGRADE: Final = b"upgrade"
 
 
 class OfferlessParser:
-    """httptools' parser with the same interface, which never stops at an offer.
+    """A parser with httptools' interface that never stops at an upgrade.
 
-    After the head of a request with an offer, a fresh parser is given the same head without it, and goes on with what
-    follows. The connection hears of each part once.
+    After a head with ``Upgrade``, a fresh parser is fed the same head without that header, and continues with the rest.
+    The connection gets each callback once.
 
     Args:
-        connection: told of the parts of each request, as httptools tells its protocol.
+        connection: receives the callbacks, as an httptools protocol does.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -36,7 +36,7 @@ class OfferlessParser:
 
         Raises:
             HttpParserError: they are not HTTP, or the connection raised.
-            HttpParserUpgrade: after CONNECT, which has no body; the connection is expected to refuse that before.
+            HttpParserUpgrade: after CONNECT, which has no body; the connection should refuse it earlier.
         """
         while True:
             try:
@@ -63,7 +63,7 @@ class OfferlessParser:
         return self._parser.should_keep_alive()
 
     def should_upgrade(self) -> bool:
-        """Never: offers are ignored."""
+        """Always False: upgrades are ignored."""
         return False
 
     def on_message_begin(self) -> None:
@@ -74,7 +74,7 @@ class OfferlessParser:
             self._connection.on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """Some of the request line."""
+        """Part of the request line."""
         self._url.append(url)
         if not self._is_repeated:
             self._connection.on_url(url)
@@ -94,17 +94,17 @@ class OfferlessParser:
             self._connection.on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Some of a body."""
+        """Part of a body."""
         self._connection.on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is complete, which the head of one with an offer is not."""
+        """The request is complete; not called after a head that is still to be repeated without ``Upgrade``."""
         if not self._has_offer:
             self._connection.on_message_complete()
 
     def _fresh(self) -> HttpRequestParser:
         parser = HttpRequestParser(self)
-        # As uvicorn sets it: a request that came behind one that closes the connection does not cost the first answer.
+        # As in uvicorn: data after a request that closes the connection must not prevent its answer.
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 

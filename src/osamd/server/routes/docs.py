@@ -1,6 +1,6 @@
-"""Interactive API docs, with every asset served by us: no page of ours asks another host for anything.
+"""Interactive API docs with all assets served locally: no page loads anything from another host.
 
-Swagger UI's files come with the package ``fastapi-offline``; only its files are used, its code is not imported.
+Swagger UI's files come from the package ``fastapi-offline``; its code is not imported.
 """
 
 from importlib import resources
@@ -45,7 +45,7 @@ async def page(request: Request) -> Response:
 async def asset(request: Request, name: str) -> Response:
     """A file of the page."""
     if not name:
-        # The page's addresses are relative to its own, without a slash; so is this one, to hold behind a prefix.
+        # Links are relative to the page's path without a trailing slash; so is this redirect, to work behind a prefix.
         return RedirectResponse("../docs", status_code=308)
     if name == PAGE:
         raise NotFoundError("no such file")
@@ -55,7 +55,7 @@ async def asset(request: Request, name: str) -> Response:
 @router.head("/openapi.json")
 @router.get("/openapi.json")
 async def openapi(request: Request) -> JSONResponse:
-    """The description of the API, with the prefix a proxy put in front of us."""
+    """The OpenAPI document, with the prefix of a proxy or mount."""
     document = dict(openapi_document(request.app))
     prefix = request.scope.get("root_path", "").rstrip("/")
     if prefix:
@@ -64,7 +64,7 @@ async def openapi(request: Request) -> JSONResponse:
 
 
 def openapi_document(app: FastAPI) -> dict[str, object]:
-    """OpenAPI 3.1 of the app, made once."""
+    """The app's OpenAPI 3.1 document, created once."""
     if app.openapi_schema is None:
         app.openapi_schema = _build(app)
     return app.openapi_schema

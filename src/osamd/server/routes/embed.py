@@ -1,4 +1,4 @@
-"""Handles: embed an image now, click on it by ``image_id`` later, or have it forgotten."""
+"""Image handles: embed an image now, click on it by ``image_id`` later, or delete it."""
 
 from fastapi import APIRouter, Request, Response
 
@@ -42,5 +42,5 @@ def _ask(body: RawBody, settings: Settings) -> Ask[None]:
     responses=documented(EmbeddingExpiredError, ShuttingDownError),
 )
 async def forget(request: Request, image_id: str) -> None:
-    """Forget an image of this key at once."""
+    """Delete an image of this key immediately."""
     await services_of(request).engine.forget(image_id, owner=caller_of(request).name)

@@ -30,8 +30,8 @@ router = APIRouter(tags=["segmentation"])
 async def generate(request: Request) -> Response:
     """Turn clicks, a box or words into masks.
 
-    The body is JSON, `multipart/form-data` (a file `image`, and a JSON part `request` or plain fields), or an encoded
-    image as it is with `?model=&point=x,y&background=x,y&box=x1,y1,x2,y2&text=` in the query.
+    The body is JSON, `multipart/form-data` (a file `image`, and a JSON part `request` or plain fields), or a bare
+    encoded image with `?model=&point=x,y&background=x,y&box=x1,y1,x2,y2&text=` in the query.
     """
     return await answer(request, _ask, _write)
 
@@ -46,7 +46,7 @@ def _ask(body: RawBody, settings: Settings) -> Ask[_How]:
     parsed = parse_fields(body, GenerateBody, settings)
     fields = parsed.fields
     is_png = prefers_png(body.accept)
-    # Refused before any work.
+    # Refuse before doing any work.
     fields.to_cleaning()
     return Ask(
         image=parsed.image,

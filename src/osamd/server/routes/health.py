@@ -12,7 +12,7 @@ router = APIRouter(tags=["health"])
 @router.head("/", include_in_schema=False)
 @router.get("/", response_class=PlainTextResponse, summary="osam's greeting", responses=documented())
 async def index() -> str:
-    """What osam's clients look for."""
+    """The greeting that osam's clients expect."""
     return "osam is running"
 
 
@@ -24,7 +24,7 @@ async def index() -> str:
     responses={503: {"description": "Too many computations are hung; restart the process."}},
 )
 async def health(request: Request) -> JSONResponse:
-    """Answers at once, before any model is loaded."""
+    """Answers immediately, even before any model is loaded."""
     is_stuck = services_of(request).state == "stuck"
     return JSONResponse({"status": "stuck" if is_stuck else "ok"}, status_code=503 if is_stuck else 200)
 
@@ -34,10 +34,10 @@ async def health(request: Request) -> JSONResponse:
     "/ready",
     summary="Ready",
     response_description="Every model of OSAMD_PRELOAD is loaded and has run once.",
-    responses={503: {"description": "Some are not loaded yet or could not be, or the server stops or is stuck."}},
+    responses={503: {"description": "Some are not loaded yet or failed to load, or the server is stopping or stuck."}},
 )
 async def ready(request: Request) -> JSONResponse:
-    """Whether the configured models are loaded, and where they run; `hung` counts computations that do not end."""
+    """Whether the configured models are loaded, and where they run; `hung` counts hung computations."""
     status = services_of(request).status()
     hung = {lane.name: lane.hung for lane in status.lanes if lane.hung}
     return JSONResponse(

@@ -23,7 +23,7 @@ router = APIRouter(tags=["health"])
     },
 )
 async def metrics(request: Request) -> Response:
-    """What this process has counted and how it is now, in Prometheus' text form. The key must be an admin's."""
+    """Counters and gauges of this process in Prometheus' text format. Needs an admin key."""
     services = services_of(request)
     status = services.status()
     content = await asyncio.to_thread(lambda: services.metrics.render(status, device_memory()))

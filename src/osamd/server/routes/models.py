@@ -1,4 +1,4 @@
-"""The models: which are here, which are loaded, pull one, delete one. In the shape Ollama's users know."""
+"""Model management: list, show, pull and delete models, in Ollama's format."""
 
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -56,7 +56,7 @@ async def version() -> VersionReply:
     return VersionReply(version=__version__)
 
 
-@router.get("/api/tags", summary="Models that are here", responses=documented())
+@router.get("/api/tags", summary="Downloaded models", responses=documented())
 async def tags(request: Request) -> TagsReply:
     """The models whose files are on this server."""
     library = services_of(request).library
@@ -68,17 +68,17 @@ async def tags(request: Request) -> TagsReply:
     )
 
 
-@router.get("/api/catalog", summary="Models there are", responses=documented())
+@router.get("/api/catalog", summary="All models", responses=documented())
 async def catalog(request: Request) -> CatalogReply:
-    """Every model of the catalogue, here or not, each as `/api/show` tells it."""
+    """Every model of the catalogue, downloaded or not, each as in `/api/show`."""
     show_one = _show(request)
     library = services_of(request).library
     return await _on_thread(request, lambda: CatalogReply(models=[show_one(model) for model in library.catalog]))
 
 
-@router.get("/api/ps", summary="Models that are loaded", responses=documented())
+@router.get("/api/ps", summary="Loaded models", responses=documented())
 async def ps(request: Request) -> RunningReply:
-    """The models in memory, where they run, and until when."""
+    """The models in memory, their device, and when they are unloaded."""
     library, residents = services_of(request).library, services_of(request).engine.residents
     return await _on_thread(
         request, lambda: RunningReply(models=[running(resident, library.store) for resident in residents])
@@ -119,9 +119,9 @@ async def show_model(request: Request) -> ShowReply:
     openapi_extra=json_documentation(PullBody),
 )
 async def pull(request: Request) -> Response:
-    """Bring a model's files here; with `stream` one JSON line per update, of which the last says `success` or an error.
+    """Download a model's files; with `stream` one JSON line per update, the last with `success` or an error.
 
-    A pull that is under way is joined, and continues when the caller leaves.
+    A request for a model that is already being pulled joins that pull, which continues if the caller disconnects.
     """
     library, body = services_of(request).library, await read_json(request, PullBody)
     model = library.resolve(body.model)
@@ -142,20 +142,20 @@ async def pull(request: Request) -> Response:
     openapi_extra=json_documentation(ModelBody),
 )
 async def delete(request: Request) -> Response:
-    """Unload a model and delete its files. 404 when they are not here."""
+    """Unload a model and delete its files; 404 if they are not on this server."""
     body = await read_json(request, ModelBody)
     await services_of(request).engine.remove(services_of(request).library.resolve(body.model))
     return Response(status_code=200)
 
 
 async def _on_thread(request: Request, work: Callable[[], Result]) -> Result:
-    """Ask the disk for a caller, where nobody waits behind another key's questions."""
+    """Run disk access for a caller on a thread, queued fairly between keys."""
     pools, timings = services_of(request).pools, timings_of(request)
     return await pools.parse(work, timings, owner=caller_of(request).name)
 
 
 def _show(request: Request) -> Callable[[Model], ShowReply]:
-    """Describes models to this caller; looks at the disk, so not on the loop."""
+    """Describes models to this caller; accesses the disk, so do not call it on the loop."""
     services, is_admin = services_of(request), caller_of(request).is_admin
     library = services.library
     loaded = {resident.model.name for resident in services.engine.residents}
@@ -179,7 +179,7 @@ async def _lines(library: Library, model: Model) -> AsyncIterator[str]:
             yield _line(pull_line(progress))
     except OsamdError as error:
         yield _line(PullLine(error=error.public_message, code=error.code))
-    # The status is 200 already: without a last line the caller would take what came for all there is.
+    # The status 200 has been sent: without a last line the caller would take the truncated stream for a success.
     except Exception:
         logger.exception("unexpected error in a pull of %s", model.name)
         yield _line(PullLine(error=INTERNAL_DETAIL, code=INTERNAL_CODE))

@@ -1,7 +1,7 @@
-"""Files of the package as answers: read once, and sent from memory.
+"""Serves files of the package, read once and sent from memory.
 
-A file that is sent from the disk is open for as long as its reader takes, and readers that take their time would hold
-all descriptors that the process may have. Pages are public, so anybody could.
+A file sent from disk stays open until its client has read it, so slow clients could exhaust the process's file
+descriptors; and since pages are public, anyone could do that.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ from starlette.types import Receive, Scope, Send
 
 from osamd.errors import NotFoundError
 
-# What is handed to a connection at once; the next piece waits until the reader has taken enough of it.
+# Bytes per write; the next piece waits until the client has read enough.
 PIECE_BYTES: Final = 64 * 1024
 NOT_MODIFIED: Final = 304
 
 
 class PiecewiseResponse(Response):
-    """A response in memory that is sent in pieces, so that a slow reader's connection copies little of it."""
+    """An in-memory response sent in pieces, so that a slow client's connection buffers little of it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Send it."""
@@ -36,10 +36,10 @@ class PiecewiseResponse(Response):
 
 
 def packaged_file(folder: Path, name: str, request: Request, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer with a file of a folder of a package, or 304 where the client has it.
+    """The response with a file from a package's folder, or 304 if the client has it.
 
     Raises:
-        NotFoundError: there is no such file in the folder or below.
+        NotFoundError: there is no such file in or below the folder.
     """
     if name not in _names(folder):
         raise NotFoundError("no such file")

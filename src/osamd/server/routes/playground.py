@@ -1,6 +1,6 @@
-"""The playground: a static page and its ES modules, served as they lie in the package.
+"""The playground: a static page and its ES modules, served from the package.
 
-The page is public, as the API docs are: it knows nothing, and asks for the key itself.
+The page is public, like the API docs: it contains no data, and prompts for the key itself.
 """
 
 from importlib import resources
@@ -15,12 +15,12 @@ router = APIRouter(include_in_schema=False)
 
 PAGE = "index.html"
 HEADERS = {
-    # Nothing from elsewhere, nothing inline; photos and masks are drawn from blobs the page itself makes.
+    # Nothing from other hosts, nothing inline; photos and masks are drawn from blobs that the page creates.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self';"
         " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
-    # Asked for again each time and answered 304, so that an upgraded server never meets modules of an older page.
+    # Revalidated each time and answered 304, so that an upgraded server is never used with modules of an older page.
     "Cache-Control": "no-cache",
 }
 FOLDER = Path(str(resources.files("osamd.server").joinpath("playground")))
@@ -38,6 +38,6 @@ async def page(request: Request) -> Response:
 async def file(request: Request, name: str) -> Response:
     """A file of the page."""
     if not name:
-        # The page's addresses are relative to its own, without a slash; so is this one, to hold behind a prefix.
+        # Links are relative to the page's path without a trailing slash; so is this redirect, to work behind a prefix.
         return RedirectResponse("../playground", status_code=308)
     return packaged_file(FOLDER, name, request, HEADERS)

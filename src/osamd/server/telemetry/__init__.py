@@ -1,1 +1,1 @@
-"""One record for each request, and its sinks: metrics, traces, logs."""
+"""One record per request, and its sinks: metrics, traces, logs."""

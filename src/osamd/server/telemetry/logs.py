@@ -1,4 +1,4 @@
-"""Where the log goes and what its lines look like: JSON for machines, text for people."""
+"""Logging setup: where lines go and their format, JSON for machines or text for people."""
 
 import json
 import logging
@@ -13,21 +13,21 @@ from osamd.events import shown_path
 from osamd.settings import Settings
 
 TEXT = "%(asctime)s %(levelname)-7s %(message)s%(request)s"
-# uvicorn's access log has queries in it, so prompts too, and says nothing that our own line does not. The multipart
-# parser's warnings repeat what the client is told.
+# uvicorn's access log contains query strings, so prompts too, and nothing that our own line lacks. The multipart
+# parser's warnings repeat what the client gets as an error.
 SILENT = ("uvicorn.access", "python_multipart")
-# For traces; a line has its own time.
+# Only for traces; a log line has its own time.
 LEFT_OUT = frozenset({"begun", "stages_begun"})
 LOGGERS = ("osamd", "uvicorn", "uvicorn.error", "uvicorn.asgi")
 
 
-# A warning of a place in the code is told again only after this long: a caller's images could bring thousands.
+# Minimum interval between warnings from one place in the code: a caller's images could cause thousands.
 WARN_EVERY_S = 60.0
 MOST_WARNING_CHARS = 200
 
 
 def configure_log(settings: Settings) -> None:
-    """Send all lines to one place, those of libraries and Python's warnings too: JSON to stdout, text to stderr."""
+    """Send all log lines, including libraries' and Python's warnings, to one place: JSON to stdout, text to stderr."""
     is_json = log_format(settings) == "json"
     handler = logging.StreamHandler(sys.stdout if is_json else sys.stderr)
     handler.setFormatter(JsonFormatter() if is_json else TextFormatter(TEXT))
@@ -39,7 +39,7 @@ def configure_log(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
-    # Else Python would keep the text of every warning there was, and callers' images make texts of their own.
+    # Otherwise Python would remember the text of every warning, and callers' images can cause ever new ones.
     warnings.simplefilter("always", append=True)
     warnings.showwarning = WarningLog()
     for name in SILENT:
@@ -49,7 +49,7 @@ def configure_log(settings: Settings) -> None:
 
 
 def log_format(settings: Settings) -> Literal["json", "text"]:
-    """The form of the lines: what was set, else text where a person reads and JSON where a machine does."""
+    """The log format: as configured, or text in development and in a terminal, else JSON."""
     if settings.log_format != "auto":
         return settings.log_format
     is_read = settings.app_env == "development" or sys.stderr.isatty()
@@ -57,7 +57,7 @@ def log_format(settings: Settings) -> Literal["json", "text"]:
 
 
 class WarningLog:
-    """Logs Python's warnings, such as Pillow's about an image, as lines of the log."""
+    """Logs Python's warnings, such as Pillow's about an image."""
 
     def __init__(self) -> None:
         self._told: dict[tuple[str, int], float] = {}
@@ -71,7 +71,7 @@ class WarningLog:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        """Log a warning, unless its place in the code has just given one."""
+        """Log a warning, unless the same place in the code has just caused one."""
         del file, line
         now = time.monotonic()
         if now - self._told.get((filename, lineno), -WARN_EVERY_S) < WARN_EVERY_S:
@@ -85,14 +85,14 @@ class TextFormatter(logging.Formatter):
     """A line for people."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The message, and the request it is about where it does not say so itself."""
+        """The message, followed by the request's id if there is one."""
         request_id = getattr(record, "request_id", None)
         record.request = f" (request {request_id})" if request_id else ""
         return super().format(record)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: ``time``, ``level``, ``message``, and the fields of the event, if it tells of one."""
+    """One JSON object per line: ``time``, ``level``, ``message``, and the fields of the event, if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -117,7 +117,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _shown(name: str, value: Any) -> Any:
-    """A field as it may stand in a log: times short, and what a caller chose not endless."""
+    """A field as logged: times rounded, and texts from callers truncated."""
     if name == "stages":
         return {stage: round(seconds, 6) for stage, seconds in value.items()}
     if isinstance(value, float):

@@ -1,6 +1,6 @@
-"""The sink that counts, and what it has counted in Prometheus' text form.
+"""The metrics sink, in Prometheus' text format.
 
-Every label has few values: routes as templates, models by their full names, keys by the names the operator gave them.
+All labels have low cardinality: routes as templates, models by full name, keys by the names that the operator chose.
 """
 
 import platform
@@ -26,23 +26,23 @@ from osamd.runtime.nvidia import DeviceMemory
 from osamd.status import EngineStatus
 
 if TYPE_CHECKING:
-    # Only its types: /health must not wait for a library that the first request can do without.
+    # Types only: /health must not wait for a library that the first request does not need.
     from prometheus_client.metrics_core import Metric
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 STAGE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-# Events after which the library is loaded where no lifespan did that, as in an app mounted below another one; and the
-# most that are kept where it cannot be.
+# Number of events after which the library is loaded if no lifespan did so, as in a mounted app; and the limit on events
+# kept if it cannot be loaded.
 EARLY_EVENTS: Final = 100
 MOST_EARLY_EVENTS: Final = 10_000
-# What a caller makes up is not a label.
+# Label of methods that callers make up.
 OTHER: Final = "other"
 
 
 class Metrics:
-    """Counts events. Safe to call from any thread; keeps them until its library is there."""
+    """Counts events. Thread-safe; keeps them until the library is loaded."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,8 +61,8 @@ class Metrics:
             threading.Thread(target=self.load, name="osamd-metrics", daemon=True).start()
 
     def load(self) -> "_Counters":
-        """Import the library, and count what has happened so far. Takes a tenth of a second, so not on a loop."""
-        # Made before the lock is taken, which the loop takes with every event; of two that are made, one is kept.
+        """Import the library and count the events so far. Takes a tenth of a second, so do not call it on a loop."""
+        # Created before taking the lock, which the loop takes for every event; if two are created, one is kept.
         counters = self._counters or _Counters()
         with self._lock:
             if self._counters is None:
@@ -73,7 +73,7 @@ class Metrics:
             return self._counters
 
     def render(self, status: EngineStatus, memory: Iterable[DeviceMemory] = ()) -> bytes:
-        """Everything counted, and how things are now, in Prometheus' text form 0.0.4."""
+        """All counters and gauges in Prometheus' text format 0.0.4."""
         from prometheus_client import CollectorRegistry, generate_latest
 
         counters = self.load()
@@ -88,7 +88,7 @@ class Metrics:
 
 
 class _Counters:
-    """What only grows."""
+    """Counters and histograms."""
 
     def __init__(self) -> None:
         from prometheus_client import (
@@ -99,13 +99,13 @@ class _Counters:
             disable_created_metrics,
         )
 
-        # A series for each series, to say when it began, is half of all and used by nobody here.
+        # Without the _created series, which would double the output and are not used here.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry: CollectorRegistry = CollectorRegistry()
         registry = self.registry
         self._requests = Counter(
             "osamd_requests",
-            "HTTP requests answered. `key` is the name of the caller's key, empty where none was wanted or right.",
+            "HTTP requests answered. `key` is the name of the caller's key, empty if none was needed or valid.",
             ("route", "method", "status", "key"),
             registry=registry,
         )
@@ -131,7 +131,7 @@ class _Counters:
         )
         self._lookups = Counter(
             "osamd_embedding_lookups",
-            "Images looked up among the embeddings, by whether they were known.",
+            "Image lookups in the embedding cache, by result.",
             ("model", "result"),
             registry=registry,
         )
@@ -139,15 +139,15 @@ class _Counters:
         self._load_seconds = Counter(
             "osamd_model_load_seconds", "Seconds spent loading models.", ("model",), registry=registry
         )
-        self._unloads = Counter("osamd_model_unloads", "Models let go.", ("model",), registry=registry)
-        self._pulls = Counter(
-            "osamd_pulls", "Pulls that ended, by whether the model came.", ("model", "result"), registry=registry
-        )
+        self._unloads = Counter("osamd_model_unloads", "Models unloaded.", ("model",), registry=registry)
+        self._pulls = Counter("osamd_pulls", "Pulls that ended, by result.", ("model", "result"), registry=registry)
         self._pulled_bytes = Counter("osamd_pulled_bytes", "Bytes downloaded.", registry=registry)
         self._ran_out = Counter(
-            "osamd_out_of_memory", "Times that memory ran out, on the host or the GPU.", ("model",), registry=registry
+            "osamd_out_of_memory", "Times that the host or the GPU ran out of memory.", ("model",), registry=registry
         )
-        self._hung = Counter("osamd_hung_workers", "Workers given up so far.", ("lane",), registry=registry)
+        self._hung = Counter(
+            "osamd_hung_workers", "Workers abandoned so far because their job hung.", ("lane",), registry=registry
+        )
         self._completed: dict[str, int] = {}
         # The process's own: memory, CPU seconds, file descriptors, start time.
         ProcessCollector(registry=registry)
@@ -191,7 +191,7 @@ class _Counters:
 
     def _count_bytes(self, event: PullProgress) -> None:
         if event.status == "downloading":
-            # The first news tells what an earlier attempt has left; only what comes after it was downloaded now.
+            # The first update includes what an earlier attempt left; only what follows was downloaded now.
             before = self._completed.get(event.digest, event.completed)
             self._pulled_bytes.inc(max(0, event.completed - before))
             self._completed[event.digest] = event.completed
@@ -200,7 +200,7 @@ class _Counters:
 
 
 class _Now:
-    """How things are at the moment of asking."""
+    """Gauges, collected when scraped."""
 
     def __init__(self, status: EngineStatus, memory: tuple[DeviceMemory, ...]) -> None:
         self._status = status
@@ -217,36 +217,40 @@ class _Now:
         yield build
         yield Gauge("osamd_ready", "Whether /ready answers 200.", value=int(status.state == "ready"))
         lanes = {
-            "waiting": "Jobs that wait for a worker.",
-            "capacity": "Jobs that may wait.",
-            "running": "Jobs on a worker.",
-            "hung": "Workers given up on jobs that do not end.",
+            "waiting": "Jobs waiting for a worker.",
+            "capacity": "Queue capacity in jobs.",
+            "running": "Jobs running on a worker.",
+            "hung": "Workers abandoned because their job hung.",
         }
         for field, text in lanes.items():
             gauge = Gauge(f"osamd_lane_{field}", text, labels=("lane",))
             for lane in status.lanes:
                 gauge.add_metric((lane.name,), getattr(lane, field))
             yield gauge
-        yield Gauge("osamd_embeddings", "Embeddings remembered.", value=status.cache.entries)
-        yield Gauge("osamd_embedding_bytes", "Memory of the embeddings remembered.", value=status.cache.nbytes)
-        yield Gauge("osamd_embedding_capacity_bytes", "Memory embeddings may have.", value=status.cache.capacity_bytes)
+        yield Gauge("osamd_embeddings", "Embeddings in the memory cache.", value=status.cache.entries)
+        yield Gauge("osamd_embedding_bytes", "Memory of the cached embeddings.", value=status.cache.nbytes)
+        yield Gauge(
+            "osamd_embedding_capacity_bytes", "Memory limit of cached embeddings.", value=status.cache.capacity_bytes
+        )
         if status.masks is not None:
             yield Gauge("osamd_mask_memory_bytes", "Memory held for masks and replies.", value=status.masks.held)
             yield Gauge(
-                "osamd_mask_memory_capacity_bytes", "Memory masks and replies may have.", value=status.masks.capacity
+                "osamd_mask_memory_capacity_bytes", "Memory limit of masks and replies.", value=status.masks.capacity
             )
-            yield Gauge("osamd_mask_memory_waiting", "Requests that wait for it.", value=status.masks.waiting)
-            yield Counter("osamd_mask_memory_refused", "Requests refused for want of it.", value=status.masks.refused)
-        resident = Gauge("osamd_model_bytes", "Files of each loaded model.", labels=("model", "device"))
+            yield Gauge("osamd_mask_memory_waiting", "Requests waiting for mask memory.", value=status.masks.waiting)
+            yield Counter(
+                "osamd_mask_memory_refused", "Requests refused for lack of mask memory.", value=status.masks.refused
+            )
+        resident = Gauge("osamd_model_bytes", "File size of each loaded model.", labels=("model", "device"))
         for item in status.residents:
             resident.add_metric((item.model.name, item.device), item.nbytes)
         yield resident
-        pulling = Gauge("osamd_model_pulling", "1 for each model on its way here.", labels=("model",))
+        pulling = Gauge("osamd_model_pulling", "1 for each model being pulled.", labels=("model",))
         for name in status.pulling:
             pulling.add_metric((name,), 1)
         yield pulling
-        used = Gauge("osamd_device_memory_used_bytes", "Memory of the GPU in use, by anybody.", labels=("device",))
-        total = Gauge("osamd_device_memory_total_bytes", "Memory of the GPU.", labels=("device",))
+        used = Gauge("osamd_device_memory_used_bytes", "GPU memory in use, by all processes.", labels=("device",))
+        total = Gauge("osamd_device_memory_total_bytes", "GPU memory.", labels=("device",))
         for device in self._memory:
             used.add_metric((device.device,), device.used)
             total.add_metric((device.device,), device.total)

@@ -1,4 +1,4 @@
-"""The outermost middleware: a request id in and out, ``Server-Timing``, and an event when the answer is complete."""
+"""The outermost middleware: request ids, ``Server-Timing``, and an event when the answer is complete."""
 
 import asyncio
 import re
@@ -23,7 +23,7 @@ class ObserveMiddleware:
 
     Args:
         app: the app behind it.
-        sinks: told when a request is done.
+        sinks: receive an event when a request is done.
     """
 
     def __init__(self, app: ASGIApp, *, sinks: Sequence[Sink]) -> None:
@@ -37,7 +37,7 @@ class ObserveMiddleware:
             return
         timings, begun = Timings(), time.time()
         given = Headers(scope=scope).get("x-request-id", "")
-        # A caller's id goes into logs and headers, so only a harmless one is taken over.
+        # A caller's id goes into logs and headers, so only a harmless one is accepted.
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {}).update(request_id=request_id, timings=timings)
         status = 500
@@ -58,13 +58,13 @@ class ObserveMiddleware:
 
         try:
             await self._app(scope, receive, observed)
-        # The grace time of a server that stops is over; its callers are told, rather than cut off.
+        # The grace period of a stopping server is over; answer its callers instead of cutting them off.
         except asyncio.CancelledError:
             if is_begun:
                 raise
-            error = ShuttingDownError("the server has stopped, and could not finish this")
+            error = ShuttingDownError("the server shut down before it could finish this request")
             await answer_error(Request(scope), error)(scope, receive, observed)
-        # Answered here, so that this answer too has its headers.
+        # Answered here, so that this answer gets its headers too.
         except Exception as error:
             if is_begun:
                 raise

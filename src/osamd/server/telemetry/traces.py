@@ -1,7 +1,7 @@
-"""The sink that tells traces: a span for each request and one for each of its stages, through OpenTelemetry.
+"""The tracing sink: a span per request with a child span per stage, through OpenTelemetry.
 
-With ``osamd[otel]`` installed and an exporter configured by OpenTelemetry's own variables (``OTEL_*``); else nothing of
-it is imported. Spans are made when a request is done, from what its event says, so a request never waits for them.
+Needs ``osamd[otel]`` and an exporter configured by OpenTelemetry's standard variables (``OTEL_*``); otherwise
+OpenTelemetry is not imported. Spans are created from events when requests are done, so no request waits for them.
 """
 
 import logging
@@ -32,7 +32,7 @@ def traces_are_wanted() -> bool:
 
 
 def is_installed() -> bool:
-    """Whether the extra is there."""
+    """Whether the extra is installed."""
     try:
         return find_spec("opentelemetry.sdk.trace") is not None and find_spec(_EXPORTER) is not None
     except ModuleNotFoundError:
@@ -40,7 +40,7 @@ def is_installed() -> bool:
 
 
 def otlp_provider() -> "TracerProvider":
-    """Spans in batches to the collector the environment names, of the service ``osamd`` unless it names another."""
+    """A provider that batches spans to the configured collector; the service name defaults to ``osamd``."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -49,17 +49,17 @@ def otlp_provider() -> "TracerProvider":
     attributes = {SERVICE_VERSION: __version__}
     if not os.environ.get("OTEL_SERVICE_NAME"):
         attributes[SERVICE_NAME] = "osamd"
-    # Shut down by ``Traces.close``, which has an end.
+    # Shut down by ``Traces.close``, which has a timeout.
     provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
 
 
 class Traces:
-    """Turns ``RequestDone`` into spans; knows no image, no prompt and no key, since the event does not.
+    """Turns ``RequestDone`` into spans, which, like the event, contain no images, prompts or keys.
 
     Args:
-        make_provider: where spans go; called at the first request, off the way to the first answer.
+        make_provider: creates the provider; called in the background at the first request.
     """
 
     def __init__(self, make_provider: Callable[[], "TracerProvider"] = otlp_provider) -> None:
@@ -68,26 +68,28 @@ class Traces:
         self._is_off = False
 
     def load(self) -> "TracerProvider | None":
-        """Import OpenTelemetry; None where it does not start, as with a variable of its own that it cannot read.
+        """Import OpenTelemetry; None if it cannot be started, for example because of an invalid ``OTEL_*`` variable.
 
-        Takes a tenth of a second, so not on a loop.
+        Takes a tenth of a second, so do not call it on a loop.
         """
         if self._provider is None and not self._is_off:
             try:
                 self._provider = self._make_provider()
-            # Whatever it is, a server without traces is better than none.
+            # Whatever the reason, a server without traces is better than none.
             except Exception as error:  # noqa: BLE001
                 self._is_off = True
-                logger.warning("no traces: OpenTelemetry does not start: %s: %s", type(error).__name__, error)
+                logger.warning(
+                    "traces are off: OpenTelemetry could not be started: %s: %s", type(error).__name__, error
+                )
         return self._provider
 
     def __call__(self, event: Event) -> None:
-        """Tell of a request; of probes nothing, which come every few seconds."""
+        """Trace a request, unless it is a health probe."""
         if isinstance(event, RequestDone) and event.path not in PROBES:
             self._tell(event)
 
     def close(self, *, patience_s: float) -> bool:
-        """Send what has not been sent.
+        """Export the remaining spans.
 
         Args:
             patience_s: seconds to wait for the collector.
@@ -97,7 +99,7 @@ class Traces:
         """
         if self._provider is None:
             return True
-        # Of its own, since the exporter waits for its collector as long as it likes.
+        # A separate thread, since the exporter's own timeout may be long.
         thread = threading.Thread(target=self._provider.shutdown, name="osamd-traces", daemon=True)
         thread.start()
         thread.join(patience_s)
@@ -142,15 +144,15 @@ class Traces:
 
 
 def _nanoseconds(seconds: float) -> int:
-    """As OpenTelemetry counts; a clock's float knows microseconds."""
+    """Nanoseconds, as in OpenTelemetry, with the microsecond precision of a float."""
     return round(seconds * 1e6) * 1000
 
 
 def configured_traces() -> Traces | None:
-    """The traces, where they are wanted and can be had; says so where they are wanted in vain."""
+    """The tracing sink if it is configured; warns if it is configured but not installed."""
     if not traces_are_wanted():
         return None
     if not is_installed():
-        logger.warning("no traces: OTEL_* asks for them, but the extra is missing: pip install 'osamd[otel]'")
+        logger.warning("traces are off: OTEL_* configures them, but the extra is missing: pip install 'osamd[otel]'")
         return None
     return Traces()
