@@ -164,7 +164,7 @@ def test_polygons_of_noise_are_refused_before_they_are_made(tmp_path: Path) -> N
     async def main(one: InProcess) -> None:
         status, problem = await one.ask(ALICE, prompt=WHOLE, mask_format="polygon")
         assert (422, "invalid_prompt") == (status, problem["code"])
-        assert "ask for fewer masks at once, for mask_format png" in problem["detail"]
+        assert "request fewer masks, mask_format png" in problem["detail"]
         for mask_format in ("png", "rle"):
             assert 200 == (await one.ask(ALICE, prompt=WHOLE, mask_format=mask_format))[0]
 
