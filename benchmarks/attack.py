@@ -1,6 +1,6 @@
 """Attack a server of its own with one user's key while another user works, and print what that user saw.
 
-python benchmarks/attack.py [--only PART_OF_NAME] [--markdown]
+python benchmarks/attack.py [--only PART_OF_NAME] [--patience SECONDS]
 
 The promise of SECURITY.md: whatever one key sends, another key's click on a known photo is answered within 1 s and its
 new photo within 5 s on two cores, ``/health`` within 100 ms, and memory stays within the documented budget. Attacker
@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -24,12 +25,14 @@ import httpx2
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.attacks import ATTACKS, Seen, noise_handle, run_attack, worst  # noqa: E402
+from benchmarks.attacks import ATTACKS, CUT, GAVE_UP, Seen, Target, noise_handle, run_attack, watch_good_user, worst  # noqa: E402
 from benchmarks.overload import wait_until_ready  # noqa: E402
 
 CLICK_S: Final = 1.0
 PHOTO_S: Final = 5.0
 HEALTH_S: Final = 0.1
+# How long the good user is watched while nobody attacks.
+IDLE_S: Final = 5.0
 MEMORY_BYTES: Final = 3 << 30
 ATTACKER, GOOD = "attacker-secret-0123456789", "good-secret-0123456789abc"
 
@@ -69,7 +72,9 @@ def promises(seen: Seen) -> dict[str, bool]:
 
 def row(name: str, seen: Seen) -> str:
     """One line of the table."""
-    statuses = " ".join(f"{status} x{seen.attacks.count(status)}" for status in sorted(set(seen.attacks)))
+    names = {CUT: "cut off", GAVE_UP: "gave up"}
+    counts = sorted(Counter(seen.attacks).items())
+    statuses = ", ".join(f"{count} x {names.get(status, status)}" for status, count in counts)
     cells = (
         name,
         f"{worst(seen.clicks_s):.2f} s",
@@ -85,6 +90,7 @@ def main() -> int:
     """Attack and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="attacks whose name contains this")
+    parser.add_argument("--patience", type=float, default=30.0, help="how long the attacker waits for answers (30)")
     arguments = parser.parse_args()
     photo = (ROOT / "examples" / "cat.jpg").read_bytes()
     broken = 0
@@ -93,13 +99,12 @@ def main() -> int:
             handle = noise_handle(client, photo)
         print("| attack | worst click | worst new photo | worst /health | most memory | the attacker's answers |")
         print("|---|---|---|---|---|---|")
-        for name, make in ATTACKS.items():
+        target = Target(url, process, ATTACKER, GOOD, photo, handle)
+        print(row("none", asyncio.run(watch_good_user(target, seconds=IDLE_S))), flush=True)
+        for name in ATTACKS:
             if arguments.only not in name:
                 continue
-            attack = make(photo, handle)
-            seen = asyncio.run(
-                run_attack(url, attack=attack, attacker=ATTACKER, good=GOOD, photo=photo, process=process)
-            )
+            seen = asyncio.run(run_attack(target, name, patience_s=arguments.patience))
             print(row(name, seen), flush=True)
             missed = [promise for promise, is_kept in promises(seen).items() if not is_kept]
             if missed:

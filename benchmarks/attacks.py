@@ -12,7 +12,9 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -174,12 +176,14 @@ class GoodUser:
         self._photo = photo
         self._numbers = iter(range(1, 1 << 30))
         self.seen = Seen()
+        self.is_at_work = asyncio.Event()
 
     async def use(self, stop: asyncio.Event) -> None:
-        """Go on until the event is set."""
+        """Go on until ``stop`` is set; ``is_at_work`` is set once the server knows a photo."""
         async with httpx2.AsyncClient(base_url=self._url, headers=self._headers, timeout=120.0) as client:
             known = await self._send_photo(client)
             self.seen = Seen()
+            self.is_at_work.set()
             await asyncio.gather(
                 self._every(CLICK_EVERY_S, stop, lambda: self._click(client, known)),
                 self._every(PHOTO_EVERY_S, stop, lambda: self._send_photo(client)),
@@ -221,50 +225,77 @@ class GoodUser:
             self.seen.refused.append(answer.status_code)
 
 
-async def run_attack(
-    url: str, *, attack: Attack, attacker: str, good: str, photo: bytes, process: int, patience_s: float = 180.0
-) -> Seen:
-    """Attack a server while a good user works, and tell what they saw.
+@dataclass(frozen=True)
+class Target:
+    """A server under attack.
 
-    Args:
-        url: of the server.
-        attack: what is sent.
+    Attributes:
+        url: where it listens.
+        process: its process id.
         attacker: the attacker's key.
         good: the good user's key.
-        photo: the good user's.
-        process: the server's process id.
+        photo: an encoded image, for both.
+        handle: the attacker's, from ``noise_handle``.
+    """
+
+    url: str
+    process: int
+    attacker: str
+    good: str
+    photo: bytes
+    handle: str
+
+
+async def run_attack(target: Target, name: str, *, patience_s: float) -> Seen:
+    """Attack a server while a good user works, and tell what they saw.
+
+    The attacker is a process of its own, so that sending much does not slow down the good user's clock.
+
+    Args:
+        target: the server.
+        name: one of ``ATTACKS``.
         patience_s: seconds after which the attacker no longer waits for answers.
     """
-    user = GoodUser(url, good, photo)
+    user = GoodUser(target.url, target.good, target.photo)
     stop, over = asyncio.Event(), asyncio.Event()
     most = 0
 
     async def watch() -> None:
         nonlocal most
         while not over.is_set():
-            most = max(most, sum(map(resident_bytes, family(process))))
+            most = max(most, sum(map(resident_bytes, family(target.process))))
             await asyncio.sleep(0.05)
 
-    working = asyncio.create_task(user.use(stop))
-    watching = asyncio.create_task(watch())
-    while not user.seen.clicks_s or not user.seen.photos_s:
-        if working.done():
-            break
-        await asyncio.sleep(0.02)
-    cpu, begun = sum(map(cpu_seconds, family(process))), time.perf_counter()
-    async with httpx2.AsyncClient(
-        base_url=url, headers={"X-API-Key": attacker}, timeout=None, limits=httpx2.Limits(max_connections=None)
-    ) as client:
-        statuses = await asyncio.gather(*(_send(client, attack, number, patience_s) for number in range(attack.count)))
-    seconds = time.perf_counter() - begun
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as attacker:
+        # Started before anything is measured.
+        await asyncio.wrap_future(attacker.submit(os.getpid))
+        working = asyncio.create_task(user.use(stop))
+        watching = asyncio.create_task(watch())
+        await user.is_at_work.wait()
+        cpu = sum(map(cpu_seconds, family(target.process)))
+        statuses, seconds = await asyncio.wrap_future(attacker.submit(send_attack, target, name, patience_s))
     stop.set()
     await working
     over.set()
     await watching
     seen = user.seen
-    seen.attacks, seen.attack_s, seen.most_bytes = list(statuses), seconds, most
-    seen.cpu_s = sum(map(cpu_seconds, family(process))) - cpu
+    seen.attacks, seen.attack_s, seen.most_bytes = statuses, seconds, most
+    seen.cpu_s = sum(map(cpu_seconds, family(target.process))) - cpu
     return seen
+
+
+def send_attack(target: Target, name: str, patience_s: float) -> tuple[list[int], float]:
+    """Send all requests of an attack at once: the statuses, and seconds until the last."""
+    attack = ATTACKS[name](target.photo, target.handle)
+
+    async def send() -> list[int]:
+        headers, limits = {"X-API-Key": target.attacker}, httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(base_url=target.url, headers=headers, timeout=None, limits=limits) as client:
+            sent = (_send(client, attack, number, patience_s) for number in range(attack.count))
+            return list(await asyncio.gather(*sent))
+
+    begun = time.perf_counter()
+    return asyncio.run(send()), time.perf_counter() - begun
 
 
 async def _send(client: httpx2.AsyncClient, attack: Attack, number: int, patience_s: float) -> int:
@@ -279,9 +310,9 @@ async def _send(client: httpx2.AsyncClient, attack: Attack, number: int, patienc
     return answer.status_code
 
 
-async def watch_good_user(url: str, *, good: str, photo: bytes, seconds: float) -> Seen:
+async def watch_good_user(target: Target, *, seconds: float) -> Seen:
     """What the good user sees while nobody attacks."""
-    user = GoodUser(url, good, photo)
+    user = GoodUser(target.url, target.good, target.photo)
     stop = asyncio.Event()
     asyncio.get_running_loop().call_later(seconds, stop.set)
     await user.use(stop)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 from benchmarks.attack import ATTACKER, CLICK_S, GOOD, HEALTH_S, MEMORY_BYTES, PHOTO_S, running_server
-from benchmarks.attacks import ATTACKS, CUT, GAVE_UP, Seen, noise_handle, run_attack, watch_good_user, worst
+from benchmarks.attacks import ATTACKS, CUT, GAVE_UP, Seen, Target, noise_handle, run_attack, watch_good_user, worst
 
 SLACK = 6
 IDLE_S = 3.0
@@ -22,38 +22,24 @@ ANSWERS = {200, 408, 413, 415, 422, 429, 503, 504, CUT, GAVE_UP}
 
 
 @pytest.fixture(scope="session")
-def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    """A server with default limits and two users' keys: its address and its process id."""
-    with running_server(tmp_path_factory.mktemp("attacked")) as running:
-        yield running
+def target(tmp_path_factory: pytest.TempPathFactory, photo: bytes) -> Iterator[Target]:
+    """A server with default limits and two users' keys."""
+    with running_server(tmp_path_factory.mktemp("attacked")) as (url, process):
+        with httpx2.Client(base_url=url, headers={"X-API-Key": ATTACKER}, timeout=60.0) as client:
+            handle = noise_handle(client, photo)
+        yield Target(url, process, ATTACKER, GOOD, photo, handle)
 
 
 @pytest.fixture(scope="session")
-def noise(attacked: tuple[str, int], photo: bytes) -> str:
-    """The attacker's handle of a large image full of noise."""
-    with httpx2.Client(base_url=attacked[0], headers={"X-API-Key": ATTACKER}, timeout=60.0) as client:
-        return noise_handle(client, photo)
-
-
-@pytest.fixture(scope="session")
-def idle(attacked: tuple[str, int], photo: bytes) -> Seen:
+def idle(target: Target) -> Seen:
     """What the good user sees when nobody attacks, on this machine as busy as it is."""
-    return asyncio.run(watch_good_user(attacked[0], good=GOOD, photo=photo, seconds=IDLE_S))
+    return asyncio.run(watch_good_user(target, seconds=IDLE_S))
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_another_user_hardly_notices(
-    attacked: tuple[str, int], noise: str, idle: Seen, photo: bytes, name: str
-) -> None:
+def test_another_user_hardly_notices(target: Target, idle: Seen, name: str) -> None:
     """Clicks, new photos and ``/health`` are answered in time, memory stays within its budget, no thread is lost."""
-    url, process = attacked
-    attack = ATTACKS[name](photo, noise)
-
-    seen = asyncio.run(
-        run_attack(
-            url, attack=attack, attacker=ATTACKER, good=GOOD, photo=photo, process=process, patience_s=PATIENCE_S
-        )
-    )
+    seen = asyncio.run(run_attack(target, name, patience_s=PATIENCE_S))
 
     assert [] == seen.refused
     assert ANSWERS >= set(seen.attacks)
@@ -61,6 +47,6 @@ def test_another_user_hardly_notices(
     assert worst(seen.photos_s) < SLACK * max(PHOTO_S, worst(idle.photos_s))
     assert worst(seen.probes_s) < SLACK * max(HEALTH_S, worst(idle.probes_s))
     assert seen.most_bytes < MEMORY_BYTES
-    ready = httpx2.get(f"{url}/ready")
+    ready = httpx2.get(f"{target.url}/ready")
     assert 200 == ready.status_code
     assert "hung" not in ready.json()
