@@ -1,6 +1,7 @@
 """Hosts of both families: ``localhost`` and ``::``."""
 
 import errno
+import re
 import socket
 import subprocess
 import sys
@@ -103,6 +104,23 @@ def test_a_taken_port_is_told() -> None:
 def test_other_hosts_are_left_to_uvicorn() -> None:
     """An address is of one family, and names are resolved."""
     assert [None] * 4 == [listen(host, free_port()) for host in ("127.0.0.1", "0.0.0.0", "::1", "example")]  # noqa: S104
+
+
+@pytest.mark.parametrize(("host", "level"), [("127.0.0.1", "warning"), ("localhost", "error")])
+def test_a_picked_port_is_logged_at_every_level(tmp_path: Path, host: str, level: str) -> None:
+    """It cannot be known otherwise."""
+    env = {"API_KEY": KEY, "OSAMD_PRELOAD": "none", "OSAMD_HOST": host, "OSAMD_CACHE": str(tmp_path)}
+    command = [sys.executable, "-m", "osamd", "serve", "--port", "0", "--log-level", level]
+    with subprocess.Popen(
+        command, env=clean_environment(env), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            lines = (re.search(rf"listening on {host}, port (\d+)", line) for line in process.stdout)
+            port = next(found[1] for found in lines if found is not None)
+            assert 200 == httpx2.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code
+        finally:
+            process.terminate()
 
 
 def test_a_server_whose_port_is_taken_ends(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -25,6 +26,21 @@ logger = logging.getLogger("osamd")
 
 # uvicorn's exit code for startup failures, such as a port in use.
 STARTUP_FAILED = 3
+
+
+class _Server(uvicorn.Server):
+    """Logs a port that it picked whatever the log level, since nobody could find it otherwise."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        uvicorns = logging.getLogger("uvicorn.error")
+        if not self.started or self.config.port or uvicorns.isEnabledFor(logging.INFO):
+            return
+        port = self.servers[0].sockets[0].getsockname()[1]
+        message = "listening on %s, port %d"
+        line = (logger.name, logging.INFO, __file__, 0, message, (self.config.host, port), None)
+        # Past the level, as a line of the level it has.
+        logger.handle(logger.makeRecord(*line))
 
 
 def prepare_process(settings: Settings) -> None:
@@ -75,7 +91,7 @@ def serve(app: FastAPI, settings: Settings) -> None:
         # The app does that, for the configured proxies only; uvicorn would trust every local process.
         proxy_headers=False,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config)
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
         server.run(sockets)
     if not server.started:
