@@ -103,7 +103,7 @@ def test_bad_rows_do_not_hide_good_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (row(more="color = 1"), "row 1 (mine), color is not known here; known are name, family, aliases, license,"),
+        (row(more="color = 1"), "row 1 (mine), color is unknown; expected one of: name, family, aliases, license,"),
         (row(more="license = 1"), "row 1 (mine), license must be a string"),
         (row(more='license = "MIT\\nGPL"'), "row 1 (mine), license must be one line"),
         (row(more='license_url = "javascript:x"'), "row 1 (mine), license_url must begin with http:// or https://"),
@@ -111,10 +111,10 @@ def test_bad_rows_do_not_hide_good_ones(tmp_path: Path) -> None:
         (row(more='aliases = ["a b"]'), "row 1 (mine), aliases[0] must be a name such as"),
         (row().replace('"sam"', '"sam9"'), "row 1 (mine), family must be one of builtin, sam, sam2"),
         (row().replace('family = "sam"', ""), "row 1 (mine), family is missing"),
-        (row().replace("decoder", "decodes"), "row 1 (mine), blobs must have decoder, without which the family sam"),
+        (row().replace("decoder", "decodes"), "row 1 (mine), blobs must have decoder, which the family sam"),
         (
             row() + f'[model.blobs.x]\nurl = "http://x/x"\nsha256 = "{A}"\n',
-            "row 1 (mine), blobs must have only encoder",
+            "row 1 (mine), blobs must only have encoder",
         ),
         (row(encoder='url = "https://m.example/e"\nsha256 = "xyz"'), "blobs.encoder.sha256 must be 64 hexadecimal"),
         (row(encoder=f'url = "ftp://m.example/e"\nsha256 = "{A}"'), "blobs.encoder.url must begin with file://, http"),
@@ -122,23 +122,23 @@ def test_bad_rows_do_not_hide_good_ones(tmp_path: Path) -> None:
             row(encoder=f'url = "package:encoder.onnx"\nsha256 = "{A}"'),
             "blobs.encoder.url must not begin with package:",
         ),
-        (row(encoder=f'url = "https:///e"\nsha256 = "{A}"'), "blobs.encoder.url names no host"),
-        (row(encoder=f'url = "https://[x/e"\nsha256 = "{A}"'), "blobs.encoder.url is no URL that can be read"),
-        (row(encoder=f'url = "https://x/a b"\nsha256 = "{A}"'), "blobs.encoder.url must have no spaces"),
-        (row(encoder='url = "file://models/e.onnx"'), "blobs.encoder.url must give the whole path"),
+        (row(encoder=f'url = "https:///e"\nsha256 = "{A}"'), "blobs.encoder.url has no host"),
+        (row(encoder=f'url = "https://[x/e"\nsha256 = "{A}"'), "blobs.encoder.url is not a valid URL"),
+        (row(encoder=f'url = "https://x/a b"\nsha256 = "{A}"'), "blobs.encoder.url must not contain spaces"),
+        (row(encoder='url = "file://models/e.onnx"'), "blobs.encoder.url must have an absolute path"),
         (row(encoder='url = "file:///e#1.onnx"'), "blobs.encoder.url must not contain ? or #"),
         (row(encoder=f'url = "http://x/e"\nsha256 = "{A}"\nbytes = 1.5'), "blobs.encoder.bytes must be a whole number"),
         (
             row(encoder=f'url = "http://x/e"\nsha256 = "{A}"\nurls = 1'),
-            "blobs.encoder.urls is not known here; known are",
+            "blobs.encoder.urls is unknown; expected one of:",
         ),
         (row(encoder=f'sha256 = "{A}"'), "blobs.encoder.url is missing"),
         ("[[model]]\nname = 3\n", "row 1, name must be a string"),
         ("model = [1]\n", "row 1 must be a table"),
         ("model = 1\n", "model must be rows that begin with [[model]]"),
-        (row().replace("[[model]]", "[[models]]", 1).replace("[model.", "[models."), "models is not known here"),
-        ("[[model\n", "is not TOML: "),
-        (row("builtin"), "row 1 (builtin:latest), name must be another one"),
+        (row().replace("[[model]]", "[[models]]", 1).replace("[model.", "[models."), "models is unknown"),
+        ("[[model\n", "is not valid TOML: "),
+        (row("builtin"), "row 1 (builtin:latest), name is reserved"),
     ],
 )
 def test_each_mistake_gets_a_sentence(tmp_path: Path, text: str, expected: str) -> None:
@@ -180,11 +180,11 @@ def test_names_and_aliases_lead_to_one_model_each(tmp_path: Path) -> None:
     )
     catalog = load(tmp_path, text)
     assert [
-        (2, "name", "is the name of an earlier row"),
-        (3, "aliases", "cannot be uno, which already leads to one:latest"),
-        (4, "name", "cannot be uno, which already leads to one:latest"),
-        (5, "aliases", "cannot be sam_vit_b, which already leads to sam:100m"),
-        (6, "aliases", "cannot be one, which already leads to one:latest"),
+        (2, "name", "is already used by an earlier row"),
+        (3, "aliases", "cannot be uno, which already names one:latest"),
+        (4, "name", "cannot be uno, which already names one:latest"),
+        (5, "aliases", "cannot be sam_vit_b, which already names sam:100m"),
+        (6, "aliases", "cannot be one, which already names one:latest"),
     ] == [(problem.row, problem.field, problem.message) for problem in catalog.problems]
     assert "one:latest" == catalog.resolve("uno").name
 

@@ -121,7 +121,7 @@ FAR, FAR_TLS = "http://models.invalid/e", "https://models.invalid/e"
             "SSL_CERT_FILE",
             "/nonexistent",
             FAR_TLS,
-            "SSL_CERT_FILE: the trusted certificates cannot be read",
+            "SSL_CERT_FILE: cannot read the trusted certificates",
         ),
     ],
 )
@@ -166,7 +166,7 @@ def test_certificates_are_verified(
         with pytest.raises(PullError, match="CERTIFICATE_VERIFY_FAILED"):
             Store(tmp_path, patience=PATIENT).pull(model)
         assert [] == secure.asked
-        assert 1 == caplog.text.count("could not get")
+        assert 1 == caplog.text.count("could not download")
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "only.pem"))
         Store(tmp_path, patience=IMPATIENT).pull(model)
     assert CONTENT == blob_path(tmp_path).read_bytes()

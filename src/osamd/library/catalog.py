@@ -1,4 +1,4 @@
-"""The models there are: names, aliases, families, blobs and licences, from osamd's own rows and the user's."""
+"""The model catalogue: names, aliases, families, blobs and licences, from osamd's own rows and the user's."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ SHOWN_CHARS = 64
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A file that must lie beside a blob, under its own name.
+    """A file that must be stored beside a blob under its own name, such as external weights.
 
     Attributes:
         url: where it comes from.
@@ -36,7 +36,7 @@ class Blob:
     """One file of a model.
 
     Attributes:
-        url: where it comes from; ``package:NAME`` is a file inside the wheel, ``file://`` is used where it lies.
+        url: where it comes from; ``package:NAME`` is a file inside the wheel, ``file://`` is used in place.
         sha256: digest of its content, hexadecimal; empty for a ``file://`` URL whose row gives none.
         attachments: files that belong beside it.
         nbytes: its size, where the catalogue gives it.
@@ -59,8 +59,8 @@ class Model:
         license: SPDX expression, or the licence's own name.
         license_url: the licence's text.
         source_url: where the model comes from.
-        aliases: other names it answers to.
-        origin: the user's file its row stands in; None for a row that ships with osamd.
+        aliases: other names for it.
+        origin: the user's file that defines it; None for a row that ships with osamd.
     """
 
     name: str
@@ -76,15 +76,15 @@ class Model:
     def digest(self) -> str:
         """Identifies the model's content: a hash over the digests of its files.
 
-        A ``file://`` blob without a digest counts with the size, the time of change and the inode of its file as they
-        are now, so the digest is another one after the file was changed. Hashing the content each time would take
-        seconds. Whoever keeps something made with the model takes the digest before loading it.
+        A ``file://`` blob without a digest is identified by the current size, mtime and inode of its file, so the
+        model's digest changes when the file does. Hashing the content each time would take seconds. Callers that
+        store results of the model must take the digest before loading it.
         """
         return self._fixed_digest or self._digest_now()
 
     @cached_property
     def _fixed_digest(self) -> str:
-        """The digest when every file is pinned by one of its own, or nothing."""
+        """The digest if every file has one of its own; otherwise an empty string."""
         return self._digest_now() if all(file.sha256 for _, file in self._files()) else ""
 
     @property
@@ -110,7 +110,7 @@ class Catalog:
 
     Args:
         models: the rows.
-        problems: rows that are left out, and why.
+        problems: rows that were skipped, and why.
     """
 
     def __init__(self, models: Iterable[Model], problems: Sequence[CatalogProblem] = ()) -> None:
@@ -119,41 +119,41 @@ class Catalog:
         self.problems = tuple(problems)
 
     def __iter__(self) -> Iterator[Model]:
-        """All models, the shipped ones first."""
+        """All models, shipped ones first."""
         return iter(self._models.values())
 
     def resolve(self, name: str) -> Model:
-        """The model of a name or alias.
+        """Look up a model by name or alias.
 
         Raises:
-            UnknownModelError: no such row.
+            UnknownModelError: no such model.
         """
         full = name if ":" in name else f"{name}:{DEFAULT_TAG}"
         model = self._aliases.get(name) or self._models.get(full)
         if model is None:
             shown = name if len(name) <= SHOWN_CHARS else f"{name[:SHOWN_CHARS]}..."
             known = ", ".join(sorted(self._models))
-            raise UnknownModelError(f"there is no model {shown!r}; expected one of: {known}", field="model")
+            raise UnknownModelError(f"unknown model {shown!r}; expected one of: {known}", field="model")
         return model
 
 
 def load_catalog(user_file: Path | None = None) -> Catalog:
-    """The catalogue that ships with osamd, and the user's rows beside or in place of its rows.
+    """Load the shipped catalogue, extended or overridden by the user's rows.
 
-    A user's row with the name of a shipped model replaces it, so that a file that has moved can be found again without
-    a new osamd; the shipped aliases go on pointing to it. Only the built-in model cannot be replaced: it is what
-    ``doctor`` proves an installation with.
+    A user's row with the name of a shipped model replaces it, so that a blob whose URL changed can be pulled without
+    upgrading osamd; the shipped aliases keep pointing to it. Only the built-in model cannot be replaced, because
+    ``doctor`` checks the installation with it.
 
     Args:
         user_file: TOML with ``[[model]]`` rows, or None.
 
     Returns:
-        The catalogue. Whatever is wrong with the user's file is in its ``problems``; the good rows are in.
+        The catalogue. Invalid rows of the user's file are listed in ``problems``; the valid ones are loaded.
     """
     text = resources.files("osamd.library").joinpath(SHIPPED).read_text("utf-8")
     rows, problems = read_rows(text, Path(SHIPPED), is_shipped=True)
     if problems:
-        raise RuntimeError(f"osamd's own catalogue is broken: {'; '.join(map(str, problems))}")
+        raise RuntimeError(f"osamd's own catalogue is invalid: {'; '.join(map(str, problems))}")
     models = [_model(row) for row in rows.values()]
     return Catalog(models) if user_file is None else _with_user_rows(models, user_file)
 
@@ -180,29 +180,29 @@ def _with_user_rows(shipped: Iterable[Model], file: Path) -> Catalog:
 
 
 def _answers(model: Model) -> list[str]:
-    """All names that lead to the model, its own first."""
+    """All names of the model, its own first."""
     bare, _, tag = model.name.partition(":")
     return [model.name, *([bare] if tag == DEFAULT_TAG else []), *model.aliases]
 
 
 def _clash(model: Model, replaced: Model | None, owners: Mapping[str, str]) -> tuple[str, str] | None:
-    """The field and the sentence if the model's names cannot be had."""
+    """The field and the message if one of the model's names is taken."""
     if model.name == DEFAULT_MODEL:
-        return "name", "must be another one: this is the model osamd tests itself with"
+        return "name", "is reserved: osamd checks itself with this model"
     if replaced is not None and replaced.origin is not None:
-        return "name", "is the name of an earlier row"
+        return "name", "is already used by an earlier row"
     for answer in _answers(model):
         if owners.get(answer, model.name) != model.name:
             field = "aliases" if answer in model.aliases else "name"
-            return field, f"cannot be {answer}, which already leads to {owners[answer]}"
+            return field, f"cannot be {answer}, which already names {owners[answer]}"
     return None
 
 
 def _stamp(url: str) -> str:
-    """What changes when a local file does."""
+    """A value that changes when a local file does."""
     path = local_path(url)
     if path is None:
-        raise RuntimeError("only a file:// blob can be without a digest")
+        raise RuntimeError("only a file:// blob may have no digest")
     stamp = stamp_of(path)
     return "missing" if stamp is None else "-".join(map(str, stamp))
 

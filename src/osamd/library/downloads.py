@@ -1,4 +1,4 @@
-"""One file from the web, whole and verified or not at all; what came before a cut is kept and resumed from."""
+"""Download one file, resuming an interrupted download; only a complete, verified file is kept."""
 
 import contextlib
 import logging
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("osamd")
 
-# How often the free room of the disk is looked at.
+# How often free disk space is checked.
 ROOM_S = 0.2
 WATCH_S = 0.1
 MAX_REDIRECTS = 10
-# Cuts in one file after which even a server that gives a little each time is given up.
+# Interruptions of one file after which even a server that makes some progress each time is given up.
 MAX_CUTS = 200
 TRY_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)")
@@ -52,16 +52,16 @@ Report = Callable[[PullStatus, int, int | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a download is tried.
+    """Timeouts and retries of a download.
 
     Attributes:
         connect_s: seconds for a connection to open.
-        read_s: seconds in which something must arrive.
-        rounds: how often all sources are tried, without gaining anything to speak of, before giving up.
-        backoff_s: pause after the first round; each later one is twice as long.
-        retry_after_s: the longest pause a server may ask for.
-        slow_s: seconds over which the speed is measured.
-        slow_bytes_per_s: a slower source is left for the next one.
+        read_s: seconds without data before a read fails.
+        rounds: how often all sources are tried without notable progress before giving up.
+        backoff_s: pause after the first round, doubled after each later one.
+        retry_after_s: the longest ``Retry-After`` that is followed.
+        slow_s: seconds over which speed is measured.
+        slow_bytes_per_s: below this speed, the next source is tried.
     """
 
     connect_s: float = 15.0
@@ -79,10 +79,10 @@ class Download:
     Args:
         sources: URLs of the same content, tried in this order.
         sha256: digest of the content, hexadecimal.
-        partial: the file to fill; what an earlier download left there is resumed from.
-        report: told status, completed and total bytes with each piece.
-        stop: set to stop the download and keep what is there; None where nobody will.
-        patience: how long to try.
+        partial: the file to fill; a partial download in it is resumed.
+        report: called with status, completed and total bytes for each chunk.
+        stop: set it to stop the download and keep the partial file; None if it is never stopped.
+        patience: timeouts and retries.
     """
 
     def __init__(
@@ -113,12 +113,12 @@ class Download:
         self._via = ""
 
     def run(self) -> None:
-        """Fill the file, and return when its content has the digest and is on the disk.
+        """Fill the file; return once its digest matches and it is synced to disk.
 
         Raises:
-            PullError: no source gave it.
-            BlobDigestError: a source gave something else, and no other gave it.
-            StorageError: it cannot be written.
+            PullError: no source delivered it.
+            BlobDigestError: a source delivered other content, and no other source had the file.
+            StorageError: the file cannot be written.
             ShuttingDownError: it was stopped.
         """
         with self._partial.opened():
@@ -135,7 +135,7 @@ class Download:
             self._partial.sync()
 
     def _download(self) -> None:
-        """Rounds over all sources, with longer and longer pauses, until one gives it."""
+        """Try all sources in rounds, with growing pauses, until one delivers the file."""
         failures = 0
         while True:
             best, since = self._best, time.monotonic()
@@ -152,13 +152,13 @@ class Download:
             self._pause(max(asked_s, self._patience.backoff_s * 2.0 ** (failures - 1)))
 
     def _try_all(self) -> bool:
-        """One round: each source until it gives nothing more."""
+        """One round: try each source for as long as it makes progress."""
         for source in list(self._sources):
             try:
                 self._drain(source)
             except SourceError as error:
                 self._check_stopped()
-                logger.warning("could not get sha256-%s from %s: %s", self._sha256, shown_url(source), error)
+                logger.warning("could not download sha256-%s from %s: %s", self._sha256, shown_url(source), error)
                 self._reasons[source] = error
                 if isinstance(error, RefusedError):
                     self._sources.remove(source)
@@ -167,7 +167,7 @@ class Download:
         return False
 
     def _drain(self, source: str) -> None:
-        """Stay with a source as long as it gives more each time."""
+        """Keep resuming from a source for as long as it makes progress."""
         while True:
             best = self._best
             try:
@@ -193,11 +193,11 @@ class Download:
         start, etag = self._partial.size, self._partial.etag_at(source)
         headers = {"Range": f"bytes={start}-"} if start else {}
         if start and etag.startswith('"'):
-            # A weak ETag may not stand here; it is compared with the answer's instead.
+            # If-Range does not allow weak ETags; those are compared with the response's instead.
             headers["If-Range"] = etag
         try:
             with self._answer(source, headers) as response:
-                # Not satisfiable: all of it is here already, or what is here is not its beginning.
+                # Range not satisfiable: the file is already complete, or it is not a prefix of the content.
                 if not (start and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
                     self._accept(response, source, etag)
                     start = self._partial.size
@@ -215,30 +215,30 @@ class Download:
         self._settle(source, start)
 
     def _accept(self, response: "httpx2.Response", source: str, etag: str) -> None:
-        """Make what is here fit the beginning of the answer, and learn how much there will be."""
+        """Align the partial file with the start of the response, and learn the total size."""
         status, partial = response.status_code, self._partial
         if status in TRY_AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise SourceError(f"it answered {status}", retry_after_s=retry_after_s(response.headers))
+            raise SourceError(f"HTTP status {status}", retry_after_s=retry_after_s(response.headers))
         if status == HTTPStatus.PARTIAL_CONTENT and partial.size:
             match = CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
             if match is None or int(match[1]) != partial.size:
                 self._rangeless.add(source)
-                raise SourceError("it answered with another part of the file than was asked for")
+                raise SourceError("the response has a different range than requested")
             if etag and response.headers.get("etag", etag) != etag:
                 partial.start_over()
-                raise SourceError("the file there has changed since the last try")
+                raise SourceError("the file has changed since the last attempt")
             length = match[2]
         elif status == HTTPStatus.OK:
             length = response.headers.get("content-length", "")
         else:
-            raise RefusedError(f"it answered {status}")
+            raise RefusedError(f"HTTP status {status}")
         known = self._known_total
         total = int(length) if length.isdecimal() else known
         if known is not None and total != known:
-            raise WrongContentError(f"the file there has {total} bytes instead of {known}")
+            raise WrongContentError(f"the file has {total} bytes; expected {known}")
         partial.total = total
         if status == HTTPStatus.OK:
-            # All of it, whatever was asked for.
+            # The whole file, whatever range was requested.
             partial.start_over()
 
     def _check_room(self) -> None:
@@ -247,7 +247,7 @@ class Download:
         except InsufficientStorageError as error:
             if self._known_total is not None:
                 raise
-            # Only this source says that it is so large.
+            # Only this source claims this size.
             raise NoRoomError(f"{error}") from error
 
     def _receive(self, chunks: Iterator[bytes]) -> None:
@@ -267,19 +267,19 @@ class Download:
             seconds = time.monotonic() - since
             if seconds >= patience.slow_s:
                 if partial.size - size < seconds * patience.slow_bytes_per_s:
-                    raise TooSlowError(f"it gave {partial.size - size} bytes in {seconds:.0f} s")
+                    raise TooSlowError(f"too slow: {partial.size - size} bytes in {seconds:.0f} s")
                 since, size = time.monotonic(), partial.size
         if partial.total is not None and partial.size < partial.total:
-            raise SourceError("the connection ended early")
+            raise SourceError("the connection closed early")
 
     def _settle(self, source: str, start: int) -> None:
-        """All is here: it is right, or none of it is kept."""
+        """The file is complete: verify it, or discard it."""
         partial = self._partial
         if partial.sha256 == self._sha256:
             return
         partial.start_over()
-        message = f"what it gave is not sha256-{self._sha256}"
-        # The fault may lie in what came before, from elsewhere, or in a cut nobody could see: once more from zero.
+        message = f"the content is not sha256-{self._sha256}"
+        # An earlier part, from another source or an undetected interruption, may be at fault: retry from zero.
         if (start or partial.total is None) and source not in self._forgiven:
             self._forgiven.add(source)
             raise SourceError(message)
@@ -299,7 +299,7 @@ class Download:
 
     @contextlib.contextmanager
     def _answer(self, source: str, headers: Mapping[str, str]) -> Iterator["httpx2.Response"]:
-        """Ask a source, and whoever it sends us on to, each by the proxy that the environment has for it."""
+        """Request a source and follow its redirects, each through the proxy that the environment sets for it."""
         import httpx2
 
         url = httpx2.URL(source)
@@ -310,7 +310,7 @@ class Download:
                     yield response
                     return
                 url = response.next_request.url
-        raise RefusedError(f"it redirected more than {MAX_REDIRECTS} times")
+        raise RefusedError(f"more than {MAX_REDIRECTS} redirects")
 
     def _client(self, url: "httpx2.URL") -> "httpx2.Client":
         import httpx2
@@ -323,7 +323,7 @@ class Download:
             key = (proxy, url.scheme)
             if key not in self._opened:
                 client = httpx2.Client(
-                    # Compressed bytes are not the ones that a range counts.
+                    # Ranges count uncompressed bytes.
                     headers={"User-Agent": f"osamd/{__version__}", "Accept-Encoding": "identity"},
                     timeout=httpx2.Timeout(self._patience.read_s, connect=self._patience.connect_s),
                     proxy=proxy.url if proxy is not None else None,
@@ -336,13 +336,13 @@ class Download:
         return self._opened[key]
 
     def _trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Remember the socket, which httpx2 does not show before the answer begins."""
+        """Remember the socket, which httpx2 does not expose before the response begins."""
         if event in CONNECTED:
             self._socket = info["return_value"].get_extra_info("socket")
 
     @contextlib.contextmanager
     def _watch_for_stop(self) -> Iterator[None]:
-        """Wake a read that waits for a silent server when the download is stopped."""
+        """Wake up a blocked read when the download is stopped."""
         stop = self._stop
         if stop is None:
             yield
@@ -353,7 +353,7 @@ class Download:
             while not ended.is_set():
                 if stop.wait(WATCH_S):
                     with contextlib.suppress(OSError, TypeError):
-                        # The plain socket's: an SSL socket's own would pull its state from under the reader.
+                        # Not SSLSocket.shutdown, which would change its state during a read.
                         socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # type: ignore[arg-type]
                     ended.wait(WATCH_S)
 

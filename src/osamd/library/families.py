@@ -1,4 +1,4 @@
-"""The model families: the files of each, the adapter that runs it, and what it takes and gives. Said once, here."""
+"""The model families: files, adapter and capabilities of each. The only place that lists them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ class Family:
 
     Attributes:
         roles: the ONNX files its adapter needs, by role.
-        adapter: module and class of the adapter, which is imported with its first model.
-        capabilities: what a prompt may hold and what comes back.
+        adapter: module and class of the adapter, imported when its first model is loaded.
+        capabilities: which prompts it takes and what it returns.
     """
 
     roles: tuple[str, ...]
@@ -60,9 +60,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
 
 
 def capabilities_of(family: str) -> Capabilities:
-    """What a family takes and gives, without importing its adapter.
+    """The capabilities of a family, without importing its adapter.
 
-    An export may be fixed to fewer boxes than its family takes; a loaded model's own capabilities say so.
+    An export may have fewer boxes than its family allows; see the loaded model's own capabilities.
 
     Args:
         family: a key of ``FAMILIES``.

@@ -1,12 +1,12 @@
-"""Where the files of blobs are: in osam's layout below one cache folder, inside the package, or where a row says.
+"""Where blob files are: in the cache folder in osam's layout, inside the package, or at a ``file://`` URL.
 
 ::
 
     models/blobs/sha256-HEX        a blob, or a folder for a blob with attachments, each under its own name
-    models/blobs/.osamd/HEX/       what is being pulled: beside the blobs, so that a rename publishes it
-    osamd/locks/HEX.lock           whose turn it is to pull a blob
-    osamd/verified/                which files were found intact, as osamd.library.verified keeps them
-    osamd/graphs/                  optimised graphs, as osamd.runtime.graphs keeps them
+    models/blobs/.osamd/HEX/       unfinished pulls: beside the blobs, so that a rename publishes them
+    osamd/locks/HEX.lock           held while a blob is pulled or deleted
+    osamd/verified/                which files have been verified; see osamd.library.verified
+    osamd/graphs/                  optimised graphs; see osamd.runtime.graphs
 """
 
 import os
@@ -21,15 +21,15 @@ from osamd.library.rows import PACKAGE_SCHEME, filename_of, local_path
 
 @dataclass(frozen=True, slots=True)
 class BlobFile:
-    """A file of a blob and its place on the disk.
+    """A file of a blob and its path on disk.
 
     Attributes:
         url: where it comes from.
         sha256: digest of its content, hexadecimal, or empty.
         nbytes: its size, where the catalogue gives it.
         path: where it is, or will be.
-        partial: where it is while it is not complete.
-        ready: where it waits, complete and verified, for the rest of its blob.
+        partial: its path while it is being downloaded.
+        ready: its path once it is complete and verified, until the rest of its blob is.
     """
 
     url: str
@@ -41,16 +41,16 @@ class BlobFile:
 
     @property
     def is_here(self) -> bool:
-        """Whether it is in its place. Never an error, as that of a folder that may not be read."""
+        """Whether it is in place. Never raises, even if the folder cannot be read."""
         return os.path.isfile(self.path)  # noqa: PTH113 - Path.is_file raises there
 
     def stamp(self) -> Stamp | None:
-        """What changes when the file does; None when there is none."""
+        """A value that changes when the file does; None if there is no file."""
         return stamp_of(self.path)
 
 
 class Layout:
-    """Places below one cache folder.
+    """Paths below one cache folder.
 
     Args:
         cache: the folder osam calls ``~/.cache/osam``.
@@ -62,7 +62,7 @@ class Layout:
         self._locks = cache / "osamd" / "locks"
 
     def files(self, blob: Blob) -> list[BlobFile]:
-        """The files of a blob, its own first."""
+        """The files of a blob, the graph itself first."""
         place = self.place(blob)
         own = place / filename_of(blob.url) if is_ours(blob) and blob.attachments else place
         beside = [(attachment, own.with_name(filename_of(attachment.url))) for attachment in blob.attachments]
@@ -73,18 +73,18 @@ class Layout:
         return [file for blob in model.blobs.values() for file in self.files(blob)]
 
     def place(self, blob: Blob) -> Path:
-        """The file of a blob, or the folder of one with attachments that is kept here."""
+        """The path of a blob: a file, or a folder if it has attachments and is stored in the cache."""
         if blob.url.startswith(PACKAGE_SCHEME):
             name = blob.url.removeprefix(PACKAGE_SCHEME)
             return Path(str(resources.files("osamd.models").joinpath("builtin_net", name)))
         return local_path(blob.url) or self.blobs / f"sha256-{blob.sha256}"
 
     def work(self, blob: Blob) -> Path:
-        """The folder in which a blob is put together."""
+        """The folder in which a blob is assembled."""
         return self.blobs / ".osamd" / blob.sha256
 
     def lock(self, blob: Blob) -> Path:
-        """The file that is locked while a blob is pulled or deleted."""
+        """The lock file held while a blob is pulled or deleted."""
         return self._locks / f"{blob.sha256}.lock"
 
     def _file(self, blob: Blob, file: Blob | Attachment, path: Path) -> BlobFile:
@@ -100,5 +100,5 @@ class Layout:
 
 
 def is_ours(blob: Blob) -> bool:
-    """Whether a blob is kept in the cache, not in the package or where the user has it."""
+    """Whether a blob is stored in the cache, rather than in the package or at a ``file://`` URL."""
     return not blob.url.startswith(PACKAGE_SCHEME) and local_path(blob.url) is None

@@ -1,4 +1,4 @@
-"""The library: which models there are, where their files are, and getting them here."""
+"""The model library: the catalogue, the files on disk, and pulls."""
 
 from collections.abc import Sequence
 
@@ -13,18 +13,18 @@ from osamd.settings import Settings, variable_of
 class Library:
     """Catalogue, store and pulls of one server or command.
 
-    Pulls belong to one event loop; the rest may be used from any thread.
+    Pulls are bound to one event loop; the rest is thread-safe.
 
     Args:
-        settings: who may have what pulled.
-        catalog: the models there are.
-        store: where their files are.
+        settings: which pulls are allowed.
+        catalog: the known models.
+        store: their files.
         sinks: receive the events of pulls.
 
     Attributes:
-        catalog: the models there are.
-        store: where their files are.
-        pulls: the pulls under way.
+        catalog: the known models.
+        store: their files.
+        pulls: the pulls in progress.
 
     Raises:
         SettingsError: ``OSAMD_MODELS`` names a model that is not in the catalogue.
@@ -42,7 +42,7 @@ class Library:
         )
 
     def resolve(self, name: str | None) -> Model:
-        """The model of a name or alias; the built-in one where None is given.
+        """Look up a model by name or alias; None means the built-in model.
 
         Raises:
             UnknownModelError: there is no such model.
@@ -51,7 +51,7 @@ class Library:
 
 
 def open_library(settings: Settings, sinks: Sequence[Sink] = ()) -> Library:
-    """The library that the settings describe: the shipped catalogue with the user's rows, over the cache folder.
+    """Open the library described by the settings: the shipped catalogue, the user's rows and the cache folder.
 
     Raises:
         SettingsError: ``OSAMD_MODELS`` names a model that is not in the catalogue.

@@ -1,4 +1,4 @@
-"""Turns between threads and processes: whoever holds the lock of a file has the turn."""
+"""File locks between threads and processes."""
 
 import contextlib
 import time
@@ -11,10 +11,10 @@ VERDICT_BYTES: Final = 65536
 
 
 class Turn:
-    """The right to do something alone.
+    """An exclusive lock that is held.
 
     Attributes:
-        verdict: what an earlier holder left behind while this one waited, or nothing.
+        verdict: the result that an earlier holder left while this one waited, or an empty string.
     """
 
     def __init__(self, path: Path, *, verdict: str) -> None:
@@ -22,8 +22,8 @@ class Turn:
         self.verdict = verdict
 
     def leave(self, verdict: str) -> None:
-        """Tell those who wait how it ended, so that they need not find out one after the other."""
-        # The time makes two equal verdicts different ones. On a full disk they find out for themselves.
+        """Leave a result for those that wait, so that they need not repeat a failed attempt one after the other."""
+        # The time distinguishes two equal results. If the disk is full, each waiter finds out by itself.
         with contextlib.suppress(OSError), self._path.open("r+b") as file:
             file.truncate()
             file.write(f"{time.time_ns()} {verdict}".encode()[:VERDICT_BYTES])
@@ -31,19 +31,19 @@ class Turn:
 
 @contextlib.contextmanager
 def exclusive(path: Path, *, while_waiting: Callable[[], None]) -> Iterator[Turn]:
-    """Take turns.
+    """Hold the lock of a file.
 
-    Two threads are kept apart like two processes, because each call opens the file anew. The file stays: to delete it
-    would let somebody lock a new one beside a holder of the old.
+    This also excludes other threads, because each call opens the file anew. The file is kept: if it were deleted,
+    someone could lock a new file while the old one is still held.
 
     Args:
-        path: the file to lock; made if it is not there, in a folder that is.
-        while_waiting: called a few times a second; what it raises ends the wait.
+        path: the file to lock; created if missing, in an existing folder.
+        while_waiting: called a few times a second; an exception from it ends the wait.
 
     Raises:
-        OSError: the file cannot be made or locked.
+        OSError: the file cannot be created or locked.
     """
-    # Slow to import, and only pulls and deletions need it.
+    # Slow to import, and only needed for pulls and deletions.
     from filelock import FileLock, Timeout
 
     lock = FileLock(path, thread_local=False)

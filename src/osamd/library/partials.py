@@ -1,4 +1,4 @@
-"""A file on its way: what is here of it, its running digest, where it came from, and whether the rest will fit."""
+"""A partial download: its content so far, its running digest, its source, and whether the rest fits on the disk."""
 
 import contextlib
 import errno
@@ -15,26 +15,26 @@ from osamd.errors import InsufficientStorageError, StorageError
 from osamd.files import Stamp, stamp_of, write_beside
 
 CHUNK_BYTES = 1024 * 1024
-# A disk is not filled to the last byte: others write on it too.
+# Keep some disk space free: others write to it as well.
 SPARE_BYTES = 256 * 1024 * 1024
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class Partial:
-    """A file that grows until its content has a digest.
+    """A file that is being downloaded.
 
-    A note of its source, the source's ETag and the size it will have lies beside it under the same name with ``.json``.
-    Whoever writes the latest note owns the file. The lock of a blob gives it one owner at a time, except where the
-    volume's locks do not work; then the note shows an owner that there is another one.
+    A note with its source, the source's ETag and the expected size is kept beside it, with the suffix ``.json``.
+    The writer of the latest note owns the file. The blob's lock allows only one owner at a time, except on volumes
+    where locks do not work; there, the note tells an owner that another process has taken over.
 
     Args:
         path: the file.
-        total: size where it is known from the start.
+        total: size, if known from the start.
 
     Attributes:
-        size: bytes that are here.
-        total: bytes there will be, or None while nobody has said.
+        size: bytes so far.
+        total: expected bytes, or None while unknown.
     """
 
     def __init__(self, path: Path, *, total: int | None) -> None:
@@ -47,12 +47,12 @@ class Partial:
 
     @property
     def sha256(self) -> str:
-        """The digest of what is here, hexadecimal."""
+        """The digest of the content so far, hexadecimal."""
         return self._hasher.hexdigest()
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Open the file, made if it is not there, for all that follows."""
+        """Open the file, creating it if missing, for the methods below."""
         with self._writing():
             self._file = FileIO(self.path, "ab", opener=_open_here)
         try:
@@ -62,17 +62,17 @@ class Partial:
             self._file = None
 
     def take_up(self) -> Iterator[None]:
-        """Hash what was left here before, piece by piece."""
+        """Hash what an earlier download left."""
         for chunk in read_chunks(self.path):
             self._hasher.update(chunk)
             self.size += len(chunk)
             yield
 
     def append(self, chunk: bytes) -> None:
-        """Write more of it.
+        """Append a chunk.
 
         Raises:
-            StorageError: it cannot be written, or somebody else has begun to write it.
+            StorageError: the file cannot be written, or another download has taken it over.
         """
         self.check_own()
         with self._writing():
@@ -83,7 +83,7 @@ class Partial:
         self.size += len(chunk)
 
     def start_over(self) -> None:
-        """Forget what is here."""
+        """Discard the content so far."""
         if self.size:
             with self._writing():
                 self._opened_file.truncate(0)
@@ -91,12 +91,12 @@ class Partial:
         self.size = 0
 
     def sync(self) -> None:
-        """Return when all of it is on the disk."""
+        """Sync the file to disk."""
         with self._writing():
             os.fsync(self._opened_file.fileno())
 
     def check_room(self) -> None:
-        """See whether what is missing fits on the disk, with something to spare.
+        """Check that the rest fits on the disk, with a reserve.
 
         Raises:
             InsufficientStorageError: it does not.
@@ -106,29 +106,29 @@ class Partial:
             free = shutil.disk_usage(self.path.parent).free
         if free < needed:
             raise InsufficientStorageError(
-                f"{self.path.parent} has {free} bytes free, and {needed} are needed, {SPARE_BYTES} of them to spare"
+                f"{self.path.parent} has {free} bytes free; {needed} are needed, including a reserve of {SPARE_BYTES}"
             )
 
     def write_note(self, *, source: str, etag: str) -> None:
-        """Remember where it comes from, for who takes it up; and ``total`` for who waits for it."""
+        """Write the note: the source for whoever resumes the download, ``total`` for those that wait for it."""
         note = {"source": _hidden(source), "etag": etag, "total": self.total}
         with self._writing():
             self._note = write_beside(_note_path(self.path), json.dumps(note).encode())
 
     def check_own(self) -> None:
-        """See whether the file is still this download's.
+        """Check that this download still owns the file.
 
         Raises:
-            StorageError: another one has taken it over.
+            StorageError: another download has taken it over.
         """
         if stamp_of(_note_path(self.path)) != self._note:
             raise self._shared()
 
     def check_whole(self) -> Iterator[None]:
-        """Read the file again, piece by piece, and see whether it holds what was hashed as it came.
+        """Read the file again and check that it holds what was hashed during the download.
 
         Raises:
-            StorageError: it does not, since another download wrote there too.
+            StorageError: it does not, because another download wrote to it.
         """
         hasher = hashlib.sha256()
         for chunk in read_chunks(self.path):
@@ -142,12 +142,12 @@ class Partial:
 
     def _shared(self) -> StorageError:
         return StorageError(
-            f"{self.path} was written by two downloads at once: file locks do not work on this volume. Pull again, and"
-            " let only one server at a time pull into it"
+            f"{self.path} was written by two downloads at once: file locks do not work on this volume. Pull again, with"
+            " only one server at a time pulling into it"
         )
 
     def etag_at(self, source: str) -> str:
-        """The ETag the source gave for what is here; empty when this is not from there."""
+        """The ETag the source gave for this content; empty if it is from another source."""
         note = _read_note(self.path)
         etag = note.get("etag") if note.get("source") == _hidden(source) else ""
         return etag if isinstance(etag, str) else ""
@@ -158,7 +158,7 @@ class Partial:
             yield
         except OSError as error:
             if error.errno in NO_ROOM:
-                # A full disk hurts everybody on it, which a download that can be repeated must not.
+                # A full disk affects every program on the machine; a download can simply be repeated.
                 with contextlib.suppress(OSError):
                     os.truncate(self.path, 0)
             raise storage_error(error, self.path) from error
@@ -166,18 +166,18 @@ class Partial:
     @property
     def _opened_file(self) -> FileIO:
         if self._file is None:
-            raise RuntimeError("a partial file is written only while it is opened")
+            raise RuntimeError("a partial file must be open to be written")
         return self._file
 
 
 def noted_total(path: Path) -> int | None:
-    """The size that somebody else's partial file will have, if it is known."""
+    """The expected size of another process's partial file, if known."""
     total = _read_note(path).get("total")
     return total if isinstance(total, int) else None
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
-    """The content of a file, piece by piece.
+    """The content of a file in chunks.
 
     Raises:
         StorageError: it cannot be read.
@@ -191,14 +191,14 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 
 
 def storage_error(error: OSError, path: Path) -> StorageError:
-    """The error of the tree for an error of the disk."""
+    """Convert an OS error to an osamd error."""
     kind = InsufficientStorageError if error.errno in NO_ROOM else StorageError
     hint = "; set OSAMD_CACHE to a folder that this user may write" if error.errno in NO_RIGHT else ""
-    return kind(f"{path} cannot be used: {error.strerror or error}{hint}")
+    return kind(f"cannot use {path}: {error.strerror or error}{hint}")
 
 
 def _open_here(path: str, flags: int) -> int:
-    """Open a file of ours, which is never a link to somewhere else."""
+    """Open one of our files without following a symbolic link."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
@@ -215,5 +215,5 @@ def _read_note(path: Path) -> dict[str, Any]:
 
 
 def _hidden(source: str) -> str:
-    """A URL may hold a secret, so only its hash is written down."""
+    """The hash of a URL, which may contain a secret and so is not stored itself."""
     return hashlib.sha256(source.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Pulls under way: who may have a model pulled, one pull for everybody who waits, and how far it is."""
+"""Pulls in progress: which are allowed, one pull shared by all callers, and its progress."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ from osamd.events import Event, ModelPulled, PullFailed, PullProgress, PullStart
 from osamd.library.catalog import Model
 from osamd.library.store import Store
 
-# Models downloaded at the same time, and models that are being pulled or wait for it.
+# Concurrent downloads, and pulls that are running or queued.
 PULLS_AT_ONCE: Final = 2
 MOST_PULLS: Final = 16
 LISTENER_CAPACITY: Final = 64
@@ -26,7 +26,7 @@ PERCENT: Final = 100
 
 
 class _Pull:
-    """A pull under way, its latest progress, and everybody who listens."""
+    """A pull in progress, its latest progress, and its listeners."""
 
     def __init__(self, task: "asyncio.Task[None]") -> None:
         self.task = task
@@ -34,7 +34,7 @@ class _Pull:
         self.listeners: set[asyncio.Queue[PullProgress | None]] = set()
 
     async def ended(self) -> None:
-        """Wait for its end, and raise what it raised; who waits may leave without ending it."""
+        """Wait until it has finished and raise its exception; cancelling the wait does not cancel the pull."""
         try:
             await asyncio.shield(self.task)
         except asyncio.CancelledError:
@@ -43,7 +43,7 @@ class _Pull:
             raise
 
     def tell(self, progress: PullProgress | None) -> None:
-        """Pass progress to all listeners; None ends it. A listener that reads too slowly misses the oldest."""
+        """Send progress to all listeners; None marks the end. A slow listener loses the oldest updates."""
         self.progress = progress or self.progress
         for listener in self.listeners:
             if listener.full():
@@ -52,13 +52,13 @@ class _Pull:
 
 
 class Pulling:
-    """Pulls models into the store. Belongs to one event loop; a pull continues when everybody who waited has left.
+    """Pulls models into the store. Bound to one event loop; a pull continues even if all callers have gone.
 
     Args:
-        store: where models are pulled to.
+        store: receives the files.
         policy: ``never`` forbids pulls.
         allowed: full names of the models that may be pulled; empty allows all.
-        wait_s: seconds a request waits for a model before it is told to try again.
+        wait_s: seconds a request waits for a model before it fails with "try again later".
         emit: receives every event.
     """
 
@@ -82,44 +82,44 @@ class Pulling:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Full names of the models that are being pulled or wait for it."""
+        """Full names of the models that are being pulled or queued."""
         return tuple(self._pulls)
 
     def may_pull(self, model: Model) -> bool:
-        """Whether the operator lets callers have this model pulled."""
+        """Whether the operator allows this model to be pulled over HTTP."""
         return self._policy == "auto" and (not self._allowed or model.name in self._allowed)
 
     def check_may_pull(self, model: Model) -> None:
-        """Raise ``PullForbiddenError`` where the operator forbids it."""
+        """Raise ``PullForbiddenError`` if the operator forbids pulling this model."""
         if not self.may_pull(model):
             raise PullForbiddenError(
                 f"{model.name} may not be pulled over HTTP: OSAMD_PULL or OSAMD_MODELS forbids it", field="model"
             )
 
     async def check_may_use(self, model: Model) -> None:
-        """Raise ``AdminOnlyError`` if a caller who may not pull would have to: it is not here, nor being pulled."""
+        """Raise ``AdminOnlyError`` if the model is neither on disk nor being pulled, and so would need a pull."""
         if not self.may_pull(model) or model.name in self._pulls:
             return
         if not await asyncio.to_thread(self._store.is_present, model):
-            raise AdminOnlyError(f"{model.name} is not on this server, and only an admin's key may pull", field="model")
+            raise AdminOnlyError(f"{model.name} is not on this server, and only an admin key may pull", field="model")
 
     async def bring(self, model: Model, *, is_patient: bool = False) -> None:
-        """Return when the model's files are here; pull them where that is allowed.
+        """Return once the model's files are on disk; pull them if allowed.
 
         Args:
             model: the row.
-            is_patient: whether to wait however long it takes.
+            is_patient: whether to wait without a time limit.
 
         Raises:
-            ModelUnavailableError: they are not here and may not be pulled.
-            ModelPullingError: they are being pulled, and that takes longer than a request should wait.
+            ModelUnavailableError: they are missing and may not be pulled.
+            ModelPullingError: the pull takes longer than a request may wait.
             OverloadedError: too many models are being pulled.
-            ModelError: pulling them failed.
+            ModelError: the pull failed.
         """
         if await asyncio.to_thread(self._store.is_present, model):
             return
         if not self.may_pull(model):
-            # Raises, naming the missing blob; on a thread, since it may verify others first.
+            # Raises, naming the missing blob; on a thread, because it may verify other files.
             await asyncio.to_thread(self._store.paths, model)
             return
         pull = self._join(model)
@@ -130,12 +130,12 @@ class Pulling:
             raise ModelPullingError(f"{model.name} is being pulled{_how_far(pull.progress)}: try again later") from None
 
     async def follow(self, model: Model) -> AsyncIterator[PullProgress]:
-        """Pull a model and report progress until it is here. Joins a pull that is under way.
+        """Pull a model and yield progress until it has finished. Joins a pull that is already in progress.
 
         Raises:
             PullForbiddenError: the operator forbids it.
             OverloadedError: too many models are being pulled.
-            ModelError: pulling failed.
+            ModelError: the pull failed.
         """
         self.check_may_pull(model)
         listener: asyncio.Queue[PullProgress | None] = asyncio.Queue(LISTENER_CAPACITY)
@@ -149,14 +149,14 @@ class Pulling:
             pull.listeners.discard(listener)
 
     def stop(self) -> None:
-        """End every pull soon, also those that begin later; partial downloads are kept for the next time."""
+        """Stop all pulls, including later ones; partial downloads are kept."""
         self._stop.set()
 
     async def close(self, *, patience_s: float | None = None) -> bool:
-        """Stop, and wait until nothing is being pulled.
+        """Stop, and wait until all pulls have ended.
 
         Args:
-            patience_s: seconds to wait, as for a source that sends nothing; None waits however long it takes.
+            patience_s: seconds to wait, e.g. for a source that sends nothing; None waits without limit.
 
         Returns:
             Whether every pull has ended.
@@ -165,7 +165,7 @@ class Pulling:
         tasks = [pull.task for pull in self._pulls.values()]
         if not tasks:
             return True
-        # Each ends by itself now, so that waiters get ShuttingDownError.
+        # Each pull now ends by itself, and its waiters get ShuttingDownError.
         _, hanging = await asyncio.wait(tasks, timeout=patience_s)
         for task in hanging:
             task.cancel()
@@ -176,7 +176,7 @@ class Pulling:
         pull = self._pulls.get(model.name)
         if pull is None:
             if self._stop.is_set():
-                raise ShuttingDownError("the server is stopping: no model is pulled")
+                raise ShuttingDownError("the server is stopping; no models can be pulled")
             if len(self._pulls) >= MOST_PULLS:
                 raise OverloadedError(f"limit of {MOST_PULLS} concurrent pulls reached: try again later", field="model")
             pull = _Pull(asyncio.ensure_future(self._pull(model)))
@@ -211,20 +211,20 @@ class Pulling:
         if pull is not None:
             pull.tell(None)
         if not task.cancelled() and isinstance(task.exception(), OsamdError):
-            # Retrieved here, so that a failure nobody waited for is not reported as an unretrieved exception.
+            # Retrieved here, so that asyncio does not report an exception that was never retrieved.
             self._emit(PullFailed(model.name, str(task.exception())))
 
 
 def _on_thread(work: Callable[[], None]) -> "Future[None]":
-    """Run work on a thread of its own, which does not keep the process alive if its source hangs."""
+    """Run work on its own daemon thread, so that a hung source cannot keep the process alive."""
     future: Future[None] = Future()
-    # From here on it cannot be cancelled, only left behind.
+    # From here on it cannot be cancelled, only abandoned.
     future.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
             work()
-        # The waiter gets whatever went wrong.
+        # The waiter gets any exception.
         except BaseException as error:  # noqa: BLE001
             future.set_exception(error)
         else:

@@ -1,4 +1,4 @@
-"""Bringing one blob here: once however many want it, from a mirror or its own URL, whole and verified or not at all."""
+"""Pull one blob from a mirror or its own URL: once for all waiting processes, published only when verified."""
 
 import contextlib
 import errno
@@ -42,14 +42,14 @@ class BlobPull:
     """The pull of one blob of a model.
 
     Args:
-        blob: what to bring.
-        label: the model and the role, for messages.
-        layout: where it goes.
-        verified: told which files are intact.
+        blob: the blob to pull.
+        label: model and role, for messages.
+        layout: the paths of its files.
+        verified: records which files are intact.
         endpoints: mirrors and ``direct``, in the order they are tried.
-        patience: how long a download is tried.
-        tell: told file, status, completed and total bytes.
-        stop: set to end it soon; None where nobody will.
+        patience: timeouts and retries.
+        tell: called with file, status, completed and total bytes.
+        stop: set it to stop the pull; None if it is never stopped.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class BlobPull:
         self._files = layout.files(blob)
 
     def run(self) -> None:
-        """Return when every file of the blob is here and was verified."""
+        """Return once every file of the blob is on disk and verified."""
         damaged: dict[BlobFile, Stamp] = {}
         for file in self._files:
             stamp = file.stamp()
@@ -113,24 +113,24 @@ class BlobPull:
     def _drop(self, damaged: dict[BlobFile, Stamp]) -> None:
         place = self._layout.place(self._blob)
         if place.is_symlink() and (damaged or not self._is_complete()):
-            # What a link leads to is somebody else's; the blob is downloaded into the cache instead.
+            # The target of a link is not ours; download the blob into the cache instead.
             with storing(place):
                 place.unlink()
             return
         for file, stamp in damaged.items():
-            # Unless somebody has put a good one there meanwhile.
+            # Unless another process has replaced it in the meantime.
             if file.stamp() == stamp:
-                logger.warning("%s: %s is damaged; it is downloaded again", self._label, file.path)
+                logger.warning("%s: %s is damaged; downloading it again", self._label, file.path)
                 with storing(file.path):
                     file.path.unlink()
 
     def _fill(self) -> None:
-        """Download what is missing and put it in its place."""
+        """Download missing files and move them into place."""
         missing = [file for file in self._files if not file.is_here]
         for file in missing:
             with storing(file.ready):
                 file.ready.parent.mkdir(parents=True, exist_ok=True)
-            # What is ready was verified before it got this name, if by a pull that was killed since.
+            # A ready file was verified before it got this name, perhaps by a pull that was then killed.
             if not file.ready.exists():
                 self._download(file)
                 with storing(file.ready):
@@ -139,7 +139,7 @@ class BlobPull:
             with storing(self._layout.place(self._blob)):
                 self._publish(missing)
         for file in missing:
-            # Its content was hashed as it came.
+            # Its content was hashed during the download.
             stamp = file.stamp()
             if stamp is not None:
                 self._verified.remember(file, stamp)
@@ -159,7 +159,9 @@ class BlobPull:
                 patience=self._patience,
             ).run()
         except (PullError, BlobDigestError) as error:
-            hint = "" if DIRECT in self._endpoints else f". Add {DIRECT!r} to OSAM_BLOB_ENDPOINT to try its own URL too"
+            hint = (
+                "" if DIRECT in self._endpoints else f". Add {DIRECT!r} to OSAM_BLOB_ENDPOINT to also try its own URL"
+            )
             raise type(error)(f"{self._label}: {error}{hint}", retry_after_s=error.retry_after_s) from error
 
     def _publish(self, missing: Sequence[BlobFile]) -> None:
@@ -171,21 +173,21 @@ class BlobPull:
         ready = missing[0].ready.parent
         _sync_folder(ready)
         if place.is_symlink() or place.is_file():
-            # A link that leads nowhere, or the same blob without attachments, which osam replaces too.
+            # A dangling link, or the same blob without attachments, which osam replaces as well.
             place.unlink()
         try:
             ready.rename(place)
         except OSError as error:
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
-            # A part of it is there, from osam or from before it was damaged; the graph goes in last.
+            # Part of it exists already, from osam or from before it was damaged; the graph is moved last.
             for file in reversed(missing):
                 file.ready.replace(file.path)
             _sync_folder(place)
         _sync_folder(blobs)
 
     def _wait(self) -> None:
-        """Tell how far the pull is that we wait for."""
+        """Report the progress of the pull that we wait for."""
         self._check_stopped()
         for file in self._files:
             if not file.is_here and not file.ready.exists():
@@ -200,11 +202,11 @@ class BlobPull:
 
 @contextlib.contextmanager
 def turn_of(lock: Path, while_waiting: Callable[[], None]) -> Iterator[Turn]:
-    """The turn to change a blob.
+    """Hold the lock of a blob.
 
     Args:
         lock: its lock file.
-        while_waiting: called a few times a second; what it raises ends the wait.
+        while_waiting: called a few times a second; an exception from it ends the wait.
     """
     with contextlib.ExitStack() as stack:
         with storing(lock):
@@ -215,7 +217,7 @@ def turn_of(lock: Path, while_waiting: Callable[[], None]) -> Iterator[Turn]:
 
 @contextlib.contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """Turn errors of the disk into those of the tree."""
+    """Convert OS errors to osamd errors."""
     try:
         yield
     except OSError as error:
@@ -223,7 +225,7 @@ def storing(path: Path) -> Iterator[None]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Return when the names in it are on the disk."""
+    """Sync a folder's entries to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

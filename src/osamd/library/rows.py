@@ -1,4 +1,4 @@
-"""Rows of a catalogue as they stand in TOML: read, checked, and what is wrong with them reported by row and field."""
+"""Read and check the TOML rows of a catalogue, reporting problems by row and field."""
 
 import os
 import re
@@ -19,7 +19,7 @@ PACKAGE_SCHEME = "package:"
 WEB_SCHEMES = ("http://", "https://")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(:[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-# What pydantic says, in our words.
+# Our wording for pydantic's errors.
 SENTENCES = {
     "missing": "is missing",
     "string_type": "must be a string",
@@ -35,14 +35,14 @@ SHOWN_NAME_CHARS = 64
 
 @dataclass(frozen=True, slots=True)
 class CatalogProblem:
-    """Why a row, or a whole file, is not in the catalogue.
+    """Why a row, or a whole file, was rejected.
 
     Attributes:
-        file: the file it stands in.
-        row: which ``[[model]]``, counted from 1; None when the whole file is meant.
-        name: the row's name as far as it has one.
-        field: path of the field at fault, such as ``blobs.encoder.sha256``; empty when the whole row is meant.
-        message: what is wrong with it, to be read after the field.
+        file: the catalogue file.
+        row: number of the ``[[model]]``, from 1; None for the whole file.
+        name: the row's name, if it has one.
+        field: path of the field at fault, such as ``blobs.encoder.sha256``; empty for the whole row.
+        message: what is wrong, to be read after the field.
     """
 
     file: Path
@@ -52,14 +52,14 @@ class CatalogProblem:
     message: str
 
     def __str__(self) -> str:
-        """One line: file, row, field, sentence."""
+        """One line: file, row, field, message."""
         row = "" if self.row is None else f"row {self.row}" + (f" ({self.name})" if self.name else "")
         where = ", ".join(part for part in (row, self.field) if part)
         return f"{self.file}: {where} {self.message}" if where else f"{self.file}: {self.message}"
 
 
 def filename_of(url: str) -> str:
-    """The name osam gives to the file of a URL: the end of its path, as it is written."""
+    """The file name osam uses for a URL: the last segment of its path, not decoded."""
     return os.path.basename(urlparse(url).path)  # noqa: PTH119 - a URL's path, not a file's
 
 
@@ -69,7 +69,7 @@ def local_path(url: str) -> Path | None:
 
 
 def shown_url(url: str) -> str:
-    """A URL fit for logs, listings and replies: without name and password, query and fragment, which may be secrets."""
+    """A URL for logs, listings and replies: without user name, password, query and fragment, which may be secrets."""
     try:
         parts = urlsplit(url)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
@@ -78,31 +78,31 @@ def shown_url(url: str) -> str:
 
 
 def _wrong(message: str) -> PydanticCustomError:
-    # Without a context the message is no template, so braces in it mean nothing.
+    # Without a context the message is not a template, so braces in it are literal.
     return PydanticCustomError("row", message)
 
 
 def _check_url(url: str, info: ValidationInfo) -> str:
     if not url.isprintable() or " " in url:
-        raise _wrong("must have no spaces and no control characters")
+        raise _wrong("must not contain spaces or control characters")
     if url.startswith(PACKAGE_SCHEME):
         if info.context is None:
-            raise _wrong("must not begin with package:, which is for the models that osamd ships")
+            raise _wrong("must not begin with package:, which is reserved for models that ship with osamd")
         return url
     try:
         parts = urlsplit(url)
         has_host = bool(parts.hostname) and parts.port != 0
     except ValueError:
-        raise _wrong("is no URL that can be read") from None
+        raise _wrong("is not a valid URL") from None
     if url.startswith(WEB_SCHEMES):
         if not has_host:
-            raise _wrong("names no host")
+            raise _wrong("has no host")
     elif not url.startswith(FILE_SCHEME):
         raise _wrong("must begin with file://, http:// or https://")
     elif parts.netloc or not parts.path.startswith("/"):
-        raise _wrong("must give the whole path, as in file:///models/encoder.onnx")
+        raise _wrong("must have an absolute path, as in file:///models/encoder.onnx")
     elif parts.query or parts.fragment or "\0" in str(local_path(url)):
-        raise _wrong("must not contain ? or #, which are written %3F and %23, or a zero byte")
+        raise _wrong("must not contain ? or # (write %3F and %23) or a zero byte")
     return url
 
 
@@ -128,7 +128,7 @@ def _check_link(url: str) -> str:
     if not url.startswith(WEB_SCHEMES):
         raise _wrong("must begin with http:// or https://")
     if "@" in url.split("/")[2]:
-        raise _wrong("must not contain a user name or password: everybody who lists models sees it")
+        raise _wrong("must not contain a user name or password: it is shown to everyone who lists models")
     return _check_line(url)
 
 
@@ -140,7 +140,7 @@ _Link = Annotated[str, AfterValidator(_check_link)]
 
 
 class FileRow(BaseModel):
-    """A file that belongs beside a blob: where it comes from, and what is in it."""
+    """A file that belongs to a blob: its URL and digest."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -152,7 +152,7 @@ class FileRow(BaseModel):
     @classmethod
     def _needed_from_afar(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None and not info.data.get("url", FILE_SCHEME).startswith(FILE_SCHEME):
-            raise _wrong("is missing; only a file:// blob can do without")
+            raise _wrong("is missing; only a file:// blob may omit it")
         return value
 
 
@@ -217,26 +217,26 @@ class Row(BaseModel):
         roles = FAMILIES[family].roles
         lacking = [role for role in roles if role not in value]
         if lacking:
-            raise _wrong(f"must have {' and '.join(lacking)}, without which the family {family} does not run")
+            raise _wrong(f"must have {' and '.join(lacking)}, which the family {family} requires")
         if len(value) > len(roles):
-            raise _wrong(f"must have only {' and '.join(roles)}, which is all the family {family} takes")
+            raise _wrong(f"must only have {' and '.join(roles)}, the files of the family {family}")
         return value
 
 
 def read_rows(text: str, file: Path, *, is_shipped: bool = False) -> tuple[dict[int, Row], list[CatalogProblem]]:
-    """The good rows of a catalogue by their number, counted from 1, and what is wrong with the others.
+    """The valid rows of a catalogue by number, from 1, and the problems of the others.
 
     Args:
         text: TOML.
-        file: where it stands, for the problems.
+        file: its name, for the problems.
         is_shipped: whether it is osamd's own catalogue, whose rows may name files inside the package.
     """
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        return {}, [CatalogProblem(file, None, "", "", f"is not TOML: {error}")]
+        return {}, [CatalogProblem(file, None, "", "", f"is not valid TOML: {error}")]
     problems = [
-        CatalogProblem(file, None, "", key, "is not known here; models are rows that begin with [[model]]")
+        CatalogProblem(file, None, "", key, "is unknown; models are rows that begin with [[model]]")
         for key in document
         if key != "model"
     ]
@@ -258,7 +258,7 @@ def read_rows(text: str, file: Path, *, is_shipped: bool = False) -> tuple[dict[
 
 
 def _shown(name: str) -> str:
-    """A name that may be anything, fit for one line of a log."""
+    """An unchecked name, safe for one line of a log."""
     return "".join(letter if letter.isprintable() else "?" for letter in name[:SHOWN_NAME_CHARS])
 
 
@@ -269,7 +269,7 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 def _sentence(detail: ErrorDetails) -> str:
     if detail["type"] == "extra_forbidden":
-        return f"is not known here; known are {', '.join(_fields_at(len(detail['loc'])))}"
+        return f"is unknown; expected one of: {', '.join(_fields_at(len(detail['loc'])))}"
     return SENTENCES.get(detail["type"], detail["msg"][:1].lower() + detail["msg"][1:])
 
 

@@ -1,15 +1,15 @@
-"""Why a source of a download did not give it, and when to ask it again."""
+"""Why a source of a download failed, and when to retry it."""
 
 import email.utils
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-# More than anybody would wait, and still a number that fits a header.
+# Longer than any useful wait, and still fits a header.
 LONGEST_S = 86_400.0
 
 
 class SourceError(Exception):
-    """A source did not give the file; another try or another source may."""
+    """A source failed; a retry or another source may succeed."""
 
     def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
@@ -17,23 +17,23 @@ class SourceError(Exception):
 
 
 class TooSlowError(SourceError):
-    """A source gives the file at a speed that another one may beat."""
+    """A source is too slow; another one may be faster."""
 
 
 class RefusedError(SourceError):
-    """A source will not give the file however often it is asked."""
+    """A source refuses to serve the file; retrying is pointless."""
 
 
 class NoRoomError(RefusedError):
-    """A source says that its file is larger than what is free, which another one may not."""
+    """A source claims a size that does not fit on the disk; another one may not."""
 
 
 class WrongContentError(RefusedError):
-    """A source gives another file."""
+    """A source serves a different file."""
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float:
-    """Seconds a server asks to be left alone; 0 when it does not."""
+    """The seconds of ``Retry-After``; 0 without it."""
     value = headers.get("retry-after", "").strip()
     if value.isdecimal():
         return min(float(value), LONGEST_S)

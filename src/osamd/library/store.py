@@ -1,4 +1,4 @@
-"""Blobs on disk, addressed by content, in the layout osam uses, so that a cache is shared with it."""
+"""Content-addressed blobs on disk, in osam's layout so that both can share a cache."""
 
 import os
 import shutil
@@ -26,9 +26,9 @@ class Store:
 
     Args:
         cache: the folder osam calls ``~/.cache/osam``.
-        endpoints: mirrors in the order they are tried, each serving a blob under its bare SHA-256; ``direct`` stands
-            for the blob's own URL. As in osam, what is not named is not tried; none named means ``direct``.
-        patience: how long a download is tried; None for the usual.
+        endpoints: mirrors in the order they are tried, each serving a blob under its bare SHA-256; ``direct`` means the
+                blob's own URL. As in osam, only the listed ones are tried; an empty list means ``direct``.
+        patience: timeouts and retries; None for the defaults.
     """
 
     def __init__(self, cache: Path, *, endpoints: Sequence[str] = (), patience: Patience | None = None) -> None:
@@ -39,61 +39,61 @@ class Store:
         self._verified = VerifiedFiles(self._layout.verified)
 
     def problem(self) -> str | None:
-        """Why nothing can be kept in the cache folder; None when it can be used. Looks at the disk."""
+        """Why the cache folder cannot be used; None if it can. Reads the disk."""
         return folder_problem(self._cache)
 
     def paths(self, model: Model) -> dict[str, Path]:
         """The files of a model by role.
 
-        Each is verified here unless this state of the file was found intact before, by a pull or an earlier process.
-        Hashing takes 0.6 s a gigabyte, which a start should not pay each time. What ships with osamd is code like the
-        rest of it, and a ``file://`` blob may have no digest.
+        Each file is verified, unless a pull or an earlier process has verified it in its current state.
+        Hashing takes 0.6 s a gigabyte, too much for every start. Files that ship with osamd are trusted like its code,
+        and a ``file://`` blob may have no digest.
 
         Raises:
-            ModelUnavailableError: names the first blob that is not there.
-            BlobDigestError: a file is not what the catalogue says.
+            ModelUnavailableError: a blob is missing; names the first one.
+            BlobDigestError: a file does not match the digest in the catalogue.
             StorageError: a file cannot be read.
         """
-        # Report what is missing before hashing a gigabyte of the rest.
+        # Report missing files before hashing gigabytes.
         paths = {role: self._present(model, role, blob) for role, blob in model.blobs.items()}
         for role, blob in model.blobs.items():
             self._verify(model, role, blob)
         return paths
 
     def places(self, model: Model) -> list[Path]:
-        """Where the files of a model are, or will be."""
+        """The paths of a model's files, whether they exist or not."""
         return [file.path for file in self._layout.model_files(model)]
 
     def is_present(self, model: Model) -> bool:
-        """Whether every file of the model is here."""
+        """Whether every file of the model is on disk."""
         return all(file.is_here for file in self._layout.model_files(model))
 
     def size(self, model: Model) -> int | None:
-        """Bytes of all files of the model; None when one is not here."""
+        """Total bytes of the model's files; None if one is missing."""
         statuses = self._statuses(model)
         return None if statuses is None else sum(status.st_size for status in statuses)
 
     def modified(self, model: Model) -> datetime | None:
-        """When the youngest file of the model was written; None when one is not here."""
+        """When the newest file of the model was written; None if one is missing."""
         statuses = self._statuses(model)
         return None if statuses is None else datetime.fromtimestamp(max(s.st_mtime for s in statuses), UTC)
 
     def pull(self, model: Model, on_progress: OnProgress | None = None, *, stop: threading.Event | None = None) -> None:
-        """Bring every file of a model here; each is downloaded once, however many threads and processes want it.
+        """Download every file of a model, once even if several threads and processes pull it.
 
-        Files that are here already are verified, and replaced when they are damaged. Who only wants to use a model
-        asks ``is_present`` first, which reads nothing.
+        Existing files are verified, and replaced if damaged. To just use a model, check ``is_present`` first, which
+        reads no file.
 
         Args:
             model: a row of the catalogue.
-            on_progress: told how it goes a few times a second, on the calling thread.
-            stop: set to end it soon; what has come is kept for the next pull.
+            on_progress: called with progress a few times a second, on the calling thread.
+            stop: set it to stop the pull; partial files are kept for the next one.
 
         Raises:
-            ModelUnavailableError: a ``file://`` blob is not there.
-            PullError: no source gave a file.
-            BlobDigestError: a source gave another file, or a ``file://`` blob is another one.
-            StorageError: the cache cannot be written, or has no room.
+            ModelUnavailableError: a ``file://`` blob does not exist.
+            PullError: no source delivered a file.
+            BlobDigestError: a source or a ``file://`` blob has different content.
+            StorageError: the cache cannot be written or is full.
             ShuttingDownError: it was stopped.
         """
         for role, blob in model.blobs.items():
@@ -113,23 +113,23 @@ class Store:
             ).run()
 
     def remove(self, model: Model, *, catalog: Iterable[Model]) -> int:
-        """Delete the files of a model, and what a pull of it left unfinished.
+        """Delete the files of a model and its unfinished downloads.
 
         Args:
             model: a row of the catalogue.
-            catalog: all rows; a blob that another model which is here needs too is kept.
+            catalog: all rows; a blob shared with another model on disk is kept.
 
         Returns:
-            Bytes that were freed.
+            Bytes freed.
 
         Raises:
-            InvalidRequestError: its files are not the cache's: they ship with osamd, or lie elsewhere by ``file://``.
-            OverloadedError: it is being pulled right now.
+            InvalidRequestError: its files are not in the cache: they ship with osamd or are ``file://`` blobs.
+            OverloadedError: it is being pulled.
             StorageError: the cache cannot be written.
         """
         own = [blob for blob in model.blobs.values() if is_ours(blob)]
         if not own:
-            raise InvalidRequestError(f"the files of {model.name} are not in the cache, so not osamd's to delete")
+            raise InvalidRequestError(f"cannot delete {model.name}: its files are not in the cache")
         needed = {
             self._layout.place(blob)
             for other in catalog
@@ -154,7 +154,7 @@ class Store:
                 for file in self._layout.files(blob):
                     self._verified.forget(file)
                 if place.is_dir():
-                    # Out of sight first: a folder is there with all its files, or not at all.
+                    # Rename first: a folder exists with all its files or not at all.
                     work.mkdir(parents=True)
                     place.rename(work / "removed")
                     shutil.rmtree(work)
@@ -190,7 +190,7 @@ class Store:
 
 
 def _teller(model: str, role: str, on_progress: OnProgress | None) -> Tell:
-    """Turn what a pull tells into events: every change of status or file, and a few a second in between."""
+    """Convert a pull's reports to progress: every change of status or file, and a few a second in between."""
     last: tuple[str, PullStatus] | None = None
     told = 0.0
 

@@ -1,8 +1,8 @@
-"""Which files have been seen to have their digests, remembered across processes, so that a start need not hash again.
+"""Which files have been verified, remembered across processes so that a start need not hash them again.
 
-A note lies below the cache for each file, with the stamp it had when it was hashed. Whoever may write there may write
-the blobs as well. A change that leaves size, time and inode alone, as of a disk that rots, is seen only by a pull,
-which hashes always.
+The cache holds a note for each file, with the stamp it had when it was hashed. Anyone who can write notes can write
+the blobs as well. A change that keeps size, mtime and inode, such as bit rot, is only noticed by a pull, which always
+hashes.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from osamd.library.partials import read_chunks
 
 
 class VerifiedFiles:
-    """Files that were hashed and found to be what they should be.
+    """Files that were verified.
 
     Args:
-        folder: of the notes; made when the first is written. Where it cannot be written, they last as long as this.
+        folder: of the notes, created with the first one. If it cannot be written, notes are kept in memory only.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,7 +28,7 @@ class VerifiedFiles:
         self._notes: dict[Path, str] = {}
 
     def knows(self, file: BlobFile) -> bool:
-        """Whether the file is as it was when it was found intact."""
+        """Whether the file is unchanged since it was verified."""
         stamp = file.stamp()
         if stamp is None:
             return False
@@ -43,19 +43,19 @@ class VerifiedFiles:
         return True
 
     def remember(self, file: BlobFile, stamp: Stamp) -> None:
-        """Note that the file was intact when it had this stamp."""
+        """Record that the file was intact when it had this stamp."""
         note = _note(file, stamp)
         if self._notes.get(file.path) == note and self.knows(file):
             return
         self._notes[file.path] = note
-        # Where it cannot be written, the next process hashes again.
+        # If the note cannot be written, the next process hashes again.
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             sweep(self._folder)
             write_beside(self._place(file), note.encode())
 
     def forget(self, file: BlobFile) -> None:
-        """Drop what is noted of a file that is gone."""
+        """Delete the note of a file that is gone."""
         self._notes.pop(file.path, None)
         with contextlib.suppress(OSError):
             self._place(file).unlink(missing_ok=True)
@@ -65,7 +65,7 @@ class VerifiedFiles:
 
 
 def is_intact(file: BlobFile, tell: Callable[[int], None]) -> bool:
-    """Whether a file has the digest it should have; ``tell`` hears how many bytes were read.
+    """Whether a file has the expected digest; ``tell`` is called with the bytes read so far.
 
     Raises:
         StorageError: it cannot be read.
