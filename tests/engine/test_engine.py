@@ -421,7 +421,7 @@ def test_what_a_model_cannot_take_is_refused(
         ([click(WIDTH + 1, 0)], "prompt.points[0]", "outside the image, which is 40 x 30 pixels"),
         ([click(0, -1)], "prompt.points[0]", "outside"),
         ([click(0, 0), replace(click(0, HEIGHT + 1), field="prompts[1]")], "prompts[1].points[0]", "outside"),
-        ([Prompt(boxes=np.array([[5, 5, 4, 9]], np.float32))], "prompt.box", "inside out"),
+        ([Prompt(boxes=np.array([[5, 5, 4, 9]], np.float32))], "prompt.box", "swapped corners"),
         ([Prompt(boxes=np.array([[5, 5, 50, 9]], np.float32))], "prompt.box", "outside"),
     ],
 )

@@ -73,7 +73,7 @@ def test_device_that_is_not_there_fails_the_load() -> None:
     async def main() -> None:
         engine = Engine(settings, library=open_library(settings))
         try:
-            with pytest.raises(ModelLoadError, match="cuda was asked for"):
+            with pytest.raises(ModelLoadError, match="cuda was requested"):
                 await segment(engine, request(picture()))
         finally:
             await engine.close()
@@ -84,7 +84,7 @@ def test_device_that_is_not_there_fails_the_load() -> None:
 def test_unknown_model_in_the_allow_list() -> None:
     """A name in ``OSAMD_MODELS`` that nothing has stops the start, and the variable is named."""
     settings = load_settings(models=("nosuch",))
-    with pytest.raises(SettingsError, match="OSAMD_MODELS: there is no model 'nosuch'"):
+    with pytest.raises(SettingsError, match="OSAMD_MODELS: unknown model 'nosuch'"):
         open_library(settings)
 
 

@@ -149,8 +149,8 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     ("library", "part"),
     [
         (libcuda(init=100), "started without the GPU"),
-        (libcuda(init=803), "the driver in the kernel and its library differ"),
-        (libcuda(init=42), "cuInit answered 42"),
+        (libcuda(init=803), "the kernel driver and its library have different versions"),
+        (libcuda(init=42), "cuInit returned 42"),
         (libcuda(devices=0), "started without the GPU"),
     ],
 )

@@ -92,7 +92,7 @@ def test_named_providers_do_not_fall_back(graph: Path, monkeypatch: pytest.Monke
 def test_cuda_that_is_not_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """An ONNX Runtime without CUDA says so, and ``auto`` takes the CPU without a word."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
-    with pytest.raises(SettingsError, match="OSAMD_DEVICE: cuda was asked for, but this ONNX Runtime is built without"):
+    with pytest.raises(SettingsError, match="OSAMD_DEVICE: cuda was requested, but this ONNX Runtime is built without"):
         choose_placement(device="cuda", onnx_providers=(), threads=1)
     assert Placement((CPU,), 3) == choose_placement(device="auto", onnx_providers=(), threads=3)
 
@@ -128,7 +128,7 @@ def test_no_graph(tmp_path: Path) -> None:
     """A file that is no graph fails the load, and names the file for the log."""
     file = tmp_path / "broken.onnx"
     file.write_bytes(b"broken")
-    with pytest.raises(ModelLoadError, match=r"broken\.onnx does not load on cpu"):
+    with pytest.raises(ModelLoadError, match=r"broken\.onnx failed to load on cpu"):
         Session(file, Placement((CPU,), 1))
 
 

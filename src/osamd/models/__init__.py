@@ -1,4 +1,4 @@
-"""Adapters: one module a family, loaded when first asked for."""
+"""Adapters: one module per family, imported on first use."""
 
 from importlib import import_module
 from pathlib import Path
@@ -10,12 +10,12 @@ from osamd.library.families import FAMILIES
 from osamd.models.base import Adapter
 
 if TYPE_CHECKING:
-    # Only its type: the engine imports this package, and must not wait for ONNX Runtime before the first model.
+    # For types only: the engine imports this package and must not load ONNX Runtime before the first model.
     from osamd.runtime.sessions import Placement
 
 
 def build_model(model: Model, paths: dict[str, Path], placement: "Placement") -> Adapter:
-    """Load a model: its family's adapter over its blobs.
+    """Load a model: its family's adapter, with its blobs.
 
     Args:
         model: the row of the catalogue.
@@ -23,11 +23,11 @@ def build_model(model: Model, paths: dict[str, Path], placement: "Placement") ->
         placement: where its sessions run.
 
     Raises:
-        ModelLoadError: a file does not load.
+        ModelLoadError: a file failed to load.
         ModelUnavailableError: no adapter for this family.
     """
     if model.family not in FAMILIES:
-        raise ModelUnavailableError(f"{model.name} cannot run here: no adapter for the family {model.family!r}")
+        raise ModelUnavailableError(f"cannot run {model.name}: no adapter for the family {model.family!r}")
     module, name = FAMILIES[model.family].adapter
     adapter: Adapter = getattr(import_module(module), name)(paths, placement)
     return adapter

@@ -1,6 +1,6 @@
-"""What a model family must do, in three stages: prepare an image, encode it, decode prompts on it.
+"""The interface of a model family, in three stages: prepare an image, encode it, decode prompts on it.
 
-An adapter holds loaded sessions and nothing that changes its answers, and all threads may use it at once.
+An adapter holds loaded sessions, has no state that affects its answers, and is thread-safe.
 """
 
 from collections.abc import Mapping
@@ -12,36 +12,36 @@ Shape = tuple[int | str | None, ...]
 
 
 class Adapter(Protocol):
-    """A model that can answer. A checkpoint is a row of the catalogue, a family is a class."""
+    """A loaded model. A checkpoint is a row of the catalogue, a family is a class."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it takes and gives."""
+        """Which prompts it takes and what it returns."""
 
     @property
     def device(self) -> str:
-        """Where it really runs, such as ``cpu``."""
+        """Where it actually runs, such as ``cpu``."""
 
     @property
     def feature_shapes(self) -> Mapping[str, Shape]:
-        """The embedding's features by name in osam's order, each (1, C, H, W); sizes left open are names."""
+        """The embedding's features by name in osam's order, each (1, C, H, W); dynamic sizes are names."""
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:
-        """What is segmented when a request says nothing."""
+        """The prompt used for a request without one."""
 
     def input_size(self, *, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns that ``prepare`` resizes an image of this size to: finer pixels than these are not seen."""
+        """Rows and columns that ``prepare`` resizes an image of this size to; more resolution has no effect."""
 
     def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
-        """Resize and normalise an image; this runs on several threads, and never on the device.
+        """Resize and normalise an image; called from several threads, never uses the device.
 
         Args:
             image: (h, w, 3) uint8, RGB, upright.
-            size: rows and columns of the whole image where ``image`` is a smaller picture of it; None: it is not.
+            size: rows and columns of the original if ``image`` was decoded at a reduced size; otherwise None.
         """
 
     def encode(self, prepared: Prepared) -> Embedding:
-        """Run the encoder: all that depends on the image alone.
+        """Run the encoder, which depends only on the image.
 
         Args:
             prepared: from this model's ``prepare``.
@@ -57,12 +57,12 @@ class Adapter(Protocol):
 
         Args:
             embedding: from this model's ``encode``.
-            prompt: checked against ``capabilities`` and the image's size.
-            mask_input: an earlier answer of this model on this image, to be refined, or None.
-            multimask: whether to return several candidates, where the model has them.
+            prompt: already checked against ``capabilities`` and the image's size.
+            mask_input: mask logits to refine, from an earlier answer of this model on this image, or None.
+            multimask: whether to return several candidates, if the model has them.
 
         Returns:
-            Candidates, best first; without ``multimask`` one for a prompt of points or boxes.
+            Candidates, best first; without ``multimask``, one for a prompt of points or boxes.
 
         Raises:
             InferenceError: the model failed.
@@ -70,7 +70,7 @@ class Adapter(Protocol):
 
 
 def encode_pixels(adapter: Adapter, image: ByteArray) -> Embedding:
-    """Prepare and encode an image in one go.
+    """Prepare and encode an image.
 
     Args:
         adapter: the model.

@@ -1,10 +1,10 @@
 """The built-in network: small enough for the wheel, no download, no GPU.
 
 A frozen EfficientNet-Lite2 with a feature pyramid encodes the image; a small U-Net decodes clicks, a box and the
-previous mask into logits at a quarter of the working size: the mask, three candidates for a lone click, which may mean
-several things, and how much of each is probably right. It was trained to see its own previous mask from the second
-click on. A request has none, so the clicks before the last are answered again, one after the other, unless they are
-remembered. Its weights and what they were trained on: ``builtin_net/README.md``; how: ``training/`` in the repository.
+previous mask into logits at a quarter of the working size: the mask, three candidates for a single click, which is
+ambiguous, and a predicted IoU for each. It was trained to see its own previous mask from the second click on. A request
+has none, so the earlier clicks are decoded again, one after the other, unless their results are remembered. For the
+weights and their training data see ``builtin_net/README.md``; for the training, ``training/`` in the repository.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from osamd.pixels.geometry import to_fractions, working_size
 from osamd.runtime.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prepared, Prompt
 
-# Working areas in pixels: the size the network was trained at, and a larger one that later clicks gain from.
+# Working areas in pixels: the size the network was trained at, and a larger one that improves later clicks.
 AREAS: Final = {"small": 320 * 320, "large": 448 * 448}
 MULTIPLE: Final = 32
 MEAN: Final = 127.0
@@ -32,7 +32,7 @@ FEATURES: Final = ("p4", "p8", "p16", "e")
 PADDING_LABEL: Final = -1.0
 MOST_STEPS: Final = 16
 MOST_REMEMBERED: Final = 4
-# Masks of a higher IoU than this are one for a person who chooses.
+# Masks with a higher IoU than this look the same to a person who has to choose.
 SAME: Final = 0.9
 
 HalfArray = npt.NDArray[np.float16]
@@ -40,7 +40,7 @@ Key = tuple[bytes, bytes, bytes]
 
 
 class Builtin:
-    """The adapter of the family ``builtin``.
+    """The adapter of the ``builtin`` family.
 
     Args:
         paths: ONNX files of the roles ``encoder`` and ``decoder``.
@@ -56,17 +56,17 @@ class Builtin:
         self.feature_shapes = {
             f"{scale}.{name}": self._decoder.input_shapes[name] for scale in AREAS for name in FEATURES
         }
-        # The last answers on each embedding, the latest first, as long as the embedding lives; 25 KB each.
+        # The last answers for each embedding, latest first, for as long as the embedding exists; 25 KB each.
         self._answers: WeakKeyDictionary[Embedding, tuple[tuple[Key, HalfArray], ...]] = WeakKeyDictionary()
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:
-        """One foreground click in the middle, as osam has it for its SAM families."""
+        """One foreground click in the centre, like osam's SAM families."""
         return Prompt(
             points=np.array([[width // 2, height // 2]], np.float32), point_labels=np.array([FOREGROUND], np.int64)
         )
 
     def input_size(self, *, height: int, width: int) -> tuple[int, int]:
-        """Twice the larger of the two working sizes: masks depend on how the last step down is taken."""
+        """Twice the larger of the two working sizes, because masks depend on the resampling of the last step."""
         rows, columns = working_size(height, width, area=AREAS["large"], multiple=MULTIPLE)
         return 2 * rows, 2 * columns
 
@@ -78,7 +78,7 @@ class Builtin:
         height, width = size or image.shape[:2]
         rows, columns = working_size(height, width, area=AREAS["large"], multiple=MULTIPLE)
         if image.shape[0] > 2 * rows and image.shape[1] > 2 * columns:
-            # One pass over a large photo instead of one for each working size.
+            # Read a large photo once, not once per working size.
             image = _resize(image, 2 * rows, 2 * columns)
         inputs: dict[str, FloatArray] = {}
         for scale, area in AREAS.items():
@@ -98,14 +98,15 @@ class Builtin:
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
     ) -> list[Candidate]:
-        """The mask, or with ``multimask`` for a lone foreground click up to three that differ; with predicted IoU.
+        """One mask, or with ``multimask`` for a single foreground click up to three different ones, with predicted IoU.
 
-        Only the parts of a mask that hold a foreground click are kept. Background clicks alone find nothing.
+        Only the parts of a mask that contain a foreground click are kept. Background clicks without
+        a foreground click find nothing.
         """
         clicked = prompt.points[prompt.point_labels == FOREGROUND]
         is_lone = len(prompt.points) == len(clicked) == 1 and not len(prompt.boxes)
         if multimask and is_lone and mask_input is None:
-            # Candidates were taught without an earlier mask in view.
+            # Candidates were trained without a previous mask as input.
             logits, scores = self._run(embedding, "large", prompt, None)
             chosen: Sequence[int] = range(len(scores))
         else:
@@ -119,7 +120,7 @@ class Builtin:
         if len(masks) > 1:
             chosen = _different(masks, scores)
         if len(prompt.points) and not len(clicked) and not len(prompt.boxes) and mask_input is None:
-            # Told only what is no object, it was never taught to find one.
+            # It was not trained on prompts of background clicks only.
             masks = {0: -np.abs(logits[0])}
         rows, columns = logits.shape[1:]
         return ranked(
@@ -131,9 +132,9 @@ class Builtin:
         )
 
     def _before(self, embedding: Embedding, prompt: Prompt) -> HalfArray:
-        """What the network answers before the last click; of the first click, or of the box, what it sees at a glance.
+        """The answer before the last click; for the first click or the box, the answer at the small working size.
 
-        It does not depend on what was asked before: that is only remembered.
+        It does not depend on earlier requests, which are only cached.
         """
         *earlier, _ = steps = _steps(prompt)
         for index in range(len(earlier), 0, -1):
@@ -153,7 +154,7 @@ class Builtin:
         return next((answer for known, answer in self._answers.get(embedding, ()) if known == key), None)
 
     def _remember(self, embedding: Embedding, prompt: Prompt, answer: HalfArray) -> None:
-        """Threads may forget each other's, which costs time alone."""
+        """Remember an answer. Threads may overwrite each other's, which only costs time."""
         key = _key(prompt)
         others = [item for item in self._answers.get(embedding, ()) if item[0] != key]
         self._answers[embedding] = ((key, answer), *others[: MOST_REMEMBERED - 1])
@@ -181,9 +182,9 @@ def _resize(image: ByteArray, rows: int, columns: int) -> ByteArray:
 
 
 def _steps(prompt: Prompt) -> list[Prompt]:
-    """The prompt as it may have grown, click by click, itself included: from the box, else the first foreground click.
+    """The prompt as it grew, click by click, itself included: from the box, else from the first foreground click.
 
-    At most ``MOST_STEPS``; of more clicks the last ones come at once.
+    At most ``MOST_STEPS``; beyond that, the last clicks are added at once.
     """
     count = len(prompt.points)
     if len(prompt.boxes):
@@ -200,7 +201,7 @@ def _key(prompt: Prompt) -> Key:
 
 
 def _different(masks: Mapping[int, FloatArray], scores: FloatArray) -> list[int]:
-    """Masks of which none is nearly the same as one of a better score."""
+    """Drop masks that are nearly the same as one with a better score."""
     chosen: list[int] = []
     for index in np.argsort(-scores, kind="stable").tolist():
         if all(_overlap(masks[index], masks[other]) < SAME for other in chosen):
@@ -215,14 +216,14 @@ def _overlap(one: FloatArray, other: FloatArray) -> float:
 
 
 def _keep_parts(values: FloatArray, places: FloatArray) -> FloatArray:
-    """Push the 8-connected parts of the mask that hold no click below the threshold.
+    """Push 8-connected parts of the mask without a click below the threshold.
 
     Args:
         values: (h, w) float32 logits.
         places: (P, 2) float32, the clicks as fractions of width and height.
 
     Returns:
-        (h, w) float32; as it came when no click lies on the mask.
+        (h, w) float32; unchanged if no click is on the mask.
     """
     rows, columns = values.shape
     _, parts = cv2.connectedComponents((values > 0).astype(np.uint8), connectivity=8)
@@ -234,7 +235,7 @@ def _keep_parts(values: FloatArray, places: FloatArray) -> FloatArray:
 
 
 def _points_input(prompt: Prompt, *, height: int, width: int) -> FloatArray:
-    """(1, K, 3) float32: x and y as fractions of the image, label; one padding point where there are no clicks."""
+    """(1, K, 3) float32: x and y as fractions of the image, label; one padding point if there are no clicks."""
     if not len(prompt.points):
         return np.array([[[0.0, 0.0, PADDING_LABEL]]], np.float32)
     places = to_fractions(prompt.points, height=height, width=width)
@@ -242,7 +243,7 @@ def _points_input(prompt: Prompt, *, height: int, width: int) -> FloatArray:
 
 
 def _fill_box(box_map: FloatArray, box: FloatArray, *, height: int, width: int) -> None:
-    """Set the cells of a (rows, columns) map that the box covers to 1, at least one of them."""
+    """Set the cells of a (rows, columns) map that the box covers to 1, at least one cell."""
     rows, columns = box_map.shape
     x1, y1, x2, y2 = box.tolist()
     top = min(rows - 1, max(0, round(y1 * rows / height)))
@@ -253,5 +254,5 @@ def _fill_box(box_map: FloatArray, box: FloatArray, *, height: int, width: int) 
 
 
 def _probability(logits: FloatArray) -> HalfArray:
-    """In half precision, as it is remembered."""
+    """Convert to half precision, in which answers are remembered."""
     return (1.0 / (1.0 + np.exp(-np.clip(logits, -60, 60)))).astype(np.float16)

@@ -1,7 +1,7 @@
-"""Words to CLIP's tokens: the text input of SAM 3 and YOLO-World.
+"""CLIP's tokenizer: the text input of SAM 3 and YOLO-World.
 
-Byte-pair encoding over OpenAI's vocabulary (``clip_vocabulary/README.md``). Texts are split as CLIP's authors do it,
-letters, single digits and other signs apart, since that is how the models saw them in training.
+Byte-pair encoding with OpenAI's vocabulary (``clip_vocabulary/README.md``). Texts are split like CLIP's reference code
+does, into letters, single digits and other characters, because the models were trained that way.
 """
 
 import functools
@@ -23,25 +23,25 @@ START: Final = 49406
 END: Final = 49407
 BYTES: Final = 256
 SHOWN_CHARS: Final = 40
-# Tried before anything else where a word may begin.
+# Tried first wherever a word may begin.
 WHOLE: Final = re.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d", re.IGNORECASE)
-# Typographic quotes, as phones write them, are plain ones to CLIP.
+# CLIP treats typographic quotes, as phones write them, as plain ones.
 PLAIN_QUOTES: Final = str.maketrans("\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f", "''''" + '""""')
 SPECIAL: Final = {"<|startoftext|>": START, "<|endoftext|>": END}
 
 
 def tokenize(texts: Sequence[str], context_length: int) -> IntArray:
-    """The tokens of each text between a start and an end token, padded with zeros.
+    """Tokenize texts: a start token, the text's tokens, an end token, and zeros as padding.
 
     Args:
-        texts: T texts; upper and lower case and white space make no difference, HTML entities are resolved.
-        context_length: what the model's text encoder takes.
+        texts: T texts; case and white space are normalised, HTML entities are decoded.
+        context_length: tokens that the model's text encoder takes.
 
     Returns:
         (T, context_length) int64.
 
     Raises:
-        InvalidPromptError: a text has more tokens than fit.
+        InvalidPromptError: a text has too many tokens.
     """
     rows = np.zeros((len(texts), context_length), np.int64)
     for row, text in zip(rows, texts, strict=True):
@@ -49,7 +49,7 @@ def tokenize(texts: Sequence[str], context_length: int) -> IntArray:
         if len(tokens) > context_length:
             shown = text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."
             raise InvalidPromptError(
-                f"the text {shown!r} is too long: it has {len(tokens) - 2} tokens, and this model reads at most"
+                f"the text {shown!r} is too long: it has {len(tokens) - 2} tokens, and this model takes at most"
                 f" {context_length - 2}"
             )
         row[: len(tokens)] = tokens
@@ -57,7 +57,7 @@ def tokenize(texts: Sequence[str], context_length: int) -> IntArray:
 
 
 def _encode(text: str) -> Iterator[int]:
-    # Unescaped twice, as CLIP does it: scraped captions often were escaped twice.
+    # Unescaped twice, as in CLIP: scraped captions are often escaped twice.
     plain = html.unescape(html.unescape(unicodedata.normalize("NFC", text).translate(PLAIN_QUOTES)))
     for word in _words(" ".join(plain.split()).lower()):
         if word in SPECIAL:
@@ -67,7 +67,7 @@ def _encode(text: str) -> Iterator[int]:
 
 
 def _words(text: str) -> Iterator[str]:
-    """Split into runs of letters, single digits, and runs of anything else but white space."""
+    """Split into runs of letters, single digits, and runs of any other characters except white space."""
     at = 0
     while at < len(text):
         whole = WHOLE.match(text, at)
@@ -91,7 +91,7 @@ def _kind(character: str) -> str:
 
 
 def _merge(word: bytes) -> list[int]:
-    """Join the neighbours that CLIP joins first, until no pair of the vocabulary is left."""
+    """Merge pairs in CLIP's order until no pair of the vocabulary is left."""
     first_bytes, merges = _vocabulary()
     tokens = [first_bytes[byte] for byte in word]
     tokens[-1] += BYTES
@@ -99,7 +99,7 @@ def _merge(word: bytes) -> list[int]:
         known = [merges[pair] for pair in itertools.pairwise(tokens) if pair in merges]
         if not known:
             return tokens
-        # A pair's token grows with its rank, so the smallest is the one to be joined first.
+        # Tokens of pairs are numbered by rank, so the smallest is merged first.
         best = min(known)
         joined: list[int] = []
         at = 0
@@ -115,10 +115,10 @@ def _merge(word: bytes) -> list[int]:
 
 @functools.cache
 def _vocabulary() -> tuple[tuple[int, ...], dict[tuple[int, int], int]]:
-    """The token of each byte, and of each pair of tokens that are joined.
+    """The token of each byte, and of each pair of tokens that is merged.
 
     CLIP numbers the bytes first, printable ones before the others, then the bytes that end a word, then the merges.
-    Its file writes a byte without a printable character of its own as the next free one from U+0100 on.
+    Its file represents bytes without a printable character by characters from U+0100 on.
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(BYTES) if byte not in printable]

@@ -1,4 +1,4 @@
-"""What a family's graphs must take and give, checked when they are loaded: names, types, ranks and fixed sizes."""
+"""The expected inputs and outputs of a family's graphs, checked at load: names, types, ranks and fixed sizes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,30 +17,30 @@ BOOL: Final = "bool"
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What an adapter feeds to one input of a graph.
+    """What an adapter feeds to an input of a graph.
 
     Attributes:
-        type: of the values, as ONNX Runtime names it, such as ``float`` for float32.
-        shape: sizes; a name stands for one that differs from prompt to prompt, None for one the adapter adapts to.
+        type: the element type in ONNX Runtime's terms, such as ``float`` for float32.
+        shape: sizes; a name for one that varies between prompts, None for one the adapter adapts to.
     """
 
     type: str
     shape: Shape
 
     def __str__(self) -> str:
-        """Such as ``float (1, N, 2)``."""
+        """A description such as ``float (1, N, 2)``."""
         return f"{self.type} {_shown(self.shape)}"
 
 
 def check_inputs(session: Session, expected: Mapping[str, Input]) -> None:
-    """See whether a graph takes what its adapter feeds. Sizes that the graph leaves open take anything.
+    """Check that a graph accepts its adapter's inputs. Dynamic sizes accept anything.
 
     Args:
         session: the loaded graph.
         expected: all its inputs by name.
 
     Raises:
-        ModelLoadError: names the input, and says what was expected.
+        ModelLoadError: names the input and what was expected.
     """
     for name, wanted in expected.items():
         if name not in session.input_shapes:
@@ -58,19 +58,19 @@ def check_inputs(session: Session, expected: Mapping[str, Input]) -> None:
     unknown = [name for name in session.input_shapes if name not in expected]
     if unknown:
         raise ModelLoadError(
-            f"{session.path}: expected no inputs beside {', '.join(expected)}; it also has {', '.join(unknown)}"
+            f"{session.path}: expected no inputs other than {', '.join(expected)}; it also has {', '.join(unknown)}"
         )
 
 
 def check_outputs(session: Session, expected: Mapping[str, Shape]) -> None:
-    """See whether a graph's outputs look like what its adapter reads. Shapes that the graph does not tell pass.
+    """Check that a graph has the outputs its adapter reads. Unknown shapes are accepted.
 
     Args:
         session: the loaded graph.
-        expected: shapes of outputs by name; only numbers in them are compared.
+        expected: shapes of outputs by name; only fixed sizes are compared.
 
     Raises:
-        ModelLoadError: names the output, and says what was expected.
+        ModelLoadError: names the output and what was expected.
     """
     for name, shape in expected.items():
         if name not in session.output_shapes:
@@ -84,7 +84,7 @@ def check_outputs(session: Session, expected: Mapping[str, Shape]) -> None:
 
 
 def _agree(wanted: Shape, found: Shape) -> bool:
-    """Whether two shapes have the same rank, and the same sizes where both are fixed."""
+    """Whether two shapes have the same rank, and equal sizes where both are fixed."""
     return len(wanted) == len(found) and all(
         not (isinstance(one, int) and isinstance(other, int)) or one == other
         for one, other in zip(wanted, found, strict=True)

@@ -27,25 +27,25 @@ PROMPT: Final = {
 
 
 class EfficientSam(TwoGraphs):
-    """The adapter of the family ``efficientsam``."""
+    """The adapter of the ``efficientsam`` family."""
 
     capabilities = capabilities_of("efficientsam")
     image = IMAGE
     features = ("image_embeddings",)
     prompt = PROMPT
-    # Exporters disagree on whether there is an axis of queries.
+    # Exporters differ in whether there is a query axis.
     answers: ClassVar[Mapping[int, Shape]] = {}
 
     def input_size(self, *, height: int, width: int) -> tuple[int, int]:
-        """The square."""
+        """The square input."""
         del height, width
         return SIDE, SIDE
 
     def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
         """(1, 3, 1024, 1024) float32, 13 MB.
 
-        The graph takes any size and resizes to 1024 x 1024 itself. It is done here by the same rule (bilinear between
-        the four nearest pixels), on bytes: a photo of 12 megapixels would be 144 MB of float32.
+        The graph takes any size and resizes to 1024 x 1024 itself. We do it here the same way (bilinear between the
+        four nearest pixels), but on uint8: a photo of 12 megapixels would be 144 MB as float32.
         """
         height, width = size or image.shape[:2]
         square = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
@@ -55,11 +55,11 @@ class EfficientSam(TwoGraphs):
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
     ) -> list[Candidate]:
-        """Candidates with the IoU that the model predicts for each."""
+        """Candidates with their predicted IoU."""
         del mask_input
         points, labels = labelled_points(prompt)
-        # The graph scales points by the size it is told. An image of 256 x 256 pixels is claimed, so that the masks at
-        # the image's size, which nobody asks for, stay small.
+        # The graph scales points by the given image size. We pass 256 x 256, so that the unused full-size masks stay
+        # small.
         points = points * np.array([MASK_SIDE / embedding.width, MASK_SIDE / embedding.height], np.float32)
         feeds = {
             **embedding.features,
@@ -68,6 +68,6 @@ class EfficientSam(TwoGraphs):
             "orig_im_size": np.full(2, MASK_SIDE, np.int64),
         }
         masks, scores = self._decoder.run(feeds, self._answers)
-        # The authors' exporter leaves the axis of queries out of the low-resolution masks; there is one query.
+        # The authors' exporter omits the query axis from the low-resolution masks; there is one query.
         masks = masks.reshape(-1, *masks.shape[-2:])
         return ranked(masks, scores.ravel(), valid_height=MASK_SIDE, valid_width=MASK_SIDE, multimask=multimask)

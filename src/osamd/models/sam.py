@@ -1,4 +1,4 @@
-"""SAM 1: clicks, a box and an earlier mask, with a Vision Transformer of 1024 x 1024 pixels.
+"""SAM 1: clicks, a box and mask logits, with a Vision Transformer at 1024 x 1024 pixels.
 
 Reference: github.com/facebookresearch/segment-anything, its ONNX exporter and example.
 """
@@ -34,7 +34,7 @@ PROMPT: Final = {
 
 
 class Sam(TwoGraphs):
-    """The adapter of the family ``sam``."""
+    """The adapter of the ``sam`` family."""
 
     capabilities = capabilities_of("sam")
     image = IMAGE
@@ -42,13 +42,13 @@ class Sam(TwoGraphs):
     prompt = PROMPT
 
     def input_size(self, *, height: int, width: int) -> tuple[int, int]:
-        """The image's part of the square."""
+        """The image's part of the square input."""
         return _resized(height, width)
 
     def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
         """(1, 3, 1024, 1024) float32, 13 MB.
 
-        The longest side is resized to 1024 pixels; the rest of the square, right or below, is zero after normalising.
+        The longest side is resized to 1024 pixels; the rest of the square, right or bottom, is zero when normalised.
         """
         height, width = size or image.shape[:2]
         rows, columns = _resized(height, width)
@@ -59,12 +59,12 @@ class Sam(TwoGraphs):
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
     ) -> list[Candidate]:
-        """One candidate with the IoU that the model predicts for it."""
+        """One candidate with its predicted IoU."""
         rows, columns = _resized(embedding.height, embedding.width)
         points, labels = labelled_points(prompt)
         points = points * np.array([columns / embedding.width, rows / embedding.height], np.float32)
         if not len(prompt.boxes):
-            # Beside a box SAM has never seen a padding point.
+            # SAM was trained without a padding point when there is a box.
             points = np.concatenate([points, np.zeros((1, 2), np.float32)])
             labels = np.append(labels, np.float32(PADDING_LABEL))
         feeds = {
@@ -72,11 +72,11 @@ class Sam(TwoGraphs):
             "point_coords": points.astype(np.float32)[None],
             "point_labels": labels.astype(np.float32)[None],
             **mask_feeds(mask_input),
-            # Only the masks at the image's size depend on it, which nobody asks for: they stay small.
+            # Only affects the size of the full-size masks, which we do not use; this keeps them small.
             "orig_im_size": np.full(2, MASK_SIDE, np.float32),
         }
         masks, scores = self._decoder.run(feeds, self._answers)
-        # The low-resolution masks cover the square: the image's part of it is as large as in the encoder's input.
+        # The low-resolution masks cover the square; the image has the same part of it as of the encoder's input.
         return ranked(
             masks[0],
             scores[0],
@@ -87,7 +87,7 @@ class Sam(TwoGraphs):
 
 
 def mask_feeds(mask_input: MaskLogits | None) -> dict[str, npt.NDArray[Any]]:
-    """The earlier mask as SAM's decoders take it; they ignore its values where ``has_mask_input`` is 0."""
+    """The decoder's mask inputs; the values are ignored if ``has_mask_input`` is 0."""
     values: FloatArray = np.zeros((MASK_SIDE, MASK_SIDE), np.float32) if mask_input is None else mask_input.values
     return {
         "mask_input": values[None, None],
@@ -96,11 +96,11 @@ def mask_feeds(mask_input: MaskLogits | None) -> dict[str, npt.NDArray[Any]]:
 
 
 def _resized(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns with the longest side at 1024, halves rounded up as SAM rounds them."""
+    """Rows and columns with the longest side at 1024, rounding halves up like SAM."""
     longest = max(height, width)
 
     def side(length: int) -> int:
-        # Never nothing: 10 000 x 1 pixels are 1024 x 1.
+        # At least 1: 10 000 x 1 pixels become 1024 x 1.
         return max(1, (2 * length * SIDE + longest) // (2 * longest))
 
     return side(height), side(width)

@@ -1,4 +1,4 @@
-"""SAM 2.1 on single images: clicks, a box and an earlier mask.
+"""SAM 2.1 on single images: clicks, a box and mask logits.
 
 Reference: github.com/facebookresearch/sam2, its image predictor; exported by github.com/ryouchinsa/sam-cpp-macos.
 """
@@ -29,7 +29,7 @@ PROMPT: Final = {
 
 
 class Sam2(TwoGraphs):
-    """The adapter of the family ``sam2``."""
+    """The adapter of the ``sam2`` family."""
 
     capabilities = capabilities_of("sam2")
     image = IMAGE
@@ -37,7 +37,7 @@ class Sam2(TwoGraphs):
     prompt = PROMPT
 
     def input_size(self, *, height: int, width: int) -> tuple[int, int]:
-        """The square."""
+        """The square input."""
         del height, width
         return SIDE, SIDE
 
@@ -50,10 +50,10 @@ class Sam2(TwoGraphs):
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
     ) -> list[Candidate]:
-        """Candidates with the IoU that the model predicts for each."""
+        """Candidates with their predicted IoU."""
         points, labels = labelled_points(prompt)
         if not len(points):
-            # The graph appends a padding point itself, but has never seen an empty list.
+            # The graph appends a padding point itself, but was not trained with an empty list of points.
             points, labels = np.zeros((1, 2), np.float32), np.array([PADDING_LABEL], np.float32)
         points = points * np.array([SIDE / embedding.width, SIDE / embedding.height], np.float32)
         feeds = {
@@ -61,7 +61,7 @@ class Sam2(TwoGraphs):
             "point_coords": points.astype(np.float32)[None],
             "point_labels": labels[None],
             **mask_feeds(mask_input),
-            # Only the masks at the image's size depend on it, which nobody asks for: they stay small.
+            # Only affects the size of the full-size masks, which we do not use; this keeps them small.
             "orig_im_size": np.full(2, MASK_SIDE, np.int64),
         }
         masks, scores = self._decoder.run(feeds, self._answers)

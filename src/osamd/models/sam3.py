@@ -1,4 +1,4 @@
-"""SAM 3: every object that a text names or that looks like the boxes.
+"""SAM 3: every object that matches a text or looks like the boxes.
 
 Reference: github.com/facebookresearch/sam3, its image processor; exported by github.com/wkentaro/sam3-onnx.
 """
@@ -20,11 +20,11 @@ from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits,
 
 SIDE: Final = 1008
 CONTEXT_LENGTH: Final = 32
-# What SAM 3 was trained to read where only boxes are given.
+# The text SAM 3 was trained with for prompts of boxes only.
 VISUAL: Final = "visual"
 POSITIVE: Final = 1
 THRESHOLD: Final = 0.5
-# The decoder's names for four of the image encoder's outputs, and where they are. osam's embedding has this order.
+# The decoder's names for four of the image encoder's outputs, and their positions, in the order of osam's embedding.
 FEATURES: Final = {"backbone_fpn_0": 3, "backbone_fpn_1": 4, "backbone_fpn_2": 5, "vision_pos_enc_2": 2}
 LANGUAGE_MASK, LANGUAGE_FEATURES = 0, 1
 BOXES, SCORES, MASKS = 0, 1, 2
@@ -41,14 +41,14 @@ PROMPT: Final = {
 
 
 class Sam3:
-    """The adapter of the family ``sam3``.
+    """The adapter of the ``sam3`` family.
 
     Args:
         paths: ONNX files of the roles ``image_encoder``, ``language_encoder`` and ``decoder``.
         placement: where they run.
 
     Raises:
-        ModelLoadError: a file does not load, or takes or gives something else than the family's graphs.
+        ModelLoadError: a file failed to load, or has other inputs or outputs than the family's graphs.
     """
 
     capabilities = capabilities_of("sam3")
@@ -68,19 +68,19 @@ class Sam3:
         check_outputs(self._image_encoder, dict(zip(self._features, self.feature_shapes.values(), strict=True)))
         boxes, scores, masks = self._answers
         check_outputs(self._decoder, {boxes: ("N", 4), scores: ("N",), masks: ("N", 1, "rows", "columns")})
-        # An export may be fixed to as many boxes as its example had.
+        # An export may have a fixed number of boxes.
         most_boxes = self._decoder.input_shapes["box_coords"][1]
         if isinstance(most_boxes, int):
             self.capabilities = replace(self.capabilities, boxes=most_boxes)
-        tokenize([VISUAL], CONTEXT_LENGTH)  # reads the vocabulary, which the first request need not wait for
+        tokenize([VISUAL], CONTEXT_LENGTH)  # loads the vocabulary now, not at the first request
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:
-        """The text "visual", as osam has it."""
+        """The text "visual", as in osam."""
         del height, width
         return Prompt(texts=(VISUAL,))
 
     def input_size(self, *, height: int, width: int) -> tuple[int, int]:
-        """The square."""
+        """The square input."""
         del height, width
         return SIDE, SIDE
 
@@ -100,8 +100,8 @@ class Sam3:
     ) -> list[Candidate]:
         """All objects of all texts with a score of at least ``prompt.score_threshold``, best first.
 
-        There is one run of the decoder for each text, and each sees all boxes. Candidates have the model's own box
-        besides the mask.
+        The decoder runs once per text, each time with all boxes. Candidates have the model's own box as well as the
+        mask.
 
         Raises:
             InvalidPromptError: a text is too long.
@@ -129,7 +129,7 @@ class Sam3:
         objects = []
         for index in order[scores[order] >= prompt.score_threshold]:
             x1, y1, x2, y2 = (boxes[index] * size).tolist()
-            # A copy, since a row would keep the masks of all objects in memory.
+            # A copy, because a view would keep the masks of all objects in memory.
             probabilities = masks[index, 0].copy()
             objects.append(
                 Candidate(
@@ -143,7 +143,7 @@ class Sam3:
 
 
 def _box_feeds(boxes: FloatArray, *, height: int, width: int) -> dict[str, npt.NDArray[Any]]:
-    """Boxes as the decoder takes them; without any, one empty box that is marked as to be ignored."""
+    """The decoder's box inputs; without boxes, one empty box that is masked out."""
     if not len(boxes):
         return {
             "box_coords": np.zeros((1, 1, 4), np.float32),

@@ -1,4 +1,4 @@
-"""Images and prompts as the graphs of the SAM families take them, and their answers as candidates. Pure functions."""
+"""Convert images and prompts to inputs of the SAM families' graphs, and outputs to candidates. Pure functions."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -15,7 +15,7 @@ MOST_CANDIDATES: Final = 3
 
 
 def resize(image: ByteArray, *, height: int, width: int) -> ByteArray:
-    """Resize as PyTorch's image models are trained: bilinear, averaging over all pixels when shrinking.
+    """Resize like PyTorch with antialiasing: bilinear, averaging over all pixels when shrinking.
 
     Args:
         image: (H, W, 3) uint8.
@@ -29,7 +29,7 @@ def resize(image: ByteArray, *, height: int, width: int) -> ByteArray:
 
 
 def planes(image: ByteArray, *, mean: Sequence[float], std: Sequence[float]) -> FloatArray:
-    """Colour planes of (H, W, 3) uint8, less their mean and over their deviation, both in 0..255: (3, H, W) float32."""
+    """Normalise (H, W, 3) uint8 by mean and standard deviation, both in 0..255: (3, H, W) float32."""
     values = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
     values -= np.array(mean, np.float32)[:, None, None]
     values /= np.array(std, np.float32)[:, None, None]
@@ -37,9 +37,9 @@ def planes(image: ByteArray, *, mean: Sequence[float], std: Sequence[float]) -> 
 
 
 def labelled_points(prompt: Prompt) -> tuple[FloatArray, FloatArray]:
-    """A box and clicks in SAM's one list: the corners labelled 2 and 3, then the clicks labelled 1 and 0.
+    """A box and clicks as SAM's point list: the corners, labelled 2 and 3, then the clicks, labelled 1 and 0.
 
-    The box comes first because EfficientSAM reads only so many points.
+    The box comes first because EfficientSAM truncates the list.
 
     Returns:
         (N, 2) float32 x and y in image pixels, (N,) float32 labels.
@@ -51,18 +51,18 @@ def labelled_points(prompt: Prompt) -> tuple[FloatArray, FloatArray]:
 
 
 def middle_click(*, height: int, width: int) -> Prompt:
-    """One foreground click in the middle: what osam's SAM families segment when nothing is said."""
+    """One foreground click in the centre, the default prompt of osam's SAM families."""
     return Prompt(points=np.array([[width / 2, height / 2]], np.float32), point_labels=np.array([FOREGROUND], np.int64))
 
 
 def ranked(
     logits: FloatArray, scores: FloatArray, *, valid_height: float, valid_width: float, multimask: bool
 ) -> list[Candidate]:
-    """Masks as candidates, the best score first: up to three with ``multimask``, else the best.
+    """Masks as candidates, best score first: up to three with ``multimask``, else the best.
 
     Args:
-        logits: (M, h, w), above 0 means object.
-        scores: (M,) the model's own estimate of each mask's overlap with the truth.
+        logits: (M, h, w) mask logits, above 0 means object.
+        scores: (M,) predicted IoU.
         valid_height: rows of ``logits`` that show the image.
         valid_width: columns of ``logits`` that show the image.
         multimask: whether to return more than one.
@@ -70,7 +70,7 @@ def ranked(
     order = np.argsort(-scores, kind="stable")[: MOST_CANDIDATES if multimask else 1]
     return [
         Candidate(
-            # A copy, since a row would keep all M masks in memory for as long as it may be refined.
+            # A copy, because a view would keep all M masks in memory for as long as one may be refined.
             logits=MaskLogits(logits[index].copy(), valid_height=valid_height, valid_width=valid_width),
             score=confidence(scores[index]),
         )
@@ -79,5 +79,5 @@ def ranked(
 
 
 def confidence(score: npt.NDArray[Any] | float) -> float:
-    """A score as a number in 0..1; a regressed overlap may lie a little outside."""
+    """Clip a score to 0..1; a predicted IoU may be slightly outside."""
     return float(np.clip(np.nan_to_num(score), 0.0, 1.0))

@@ -1,4 +1,4 @@
-"""What the SAM families have in common: an encoder whose outputs are the decoder's image inputs, and clicks."""
+"""Common base of the SAM families: an encoder whose outputs are the decoder's image inputs, and clicks."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,10 +24,10 @@ class TwoGraphs:
         image: the encoder's inputs.
         features: the decoder's names for the encoder's outputs, in the encoder's order.
         prompt: all of the decoder's inputs.
-        answers: shapes of the decoder's outputs by place, where exporters agree on them.
+        answers: shapes of the decoder's outputs by position, where exporters agree on them.
 
     Raises:
-        ModelLoadError: a file does not load, or takes or gives something else than the family's graphs.
+        ModelLoadError: a file failed to load, or has other inputs or outputs than the family's graphs.
     """
 
     image: ClassVar[Mapping[str, Input]]
@@ -48,7 +48,7 @@ class TwoGraphs:
         check_outputs(self._decoder, {self._decoder.outputs[place]: shape for place, shape in self.answers.items()})
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:
-        """One foreground click in the middle, as osam has it."""
+        """One foreground click in the centre, as in osam."""
         return middle_click(height=height, width=width)
 
     def encode(self, prepared: Prepared) -> Embedding:

@@ -1,4 +1,4 @@
-"""YOLO-World: boxes around whatever the texts name.
+"""YOLO-World: boxes around objects that match the texts.
 
 Reference: github.com/AILab-CVC/YOLO-World; exported by github.com/wkentaro/yolo-world-onnx.
 """
@@ -24,7 +24,7 @@ SIDE: Final = 640
 GREY: Final = 114
 CONTEXT_LENGTH: Final = 77
 ANYTHING: Final = "anything"
-# The last class of every query: what is none of the texts goes there.
+# The last class of every query: objects that match none of the texts.
 BACKGROUND: Final = " "
 ANSWERS: Final = ("scores", "boxes")
 TOKENS: Final = {"input": Input(INT64, ("T", CONTEXT_LENGTH))}
@@ -32,14 +32,14 @@ PROMPT: Final = {"images": Input(FLOAT, (1, 3, SIDE, SIDE)), "text_features": In
 
 
 class YoloWorld:
-    """The adapter of the family ``yoloworld``.
+    """The adapter of the ``yoloworld`` family.
 
     Args:
         paths: ONNX files of the roles ``textual`` and ``yolo``.
         placement: where they run.
 
     Raises:
-        ModelLoadError: a file does not load, or takes or gives something else than the family's graphs.
+        ModelLoadError: a file failed to load, or has other inputs or outputs than the family's graphs.
     """
 
     capabilities = capabilities_of("yoloworld")
@@ -54,19 +54,19 @@ class YoloWorld:
         check_outputs(self._yolo, {"scores": (1, "A", "T"), "boxes": (1, "A", 4)})
         self.device = device_of(self._yolo.providers)
         self.feature_shapes = {"images": self._yolo.input_shapes["images"]}
-        tokenize([ANYTHING], CONTEXT_LENGTH)  # reads the vocabulary, which the first request need not wait for
+        tokenize([ANYTHING], CONTEXT_LENGTH)  # loads the vocabulary now, not at the first request
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:
-        """The text "anything", as osam has it."""
+        """The text "anything", as in osam."""
         del height, width
         return Prompt(texts=(ANYTHING,))
 
     def input_size(self, *, height: int, width: int) -> tuple[int, int]:
-        """The image's part of the square."""
+        """The image's part of the square input."""
         return _resized(height, width)
 
     def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
-        """(1, 3, 640, 640) float16, padded: values 0..255, which are exact and half as large as the graph's input."""
+        """(1, 3, 640, 640) float16, padded: values 0..255, exact and half the size of the graph's input."""
         height, width = size or image.shape[:2]
         rows, columns = _resized(height, width)
         shrinks = max(image.shape[:2]) > SIDE
@@ -77,7 +77,7 @@ class YoloWorld:
         return Prepared(height=height, width=width, inputs={"images": padded})
 
     def encode(self, prepared: Prepared) -> Embedding:
-        """The image as it was prepared: the graph mixes in the texts from its first layers on."""
+        """Return the prepared image: the graph fuses image and texts from its first layers on."""
         return Embedding(height=prepared.height, width=prepared.width, features=prepared.inputs)
 
     def decode(
@@ -118,14 +118,14 @@ class YoloWorld:
 def suppress(
     boxes: FloatArray, scores: FloatArray, *, iou_threshold: float, score_threshold: float, most: int
 ) -> IntArray:
-    """Non-maximum suppression within each class, as ONNX's operator of that name defines it.
+    """Non-maximum suppression within each class, as defined by ONNX's NonMaxSuppression.
 
     Args:
         boxes: (A, 4) x1, y1, x2, y2.
-        scores: (A, T), one column a class.
-        iou_threshold: a box that overlaps a better one of its class by more than this is dropped.
-        score_threshold: only scores above it count.
-        most: at most so many boxes of all classes together.
+        scores: (A, T), one column per class.
+        iou_threshold: boxes that overlap a better one of their class by more than this are dropped.
+        score_threshold: boxes with a score at or below it are dropped.
+        most: limit of boxes over all classes.
 
     Returns:
         (n, 2) int64 indices of box and class, best score first.
@@ -133,7 +133,7 @@ def suppress(
     classes = [
         _survivors(boxes, scores[:, label], label, iou_threshold, score_threshold) for label in range(scores.shape[1])
     ]
-    # Merged lazily, so that suppression in a class stops as soon as there are enough boxes.
+    # Merged lazily, so that suppression stops once there are enough boxes.
     best = itertools.islice(heapq.merge(*classes), most)
     return np.array([(index, label) for _, index, label in best], np.int64).reshape(-1, 2)
 
@@ -151,7 +151,7 @@ def _survivors(
 
 
 def _overlaps(box: FloatArray, others: FloatArray) -> FloatArray:
-    """Intersection over union of a (4,) box with (n, 4) others; 0 where there is no area."""
+    """Intersection over union of a (4,) box with (n, 4) others; 0 without an area."""
     x1, y1, x2, y2 = others.T
     shared_width = np.minimum(box[2], x2) - np.maximum(box[0], x1)
     shared_height = np.minimum(box[3], y2) - np.maximum(box[1], y1)
@@ -162,7 +162,7 @@ def _overlaps(box: FloatArray, others: FloatArray) -> FloatArray:
 
 
 def _image_box(box: npt.NDArray[np.float32], *, height: int, width: int) -> tuple[float, float, float, float]:
-    """A box of the padded square in image pixels, inside the image."""
+    """Convert a box in the padded square to image pixels, clipped to the image."""
     top, left = _padding(height, width)
     scale = max(height, width) / SIDE
     x1, y1, x2, y2 = ((box - np.array([left, top, left, top])) * scale).tolist()
@@ -175,7 +175,7 @@ def _image_box(box: npt.NDArray[np.float32], *, height: int, width: int) -> tupl
 
 
 def _resized(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns with the longest side at 640, the other rounded down but never to nothing."""
+    """Rows and columns with the longest side at 640, the other rounded down to at least 1."""
     longest = max(height, width)
     return max(1, height * SIDE // longest), max(1, width * SIDE // longest)
 

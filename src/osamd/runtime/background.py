@@ -1,4 +1,4 @@
-"""Work that gives way: threads of a lower priority, for what may take seconds while clicks want milliseconds."""
+"""Low-priority threads, for work that takes seconds and must not slow down clicks, which take milliseconds."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 _Inbox = queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
 
-# Five steps are a third of the weight of a thread that has not stepped back.
+# A nice value of 5 gives a thread a third of the weight of one at 0.
 STEPS_BACK = 5
 
 
@@ -27,11 +27,11 @@ def step_back() -> None:
 
 
 class Background:
-    """Threads of a lower priority that run what they are given while the giver waits.
+    """Low-priority threads that run a function while its caller waits.
 
-    There are as many as there is work under way at once, kept for what comes next: work that does not end holds up no
-    other. Only work that leaves Python's lock alone belongs here: a thread that holds the lock and is not scheduled
-    would hold up the whole process. They end with ``close``, and never keep the process from ending.
+    There is one thread for each concurrent call, kept for later ones: a call that hangs does not hold up others. Only
+    work that releases the GIL belongs here: a low-priority thread that holds the GIL and is not scheduled would hold
+    up the whole process. The threads end with ``close`` and never keep the process alive.
     """
 
     def __init__(self, name: str) -> None:
@@ -41,7 +41,7 @@ class Background:
         self._is_closed = False
 
     def run(self, work: Callable[[], Result]) -> Result:
-        """Run the work there and return what it returns, or raise what it raises."""
+        """Run the function on such a thread and return its result or raise its exception."""
         with self._lock:
             inbox = self._idle.pop() if self._idle else None
         if inbox is None:
@@ -52,7 +52,7 @@ class Background:
         return future.result()
 
     def close(self) -> None:
-        """Let the threads end, each once it has done what it was given."""
+        """Let each thread end after its current call."""
         with self._lock:
             self._is_closed = True
             idle, self._idle = self._idle, []
@@ -66,19 +66,19 @@ class Background:
             result, error = None, None
             try:
                 result = work()
-            # The giver gets whatever went wrong.
+            # The caller gets any exception.
             except BaseException as raised:  # noqa: BLE001
                 error = raised
             with self._lock:
                 is_closed = self._is_closed
                 if not is_closed:
-                    # Before the giver hears of it, who may come again at once.
+                    # Before the caller is notified, since its next call may follow at once.
                     self._idle.append(inbox)
             if error is not None:
                 future.set_exception(error)
             else:
                 future.set_result(result)
-            # A waiting thread must not keep alive what it has done.
+            # An idle thread must not keep its last call's objects alive.
             del item, work, future, result, error
             if is_closed:
                 return

@@ -1,4 +1,4 @@
-"""What this process may use of the machine, where a container (a cgroup, version 1 or 2) limits it."""
+"""CPU and memory limits of this process, including those of its container (cgroup version 1 or 2)."""
 
 import contextlib
 import math
@@ -13,7 +13,7 @@ MEMBERSHIP: Final = Path("/proc/self/cgroup")
 
 
 def cpu_count(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
-    """Cores this process may use: its affinity, or what the CPU quota amounts to if that is less, rounded up.
+    """Cores this process may use: its CPU affinity or its CPU quota, whichever is less, rounded up.
 
     ``docker run --cpus=2`` on 64 cores gives 2: threads beyond the quota would only be throttled.
 
@@ -57,10 +57,10 @@ def _quota(folder: Path) -> tuple[int, int]:
 
 
 def _folders(controller: str, cgroups: Path, membership: Path) -> Iterator[Path]:
-    """The process's cgroup and those around it, each of which may limit it, in both versions' places.
+    """The process's cgroup and its ancestors, each of which may set a limit, for both versions.
 
-    Inside a container the path may be the host's, which is not mounted there; the container's own limits are then at
-    the mount's root, which is always among them.
+    Inside a container the path may be the host's, which is not mounted; the container's own limits are then at the root
+    of the mount, which is always included.
     """
     yield cgroups
     yield cgroups / controller

@@ -1,6 +1,6 @@
-"""Optimised graphs kept on the disk, so that ONNX Runtime need not optimise them again at each start.
+"""A disk cache of optimised graphs, so that ONNX Runtime need not optimise them at each start.
 
-Optimised for a processor and by a version, so a name is made of both and of the file it came from.
+They depend on the processor and the version, so file names are built from both and from the original file.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Final
 
 from osamd.files import stamp_of, temporary_folder
 
-# A copy of a larger file would cost more room than the start is worth.
+# For larger files, the disk space outweighs the time saved.
 LARGEST_BYTES: Final = 512 * 1024 * 1024
 CPU_INFO: Final = Path("/proc/cpuinfo")
 
@@ -24,7 +24,7 @@ class GraphCache:
     """A folder of optimised graphs.
 
     Attributes:
-        folder: made when first written to. One that cannot be written costs nothing but the time saved.
+        folder: created when first written to. If it cannot be written, graphs are optimised at each start.
         version: of ONNX Runtime.
     """
 
@@ -32,7 +32,7 @@ class GraphCache:
     version: str
 
     def place(self, graph: Path, *, provider: str) -> Path | None:
-        """Where the optimised graph of this file is kept, or would be; None where it is not kept.
+        """The path of this file's optimised graph, whether it exists or not; None if it is not cached.
 
         Args:
             graph: an ONNX file with its weights inside.
@@ -46,9 +46,9 @@ class GraphCache:
 
     @contextlib.contextmanager
     def making(self, place: Path) -> Iterator[Path | None]:
-        """Make an optimised graph: the block writes to the path it is given, which is then put in its place.
+        """Cache an optimised graph: the block writes it to the given path, which is then moved into place.
 
-        What was kept of the same file before goes. The path is None where nothing can be written.
+        Older graphs of the same file are deleted. The path is None if nothing can be written.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -63,7 +63,7 @@ class GraphCache:
                 written.replace(place)
 
     def forget(self, graph: Path) -> None:
-        """Delete what is kept of a file."""
+        """Delete the optimised graphs of a file."""
         self._drop(_source(graph))
 
     def _drop(self, source: str) -> None:
@@ -73,12 +73,12 @@ class GraphCache:
 
 
 def graph_folder(cache: Path) -> Path:
-    """Where optimised graphs are kept below OSAMD_CACHE."""
+    """The folder of optimised graphs below OSAMD_CACHE."""
     return cache / "osamd" / "graphs"
 
 
 def forget_graphs(cache: Path, paths: Iterable[Path]) -> None:
-    """Delete what is kept of these models' files, made by whichever version of ONNX Runtime."""
+    """Delete the optimised graphs of these models' files, for all versions of ONNX Runtime."""
     graphs = GraphCache(graph_folder(cache), version="")
     for path in paths:
         graphs.forget(path)
@@ -93,7 +93,7 @@ def _hash(text: str) -> str:
 
 
 def _processor() -> str:
-    """What the machine's instructions are: layouts are chosen by them."""
+    """The machine's instruction set, which determines memory layouts."""
     with contextlib.suppress(OSError):
         for line in CPU_INFO.read_text("utf-8", "replace").splitlines():
             if line.startswith(("flags", "Features")):

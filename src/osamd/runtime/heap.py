@@ -1,4 +1,4 @@
-"""The C library's heap: one for all threads, and given back at rest. Elsewhere than on glibc nothing happens."""
+"""Tuning of glibc's heap: one for all threads, trimmed when idle. No effect with other C libraries."""
 
 import ctypes
 import sys
@@ -10,17 +10,17 @@ M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
 M_ARENA_MAX: Final = -8
 
-# The most glibc takes. Smaller blocks come from the heap, whose pages stay; those of a mapping are made anew each time.
+# glibc's maximum. Smaller blocks come from the heap, whose pages are reused; a mapping faults in new pages each time.
 SMALLEST_MAPPING: Final = 32 * 1024 * 1024
-# Photos of some megapixels come and go without the pages of their pixels being given back in between.
+# Enough that the pixels of successive photos of a few megapixels reuse the same pages.
 KEPT_FREE: Final = 128 * 1024 * 1024
 
 
 def share() -> None:
-    """Have all threads allocate from one heap; to be called before there are other threads.
+    """Let all threads allocate from one heap; call it before starting threads.
 
-    By itself glibc gives threads heaps of their own. What lives long, such as masks kept for refinement, then lies in
-    the heap of whichever thread made it, and pages that one heap has free are of no use to the others.
+    By default, glibc gives threads their own heaps. Long-lived objects, such as masks kept for refinement, are then in
+    the heap of the thread that made them, and free pages of one heap cannot be used by others.
     """
     set_option = _function("mallopt")
     if set_option is not None:
@@ -30,7 +30,7 @@ def share() -> None:
 
 
 def trim() -> None:
-    """Give free pages back to the system."""
+    """Return free pages to the system."""
     trim_all = _function("malloc_trim")
     if trim_all is not None:
         trim_all(0)

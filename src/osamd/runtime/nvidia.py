@@ -1,4 +1,4 @@
-"""What NVIDIA's driver and libraries say about themselves, without ONNX Runtime."""
+"""NVIDIA's driver, devices and library versions, without ONNX Runtime."""
 
 import contextlib
 import ctypes
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 SUCCESS = 0
 NAME_BYTES = 96
-# What the driver's numbers mean where osamd can say more than the number.
+# Explanations of common driver error codes.
 DRIVER_ERRORS = {
     100: "no device: the container was started without the GPU, or CUDA_VISIBLE_DEVICES hides it",
-    101: "no such device: look at CUDA_VISIBLE_DEVICES",
-    803: "the driver in the kernel and its library differ: reboot, or remove a cuda-compat library",
-    804: "a cuda-compat library that this GPU does not take: remove it from LD_LIBRARY_PATH",
-    999: "unknown error: often the module nvidia_uvm is not loaded on the host",
+    101: "invalid device: check CUDA_VISIBLE_DEVICES",
+    803: "the kernel driver and its library have different versions: reboot, or remove the cuda-compat library",
+    804: "the cuda-compat library does not support this GPU: remove it from LD_LIBRARY_PATH",
+    999: "unknown error: often the kernel module nvidia_uvm is not loaded on the host",
 }
 
 
@@ -23,10 +23,10 @@ class Driver:
     """The host's driver.
 
     Attributes:
-        version: such as ``580.65.06``; None where NVML is not there to tell.
-        cuda: the newest CUDA it can run, such as (13, 0).
-        devices: names of the GPUs it shows to this process.
-        problem: why there is none, or None.
+        version: such as ``580.65.06``; None without NVML.
+        cuda: the newest CUDA version it supports, such as (13, 0).
+        devices: names of the GPUs visible to this process.
+        problem: why there are no devices, or None.
     """
 
     version: str | None
@@ -37,11 +37,11 @@ class Driver:
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """The memory of one GPU, by whomever it is used.
+    """The memory of one GPU, including other processes' use.
 
     Attributes:
-        device: such as ``cuda:0``, as the driver counts them.
-        total: bytes it has.
+        device: such as ``cuda:0``, numbered as the driver does.
+        total: bytes.
         used: bytes in use.
     """
 
@@ -51,7 +51,7 @@ class DeviceMemory:
 
 
 def device_memory() -> list[DeviceMemory]:
-    """The memory of every GPU of this machine that tells it; none where there is no driver."""
+    """The memory of every GPU that reports it; empty without a driver."""
     import pynvml
 
     if not _starts_nvml():
@@ -67,7 +67,7 @@ def device_memory() -> list[DeviceMemory]:
 
 @functools.cache
 def _starts_nvml() -> bool:
-    """Start the driver's management library, once a process; False where it is missing or does not start."""
+    """Initialise NVML, once per process; False if it is missing or fails."""
     import pynvml
 
     try:
@@ -78,9 +78,9 @@ def _starts_nvml() -> bool:
 
 
 def find_driver() -> Driver | None:
-    """Ask the driver; None where there is none.
+    """Query the driver; None if there is none.
 
-    Asking starts CUDA in this process, which a fork would not survive; meant for ``osamd doctor``.
+    This initialises CUDA in the process, which does not survive a fork; meant for ``osamd doctor``.
     """
     try:
         library = ctypes.CDLL("libcuda.so.1")
@@ -91,7 +91,7 @@ def find_driver() -> Driver | None:
     cuda = _split(number.value)
     code = library.cuInit(0)
     if code != SUCCESS:
-        return Driver(_driver_version(), cuda, (), DRIVER_ERRORS.get(code, f"cuInit answered {code}"))
+        return Driver(_driver_version(), cuda, (), DRIVER_ERRORS.get(code, f"cuInit returned {code}"))
     count = ctypes.c_int()
     library.cuDeviceGetCount(ctypes.byref(count))
     names = []
@@ -104,7 +104,7 @@ def find_driver() -> Driver | None:
 
 
 def cuda_runtime_version(major: int) -> str | None:
-    """The CUDA runtime of this major version, such as ``13.0``; None where the loader does not find it."""
+    """The version of the CUDA runtime of this major version, such as ``13.0``; None if the loader does not find it."""
 
     def ask(library: ctypes.CDLL) -> str:
         number = ctypes.c_int()
@@ -115,7 +115,7 @@ def cuda_runtime_version(major: int) -> str | None:
 
 
 def cudnn_version() -> str | None:
-    """The cuDNN 9, such as ``9.28.1``; None where the loader does not find it."""
+    """The version of cuDNN 9, such as ``9.28.1``; None if the loader does not find it."""
 
     def ask(library: ctypes.CDLL) -> str:
         library.cudnnGetVersion.restype = ctypes.c_size_t
@@ -141,5 +141,5 @@ def _asked(name: str, ask: Callable[[ctypes.CDLL], str]) -> str | None:
 
 
 def _split(number: int) -> tuple[int, int]:
-    """CUDA writes 13.0 as 13000."""
+    """Split CUDA's version number: 13000 is 13.0."""
     return number // 1000, number % 1000 // 10

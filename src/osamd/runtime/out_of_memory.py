@@ -1,10 +1,10 @@
-"""Which failures mean that memory ran out; every library says it in its own way."""
+"""Recognise out-of-memory failures, which every library reports differently."""
 
 from typing import Final
 
 from osamd.errors import OutOfMemoryError
 
-# ONNX Runtime's arena, its allocation on the CPU and on CUDA, the driver, C++ and OpenCV.
+# From ONNX Runtime's arena, CPU and CUDA allocators, the driver, C++ and OpenCV.
 SIGNS: Final = (
     "failed to allocate memory",
     "available memory of",
@@ -15,12 +15,12 @@ SIGNS: Final = (
     "bad allocation",
     "insufficient memory",
 )
-# Messages can quote what a caller sent; where it failed stands in front.
+# Messages may quote input from the caller; the reason comes first.
 LOOKED_AT: Final = 2000
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this failure, or what it was raised from, says that memory ran out."""
+    """Whether this failure, or its cause, is an out-of-memory error."""
     seen: set[int] = set()
     failure: BaseException | None = error
     while failure is not None and id(failure) not in seen:
@@ -34,7 +34,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _says_so(error: BaseException) -> bool:
     if isinstance(error, MemoryError | OutOfMemoryError):
         return True
-    # Only native libraries speak of it in words; an error of ours is what it says it is.
+    # Only native libraries report it as text; osamd's own errors have a type.
     is_native = type(error).__module__.partition(".")[0] in {"onnxruntime", "cv2"} or type(error) is RuntimeError
     text = str(error)[:LOOKED_AT].lower()
     return is_native and any(sign in text for sign in SIGNS)

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-# Recent releases of ONNX Runtime tell Microsoft of every session, and keep an id in the user's home. They look at this
-# when they are loaded; disable_telemetry_events() comes too late.
+# Recent releases of ONNX Runtime report every session to Microsoft, and keep an id in the home directory. They read
+# this variable when they are loaded; disable_telemetry_events() would be too late.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
@@ -34,12 +34,12 @@ logger = logging.getLogger("osamd")
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
-# Else cuDNN tries every algorithm at each new size of an image, for seconds; fixed sizes pay it at the first run.
-# And memory is taken as it is needed, not doubled each time.
+# By default cuDNN tries every algorithm at each new input size, for seconds; with fixed sizes, at the first run only.
+# Also, memory grows by what is needed instead of doubling.
 OPTIONS = {CUDA: {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}}
 # ``kSameAsRequested`` of ONNX Runtime's arenas.
 AS_REQUESTED = 1
-# The smallest graph there is: y = x, of one float.
+# A minimal graph: y = x, of one float.
 IDENTITY = bytes.fromhex(
     "08083a370a100a01781201792208 4964656e74697479120167 5a0f0a0178120a0a08080112040a020801"
     "620f0a0179120a0a08080112040a020801 42040a001011".replace(" ", "")
@@ -52,13 +52,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where sessions run.
+    """Where and how sessions run.
 
     Attributes:
         providers: ONNX Runtime providers in the order they are tried.
         threads: threads of one inference.
-        may_fall_back: whether a model that does not get the first provider runs on the CPU instead of failing.
-        graphs: where optimised graphs are kept, or None. Only used for the CPU.
+        may_fall_back: whether a model that cannot use the first provider runs on the CPU instead of failing.
+        graphs: the cache of optimised graphs, or None. Only used for the CPU.
     """
 
     providers: tuple[str, ...]
@@ -68,13 +68,13 @@ class Placement:
 
     @property
     def device(self) -> str:
-        """``cuda`` or ``cpu``, after the first provider."""
+        """``cuda`` or ``cpu``, from the first provider."""
         return device_of(self.providers)
 
 
 @functools.cache
 def _share_arena() -> None:
-    """Have sessions on the CPU work in one arena, which grows by what is asked for and can be given back at rest."""
+    """Let CPU sessions share one arena, which grows by what is requested and can be shrunk when idle."""
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": AS_REQUESTED}))
 
@@ -82,7 +82,7 @@ def _share_arena() -> None:
 def _use_shared_arena(options: ort.SessionOptions) -> None:
     _share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
-    # Weights stay out of the arena, which could not shrink around them.
+    # Keep weights out of the arena, which could not shrink around them.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
 
 
@@ -94,12 +94,12 @@ def _shrinking_session() -> ort.InferenceSession:
 
 
 def release_memory() -> None:
-    """Give back to the system what sessions worked in and what freed ones held; they and glibc keep it otherwise.
+    """Return unused memory of sessions and of glibc's heap to the system.
 
-    What was given back costs page faults at the next run: a tenth more for an encoder. So, at rest only.
+    The next run pays for it in page faults, a tenth more for an encoder, so call it only when idle.
     """
     gc.collect()
-    # The arena shrinks at the end of a run that asks for it, of whatever graph.
+    # The arena shrinks at the end of a run that requests it, of any graph.
     shrinking = ort.RunOptions()
     shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     _shrinking_session().run(None, {"x": np.zeros(1, np.float32)}, shrinking)
@@ -107,32 +107,32 @@ def release_memory() -> None:
 
 
 def built_for_cuda() -> tuple[int, int] | None:
-    """The CUDA that this ONNX Runtime was built with, such as (13, 0); None for a build for the CPU."""
+    """The CUDA version that this ONNX Runtime was built with, such as (13, 0); None for a CPU build."""
     parts = str(getattr(ort, "cuda_version", "")).split(".")
     return (int(parts[0]), int(parts[1])) if len(parts) > 1 and all(part.isdigit() for part in parts[:2]) else None
 
 
 def graph_cache(folder: Path) -> GraphCache:
-    """Optimised graphs of this version of ONNX Runtime, kept in a folder."""
+    """The cache of optimised graphs in a folder, for this version of ONNX Runtime."""
     return GraphCache(folder, ort.__version__)
 
 
 def available_providers() -> tuple[str, ...]:
-    """The providers this build of ONNX Runtime has."""
+    """The providers of this build of ONNX Runtime."""
     return tuple(ort.get_available_providers())
 
 
 def choose_placement(*, device: Device, onnx_providers: Sequence[str], threads: int) -> Placement:
-    """Decide where models run.
+    """Choose where models run.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
-        onnx_providers: explicit providers, which win over ``device``.
-        threads: threads of one inference; 0 means one for each core that this process may use, a container's CPU
-            quota included.
+        onnx_providers: explicit providers, which override ``device``.
+        threads: threads of one inference; 0 means one for each core that this process may use, within a container's
+            CPU quota.
 
     Raises:
-        SettingsError: a provider was asked for that this build of ONNX Runtime does not have.
+        SettingsError: a requested provider is not in this build of ONNX Runtime.
     """
     available = available_providers()
     count = threads or cpu_count()
@@ -144,7 +144,7 @@ def choose_placement(*, device: Device, onnx_providers: Sequence[str], threads: 
             )
         return Placement(tuple(onnx_providers), count)
     if device == "cuda" and CUDA not in available:
-        raise SettingsError("OSAMD_DEVICE: cuda was asked for, but this ONNX Runtime is built without it")
+        raise SettingsError("OSAMD_DEVICE: cuda was requested, but this ONNX Runtime is built without it")
     if device != "cpu" and CUDA in available:
         return Placement((CUDA, CPU), count, may_fall_back=device == "auto")
     return Placement((CPU,), count)
@@ -157,8 +157,8 @@ def device_of(providers: Sequence[str]) -> str:
 
 @functools.cache
 def load_cuda_libraries() -> None:
-    """Load CUDA's libraries from the packages beside ONNX Runtime's, where the loader would not look."""
-    # It prints what it does not find, and stdout is for data. Whoever needs what is missing reports it again.
+    """Load CUDA's libraries from their Python packages, where the loader would not look."""
+    # It prints what it does not find, but stdout is for data. A missing library is reported again when it is needed.
     with contextlib.redirect_stdout(io.StringIO()) as said:
         ort.preload_dlls()
     for line in said.getvalue().splitlines():
@@ -176,7 +176,7 @@ def _load(path: Path, providers: Sequence[str], placement: Placement, profile: P
         try:
             return _open(kept, providers, options)
         except ModelLoadError as error:
-            logger.warning("an optimised graph does not load and is built again: %s", error)
+            logger.warning("an optimised graph failed to load; building it again: %s", error)
     with graphs.making(kept) as written:
         options = _options(placement.threads, profile)
         if written is not None:
@@ -184,7 +184,7 @@ def _load(path: Path, providers: Sequence[str], placement: Placement, profile: P
         try:
             return _open(path, providers, options)
         except ModelLoadError:
-            # Perhaps only the optimised graph could not be written.
+            # Possibly only the optimised graph could not be written.
             return _open(path, providers, _options(placement.threads, profile))
 
 
@@ -196,9 +196,9 @@ def _options(threads: int, profile: Path | None) -> ort.SessionOptions:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = WARNINGS_OFF
-    # Planned memory is held beside the first run's: SAM's encoder took 6.4 GB with it and 3.3 GB without, no slower.
+    # Memory planning doubles the memory: SAM's encoder took 6.4 GB with it and 3.3 GB without, at the same speed.
     options.enable_mem_pattern = False
-    # Threads that spin between inferences would burn an idle server's CPU.
+    # Spinning threads would use CPU while the server is idle.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
@@ -214,19 +214,19 @@ def _open(path: Path, providers: Sequence[str], options: ort.SessionOptions) -> 
         )
     except Exception as error:
         if is_out_of_memory(error):
-            raise OutOfMemoryError(f"{path} does not fit into the memory of {device_of(providers)}: {error}") from error
-        raise ModelLoadError(f"{path} does not load on {device_of(providers)}: {error}") from error
+            raise OutOfMemoryError(f"{path} does not fit into {device_of(providers)} memory: {error}") from error
+        raise ModelLoadError(f"{path} failed to load on {device_of(providers)}: {error}") from error
     active = session.get_providers()
     if active[0] != providers[0]:
-        # ONNX Runtime falls back to the CPU with a log line only; a GPU that is billed must be used.
+        # ONNX Runtime falls back to the CPU with just a log line; a GPU that is paid for must be used.
         raise ModelLoadError(
-            f"{path} was asked to run on {providers[0]}, but got {active[0]}{_what_is_missing(providers[0])}"
+            f"{path} should run on {providers[0]}, but got {active[0]}{_what_is_missing(providers[0])}"
         )
     return session
 
 
 def _what_is_missing(provider: str) -> str:
-    """Why a provider is unavailable, as far as its library's loader says, such as a missing libcudnn."""
+    """Why a provider is unavailable, according to the loader, such as a missing libcudnn."""
     folder = Path(ort.__file__).parent / "capi"
     name = provider.removesuffix("ExecutionProvider").lower()
     try:
@@ -234,12 +234,12 @@ def _what_is_missing(provider: str) -> str:
             ctypes.CDLL(str(folder / library), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
         return f": {error}"
-    return ": its libraries are there, so look for the driver and the device"
+    return ": its libraries are installed; check the driver and the device"
 
 
 @functools.cache
 def _tell_fallback(provider: str, reason: str) -> None:
-    """Said once for each reason; every reply and ``/ready`` name the device that is really used."""
+    """Log each reason once; every reply and ``/ready`` name the device in use."""
     logger.warning("running on the CPU, because %s is not available: %s", provider, reason)
 
 
@@ -248,16 +248,16 @@ def _run_here(work: Callable[[], Result]) -> Result:
 
 
 class Session:
-    """A loaded graph. Safe to run from several threads at once.
+    """A loaded graph; ``run`` is thread-safe.
 
     Args:
         path: an ONNX file.
         placement: where it runs.
-        in_background: for encoders: its threads give way to those of other sessions.
-        profile: where ONNX Runtime notes which provider ran which node, for ``end_profile``; a path without its end.
+        in_background: for encoders: its threads get a lower priority than those of other sessions.
+        profile: path prefix of ONNX Runtime's profile, which records the provider of each node; see ``end_profile``.
 
     Raises:
-        ModelLoadError: the file is not a graph that loads, or it did not load on the device asked for.
+        ModelLoadError: the file is not a valid graph, or it did not load on the requested device.
     """
 
     def __init__(
@@ -270,7 +270,7 @@ class Session:
             self._run = behind.run
 
         def load(providers: Sequence[str]) -> ort.InferenceSession:
-            # The session's own threads inherit the priority of the one that makes them.
+            # The session's threads inherit the priority of the thread that creates them.
             return self._run(lambda: _load(path, providers, placement, profile))
 
         try:
@@ -282,7 +282,7 @@ class Session:
             self._session = load((CPU,))
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
-        # Sizes that the graph leaves open are names or None. A shape that it does not tell is empty, as a scalar's is.
+        # Dynamic sizes are names or None. An unknown shape is empty, like a scalar's.
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self.input_shapes: dict[str, tuple[int | str | None, ...]] = {node.name: tuple(node.shape) for node in inputs}
         self.output_shapes: dict[str, tuple[int | str | None, ...]] = {
@@ -293,22 +293,22 @@ class Session:
             node.name: node.type.removeprefix("tensor(").removesuffix(")") for node in inputs
         }
         self.path = path
-        # The masks at the image's size are an output that nobody asks for, so they need not be computed.
+        # The full-size masks are an output that we never request, so they are not computed.
         self._options = ort.RunOptions()
         self._options.only_execute_path_to_fetches = True
 
     def outputs_at(self, *positions: int) -> tuple[str, ...]:
-        """Names of outputs by their place in the graph, for exports whose names differ.
+        """Names of outputs by position, for exports whose names differ.
 
         Raises:
             ModelLoadError: the graph has fewer outputs.
         """
         if max(positions) >= len(self.outputs):
-            raise ModelLoadError(f"{self.path} has {len(self.outputs)} outputs; {max(positions) + 1} are needed")
+            raise ModelLoadError(f"{self.path} has {len(self.outputs)} outputs; expected {max(positions) + 1}")
         return tuple(self.outputs[position] for position in positions)
 
     def end_profile(self) -> Path:
-        """End the profile and write it; returns its JSON file."""
+        """Write the profile and return the path of its JSON file."""
         return Path(self._session.end_profiling())
 
     def run(
@@ -321,7 +321,7 @@ class Session:
             outputs: names of the outputs to compute; None means all, in the graph's order.
 
         Raises:
-            InferenceError: ONNX Runtime refused the input or failed, or an output has values that are not numbers.
+            InferenceError: ONNX Runtime rejected the input or failed, or an output has NaN values.
         """
         try:
             results: list[npt.NDArray[np.float32]] = self._run(
@@ -332,7 +332,7 @@ class Session:
                 raise OutOfMemoryError(f"inference ran out of memory: {error}") from error
             raise InferenceError(f"inference failed: {error}") from error
         for name, values in zip(outputs or self.outputs, results, strict=True):
-            # The least of values of which one is NaN is NaN; one pass, of 0.3 ms for a SAM's feature map.
+            # The minimum is NaN if any value is; a single pass, 0.3 ms for a SAM feature map.
             if values.size and np.issubdtype(values.dtype, np.floating) and np.isnan(values.min()):
-                raise InferenceError(f"{self.path}: the output {name} has values that are not numbers (NaN)")
+                raise InferenceError(f"{self.path}: the output {name} has NaN values")
         return results
