@@ -50,7 +50,7 @@ def test_what_takes_too_long_or_crashes_is_contained(tmp_path: Path, photo: byte
             for attack in attacks:
                 problem = attack.result().json()
                 assert (422, "invalid_image", "image") == (problem["status"], problem["code"], problem["field"])
-                assert "more than 0.1 s of CPU time" in problem["detail"]
+                assert "limit of 0.1 s of CPU time" in problem["detail"]
 
         before = processes_of(running)
         for child in before:

@@ -108,7 +108,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any], str, str | None, str]] = [
         {"prompt": {"points": [[10, 10], [452, 10]], "labels": [1, 1]}},
         "invalid_prompt",
         "prompt.points[1]",
-        "(452, 10) lies outside the image, which is 451 x 300",
+        "(452, 10) is outside the image, which is 451 x 300",
     ),
     ("point below the image", {"prompt": click([10, 301])}, "invalid_prompt", "prompt.points[0]", "outside"),
     ("point left of the image", {"prompt": click([-1, 10])}, "invalid_prompt", "prompt.points[0]", "outside"),

@@ -1,6 +1,6 @@
-"""What people do with masks next: smooth them, fill their holes, drop their islands. Pure.
+"""Mask cleaning: smooth outlines, fill holes, drop islands. Pure.
 
-All areas are counted in pixels, along outlines (Pick, 1899): no labels of whole images are made.
+Areas are computed from outlines (Pick's theorem, 1899), without labelling whole images.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ Contour = npt.NDArray[np.int32]
 
 
 def clean(mask: Mask, cleaning: Cleaning) -> Mask:
-    """A mask with what is asked for done to it: first smoothed, then holes filled, then islands dropped.
+    """Clean a mask as requested: first smooth it, then fill holes, then drop islands.
 
-    A mask never vanishes: its largest part stays, and one that smoothing would erase stays as it is.
+    A mask never becomes empty: its largest part is kept, and a mask that smoothing would erase is not smoothed.
     """
     if not (cleaning.smooth or cleaning.fill_holes or cleaning.drop_islands):
         return mask
@@ -45,9 +45,9 @@ def clean(mask: Mask, cleaning: Cleaning) -> Mask:
 
 
 def _smoothed(mask: Mask, radius: float) -> ByteArray:
-    """The mask within its box, blurred and cut at the half: it never grows beyond its box."""
+    """The mask within its box, blurred and thresholded at one half; it never grows beyond its box."""
     box = mask.box
-    # At the image's border the mask goes on as it is; elsewhere it ends.
+    # At the image's border the mask is extended; elsewhere it ends.
     top, left = int(box.ymin > 0), int(box.xmin > 0)
     bottom, right = int(box.ymax < mask.height - 1), int(box.xmax < mask.width - 1)
     framed = np.pad(mask.inside.view(np.uint8) * np.uint8(255), ((top, bottom), (left, right)))
@@ -58,7 +58,7 @@ def _smoothed(mask: Mask, radius: float) -> ByteArray:
 
 
 def _contours(padded: ByteArray) -> tuple[list[Contour], Any, list[int]]:
-    """Outlines with all their pixels, OpenCV's hierarchy of them, and of each the number of its parent, or -1."""
+    """Outlines with all their pixels, OpenCV's hierarchy, and the index of each outline's parent, or -1."""
     contours, hierarchy = cv2.findContours(padded, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     return cast("list[Contour]", list(contours)), hierarchy, hierarchy[0, :, 3].tolist()
 
@@ -78,16 +78,16 @@ def _steps(contour: Contour) -> int:
 
 
 def _fill_holes(padded: ByteArray, most: float) -> None:
-    """Fill holes of at most so many pixels, whatever lies in them."""
+    """Fill holes of at most this many pixels, including anything inside them."""
     contours, _, parents = _contours(padded)
     for contour, parent in zip(contours, parents, strict=True):
         if parent >= 0 and _pixels_of_hole(contour) <= most:
-            # One by one: together, one in another would be left out.
+            # One by one: drawn together, nested holes would cancel out.
             cv2.drawContours(padded, [contour], -1, 1, cv2.FILLED)
 
 
 def _without_islands(padded: ByteArray, most: float) -> ByteArray:
-    """The parts of more pixels than that, and the largest in any case."""
+    """Keep parts with more pixels than this, and always the largest."""
     contours, hierarchy, parents = _contours(padded)
     counts = _pixels_of_parts(contours, parents)
     if not counts:
@@ -98,13 +98,13 @@ def _without_islands(padded: ByteArray, most: float) -> ByteArray:
         return padded
     canvas = np.zeros_like(padded)
     for index in kept:
-        # With what is in it, which are its holes.
+        # With its children, which are its holes.
         cv2.drawContours(canvas, contours, index, 1, cv2.FILLED, hierarchy=hierarchy, maxLevel=1)
     return canvas
 
 
 def _pixels_of_parts(contours: Sequence[Contour], parents: Sequence[int]) -> dict[int, float]:
-    """Of each part, by the number of its outline, the pixels without those in its holes."""
+    """The area of each part without its holes, by the index of its outline."""
     counts = {index: _pixels_of_part(contours[index]) for index, parent in enumerate(parents) if parent < 0}
     for index, parent in enumerate(parents):
         if parent >= 0:

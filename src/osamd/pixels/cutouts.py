@@ -10,20 +10,20 @@ from osamd.types import Box, ByteArray, Mask
 
 OPAQUE: Final = 255
 ALPHA: Final = 3
-# As of masks: the fastest that still compresses.
+# As for masks: the fastest level that still compresses.
 PNG_LEVEL: Final = 1
 
 
 def cut_out(pixels: ByteArray, masks: Sequence[Mask], *, is_whole: bool) -> bytes:
-    """A PNG with alpha.
+    """Encode a cut-out as PNG with alpha.
 
     Args:
         pixels: (height, width, 3) uint8 RGB.
-        masks: of this image; all of them are seen.
-        is_whole: whether it is as large as the image, or just holds the masks.
+        masks: of this image; their union is visible.
+        is_whole: whether the PNG has the size of the image, instead of the masks' bounding box.
 
     Returns:
-        The file. Where no mask is, it is black and transparent.
+        The PNG; pixels outside all masks are black and transparent.
     """
     window = _whole(pixels) if is_whole or not masks else _around(masks)
     canvas = np.zeros((window.ymax - window.ymin + 1, window.xmax - window.xmin + 1, 4), np.uint8)
@@ -32,13 +32,13 @@ def cut_out(pixels: ByteArray, masks: Sequence[Mask], *, is_whole: bool) -> byte
         part = canvas[
             box.ymin - window.ymin : box.ymax - window.ymin + 1, box.xmin - window.xmin : box.xmax - window.xmin + 1
         ]
-        # OpenCV writes blue first.
+        # OpenCV expects BGR.
         colors = pixels[box.ymin : box.ymax + 1, box.xmin : box.xmax + 1, ::-1]
         np.copyto(part[:, :, :ALPHA], colors, where=mask.inside[:, :, np.newaxis])
         part[:, :, ALPHA][mask.inside] = OPAQUE
     done, data = cv2.imencode(".png", canvas, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
     if not done:
-        raise RuntimeError("OpenCV wrote no PNG")
+        raise RuntimeError("OpenCV failed to encode a PNG")
     return data.tobytes()
 
 

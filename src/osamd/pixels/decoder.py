@@ -1,4 +1,4 @@
-"""Images decoded in processes of their own, which end when one takes too much: see docs/decisions/0013."""
+"""Decode images in separate processes, which are killed if an image takes too much: see docs/decisions/0013."""
 
 import contextlib
 import os
@@ -26,15 +26,15 @@ from osamd.types import ByteArray, Picture, WantedSize
 
 MOST_REASON_CHARS: Final = 500
 
-# A file that is mended is opened once more, and may then have another size.
+# A repaired file is opened again, and may then have another size.
 MOST_QUESTIONS: Final = 2
-# Of larger images one is decoded at a time, so that memory does not grow with the threads: 64 million pixels take up to
-# a gigabyte.
+# Larger images are decoded one at a time, so that memory does not grow with the number of threads: 64 million pixels
+# take up to a gigabyte.
 LARGE_PIXELS: Final = 16_000_000
 
-# Processes kept for the next image, as many as images are prepared at once at most; each holds 25 to 60 MB.
+# Idle processes to keep, at most as many as images are prepared at once; each takes 25 to 60 MB.
 MOST_IDLE: Final = 4
-# For a process that neither computes nor answers, as on a machine that swaps: so many seconds, or times its limit.
+# Wall-clock limit for a process that neither computes nor answers, e.g. when swapping: seconds, or times the CPU limit.
 PATIENCE_S: Final = 30.0
 PATIENCE: Final = 10.0
 ERRORS: Final[dict[str, type[RequestError]]] = {kind.code: kind for kind in (InvalidImageError, ImageTooLargeError)}
@@ -48,26 +48,26 @@ CHANNELS: Final = 3
 MOST_SIDE: Final = 2**32
 # The server's environment has its keys in it.
 ENVIRONMENT: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
-# What a photo of a usual size took is kept for the next one; what larger ones took goes back to the system.
+# Keep the memory of a photo of usual size for the next one; return that of larger ones to the system.
 ALLOCATOR: Final = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "33554432",
     "MALLOC_TRIM_THRESHOLD_": "33554432",
-    # Pixels are converted by one thread; numpy would start one for each core.
+    # Pixels are converted by one thread; NumPy would start one per core.
     "OPENBLAS_NUM_THREADS": "1",
 }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Child:
-    """A process, the socket to it, and the file in which it leaves pixels."""
+    """A process, the socket to it, and the file it writes pixels to."""
 
     process: subprocess.Popen[bytes]
     channel: socket.socket
     room: IO[bytes]
 
     def end(self) -> int:
-        """Kill it if it still runs; its exit status."""
+        """Kill the process if it still runs; return its exit status."""
         self.process.kill()
         self.channel.close()
         self.room.close()
@@ -75,10 +75,9 @@ class _Child:
 
 
 class Decoder:
-    """Decodes images like ``decode_image``, in processes that are killed when an image takes too much.
+    """Decodes images like ``decode_image``, in processes that are killed if an image takes too much CPU time or memory.
 
-    Each call has a process to itself; processes start when they are needed and are used again. All threads may call
-    it at once.
+    Each call has a process to itself; processes are started on demand and reused. Thread-safe.
 
     Args:
         cpu_s: seconds of CPU time for one image.
@@ -93,7 +92,7 @@ class Decoder:
         self._large = threading.Lock()
 
     def start(self) -> None:
-        """Have a process ready, so that the first image does not wait for it."""
+        """Start a process ahead, so that the first image need not wait for it."""
         with contextlib.suppress(OverloadedError, ShuttingDownError):
             self._give_back(self._take())
 
@@ -101,16 +100,16 @@ class Decoder:
         """Decode an image; arguments and result as for ``decode_image``.
 
         Raises:
-            InvalidImageError: not an image, a broken one, or one that takes too much CPU time or crashes a decoder.
-            ImageTooLargeError: too many pixels, or too much memory for their number.
+            InvalidImageError: not an image, a corrupt one, or one that takes too much CPU time or crashes the decoder.
+            ImageTooLargeError: too many pixels, or too much memory for that many.
             MemoryError: the system ran out of memory.
-            OverloadedError: no process could be started.
+            OverloadedError: a process could not be started.
             DeadlineExceededError: the process did not answer.
-            ShuttingDownError: this was closed.
+            ShuttingDownError: the decoder was closed.
         """
         child = self._take()
         if self._is_closed:
-            # Since then.
+            # Closed in the meantime.
             self._drop(child)
             raise _shutting_down()
         try:
@@ -118,12 +117,12 @@ class Decoder:
         except (EOFError, ConnectionError):
             raise self._what_ended(child) from None
         except NonsenseError:
-            # What it decoded has taken it over, or so it seems.
+            # The image may have compromised the process.
             self._drop(child)
             raise _crashed() from None
         except TimeoutError:
             self._drop(child)
-            raise DeadlineExceededError("decoding the image took too long; try again later") from None
+            raise DeadlineExceededError("decoding the image timed out; try again later") from None
         except BaseException:
             self._drop(child)
             raise
@@ -133,7 +132,7 @@ class Decoder:
         return answer
 
     def close(self) -> None:
-        """End all processes; what is being decoded fails with ``ShuttingDownError``."""
+        """End all processes; images being decoded fail with ``ShuttingDownError``."""
         with self._lock:
             self._is_closed = True
             idle, self._idle = self._idle, []
@@ -191,24 +190,24 @@ class Decoder:
         return child.end()
 
     def _what_ended(self, child: _Child) -> Exception:
-        """The error for a process that ended before it answered."""
+        """The error for a process that ended without an answer."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            # It has closed its channel, so it is about to end.
+            # It has closed its socket, so it is about to end.
             child.process.wait(PATIENCE_S)
         status = self._drop(child)
         if self._is_closed:
             return _shutting_down()
         if status == -signal.SIGPROF:
             return InvalidImageError(
-                f"decoding takes more than {self._cpu_s:g} s of CPU time, which is the limit:"
+                f"decoding exceeded the limit of {self._cpu_s:g} s of CPU time:"
                 " send a smaller image or a simpler format, such as baseline JPEG",
                 field="image",
             )
         if status == -signal.SIGKILL:
-            return MemoryError("the process that decodes was killed, as happens when memory runs out")
+            return MemoryError("the decoding process was killed, probably by the out-of-memory killer")
         if status < 0:
             return _crashed()
-        return RuntimeError(f"the process that decodes images ended with status {status}")
+        return RuntimeError(f"the decoding process exited with status {status}")
 
 
 def _spawned(cpu_s: float) -> _Child:
@@ -220,7 +219,7 @@ def _spawned(cpu_s: float) -> _Child:
             with theirs:
                 process = _started(theirs.fileno(), room.fileno(), cpu_s)
         except OSError as error:
-            raise OverloadedError(f"no process to decode images could be started: {error.strerror}") from error
+            raise OverloadedError(f"could not start a process to decode images: {error.strerror}") from error
         on_failure.pop_all()
     ours.settimeout(max(PATIENCE_S, PATIENCE * cpu_s))
     return _Child(process, ours, room)
@@ -228,7 +227,7 @@ def _spawned(cpu_s: float) -> _Child:
 
 def _started(channel: int, room: int, cpu_s: float) -> subprocess.Popen[bytes]:
     package = str(Path(osamd.__file__).parents[1])
-    # Entries may be relative, and zip files.
+    # Entries may be relative paths or zip files.
     path = [os.path.abspath(entry) for entry in [*sys.path, package]]  # noqa: PTH100
     flags = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
     return subprocess.Popen(  # noqa: S603 - our own interpreter
@@ -243,7 +242,7 @@ def _started(channel: int, room: int, cpu_s: float) -> subprocess.Popen[bytes]:
 
 
 def _nameless_file() -> IO[bytes]:
-    """A file of ``KEPT_BYTES`` in memory; where the system has none, on the disk, which its cache spares mostly."""
+    """A file of ``KEPT_BYTES`` in memory; without memfd, a temporary file, which mostly stays in the page cache."""
     if sys.platform == "linux":
         file: IO[bytes] = os.fdopen(os.memfd_create("osamd-pixels"), "r+b", buffering=0)
     else:
@@ -262,7 +261,7 @@ def _picture(child: _Child, message: dict[str, Any], max_pixels: int) -> Picture
 
 
 def _sizes(values: object, count: int) -> tuple[int, ...]:
-    """So many positive numbers, as a process sent them."""
+    """Check that a process sent this many positive numbers."""
     if not isinstance(values, list) or len(values) != count:
         raise NonsenseError
     if not all(isinstance(value, int) and 0 < value < MOST_SIDE for value in values):
@@ -271,7 +270,7 @@ def _sizes(values: object, count: int) -> tuple[int, ...]:
 
 
 def _pixels(room: IO[bytes], rows: int, columns: int) -> ByteArray:
-    """A copy of what is in the file, which is then made as small again as it was."""
+    """Copy the file's content, and shrink the file to its initial size."""
     import numpy as np
 
     pixels = np.empty((rows, columns, CHANNELS), np.uint8)
@@ -291,13 +290,13 @@ def _told(message: dict[str, Any], max_pixels: int) -> RequestError:
     kind = ERRORS.get(message["error"])
     if kind is None:
         return ImageTooLargeError(
-            f"decoding this image takes more memory than {max_pixels:,} pixels should", field="image"
+            f"decoding this image takes more memory than {max_pixels:,} pixels need", field="image"
         )
     return kind(str(message["message"])[:MOST_REASON_CHARS], field="image")
 
 
 def _crashed() -> InvalidImageError:
-    return InvalidImageError("the image is broken: its decoder crashed", field="image")
+    return InvalidImageError("the image is corrupt: it crashed the decoder", field="image")
 
 
 def _shutting_down() -> ShuttingDownError:

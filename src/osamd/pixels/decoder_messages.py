@@ -1,12 +1,12 @@
-"""What a ``Decoder`` and its processes say to each other. Imports nothing heavy: the server waits for it at its start.
+"""The messages between a ``Decoder`` and its processes. Imports nothing heavy, because it is imported at server start.
 
 ::
 
     decoder: a request and the image
-    process: {"size": [height, width]}, unless it is refused before     decoder: how many rows and columns do
+    process: {"size": [height, width]}, unless refused before     decoder: rows and columns needed
     process: {"picture": {...}, "shape": [rows, columns, 3]} or {"error": ..., "message": ...}
 
-The pixels are in a file without a name, in memory, which both have open.
+The pixels are in an anonymous memory file that both have open.
 """
 
 import json
@@ -15,13 +15,13 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Final
 
-# The most pixels, and the image's length in bytes.
+# The pixel limit, and the length of the image in bytes.
 REQUEST: Final = struct.Struct("!QQ")
 # Rows and columns.
 SIZE: Final = struct.Struct("!QQ")
-# Of the file in which pixels are found, so much is used again; what a larger image needs is freed after it.
+# How much of the pixel file is reused; what a larger image needs is freed after it.
 KEPT_BYTES: Final = 16 * 1024 * 1024
-# The code of an error that is no ``OsamdError``.
+# The code of an error other than ``OsamdError``.
 MEMORY_RAN_OUT: Final = "memory"
 
 _LENGTH: Final = struct.Struct("!I")
@@ -29,7 +29,7 @@ _MOST_BYTES: Final = 65_536
 
 
 class NonsenseError(Exception):
-    """A process says what no process of ours does."""
+    """A process sent an invalid message."""
 
 
 def send(channel: socket.socket, message: Mapping[str, Any]) -> None:
@@ -39,11 +39,11 @@ def send(channel: socket.socket, message: Mapping[str, Any]) -> None:
 
 
 def receive(channel: socket.socket) -> dict[str, Any]:
-    """A message.
+    """Receive a message.
 
     Raises:
-        EOFError: the other side has gone.
-        NonsenseError: it sends something else.
+        EOFError: the other side has closed its socket.
+        NonsenseError: the message is invalid.
     """
     length = _LENGTH.unpack(_exactly(channel, _LENGTH.size))[0]
     try:

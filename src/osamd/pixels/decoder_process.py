@@ -1,7 +1,7 @@
-"""The process that decodes images for a ``Decoder``, which starts it, bounds it and survives it.
+"""The process that decodes images for a ``Decoder``, which starts it, limits it and survives its crashes.
 
-It has nothing that a hostile image could use: no environment, no open files but its channel, no files it may write,
-and limits of memory and CPU time for each image, both enforced by the kernel.
+It has nothing that a hostile image could exploit: no environment, no open files except its socket, no writable files,
+and memory and CPU limits for each image, enforced by the kernel.
 """
 
 import contextlib
@@ -22,27 +22,27 @@ from osamd.pixels.decoder_messages import KEPT_BYTES, MEMORY_RAN_OUT, REQUEST, S
 from osamd.pixels.images import NewArray, decode_image
 from osamd.types import ByteArray, Picture
 
-# What an image may take beside the process itself and twice its own bytes. WebP takes most, 20 bytes a pixel; the rest
-# is for decoders' own tables.
+# Memory for an image, on top of the process itself and twice the encoded bytes. WebP takes most, 20 bytes a pixel; the
+# rest is for decoders' tables.
 BYTES_A_PIXEL: Final = 24
 TABLES_BYTES: Final = 256 * 1024 * 1024
-# Steps that it stands back behind threads that answer clicks, as encoders do.
+# The nice value, so that threads that answer clicks run first; as for encoders.
 STEPS_BACK: Final = 5
-# Where memory runs out, the kernel ends this process before any other.
+# When memory runs out, the kernel kills this process before any other.
 OOM_SCORE: Final = "1000"
-# Modules that Pillow and numpy import late need a few.
+# A few, for modules that Pillow and NumPy import late.
 OPEN_FILES: Final = 32
 
 
 class _Room:
-    """The file in memory in which the parent looks for pixels. The start of it is mapped, and kept, for all images."""
+    """The memory file in which the parent reads pixels. Its start stays mapped between images."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._kept = mmap.mmap(descriptor, KEPT_BYTES)
 
     def allocate(self, shape: tuple[int, int, int]) -> ByteArray:
-        """An array at its start; the file grows where that does not do."""
+        """An array at its start; the file grows if needed."""
         size = shape[0] * shape[1] * shape[2]
         mapped = self._kept
         if size > KEPT_BYTES:
@@ -52,12 +52,12 @@ class _Room:
 
 
 def serve(channel: socket.socket, room: int, *, cpu_s: float) -> None:
-    """Decode one image after another until the parent closes the channel or ends.
+    """Decode one image after another until the parent closes the socket or ends.
 
     Args:
-        channel: to the parent.
+        channel: socket to the parent.
         room: descriptor of a file of ``KEPT_BYTES``.
-        cpu_s: what an image may take before this process is ended.
+        cpu_s: CPU time limit of an image, after which this process is killed.
     """
     own_bytes = _address_space()
     allocate = _Room(room).allocate
@@ -68,7 +68,7 @@ def serve(channel: socket.socket, room: int, *, cpu_s: float) -> None:
             if len(data) < length:
                 return
             _limit(resource.RLIMIT_AS, own_bytes + 2 * length + BYTES_A_PIXEL * max_pixels + TABLES_BYTES)
-            # SIGPROF, whose default is to end the process, comes when that much has been computed, in native code too.
+            # SIGPROF is sent after this much CPU time, in native code as well; by default it ends the process.
             signal.setitimer(signal.ITIMER_PROF, cpu_s)
             send(channel, _answer(data, max_pixels, _Question(channel, requests), allocate))
             signal.setitimer(signal.ITIMER_PROF, 0)
@@ -76,7 +76,7 @@ def serve(channel: socket.socket, room: int, *, cpu_s: float) -> None:
 
 
 class _Question:
-    """Tells the parent an image's size, once, and waits until it may be decoded and how fine."""
+    """Sends an image's size to the parent, once, and waits for the permission to decode it and the size needed."""
 
     def __init__(self, channel: socket.socket, requests: IO[bytes]) -> None:
         self._channel = channel
@@ -92,7 +92,7 @@ class _Question:
 
 def _answer(data: bytes, max_pixels: int, question: _Question, allocate: NewArray) -> dict[str, Any]:
     def allocate_when_asked(shape: tuple[int, int, int]) -> ByteArray:
-        # Some formats are decoded into the array, and never smaller than they are.
+        # Some formats are decoded into the array at full size.
         if not question.is_answered:
             question(height=shape[0], width=shape[1])
         return allocate(shape)
@@ -107,41 +107,41 @@ def _answer(data: bytes, max_pixels: int, question: _Question, allocate: NewArra
 
 
 def _told(picture: Picture) -> dict[str, Any]:
-    """All of a picture but its pixels."""
+    """Everything about a picture except its pixels."""
     return {field.name: getattr(picture, field.name) for field in fields(picture) if field.name != "pixels"}
 
 
 def _address_space() -> int:
-    """Bytes of addresses this process has; 0 where the system does not say."""
+    """Address space of this process in bytes; 0 if the system does not report it."""
     with contextlib.suppress(OSError):
         return int(Path("/proc/self/statm").read_text("ascii").split()[0]) * mmap.PAGESIZE
     return 0
 
 
 def _limit(kind: int, value: int) -> None:
-    """Set a limit, where the system has it."""
+    """Set a limit, if the system supports it."""
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))
 
 
 def _step_back() -> None:
-    """Give up what decoding does not need, and let the parent alone say when to stop."""
-    # Sent to all processes of a terminal or a service; the parent finishes what runs first.
+    """Drop rights that decoding does not need, and ignore signals: only the parent stops this process."""
+    # Sent to all processes of a terminal or service; the parent finishes running requests first.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.nice(STEPS_BACK)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, "ascii")
-    # A core dump would leave somebody's photo on the disk.
+    # A core dump would leave a user's photo on the disk.
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, OPEN_FILES)
-    # C libraries would print, and a server that turns warnings into errors is not meant to refuse images.
+    # C libraries would print, and a server that turns warnings into errors must not reject images because of them.
     warnings.simplefilter("ignore")
 
 
 def main(channel: int, room: int, *, cpu_s: float) -> None:
-    """Serve the parent on an inherited socket and file."""
+    """Serve the parent over an inherited socket and file."""
     _step_back()
     with socket.socket(fileno=channel) as opened, contextlib.suppress(BrokenPipeError, ConnectionResetError):
         serve(opened, room, cpu_s=cpu_s)

@@ -1,6 +1,6 @@
-"""PNG with colour or transparency in 16 bits, of which Pillow reads the upper 8: those that use the lower ones.
+"""16-bit PNG with colour or alpha that need the low bytes; Pillow reads only the high ones.
 
-They are read twice, once for the upper and once for the lower bytes, so that there are never more than 8 bytes a pixel.
+They are read twice, for the high and for the low bytes, so that memory stays below 8 bytes a pixel.
 """
 
 import io
@@ -23,23 +23,23 @@ from osamd.pixels.samples import (
 from osamd.types import ByteArray
 
 SIXTEEN: Final = 16
-# PNG's kinds of colour: RGB, grey with alpha, RGB with alpha.
+# PNG's colour types: RGB, grey with alpha, RGB with alpha.
 RGB, GREY_WITH_ALPHA, RGB_WITH_ALPHA = 2, 4, 6
 KINDS: Final = frozenset({RGB, GREY_WITH_ALPHA, RGB_WITH_ALPHA})
-# Upper bytes from here on belong to samples that need all 16 bits.
+# High bytes from here on mean that samples use all 16 bits.
 TOP_BIT: Final = 128
 
 Deep = npt.NDArray[np.uint16]
-# Colours and transparency of some rows.
+# Colours and alpha of some rows.
 Picture = Callable[[slice], tuple[Deep, Deep | None]]
 
 
 def needs_all_bits(data: bytes, image: Image.Image) -> bool:
-    """Whether the upper bytes, which Pillow has read, do not cover enough of the range to be the picture.
+    """Whether the high bytes, which Pillow has read, cover too little of the range to be used without the low ones.
 
     Args:
         data: the file.
-        image: the same, loaded.
+        image: the same image, loaded.
     """
     if not (data.startswith(SIGNATURE) and data[DEPTH_AT] == SIXTEEN and data[COLOR_AT] in KINDS):
         return False
@@ -56,11 +56,11 @@ def decode(data: bytes, high: Image.Image, *, into: ByteArray) -> tuple[str, ...
 
     Args:
         data: the file.
-        high: the same, loaded; closed when its bytes have been taken.
+        high: the same image, loaded; closed once its bytes have been copied.
         into: (height, width, 3) uint8.
 
     Returns:
-        What was done to the samples, for people.
+        What was done to the samples, for humans.
     """
     rows = list(blocks_of_rows(high.height, high.width))
     picture = _grey(data, high) if data[COLOR_AT] == GREY_WITH_ALPHA else _colored(data, high, into)
@@ -81,7 +81,7 @@ def decode(data: bytes, high: Image.Image, *, into: ByteArray) -> tuple[str, ...
 
 
 def _grey(data: bytes, high: Image.Image) -> Picture:
-    """Grey with alpha: both bytes of both fit into four bands of 8 bits."""
+    """Grey with alpha: two samples of two bytes fit into four bands of 8 bits."""
     high.close()
     picture = _loaded(data, "RGBA", mode="RGBA")
 
@@ -93,7 +93,7 @@ def _grey(data: bytes, high: Image.Image) -> Picture:
 
 
 def _colored(data: bytes, high: Image.Image, into: ByteArray) -> Picture:
-    """Colour: the upper bytes wait where the pixels will be; the lower ones are read by taking them for the upper."""
+    """Colour: the high bytes are stored where the pixels will be; the low ones are read in place of high ones."""
     mode, width = high.mode, high.width
     high_alpha = np.empty((high.height, width), np.uint8) if mode == "RGBA" else None
     for rows in blocks_of_rows(high.height, width):
@@ -113,7 +113,7 @@ def _colored(data: bytes, high: Image.Image, into: ByteArray) -> Picture:
 
 
 def _loaded(data: bytes, raw_mode: str, *, mode: str | None = None) -> Image.Image:
-    """The PNG with its bytes unpacked in another way than its head says, as many of them to a pixel."""
+    """The PNG with another bit depth and colour type in its header, but as many bytes per pixel."""
     picture = PngImagePlugin.PngImageFile(io.BytesIO(data))
     picture.tile = [tile._replace(args=raw_mode) for tile in picture.tile]
     if mode is not None:

@@ -1,7 +1,7 @@
-"""Which of Pillow's formats a file may be, told from its first bytes.
+"""Which of Pillow's formats a file may have, from its first bytes.
 
-Six are always there. What opens AVIF, JPEG 2000 and HEIC is imported with the first file that needs it, so that nobody
-else waits for it or runs its code.
+Six are always loaded. The plugins for AVIF, JPEG 2000 and HEIC are imported with the first such file, so that other
+users neither wait for them nor run their code.
 """
 
 import struct
@@ -19,10 +19,10 @@ from PIL import (  # noqa: F401 - importing a plugin is what registers its forma
 from osamd.errors import InvalidImageError
 from osamd.pixels.jpeg2000 import is_jpeg2000
 
-# Pillow opens MPO, the JPEG with a second picture behind it that many phones write, as JPEG.
+# Pillow opens MPO, a JPEG followed by a second picture that many phones write, as JPEG.
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 FORMAT_NAMES: Final = "JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF and JPEG 2000"
-# ISO base media files begin with this box; it has their brands.
+# ISO base media files begin with this box, which lists their brands.
 FILE_TYPE: Final = b"ftyp"
 MOST_BRANDS_BYTES: Final = 256
 AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
@@ -32,10 +32,10 @@ HEIC_BRANDS: Final = frozenset(
 
 
 def formats_of(data: bytes) -> tuple[str, ...]:
-    """The names of the formats to try, for Pillow.
+    """Pillow's names of the formats to try.
 
     Raises:
-        InvalidImageError: it is a HEIC, and what reads it is not installed.
+        InvalidImageError: the file is HEIC and ``osamd[heic]`` is not installed.
     """
     if is_jpeg2000(data):
         from PIL import Jpeg2KImagePlugin
@@ -50,11 +50,11 @@ def formats_of(data: bytes) -> tuple[str, ...]:
 
 
 def _brands(data: bytes) -> frozenset[bytes]:
-    """What an ISO base media file says it is compatible with; nothing for other files."""
+    """The brands of an ISO base media file; empty for other files."""
     if data[4:8] != FILE_TYPE:
         return frozenset()
     (length,) = struct.unpack_from(">I", data)
-    # Behind the first brand is a version.
+    # A version follows the first brand.
     others = data[16 : min(length, MOST_BRANDS_BYTES)]
     return frozenset({data[8:12], *(others[at : at + 4] for at in range(0, len(others), 4))})
 
@@ -64,9 +64,9 @@ def _heic() -> tuple[str, ...]:
         import pi_heif
     except ImportError:
         raise InvalidImageError(
-            "HEIC images are not read by this server: send JPEG, or have its operator install osamd[heic]",
+            "this server cannot read HEIC images: send JPEG, or ask the operator to install osamd[heic]",
             field="image",
         ) from None
-    # The picture alone: nobody here looks at what comes with it.
+    # Only the picture: thumbnails, depth maps and auxiliary images are not used.
     pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
     return ("HEIF",)

@@ -9,14 +9,14 @@ from osamd.types import FloatArray, Prompt
 def working_size(height: int, width: int, *, area: int, multiple: int) -> tuple[int, int]:
     """The size of about ``area`` pixels at the image's aspect ratio, both sides multiples of ``multiple``.
 
-    Very long images keep at least two multiples on the short side, so their ratio is not quite kept.
+    The short side is at least two multiples, so the aspect ratio of very long images changes slightly.
 
     Returns:
         (rows, columns).
     """
     scale = math.sqrt(area / (height * width))
     smallest = 2 * multiple
-    # The long side is capped so that a 1 x 10000 strip cannot ask for a huge working image.
+    # The long side is capped so that a 1 x 10000 strip does not get a huge working image.
     largest = max(smallest, area // smallest // multiple * multiple)
 
     def side(length: int) -> int:
@@ -42,22 +42,22 @@ def to_fractions(points: FloatArray, *, height: int, width: int) -> FloatArray:
 
 
 def check_inside(prompt: Prompt, *, height: int, width: int, field: str) -> None:
-    """Refuse points and boxes that lie outside the image, and boxes turned inside out.
+    """Reject points and boxes outside the image, and boxes whose corners are swapped.
 
-    Points and corners of boxes satisfy 0 <= x <= width and 0 <= y <= height: the far edges are part of the image.
+    Points and box corners satisfy 0 <= x <= width and 0 <= y <= height: the far edges belong to the image.
 
     Raises:
-        InvalidPromptError: names the first offender and the image's size.
+        InvalidPromptError: names the first offending one and the image's size.
     """
     import numpy as np
 
     size = np.array([width, height], np.float32)
-    # What is not a number compares as False.
+    # Comparisons with NaN are False.
     are_inside = (prompt.points >= 0) & (prompt.points <= size)
     if not are_inside.all():
         index = int(are_inside.all(axis=1).argmin())
         x, y = prompt.points[index]
-        message = f"point ({x:g}, {y:g}) lies outside the image, which is {width} x {height} pixels"
+        message = f"point ({x:g}, {y:g}) is outside the image, which is {width} x {height} pixels"
         raise InvalidPromptError(message, field=f"{field}.points[{index}]")
     corners = prompt.boxes.reshape(-1, 2, 2)
     is_swapped = np.asarray((corners[:, 0] > corners[:, 1]).any(axis=1))
@@ -70,12 +70,12 @@ def check_inside(prompt: Prompt, *, height: int, width: int, field: str) -> None
     where = f"{field}.box" if len(prompt.boxes) == 1 else f"{field}.boxes[{index}]"
     text = f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
     if is_swapped[index]:
-        raise InvalidPromptError(f"{text} is turned inside out: expected x1 <= x2 and y1 <= y2", field=where)
-    raise InvalidPromptError(f"{text} lies outside the image, which is {width} x {height} pixels", field=where)
+        raise InvalidPromptError(f"{text} has swapped corners: expected x1 <= x2 and y1 <= y2", field=where)
+    raise InvalidPromptError(f"{text} is outside the image, which is {width} x {height} pixels", field=where)
 
 
 def onto_pixels(points: FloatArray, *, height: int, width: int) -> FloatArray:
-    """Points on the far edges, x = width or y = height, moved to the last column or row.
+    """Move points on the far edges, x = width or y = height, to the last column or row.
 
     Args:
         points: (N, 2) x, y in image pixels.
@@ -83,7 +83,7 @@ def onto_pixels(points: FloatArray, *, height: int, width: int) -> FloatArray:
         width: columns of the image.
 
     Returns:
-        (N, 2) float32; the points themselves where none is on an edge.
+        (N, 2) float32; the same array if no point is on an edge.
     """
     import numpy as np
 

@@ -1,8 +1,8 @@
-"""Bytes to pixels: encoded images of any format into upright RGB. Pure, and safe on hostile input.
+"""Decode images of any format to upright RGB. Pure, and safe on hostile input.
 
-Pillow does the decoding: it is the only common library that reads all the formats with EXIF orientation, palettes, CMYK
-and alpha, and that tells the size before it decodes. What it gets wrong is done beside it: samples of more than 8 bits
-(``samples``, ``tiff``), and files with defects that do not touch their pixels (``png_chunks``, ``jpeg_defects``).
+Pillow decodes: it is the only common library that reads all formats with EXIF orientation, palettes, CMYK and alpha,
+and that gives the size before decoding. What it gets wrong is handled here: samples of more than 8 bits (``samples``,
+``tiff``), and files with defects that do not affect their pixels (``png_chunks``, ``jpeg_defects``).
 """
 
 import functools
@@ -22,21 +22,21 @@ from osamd.pixels.structure import check_structure
 from osamd.types import ByteArray, Picture, WantedSize
 
 ORIENTATION_TAG = 0x0112
-# EXIF orientations from here on turn the image on its side.
+# EXIF orientations from here on swap rows and columns.
 FIRST_TURNED = 5
 LAST_ORIENTATION = 8
 WHITE = (255, 255, 255, 255)
 # Grey of more than 8 bits, and floating point.
 DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
-# Of what OpenJPEG decodes to, on average over the pixels of the largest image; see ``tiff``.
+# Limit of OpenJPEG's decoded bytes, on average over the pixels of the largest image; see ``tiff``.
 MOST_BYTES_A_PIXEL: Final = tiff.MOST_BYTES_A_PIXEL
 
 NewArray = Callable[[tuple[int, int, int]], ByteArray]
 
 
 def new_array(shape: tuple[int, int, int]) -> ByteArray:
-    """An array of this shape in this process's memory."""
+    """Allocate an array in this process's memory."""
     return np.empty(shape, np.uint8)
 
 
@@ -45,29 +45,28 @@ def decode_image(
 ) -> Picture:
     """Decode an image to RGB, upright.
 
-    EXIF orientation is applied; of an animation the first frame is taken; transparency is laid over white; samples of
-    more than 8 bits are reduced to 8 by the rule in ``osamd.pixels.samples``. At its peak this takes what Pillow
-    decodes to (4 bytes a pixel for RGB) and the 3 bytes of the result.
+    EXIF orientation is applied; animations give their first frame; transparency is composited over white; samples of
+    more than 8 bits are reduced to 8 as described in ``osamd.pixels.samples``. Peak memory is what Pillow decodes to (4
+    bytes a pixel for RGB) plus 3 bytes a pixel for the result.
 
     Args:
         data: the encoded image.
-        max_pixels: refused above this many, before any pixel is decoded.
-        wanted: a JPEG or JPEG 2000 is decoded to a half, a quarter or an eighth of its size where that still has at
-            least so many rows and columns, which is two to four times as fast and takes a fraction of the memory; None
-            decodes it as it is.
-        allocate: makes the array that the pixels are written to.
+        max_pixels: larger images are rejected before any pixel is decoded.
+        wanted: JPEG and JPEG 2000 are decoded at a half, a quarter or an eighth of their size if that still has at
+            least this many rows and columns, which is two to four times as fast and takes a fraction of the memory;
+            None decodes at full size.
+        allocate: allocates the array for the pixels.
 
     Returns:
-        The pixels, the size of the whole image, and what was done to its samples.
+        The pixels, the size of the original, and what was done to its samples.
 
     Raises:
-        InvalidImageError: not an image, a broken one, one of an unsupported kind, one without pixels, or one made of
-            absurdly many pieces.
+        InvalidImageError: not an image, or corrupt, unsupported, without pixels, or made of absurdly many pieces.
         ImageTooLargeError: more than ``max_pixels`` pixels.
-        MemoryError: there is too little for its pixels.
+        MemoryError: there is too little memory for its pixels.
     """
     if wanted is not None:
-        # A mended file is opened twice, and who is asked may be in another process, listening once.
+        # A repaired file is opened twice, but the callback may be in another process, which answers once.
         wanted = functools.cache(wanted)
     try:
         data = png_chunks.without_remarks(data)
@@ -77,28 +76,28 @@ def decode_image(
             return _from_layout(data, layout, max_pixels, allocate)
         try:
             return _by_pillow(data, max_pixels, wanted, allocate)
-        # What Pillow says of a file that it does not open, and of one that ends too early.
+        # Pillow's errors for a file it cannot open and for a truncated one.
         except OSError as error:
-            # Its frames hold the pixels decoded so far.
+            # The traceback's frames hold the pixels decoded so far.
             failure = error.with_traceback(None)
         return _by_pillow(_mended(data, failure), max_pixels, wanted, allocate)
-    # Memory that ran out says nothing of the image: the engine makes room and tries again.
+    # Running out of memory is not the image's fault: the engine frees memory and retries.
     except (ImageTooLargeError, InvalidImageError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLargeError(
-            f"the image has more pixels than the {max_pixels:,} that are allowed", field="image"
+            f"the image has more than {max_pixels:,} pixels, which is the limit", field="image"
         ) from None
     except UnidentifiedImageError:
-        message = tiff_layout.why_not(data) if tiff_layout.is_tiff(data) else f"not an image: {FORMAT_NAMES} are read"
+        message = tiff_layout.why_not(data) if tiff_layout.is_tiff(data) else f"not an image; expected {FORMAT_NAMES}"
         raise InvalidImageError(message, field="image") from None
-    # Decoders fail on broken input with almost any exception; none of them may take the server down.
+    # Decoders raise almost any exception on corrupt input.
     except Exception as error:
-        raise InvalidImageError("the image is broken: it is truncated or its data is corrupt", field="image") from error
+        raise InvalidImageError("the image is truncated or corrupt", field="image") from error
 
 
 def _mended(data: bytes, failure: OSError) -> bytes:
-    """A JPEG without the defect that Pillow refused it for; raises that refusal where there is no such defect."""
+    """Repair a JPEG that Pillow rejected for a known defect; otherwise raise Pillow's error."""
     is_unopened = isinstance(failure, UnidentifiedImageError)
     mended = jpeg_defects.without_remarks(data) if is_unopened else jpeg_defects.with_end(data)
     if mended is None:
@@ -116,7 +115,7 @@ def _from_layout(data: bytes, layout: tiff_layout.Layout, max_pixels: int, alloc
 def _by_pillow(data: bytes, max_pixels: int, wanted: WantedSize | None, allocate: NewArray) -> Picture:
     with Image.open(io.BytesIO(data), formats=formats_of(data)) as image:
         check_size(image.width, image.height, max_pixels)
-        # Pillow turns TIFF itself, and tells the size that it then has.
+        # Pillow rotates TIFF itself, and reports the upright size.
         is_turned = image.format != "TIFF" and _orientation(image) >= FIRST_TURNED
         width, height = (image.height, image.width) if is_turned else (image.width, image.height)
         rows, columns = (height, width) if wanted is None else wanted(height=height, width=width)
@@ -125,10 +124,10 @@ def _by_pillow(data: bytes, max_pixels: int, wanted: WantedSize | None, allocate
         if image.format == "JPEG2000":
             _prepare_jpeg2000(image, data, max_pixels, rows=rows, columns=columns)
         elif wanted is not None:
-            # Only JPEG can, which then averages over the pixels it leaves out; the others take no notice.
+            # Only JPEG supports this, by averaging pixels; other formats ignore it.
             image.draft(None, (columns, rows))
         image.load()
-        # A HEIC's pixels may be more than its head says.
+        # A HEIC may have more pixels than its header says.
         check_size(image.width, image.height, max_pixels)
         orientation = _orientation(image)
         if deep_png.needs_all_bits(data, image):
@@ -139,33 +138,33 @@ def _by_pillow(data: bytes, max_pixels: int, wanted: WantedSize | None, allocate
 
 
 def _prepare_jpeg2000(image: Image.Image, data: bytes, max_pixels: int, *, rows: int, columns: int) -> None:
-    """Have a JPEG 2000 decoded no finer than needed, unless even that takes too much memory."""
+    """Have a JPEG 2000 decoded at the smallest sufficient size; reject it if even that takes too much memory."""
     codestream = jpeg2000.codestream_of(data)
     check_size(codestream.width, codestream.height, max_pixels)
     halvings = jpeg2000.halvings_for(codestream, rows=rows, columns=columns)
     most = MOST_BYTES_A_PIXEL * max_pixels
     if codestream.nbytes(halvings) > most:
         raise ImageTooLargeError(
-            f"decoding this JPEG 2000 takes {codestream.nbytes(halvings):,} bytes; at most {most:,} are allowed",
+            f"decoding this JPEG 2000 takes {codestream.nbytes(halvings):,} bytes; the limit is {most:,}",
             field="image",
         )
-    # A property of this plugin's alone, for which there is no type.
+    # A property that only this plugin has, without type annotations.
     image.reduce = halvings  # type: ignore[method-assign,assignment]
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Refuse images without pixels and with too many."""
+    """Reject images with no pixels or too many."""
     if width < 1 or height < 1:
         raise InvalidImageError(f"the image has no pixels: it is {width} x {height}", field="image")
     if width * height > max_pixels:
         raise ImageTooLargeError(
-            f"the image has {width} x {height} = {width * height:,} pixels; at most {max_pixels:,} are allowed",
+            f"the image has {width} x {height} = {width * height:,} pixels; the limit is {max_pixels:,}",
             field="image",
         )
 
 
 def _new_upright(rows: int, columns: int, orientation: int, allocate: NewArray) -> tuple[ByteArray, ByteArray]:
-    """An upright array for an image stored in so many rows and columns, and a view of it as the file has them."""
+    """Allocate an upright array for an image of this stored size, and a view of it in the stored orientation."""
     is_turned = FIRST_TURNED <= orientation <= LAST_ORIENTATION
     upright = allocate((columns, rows, 3) if is_turned else (rows, columns, 3))
     return upright, _as_stored(upright, orientation)
@@ -173,11 +172,11 @@ def _new_upright(rows: int, columns: int, orientation: int, allocate: NewArray) 
 
 @dataclass(frozen=True, slots=True)
 class _Conversion:
-    """What must be known of a whole image to convert strips of it.
+    """What is needed to convert an image strip by strip.
 
     Attributes:
         scale: of samples of more than 8 bits, or None.
-        is_opaque: whether its transparency means nothing.
+        is_opaque: whether its alpha is ignored.
     """
 
     scale: Scale | None
@@ -185,7 +184,7 @@ class _Conversion:
 
 
 def _upright_rgb(image: Image.Image, orientation: int, allocate: NewArray) -> tuple[ByteArray, str]:
-    """The pixels of a loaded image, converted in strips and turned as they are written: there is no second copy."""
+    """Convert a loaded image in strips, rotating it while writing, without a second copy."""
     rows, columns = image.height, image.width
     conversion = _Conversion(_scale_of(image), _is_opaque_bmp(image))
     upright, stored = _new_upright(rows, columns, orientation, allocate)
@@ -200,7 +199,7 @@ def _strip(image: Image.Image, rows: slice) -> Image.Image:
 
 
 def _scale_of(image: Image.Image) -> Scale | None:
-    """The scale of grey samples of more than 8 bits."""
+    """The scale for grey samples of more than 8 bits."""
     if image.mode not in DEEP_MODES:
         return None
     extent, dtype = Extent(), np.dtype(np.uint16)
@@ -211,12 +210,12 @@ def _scale_of(image: Image.Image) -> Scale | None:
 
 
 def _is_opaque_bmp(image: Image.Image) -> bool:
-    """Whether a BMP's transparency was never set: everybody shows one that would be invisible as opaque."""
+    """Whether a BMP's alpha is 0 everywhere: all viewers show such a file as opaque."""
     return image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
 
 
 def _as_stored(upright: ByteArray, orientation: int) -> ByteArray:
-    """A view of an upright array in which rows and columns are those of the file; orientations are EXIF's."""
+    """A view of an upright array in the file's orientation, given as EXIF's number."""
     turned = upright.swapaxes(0, 1) if orientation >= FIRST_TURNED else upright
     return {
         2: turned[:, ::-1],
@@ -229,7 +228,7 @@ def _as_stored(upright: ByteArray, orientation: int) -> ByteArray:
 
 
 def to_rgb(image: Image.Image) -> ByteArray:
-    """The pixels of a loaded image as (H, W, 3) uint8 RGB over white; not turned."""
+    """The pixels of a loaded image as (H, W, 3) uint8 RGB over white; not rotated."""
     return _upright_rgb(image, 1, new_array)[0]
 
 
@@ -248,10 +247,10 @@ def _strip_to_rgb(image: Image.Image, conversion: _Conversion) -> ByteArray:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8; 1 means upright, which is also assumed when EXIF cannot be read or says nonsense."""
+    """EXIF's orientation, 1 to 8; 1 means upright, and is the default for missing, unreadable or invalid EXIF."""
     try:
         orientation = int(image.getexif().get(ORIENTATION_TAG, 1))
-    # The pixels are fine: broken metadata is no reason to refuse the image.
+    # The pixels are fine: corrupt metadata is no reason to reject the image.
     except Exception:  # noqa: BLE001
         return 1
     return orientation if 1 <= orientation <= LAST_ORIENTATION else 1

@@ -1,6 +1,6 @@
-"""JPEG that Pillow refuses although its pixels are whole: a missing end marker, remarks that are too short.
+"""Repair JPEGs that Pillow rejects although their pixels are intact: a missing end marker, short metadata segments.
 
-Cameras, networks and tools cut files two bytes too early; everything else shows them.
+Cameras, networks and tools truncate files by two bytes; other viewers show them.
 """
 
 import hashlib
@@ -14,38 +14,38 @@ from osamd.pixels.samples import blocks_of_rows
 
 START: Final = b"\xff\xd8"
 END: Final = b"\xff\xd9"
-# Read as part of the picture this would change it, wherever it was cut.
+# Data that would change the picture if it were decoded, wherever the file was truncated.
 OTHER_PIXELS: Final = bytes(range(1, 0xFF)) * 4
 # Start of scan; application segments and comments.
 SCAN: Final = 0xDA
 REMARKS: Final = frozenset({*range(0xE0, 0xF0), 0xFE})
-# What the pixels need of them: how the picture is turned, and how its colours are stored (12 bytes behind the length).
+# The segments the pixels need: orientation, and how colours are stored (12 bytes after the length).
 EXIF: Final = b"Exif\0\0"
 ADOBE: Final = b"Adobe"
 ADOBE_BYTES: Final = 14
 
 
 def with_end(data: bytes) -> bytes | None:
-    """The JPEG with its end marker, if that is all it lacks; else None.
+    """The JPEG with its end marker, if nothing else is missing; otherwise None.
 
-    With its end marker put behind it, libjpeg makes up what is missing of a picture without a word. So it is decoded
-    once more with other data before the marker: where pixels are missing, they are other ones.
+    With an end marker appended, libjpeg silently fills in missing pixels. So the file is decoded a second time with
+    other data before the marker: if pixels are missing, the results differ.
 
     Args:
-        data: what Pillow calls truncated, of a size that has been checked.
+        data: a file Pillow calls truncated, whose size has been checked.
     """
     if not data.startswith(START):
         return None
     try:
         is_whole = _digest(data + END) == _digest(data + OTHER_PIXELS + END)
-    # Broken beyond its end: decoders fail with almost any exception.
+    # Corrupt elsewhere: decoders raise almost any exception.
     except Exception:  # noqa: BLE001
         return None
     return data + END if is_whole else None
 
 
 def _digest(data: bytes) -> bytes:
-    """A hash of the pixels, at their whole size: the last scans of a progressive JPEG are details."""
+    """A hash of the pixels at full size: the last scans of a progressive JPEG only add detail."""
     digest = hashlib.blake2b()
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
         image.load()
@@ -55,10 +55,10 @@ def _digest(data: bytes) -> bytes:
 
 
 def without_remarks(data: bytes) -> bytes | None:
-    """The JPEG without the segments that its pixels do not need; None for what is no JPEG.
+    """The JPEG without segments that its pixels do not need; None if it is not a JPEG.
 
     Args:
-        data: what Pillow does not open.
+        data: a file Pillow cannot open.
     """
     if not data.startswith(START):
         return None

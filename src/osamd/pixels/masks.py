@@ -1,7 +1,7 @@
 """Mask logits to masks, and masks to boxes, PNG, COCO run lengths and polygons. Pure functions.
 
-OpenCV does resizing, connected components and contours; zlib-ng compresses PNG; pycocotools writes the run lengths, so
-that they are COCO's to the byte.
+OpenCV resizes and finds connected components and contours; zlib-ng compresses PNG; pycocotools writes run lengths, so
+that they are byte-identical to COCO's.
 """
 
 import math
@@ -18,20 +18,20 @@ from zlib_ng import zlib_ng
 
 from osamd.types import Box, ByteArray, Mask, MaskLogits
 
-# How much faster OpenCV resizes than it warps, measured: 0.15 against 1.5 ns a pixel.
+# How much faster OpenCV's resize is than its warp: measured 0.15 against 1.5 ns a pixel.
 RESIZE_ADVANTAGE = 8
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Of IHDR: 8 bits, grey, and the only methods of compression, filter and interlacing that matter here.
+# The rest of IHDR: 8 bits, grey, default compression and filter methods, not interlaced.
 GREY_8_BIT = bytes([8, 0, 0, 0, 0])
 PNG_LEVEL = 1
 PNG_MEMORY_LEVEL = 9
 
 
 def mask_from_logits(logits: MaskLogits, *, height: int, width: int) -> Mask | None:
-    """Upsample logits bilinearly to the image, threshold them, and cut out the object.
+    """Upsample mask logits bilinearly to the image's size, threshold them, and crop the mask.
 
-    Only the region that can hold the object is upsampled: the box of the low-resolution pixels above the threshold,
-    and one pixel more on each side, since bilinear interpolation reaches no further.
+    Only the region that can contain the object is upsampled: the box of the low-resolution pixels above the threshold,
+    plus one pixel on each side, the reach of bilinear interpolation.
 
     Args:
         logits: a candidate.
@@ -39,7 +39,7 @@ def mask_from_logits(logits: MaskLogits, *, height: int, width: int) -> Mask | N
         width: columns of the image.
 
     Returns:
-        The mask, or None when nothing is above the threshold.
+        The mask, or None if nothing is above the threshold.
     """
     rows = max(1, min(logits.values.shape[0], math.ceil(logits.valid_height)))
     columns = max(1, min(logits.values.shape[1], math.ceil(logits.valid_width)))
@@ -65,25 +65,25 @@ def _upsample(
     scale_y: float,
     scale_x: float,
 ) -> npt.NDArray[np.float32]:
-    """A window of low-resolution values at the image's size, bilinearly.
+    """Upsample low-resolution values bilinearly to a window of the image.
 
     Destination pixel centre (x + 0.5) maps to source (x + 0.5) * scale - 0.5: half-pixel centres, as in SAM's own
     post-processing (align_corners=False).
 
     Args:
         values: (h, w) float32.
-        rows: first row of the window in the image, and the one behind its last.
+        rows: first row of the window in the image, and one past its last.
         columns: the same for columns.
-        scale_y: rows of ``values`` for one row of the image.
-        scale_x: columns of ``values`` for one column of the image.
+        scale_y: rows of ``values`` per row of the image.
+        scale_x: columns of ``values`` per column of the image.
     """
     (y0, y1), (x0, x1) = rows, columns
     reached = values[: math.ceil(y1 * scale_y + 1.5), : math.ceil(x1 * scale_x + 1.5)]
     resized_shape = (round(reached.shape[0] / scale_y), round(reached.shape[1] / scale_x))
-    # Resizing begins at the image's corner, but is so much faster that it may do more. To the same size OpenCV would
-    # copy, whatever the factors are.
+    # resize has to start at the image's corner, but is fast enough to compute more than needed. At equal size OpenCV
+    # would copy, ignoring the factors.
     if x1 * y1 <= RESIZE_ADVANTAGE * (x1 - x0) * (y1 - y0) and resized_shape != reached.shape:
-        # Told factors instead of a size, OpenCV takes them as they are, so the scale stays exact.
+        # Given factors instead of a size, OpenCV uses the exact scale.
         resized = cv2.resize(reached, None, fx=1 / scale_x, fy=1 / scale_y, interpolation=cv2.INTER_LINEAR)
         return np.asarray(resized, np.float32)[y0:y1, x0:x1]
     to_source = np.array(
@@ -95,7 +95,7 @@ def _upsample(
 
 
 def _reach(above: Any, scale: float, length: int) -> tuple[int, int]:
-    """The image rows or columns that the True entries of a low-resolution profile, (n,) bool, can influence."""
+    """The image rows or columns that the True entries of a low-resolution profile, (n,) bool, can affect."""
     hits = np.flatnonzero(above)
     first = math.floor((hits[0] - 0.5) / scale - 1)
     last = math.ceil((hits[-1] + 1.5) / scale + 1)
@@ -103,7 +103,7 @@ def _reach(above: Any, scale: float, length: int) -> tuple[int, int]:
 
 
 def mask_from_array(inside: npt.NDArray[np.bool_], *, offset: tuple[int, int], height: int, width: int) -> Mask | None:
-    """Shrink a piece of a mask to its bounding box.
+    """Crop a piece of a mask to its bounding box.
 
     Args:
         inside: (h, w) bool.
@@ -140,18 +140,18 @@ def paint(canvas: ByteArray, mask: Mask) -> None:
 
 
 def cropped_array(mask: Mask) -> ByteArray:
-    """The mask inside its box: uint8, 0 or 255."""
+    """The mask within its box: uint8, 0 or 255."""
     return mask.inside.view(np.uint8) * np.uint8(255)
 
 
 def encode_png(pixels: ByteArray) -> bytes:
-    """An 8-bit grey PNG (ISO/IEC 15948) of (h, w) uint8 pixels.
+    """Encode (h, w) uint8 pixels as an 8-bit grey PNG (ISO/IEC 15948).
 
-    Eight bits although one would do: clients read masks with ``> 127``, and some decoders give 0 and 1 for one-bit PNG.
-    Of masks, whose rows are few long runs, zlib's run-length strategy makes the smallest files, and the fastest.
+    Eight bits rather than one: clients test ``> 127``, and some decoders return 0 and 1 for one-bit PNG. Masks have
+    rows of few long runs, for which zlib's run-length strategy is fastest and gives the smallest files.
     """
     height, width = pixels.shape
-    # A row begins with the number of its filter, which is none.
+    # Each row begins with its filter type, 0 for none.
     rows = np.zeros((height, width + 1), np.uint8)
     rows[:, 1:] = pixels
     stream = zlib_ng.compressobj(PNG_LEVEL, zlib_ng.DEFLATED, zlib_ng.MAX_WBITS, PNG_MEMORY_LEVEL, zlib_ng.Z_RLE)
@@ -165,14 +165,14 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def encode_color_png(pixels: ByteArray) -> bytes:
-    """A PNG of (H, W, 3) uint8 RGB pixels."""
+    """Encode (H, W, 3) uint8 RGB pixels as PNG."""
     done, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
     if not done:
-        raise RuntimeError("OpenCV wrote no PNG")
+        raise RuntimeError("OpenCV failed to encode a PNG")
     return data.tobytes()
 
 
-# Colours that stay apart for most kinds of colour vision (Okabe and Ito, 2008), RGB.
+# Colours that most people with colour-vision deficiencies can distinguish (Okabe and Ito, 2008), RGB.
 COLORS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233), (240, 228, 66))
 OVERLAY_OPACITY = 0.45
 
@@ -217,13 +217,13 @@ class RunLengths:
 
 
 def encode_rle(pixels: ByteArray) -> RunLengths:
-    """COCO run lengths of (h, w) uint8 pixels, where non-zero means object; what pycocotools' ``decode`` reads."""
+    """COCO run lengths of (h, w) uint8 pixels, non-zero for the object, for pycocotools' ``decode``."""
     encoded = cast("dict[str, Any]", coco.encode(np.asfortranarray(pixels > 0, np.uint8)))
     return RunLengths(size=(pixels.shape[0], pixels.shape[1]), counts=encoded["counts"].decode("ascii"))
 
 
 Ring = tuple[tuple[int, int], ...]
-# Vertices of a ring with an area.
+# The fewest vertices of a ring with an area.
 TRIANGLE = 3
 
 
@@ -231,9 +231,9 @@ TRIANGLE = 3
 class Polygon:
     """One 8-connected part of a mask, in image pixels.
 
-    The vertices are centres of mask pixels, of the hole's rim too. A pixel belongs to the part exactly when its centre
+    The vertices are centres of mask pixels, also around holes. A pixel belongs to the part exactly if its centre
     is inside or on ``exterior`` and not strictly inside any of ``holes`` (what GEOS and shapely call ``covers``). An
-    island in a hole is a part of its own.
+    island in a hole is a separate part.
     """
 
     exterior: Ring
@@ -243,13 +243,13 @@ class Polygon:
 def polygons(mask: Mask, *, tolerance: float = 0.0) -> tuple[Polygon, ...]:
     """The mask as polygons with holes, the largest first.
 
-    Contours are followed by OpenCV (Suzuki and Abe, 1985).
+    Contours are traced by OpenCV (Suzuki and Abe, 1985).
 
     Args:
         mask: at least a pixel.
-        tolerance: 0 leaves no vertex out, so that the polygons are exact. Otherwise vertices are left out as long as no
-            point of the outline is further than so many pixels from the simplified one (Douglas and Peucker, 1973);
-            parts and holes of which no area is left are left out too, but for the largest part.
+        tolerance: 0 keeps every vertex, so that the polygons are exact. Otherwise vertices are dropped as long as no
+            point of the outline is further than this many pixels from the simplified one (Douglas and Peucker, 1973);
+            parts and holes without any area left are dropped as well, except the largest part.
     """
     # One pixel of margin: without it OpenCV cannot tell a part at the border from the frame.
     padded = np.pad(mask.inside.view(np.uint8), 1)

@@ -1,6 +1,6 @@
-"""PNG without what is not needed for its pixels: one broken or huge remark is no reason to refuse a picture.
+"""Strip PNG chunks that its pixels do not need: corrupt or huge metadata is no reason to reject a picture.
 
-Pillow refuses whole files for text or a colour profile that unpacks to more than a megabyte, and for a wrong checksum
+Pillow rejects whole files for text or a colour profile that unpacks to more than a megabyte, and for a wrong checksum
 or length of any chunk; browsers show them. Written after the PNG specification (W3C, third edition).
 """
 
@@ -13,18 +13,18 @@ from zlib_ng import zlib_ng
 from osamd.pixels.structure import MOST_CHUNKS
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-# Length and name; then the content and a checksum follow.
+# Length and type; the content and a checksum follow.
 HEAD: Final = struct.Struct(">I4s")
 CHECKSUM: Final = struct.Struct(">I")
-# Where the content of IHDR, the first chunk, has the depth and the kind of colour.
+# Where the content of IHDR, the first chunk, has the bit depth and the colour type.
 DEPTH_AT, COLOR_AT = 24, 25
-# Bytes of the colour that tRNS names, by kind of colour; a palette's has up to 256.
+# Bytes of tRNS by colour type; a palette has up to 256.
 TRANSPARENT_GREY, TRANSPARENT_RGB, PALETTE = 0, 2, 3
 TRANSPARENCY_BYTES: Final = {TRANSPARENT_GREY: range(2, 3), TRANSPARENT_RGB: range(6, 7), PALETTE: range(1, 257)}
 XMP_KEYWORD: Final = b"XML:com.adobe.xmp\0\0"
-# Of EXIF and XMP, which may say how the picture is turned.
+# Of EXIF and XMP, which may contain the orientation.
 MOST_KEPT_BYTES: Final = 1 << 20
-# What a chunk's length that cannot be right is followed by, sooner or later.
+# Chunk types to search for after an invalid length.
 NEXT_CRITICAL: Final = re.compile(rb"PLTE|IDAT|IEND")
 NAME: Final = re.compile(rb"[A-Za-z]{4}")
 ANCILLARY: Final = 0x20
@@ -34,8 +34,8 @@ def without_remarks(data: bytes) -> bytes:
     """The PNG with the chunks that its pixels, its transparency and its orientation need, and no others.
 
     Args:
-        data: a whole file. What is no PNG is returned as it is, and so is one that has nothing to leave out, or more
-            chunks than are looked through.
+        data: a whole file. Other formats are returned unchanged, and so is a PNG with nothing to strip, or with more
+            chunks than are examined.
     """
     if not data.startswith(SIGNATURE):
         return data
@@ -52,9 +52,9 @@ def without_remarks(data: bytes) -> bytes:
 
 
 def _needed(data: bytes) -> list[slice]:
-    """Where the needed chunks are; nothing where there are too many.
+    """Where the needed chunks are; empty if there are too many.
 
-    What comes behind one that is broken is left to the decoder, which says so.
+    Whatever follows a corrupt chunk is left to the decoder, which reports it.
     """
     needed = [slice(0, len(SIGNATURE))]
     position, seen = len(SIGNATURE), set[bytes]()
@@ -82,12 +82,12 @@ def _needed(data: bytes) -> list[slice]:
 
 
 def _is_followed_by_a_chunk(data: bytes, end: int) -> bool:
-    """Whether a chunk that ends there is followed by another, or by the end of the file."""
+    """Whether a chunk that ends here is followed by another one or by the end of the file."""
     return end == len(data) or NAME.fullmatch(data, end + 4, end + HEAD.size) is not None
 
 
 def _is_needed(data: bytes, position: int, length: int, name: bytes) -> bool:
-    """Whether an ancillary chunk says something of the picture, and is whole."""
+    """Whether an ancillary chunk affects the picture and is intact."""
     start = position + HEAD.size
     match name:
         case b"tRNS":
@@ -95,7 +95,7 @@ def _is_needed(data: bytes, position: int, length: int, name: bytes) -> bool:
         case b"eXIf":
             is_wanted = length <= MOST_KEPT_BYTES
         case b"iTXt":
-            # Not compressed, as XMP's specification has it: then it is as long as it says.
+            # Not compressed, as XMP's specification requires, so its length is its real size.
             is_wanted = length <= MOST_KEPT_BYTES and data.startswith(XMP_KEYWORD, start)
         case _:
             is_wanted = False

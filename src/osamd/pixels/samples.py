@@ -1,15 +1,15 @@
-"""Samples of more than 8 bits, signed ones and floating point to 8 bits, by the range that the image uses.
+"""Scale samples of more than 8 bits, signed and floating-point ones to 8 bits, by the range the image uses.
 
 The range that becomes 0 to 255 is
 
-- 0 to 2^n - 1 with the smallest n >= 8 that holds the largest sample (0 to 1 for floating point up to 1), if no sample
-  is negative and the samples cover at least a quarter of it: 10 bits in a container of 16 look as they do in 8;
+- 0 to 2^n - 1 with the smallest n >= 8 that fits the largest sample (0 to 1 for floating point up to 1), if no sample
+  is negative and the samples cover at least a quarter of it: 10 bits stored in 16 look as they do in 8;
 - otherwise from the smallest to the largest sample: CT, thermal images, elevations;
 - for an image of one value, the whole range of its type, 0 to 1 for floating point.
 
 NaN, values beyond 1e30 (what fills the gaps of many floating-point files), and a file's declared no-data value do not
-count towards the range and become black; infinities become black and white. Everything works in blocks: no copy of a
-whole image is made.
+count towards the range and become black; infinities become black and white. Everything works in blocks, without a copy
+of the whole image.
 """
 
 import math
@@ -25,23 +25,23 @@ from osamd.types import ByteArray
 Samples = npt.NDArray[Any]
 
 FEWEST_BITS: Final = 8
-# Of the container's range: less is scaled by the smallest and the largest sample.
+# Minimum share of the range: with less, the smallest and largest sample become 0 and 255.
 COVERED_SHARE: Final = 0.25
 LARGEST: Final = 1e30
 WHOLE_16_BITS: Final = (0.0, 65535.0)
-# About so many samples are worked on at once: they fit a core's cache.
+# Samples per block, to fit a core's cache.
 BLOCK_SAMPLES: Final = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """The smallest and the largest of the samples seen so far; infinite the wrong way round before the first."""
+    """The smallest and largest sample so far; +inf and -inf before the first."""
 
     low: float = math.inf
     high: float = -math.inf
 
     def with_samples(self, samples: Samples, missing: float | None) -> Self:
-        """Count more samples in.
+        """Include more samples.
 
         Args:
             samples: any shape, any integer or floating-point type.
@@ -58,7 +58,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How samples become 8 bits.
+    """How samples are scaled to 8 bits.
 
     Attributes:
         low: becomes 0, as does everything below.
@@ -71,7 +71,7 @@ class Scale:
     missing: float | None = None
 
     def note(self) -> str:
-        """What was done, for people; empty where 8 or 16 bits were taken as they are."""
+        """What was done, for humans; empty if the full range of 8 or 16 bits was used."""
         if (self.low, self.high) in {WHOLE_16_BITS, (0.0, 255.0)}:
             return ""
         return f"samples {self.low:.6g} to {self.high:.6g} scaled to 0 to 255"
@@ -88,7 +88,7 @@ class Scale:
                 np.float32 if samples.dtype.itemsize <= np.dtype(np.uint16).itemsize else np.float64
             )
             if samples.dtype.kind == "f":
-                # Scaled they could overflow.
+                # Could overflow when scaled.
                 exact[(exact >= LARGEST) & (exact < np.inf)] = -np.inf
                 np.nan_to_num(exact, copy=False, nan=-LARGEST, posinf=LARGEST, neginf=-LARGEST)
             exact -= self.low
@@ -100,10 +100,10 @@ class Scale:
 
 
 def choose_scale(extent: Extent, dtype: np.dtype[Any], missing: float | None = None) -> Scale:
-    """The scale of an image whose samples have this extent, by the rule above.
+    """The scale for an image whose samples have this extent, by the rule above.
 
     Args:
-        extent: of the colours; transparency does not count.
+        extent: of the colours, without alpha.
         dtype: of the samples, in the machine's byte order.
         missing: the value that stands for no data, or None.
     """
@@ -123,25 +123,25 @@ def choose_scale(extent: Extent, dtype: np.dtype[Any], missing: float | None = N
 
 
 def scale_of_alpha(colors: Scale, extent: Extent, dtype: np.dtype[Any]) -> Scale:
-    """The scale of transparency: the colours' own one where it fits, so that 1023 is opaque in an image of 10 bits."""
+    """The scale for alpha: that of the colours if it fits, so that 1023 is opaque in a 10-bit image."""
     if colors.low == 0.0 and extent.high <= colors.high:
         return Scale(0.0, colors.high)
     return Scale(0.0, max(1.0, extent.high) if dtype.kind == "f" else float(np.iinfo(dtype).max))
 
 
 def _whole_range(high: float) -> float:
-    """2^n - 1 with the smallest n >= 8 that holds this value."""
+    """2^n - 1 with the smallest n >= 8 that fits this value."""
     return float(2 ** max(FEWEST_BITS, math.ceil(high).bit_length()) - 1)
 
 
 def blocks_of_rows(height: int, samples_of_a_row: int) -> Iterable[slice]:
-    """The rows of an image in blocks that are worked on at once."""
+    """Split the rows of an image into blocks."""
     step = max(1, BLOCK_SAMPLES // max(1, samples_of_a_row))
     return (slice(first, min(height, first + step)) for first in range(0, height, step))
 
 
 def over_white(colors: ByteArray, alpha: ByteArray, *, is_premultiplied: bool = False) -> ByteArray:
-    """A block of colours over white.
+    """Composite a block of colours over white.
 
     Args:
         colors: (h, w, 3) uint8.

@@ -1,8 +1,8 @@
-"""What an encoded image is made of, looked at before it is decoded: some files of a megabyte take minutes to decode.
+"""Check the structure of an encoded image before decoding: some files of a megabyte take minutes to decode.
 
-Decoders bound the pixels of an image, and not what they do for them. Here is what no image needs and what costs
-decoders most: it is counted from the file, in time that does not depend on what the file says. What gets past this is
-ended by the limit of CPU time (``Decoder``). Pure.
+Decoders limit an image's pixels, but not the work per pixel. This counts the pieces that no real image has many of and
+that are most expensive to decode, in time that does not depend on what the file claims. Whatever passes is stopped by
+the CPU limit of ``Decoder``. Pure.
 """
 
 import re
@@ -12,13 +12,13 @@ from typing import Final
 
 from osamd.errors import InvalidImageError
 
-# Of JPEG: each scan goes over the whole image again. Encoders write about ten; as many as 64 are conceivable.
+# JPEG: each scan processes the whole image again. Encoders write about ten.
 MOST_SCANS: Final = 64
 # Beside the scans. A file of 64 MiB has a thousand segments of the largest size.
 MOST_SEGMENTS: Final = 4096
-# Of EXIF, which Pillow joins one by one; a megabyte of it.
+# EXIF, which Pillow concatenates one by one; a megabyte of it.
 MOST_EXIF_SEGMENTS: Final = 16
-# Bytes between segments that are none, which Pillow reads one by one.
+# Stray bytes between segments, which Pillow reads one by one.
 MOST_SKIPPED_BYTES: Final = 65_536
 # Of PNG. libpng writes 8 KiB a chunk.
 MOST_CHUNKS: Final = 65_536
@@ -61,19 +61,19 @@ RUN_LENGTHS: Final = frozenset({1, 2})
 
 
 def check_structure(data: bytes) -> None:
-    """Refuse an image that is made of far more pieces than any encoder writes.
+    """Reject an image that is made of far more pieces than any encoder writes.
 
     Args:
-        data: the encoded image. What is no image, and what is broken, passes: decoders say that better.
+        data: the encoded image. Anything else, and corrupt files, pass: decoders report those better.
 
     Raises:
-        InvalidImageError: names what there is too much of, and the limit.
+        InvalidImageError: names what there are too many of, and the limit.
     """
     for signature, check in CHECKS:
         if data.startswith(signature):
             try:
                 check(data)
-            # It ends too early, or points outside itself.
+            # Truncated, or with offsets outside the file.
             except (IndexError, OverflowError, struct.error):
                 return
 
@@ -201,7 +201,7 @@ def _check_bmp(data: bytes) -> None:
 
 
 def _refused(kind: str, most: int, what: str, advice: str = "save it again") -> InvalidImageError:
-    return InvalidImageError(f"the {kind} has more than {most:,} {what}, which is the limit: {advice}", field="image")
+    return InvalidImageError(f"the {kind} has more than {most:,} {what}: {advice}", field="image")
 
 
 CHECKS: Final[tuple[tuple[bytes, Callable[[bytes], None]], ...]] = (

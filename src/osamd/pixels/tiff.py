@@ -29,12 +29,12 @@ from osamd.pixels.samples import (
 from osamd.pixels.tiff_layout import DEFLATE, FLOATING_POINT, HORIZONTAL, NOT_COMPRESSED, Layout
 from osamd.types import ByteArray
 
-# What may be unpacked, on average over the pixels of the largest image.
+# Limit of unpacked bytes, on average over the pixels of the largest image.
 MOST_BYTES_A_PIXEL: Final = 8
-# Strips and tiles are unpacked together up to so many bytes, and so many: one at a time would take long.
+# Strips and tiles are unpacked in batches of at most this many bytes and segments: one at a time would be slow.
 BATCH_BYTES: Final = 1 << 21
 MOST_TOGETHER: Final = 4096
-# Beyond what it unpacks to, the most that any of the compressions adds to a strip.
+# The most that any of the compressions adds to a strip's unpacked size.
 MOST_OVERHEAD: Final = 256
 FED_BYTES: Final = 1 << 16
 # Of a TIFF made for libtiff: bytes of an entry in its directory, TIFF's numbers of its types, and the tags' numbers.
@@ -53,7 +53,7 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A part of the image that a batch of segments has: the first row there and here, how many, and which columns."""
+    """The part of the image in a batch of segments: first row in the image and in the batch, row count, and columns."""
 
     begin: int
     top: int
@@ -67,20 +67,20 @@ def decode(data: bytes, layout: Layout, *, max_pixels: int, into: ByteArray) -> 
     Args:
         data: the file.
         layout: of this file; its width and height have been checked.
-        max_pixels: at most eight bytes for each of so many are unpacked.
+        max_pixels: at most eight times this many bytes are unpacked.
         into: (height, width, 3) uint8.
 
     Returns:
-        What was done to the samples, for people.
+        What was done to the samples, for humans.
 
     Raises:
         ImageTooLargeError: its samples take too many bytes.
-        InvalidImageError: it is broken.
+        InvalidImageError: it is corrupt.
     """
     most = MOST_BYTES_A_PIXEL * max_pixels
     if layout.nbytes > most:
         raise ImageTooLargeError(
-            f"the image's samples take {layout.nbytes:,} bytes; at most {most:,} are allowed", field="image"
+            f"the image's samples take {layout.nbytes:,} bytes; the limit is {most:,}", field="image"
         )
     extent, alpha_extent = Extent(), Extent()
     for _, _, band, samples in _blocks(data, layout):
@@ -197,7 +197,7 @@ class _Inflated(_Unpacked):
                 self._at += len(fed)
             piece = self._inflate.decompress(fed, min(nbytes, self._left))
             if not piece and not fed:
-                raise InvalidImageError("the image is broken: it is truncated", field="image")
+                raise InvalidImageError("the image is truncated", field="image")
             self._left -= len(piece)
             nbytes -= len(piece)
             read.append(piece)
@@ -226,7 +226,7 @@ def _unpack(data: bytes, segments: Sequence[tuple[int, int]], compression: int, 
             return _UnpackedByLibtiff(picture)
         return _Inflated(parts, sizes, rows.row_bytes)
     if any(len(part) != size for part, size in zip(parts, sizes, strict=True)):
-        raise InvalidImageError("the image is broken: it is truncated", field="image")
+        raise InvalidImageError("the image is truncated", field="image")
     return _Unpacked(parts[0] if len(parts) == 1 else b"".join(parts), rows.row_bytes)
 
 

@@ -1,6 +1,6 @@
-"""The directories of those TIFFs that Pillow gets wrong or cannot read: which samples lie where in the file.
+"""The directories of TIFFs that Pillow cannot read correctly: the layout of their samples in the file.
 
-They are the ones of 16 bits and more, signed or floating point, and with many bands. Written after the TIFF 6.0
+These are TIFFs of 16 bits and more, signed or floating point, or with many bands. Written after the TIFF 6.0
 specification, the BigTIFF proposal and GDAL's note on its no-data tag.
 """
 
@@ -47,19 +47,19 @@ BYTE_BITS: Final = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """What a TIFF's directory says of its samples.
+    """The layout of a TIFF's samples.
 
     Attributes:
         width: columns as stored.
         height: rows as stored.
         dtype: of the samples, in the file's byte order.
         bands: samples of a pixel.
-        colors: how many of them are shown: one for grey, or the first three.
+        colors: how many of them are used: one for grey, or the first three.
         alpha: the band of transparency, or None.
         is_premultiplied: whether the colours have been multiplied by it.
-        is_separate: whether each band has strips of its own.
+        is_separate: whether each band has its own strips.
         is_inverted: whether 0 is white.
-        is_tiled: whether there are tiles, which are whole also at the image's edges; otherwise there are strips.
+        is_tiled: whether there are tiles, which are complete even at the image's edges, or strips.
         tile: columns and rows of a tile, or of a strip.
         offsets: of each tile or strip.
         lengths: the same, as the file declares them.
@@ -89,7 +89,7 @@ class Layout:
 
     @property
     def bands_of_a_segment(self) -> int:
-        """How many bands lie beside one another in a strip or tile."""
+        """How many bands are interleaved in a strip or tile."""
         return 1 if self.is_separate else self.bands
 
     @property
@@ -104,7 +104,7 @@ class Layout:
         return self.width * self.height * bands * self.dtype.itemsize
 
     def note(self) -> str:
-        """Which bands are left out; empty where none is."""
+        """Which bands are used, for humans; empty if all are."""
         if len(self.shown) == self.bands:
             return ""
         used = "band 1" if self.colors == 1 else "bands 1 to 3"
@@ -117,12 +117,12 @@ def is_tiff(data: bytes) -> bool:
 
 
 def layout_of(data: bytes) -> Layout | None:
-    """The layout of a TIFF that is read here; None for what Pillow reads right, and for what is broken.
+    """The layout of a TIFF that is decoded here; None if Pillow decodes it correctly or if it is corrupt.
 
     Raises:
-        InvalidImageError: it is one of those that are read here, but for its compression or its number of samples.
+        InvalidImageError: its compression or number of samples is not supported.
     """
-    # A broken directory fails with almost any exception; Pillow then says so in its own way.
+    # A corrupt directory raises almost any exception; Pillow then reports it.
     with contextlib.suppress(ValueError, KeyError, struct.error):
         tags = _directory(data)
         bits = _numbers(tags, BITS, (1,))
@@ -138,7 +138,7 @@ def layout_of(data: bytes) -> Layout | None:
             return None
         extras = _numbers(tags, EXTRA_SAMPLES, ())
         is_for_pillow = code == "u1" and not _has_spare_bands(photometric, bands, extras)
-        # Pillow takes the directory of this one for another kind.
+        # Pillow misreads the directory of this kind.
         if is_for_pillow and not data.startswith(BIG_ENDIAN_BIG_TIFF):
             return None
         return _layout(data, tags, code, bands, photometric, extras)
@@ -146,22 +146,22 @@ def layout_of(data: bytes) -> Layout | None:
 
 
 def why_not(data: bytes) -> str:
-    """What is unusual about a TIFF that nobody here reads, in a sentence."""
+    """Why a TIFF is not supported."""
     with contextlib.suppress(ValueError, KeyError, struct.error):
         tags = _directory(data)
         bits = "/".join(str(number) for number in dict.fromkeys(_numbers(tags, BITS, (1,))))
         return (
-            f"this kind of TIFF is not read ({bits} bits, {_number(tags, SAMPLES, 1)} bands, photometric"
+            f"this kind of TIFF is not supported ({bits} bits, {_number(tags, SAMPLES, 1)} bands, photometric"
             f" {_number(tags, PHOTOMETRIC, 0)}, compression {_number(tags, COMPRESSION, 1)}): save it as 8-bit RGB"
         )
-    return "the image is broken: its TIFF directory cannot be read"
+    return "the image is corrupt: its TIFF directory cannot be read"
 
 
 Tags = Mapping[int, npt.NDArray[Any]]
 
 
 def _directory(data: bytes) -> Tags:
-    """The tags of the first picture whose values are whole numbers or text; each has at least one value."""
+    """The tags of the first page with integer or text values; each has at least one value."""
     order = "<" if data[:1] == b"I" else ">"
     is_big = BIG_TIFF in data[2:4]
     number, entry, inline = (f"{order}Q", f"{order}HHQ", 8) if is_big else (f"{order}I", f"{order}HHI", 4)
@@ -178,7 +178,7 @@ def _directory(data: bytes) -> Tags:
         value_at = at + step - inline
         if values * dtype.itemsize > inline:
             (value_at,) = struct.unpack_from(number, data, value_at)
-        # Fails where the values do not lie in the file.
+        # Raises if the values are not within the file.
         tags.setdefault(tag, np.frombuffer(data, dtype, values, value_at))
     return tags
 
@@ -196,7 +196,7 @@ def _has_spare_bands(photometric: int, bands: int, extras: tuple[int, ...]) -> b
     """Whether bands of 8 bits are more than a grey or colour picture with transparency, which Pillow reads."""
     has_alpha = bool(extras) and extras[0] in {PREMULTIPLIED, STRAIGHT}
     if photometric == RGB:
-        # Without a word on it, the fourth band counts as transparency, for Pillow and for most.
+        # If undeclared, the fourth band is taken for alpha, by Pillow and by most programs.
         return bands > RGB_BANDS + (1 if has_alpha or not extras else 0)
     return bands > (2 if has_alpha else 1)
 
