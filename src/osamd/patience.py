@@ -1,23 +1,23 @@
-"""``Patience``: a number of seconds that several waits share."""
+"""``Patience``: a time limit shared by several waits."""
 
 import time
 
 
 class Patience:
-    """Runs from its making.
+    """A time limit that starts when it is created.
 
     Args:
-        seconds: how long all waits together may take; None lets them take as long as they need.
+        seconds: limit of all waits together; None for no limit.
     """
 
     def __init__(self, seconds: float | None) -> None:
         self._until = None if seconds is None else time.monotonic() + seconds
 
     def left(self, *, most: float | None = None) -> float | None:
-        """Seconds that are left, never below 0, as timeouts are given; None for no end.
+        """Remaining seconds, at least 0, for use as a timeout; None for no limit.
 
         Args:
-            most: the longest answer; None does not shorten it.
+            most: upper bound of the result; None for no bound.
         """
         if self._until is None:
             return most

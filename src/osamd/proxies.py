@@ -1,7 +1,7 @@
-"""Which proxy and which certificates the environment gives a request, and which variable to name when one is wrong.
+"""Proxy and certificates of a request from the environment, with errors that name the variable at fault.
 
-httpx2 reads the same variables, but builds all of them at once: a SOCKS proxy or a missing certificate file breaks even
-plain HTTP to loopback, which needs neither.
+httpx2 reads the same variables, but all at once: a SOCKS proxy or a missing certificate file breaks even plain HTTP to
+loopback, which needs neither.
 """
 
 import importlib.util
@@ -25,23 +25,23 @@ CERTIFICATE_VARIABLES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentProxy:
-    """A proxy that the environment names.
+    """A proxy from the environment.
 
     Attributes:
         url: its address, with its password.
-        variable: the environment variable that names it.
+        variable: the environment variable that sets it.
     """
 
     url: httpx2.URL = field(repr=False)
     variable: str
 
     def __str__(self) -> str:
-        """Variable and address, for messages; without user name and password."""
+        """Address and variable, for messages; without user name and password."""
         return f"the proxy {without_secrets(self.url)} from {self.variable}"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, by its name or address alone."""
+    """Whether a host is loopback, by its name or address, without DNS."""
     name = host.lower().rstrip(".")
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -55,7 +55,7 @@ def proxy_for(url: httpx2.URL) -> EnvironmentProxy | None:
     """The proxy of a URL from ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``; None for loopback.
 
     Raises:
-        SettingsError: the variable does not name a proxy that can be used; the message names the variable.
+        SettingsError: the proxy is invalid; the message names the variable.
     """
     if is_loopback(url.host) or proxy_bypass(url.host):
         return None
@@ -83,7 +83,7 @@ def _proxy(value: str, variable: str) -> EnvironmentProxy:
 
 
 def is_address(url: httpx2.URL) -> bool:
-    """Whether a URL has a host, and a port, that can exist."""
+    """Whether a URL has a valid host and port."""
     return HOST.fullmatch(url.raw_host.decode("ascii")) is not None and 0 < (url.port or 1) <= MAX_PORT
 
 
@@ -100,18 +100,18 @@ def tls_context(*schemes: str) -> ssl.SSLContext:
     """How TLS is verified.
 
     Args:
-        schemes: of the server and of its proxy. Without ``https`` among them no certificates are read.
+        schemes: of the server and of its proxy. Without ``https``, no certificates are read.
 
     Raises:
         SettingsError: ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` cannot be read; the message names it.
     """
     if "https" not in schemes:
-        # Trusts no one, so that a mistake here could not weaken a connection.
+        # Trusts no certificates, so that a mistake here cannot weaken a connection.
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         return httpx2.create_ssl_context()
     except OSError as error:
         named = [name for name in CERTIFICATE_VARIABLES if os.environ.get(name)]
-        reason = error.strerror or "not certificates in PEM form"
+        reason = error.strerror or "not PEM certificates"
         source = named[0] if named else "the system's certificates"
-        raise SettingsError(f"{source}: the trusted certificates cannot be read: {reason}") from None
+        raise SettingsError(f"{source}: cannot read the trusted certificates: {reason}") from None

@@ -1,4 +1,4 @@
-"""The state of the engine and the server at one moment, for health checks and metrics."""
+"""A snapshot of the engine's and the server's state, for health checks and metrics."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,9 +15,9 @@ class LaneStatus:
     Attributes:
         name: such as ``encode``.
         waiting: jobs in its queue.
-        capacity: how many may wait.
+        capacity: limit of waiting jobs.
         running: jobs on its workers.
-        hung: abandoned workers whose jobs do not end.
+        hung: abandoned workers with hung jobs.
     """
 
     name: str
@@ -29,12 +29,12 @@ class LaneStatus:
 
 @dataclass(frozen=True, slots=True)
 class CacheStatus:
-    """What is remembered of images.
+    """The embedding cache.
 
     Attributes:
-        entries: embeddings.
-        nbytes: their memory.
-        capacity_bytes: how much they may have.
+        entries: number of embeddings.
+        nbytes: bytes in use.
+        capacity_bytes: limit.
     """
 
     entries: int
@@ -44,13 +44,13 @@ class CacheStatus:
 
 @dataclass(frozen=True, slots=True)
 class MemoryStatus:
-    """The memory of masks and replies.
+    """The memory budget of masks and replies.
 
     Attributes:
-        held: bytes that requests hold.
-        capacity: bytes that they may hold together.
-        waiting: requests that wait for some.
-        refused: requests that were refused some so far.
+        held: bytes reserved by requests.
+        capacity: limit in bytes.
+        waiting: requests waiting for memory.
+        refused: requests rejected so far for lack of memory.
     """
 
     held: int
@@ -67,7 +67,7 @@ class Resident:
         model: its row.
         device: where it runs.
         nbytes: size of its files.
-        expires_in_s: seconds until it is unloaded if nobody uses it; PINNED or None as in ``KeepAlive``.
+        expires_in_s: seconds until it is unloaded if unused; PINNED or None as in ``KeepAlive``.
     """
 
     model: Model
@@ -78,7 +78,7 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """All of these.
+    """The whole snapshot.
 
     Attributes:
         state: ``ready`` when the configured models are loaded and warm, ``loading`` before, ``stopping``, or ``stuck``
@@ -86,8 +86,8 @@ class EngineStatus:
         lanes: in the order of a request.
         cache: of embeddings.
         residents: loaded models.
-        pulling: names of models on their way here.
-        masks: memory of masks and replies; None for an engine without a server.
+        pulling: names of models that are being pulled.
+        masks: memory budget of masks and replies; None for an engine without a server.
     """
 
     state: State

@@ -182,7 +182,7 @@ def test_a_deployment_is_measured(osamd: Osamd, server: RunningServer, tmp_path:
     ("arguments", "key", "code", "words"),
     [
         ((), "not-the-key-9x", 3, "missing or wrong"),
-        (("--model", "no-such-model"), KEY, 2, "there is no model 'no-such-model'"),
+        (("--model", "no-such-model"), KEY, 2, "unknown model 'no-such-model'"),
         (("--image", "missing.jpg"), KEY, 2, "missing.jpg: No such file"),
         (("--clients", "0"), KEY, 2, "expected a number from 1 to 1000"),
         (("--seconds", "nan"), KEY, 2, "expected a number above 0"),
@@ -220,12 +220,12 @@ def test_table_is_printed_before_a_file_fails(osamd: Osamd, server: RunningServe
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (("--json", "bench.svg"), "bench.svg: this writes application/json: expected a name that ends in .json"),
-        (("--plot", "bench.png"), "bench.png: this writes image/svg+xml: expected a name that ends in .svg"),
+        (("--json", "bench.svg"), "bench.svg: the output is application/json; expected a name that ends in .json"),
+        (("--plot", "bench.png"), "bench.png: the output is image/svg+xml; expected a name that ends in .svg"),
         (("--json", "-", "--plot", "-"), "--json - and --plot - both write to standard output"),
         (("--image", "-"), "not an image"),
         (("--image", "https://example.com/cat.jpg"), "expected a file or -, not a URL"),
-        (("--model", ""), "there is no model ''"),
+        (("--model", ""), "unknown model ''"),
     ],
 )
 def test_unusable_files_are_refused_before_measuring(
@@ -253,7 +253,7 @@ def test_invalid_url_is_refused_at_once(osamd: Osamd, command: tuple[str, ...], 
     ended = osamd(*command, url)
 
     assert (2, "") == (ended.returncode, ended.out)
-    assert "osamd: url: expected a server such as http://127.0.0.1:11368" in ended.err
+    assert "osamd: url: expected a URL such as http://127.0.0.1:11368" in ended.err
 
 
 def test_terminal_shows_progress(server: RunningServer) -> None:

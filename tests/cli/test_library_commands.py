@@ -18,7 +18,7 @@ from osamd.cli.models import human_age
 from osamd.cli.printing import size, table
 
 WAIT_S = 60
-LICENCE = "osamd: fresh:latest is under the licence MIT https://example.org/licence"
+LICENCE = "osamd: fresh:latest has the licence MIT https://example.org/licence"
 
 
 class Home:
@@ -93,7 +93,7 @@ def test_pull_show_and_remove(home: Home) -> None:
     assert (0, "") == (done.returncode, done.out)
     told = [line for line in done.err.splitlines() if "broken" not in line]
     assert LICENCE == told[0]
-    assert "osamd: fresh:latest is here" == told[-1]
+    assert "osamd: pulled fresh:latest" == told[-1]
     assert ["encoder", "decoder"] == [line.split()[1] for line in told[1:-1]]
     assert "\r" not in done.err
     assert all(place.exists() for place in home.fresh.places(home.cache))
@@ -104,7 +104,7 @@ def test_pull_show_and_remove(home: Home) -> None:
     assert not any(place.exists() for place in home.fresh.places(home.cache))
     done = home.osamd("rm", "fresh")
     assert 5 == done.returncode
-    assert "fresh:latest is not here" in done.err
+    assert "fresh:latest is not on this machine" in done.err
 
 
 def test_progress_bar_is_for_terminals(home: Home) -> None:
@@ -139,12 +139,12 @@ def test_progress_bar_is_for_terminals(home: Home) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("pull", "nosuch"), 2, "there is no model 'nosuch'"),
-        (("show", "nosuch"), 2, "there is no model 'nosuch'"),
-        (("rm", "nosuch"), 2, "there is no model 'nosuch'"),
+        (("pull", "nosuch"), 2, "unknown model 'nosuch'"),
+        (("show", "nosuch"), 2, "unknown model 'nosuch'"),
+        (("rm", "nosuch"), 2, "unknown model 'nosuch'"),
         (("rm", "builtin"), 2, "not in the cache"),
         (("rm", "own"), 2, "not in the cache"),
-        (("rm", "fresh"), 5, "is not here"),
+        (("rm", "fresh"), 5, "is not on this machine"),
         (("ps", "--url", "http://127.0.0.1:9"), 7, "cannot reach"),
     ],
     ids=str,

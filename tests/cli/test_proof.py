@@ -32,7 +32,7 @@ def test_gpu_that_did_the_work_has_no_problems() -> None:
         (replace(ON_GPU, nodes={CUDA: 3, CPU: 87}), "only 3 of 90 nodes ran on CUDA"),
         (replace(ON_GPU, nodes={}), "only 0 of 0 nodes ran on CUDA"),
         (replace(ON_GPU, usual_s=0.2), "it was no faster than the CPU"),
-        (replace(ON_GPU, output=OUTPUT + 1), "its answer differs from the CPU's by 50%"),
+        (replace(ON_GPU, output=OUTPUT + 1), "its output differs from the CPU's by 50%"),
     ],
 )
 def test_each_reason_to_doubt_is_named(gpu: Run, problem: str) -> None:

@@ -36,7 +36,7 @@ def body(**arguments: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("empty", [[], (), np.zeros((0, 2)), iter(())], ids=["list", "tuple", "array", "iterator"])
 def test_empty_prompts_are_refused(name: str, empty: object) -> None:
     """They would become the click in the middle; the message names the argument and the way to ask for that."""
-    with pytest.raises(InvalidPromptError, match=f"leave {name} out") as caught:
+    with pytest.raises(InvalidPromptError, match=f"omit {name} to use") as caught:
         body(**{name: empty})
     assert name == caught.value.field
 
@@ -97,13 +97,13 @@ def test_options_are_sent_even_when_falsy(arguments: dict[str, Any], sent: dict[
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ({"points": 5}, "points: expected x, y or a list of them"),
-        ({"points": {1, 2}}, "points: cannot be sent: set"),
-        ({"texts": b"cat"}, "texts: cannot be sent: bytes"),
+        ({"points": 5}, "points: expected x, y or a list of points"),
+        ({"points": {1, 2}}, "points: cannot be sent as JSON: set"),
+        ({"texts": b"cat"}, "texts: cannot be sent as JSON: bytes"),
         ({"box": [0, 0, float("nan"), 1]}, "box: expected finite numbers"),
         ({"points": np.array([[np.inf, 1]])}, "points: expected finite numbers"),
         ({"prompts": [{"box": [0, 0, 1, float("inf")]}]}, "prompts.box: expected finite numbers"),
-        ({"mask_input": object()}, "mask_input: cannot be sent: object"),
+        ({"mask_input": object()}, "mask_input: cannot be sent as JSON: object"),
     ],
 )
 def test_arguments_that_json_cannot_hold_are_refused(arguments: dict[str, Any], part: str) -> None:

@@ -72,13 +72,13 @@ def test_loopback_needs_none_of_them(monkeypatch: pytest.MonkeyPatch, good: Pupp
         (
             {"SSL_CERT_FILE": "/nonexistent"},
             "https://h",
-            "SSL_CERT_FILE: the trusted certificates cannot be read: No such",
+            "SSL_CERT_FILE: cannot read the trusted certificates: No such",
         ),
-        ({"SSL_CERT_FILE": __file__}, "https://h", "SSL_CERT_FILE: the trusted certificates cannot be read"),
+        ({"SSL_CERT_FILE": __file__}, "https://h", "SSL_CERT_FILE: cannot read the trusted certificates"),
         (
             {"SSL_CERT_FILE": "/nonexistent", "HTTP_PROXY": "https://proxy"},
             "http://h",
-            "SSL_CERT_FILE: the trusted certificates cannot be read",
+            "SSL_CERT_FILE: cannot read the trusted certificates",
         ),
     ],
     ids=str,

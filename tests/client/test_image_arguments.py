@@ -167,7 +167,7 @@ class Text(io.StringIO):
         (io.BytesIO, r"at its end: call seek\(0\)"),
         (lambda: "s3://bucket/cat.jpg", "s3:// URLs are not supported"),
         (lambda: "file:///cat.jpg", "file:// URLs are not supported"),
-        (lambda: base64.b64encode(bytes(9000)).decode(), "data:image/...;base64, in front of it"),
+        (lambda: base64.b64encode(bytes(9000)).decode(), "prefix base64 text with data:image/...;base64,"),
         (lambda: "cat\0.jpg", "not a path"),
         (lambda: 5, "got int"),
         (lambda: [[1, 2]], "got list"),

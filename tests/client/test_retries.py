@@ -141,7 +141,7 @@ def test_retry_after_in_the_future_is_in_the_error() -> None:
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_invalid_url_is_refused_at_once(kind: type[Client] | type[AsyncClient], url: str) -> None:
     """Before anything is sent, with an example of what is expected."""
-    with pytest.raises(InvalidRequestError, match=r"expected a server such as http://127\.0\.0\.1:11368"):
+    with pytest.raises(InvalidRequestError, match=r"expected a URL such as http://127\.0\.0\.1:11368"):
         kind(url)
 
 

@@ -1,4 +1,4 @@
-"""What this installation has, where models would run, and what is wrong."""
+"""Check this installation: versions, where models would run, and problems."""
 
 import argparse
 import platform
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CPU_PACKAGE, GPU_PACKAGE = "onnxruntime", "onnxruntime-gpu"
 PACKAGES = (CPU_PACKAGE, GPU_PACKAGE, "numpy", "opencv-python-headless", "pillow", "fastapi", "uvicorn")
 FAILED = 1
-# The first driver of each CUDA.
+# The oldest driver for each major version of CUDA.
 DRIVER_OF_CUDA = {12: "525", 13: "580"}
 
 
@@ -33,7 +33,7 @@ class Finding:
     Attributes:
         name: what was checked.
         text: what was found.
-        is_wrong: whether osamd cannot work like this.
+        is_wrong: whether this keeps osamd from working.
     """
 
     name: str
@@ -65,10 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def examine(device: Device | None = None) -> Report:
-    """Check everything; never raises for what it finds.
+    """Check everything; problems are reported, not raised.
 
     Args:
-        device: where models should run, instead of OSAMD_DEVICE.
+        device: where models should run; overrides OSAMD_DEVICE.
     """
     findings = [
         Finding("osamd", __version__),
@@ -93,7 +93,7 @@ def _packages() -> list[Finding]:
             continue
     findings = [Finding(package, number) for package, number in found.items()]
     if {CPU_PACKAGE, GPU_PACKAGE} <= set(found):
-        both = f"both {CPU_PACKAGE} and {GPU_PACKAGE} are installed, and the one installed last hides the other"
+        both = f"both {CPU_PACKAGE} and {GPU_PACKAGE} are installed; the one installed last hides the other"
         remedy = f"pip uninstall --yes {CPU_PACKAGE} {GPU_PACKAGE}, then install one of them"
         findings.append(Finding(CPU_PACKAGE, f"{both}: {remedy}", is_wrong=True))
     return findings
@@ -103,16 +103,14 @@ def _key(settings: Settings) -> Finding:
     if settings.api_key is not None:
         return Finding("API_KEY", "set")
     if settings.app_env == "development":
-        return Finding("API_KEY", "not set; APP_ENV=development accepts every request")
-    return Finding("API_KEY", "not set: a production server answers every request with 500")
+        return Finding("API_KEY", "not set; with APP_ENV=development every request is accepted")
+    return Finding("API_KEY", "not set: in production every request gets 500")
 
 
 def _cache(cache: Path) -> Finding:
     problem = folder_problem(cache)
     if problem is not None:
-        return Finding(
-            "cache", f"{cache}: {problem}; set {variable_of('cache')} to a folder that it may", is_wrong=True
-        )
+        return Finding("cache", f"{cache}: {problem}; set {variable_of('cache')} to a writable folder", is_wrong=True)
     return Finding("cache", f"{cache} ({'writable' if cache.exists() else 'does not exist yet'})")
 
 
@@ -126,7 +124,7 @@ def _catalog(settings: Settings) -> list[Finding]:
 
 
 def _placement(settings: Settings) -> list[Finding]:
-    """Where models run, and what stands in the way; the built-in model is the shortest proof of either."""
+    """Where models run, or why they cannot, checked by loading the built-in model."""
     from osamd.runtime.sessions import available_providers, choose_placement
 
     findings = [Finding("providers", ", ".join(available_providers()))]
@@ -145,13 +143,13 @@ def _placement(settings: Settings) -> list[Finding]:
         findings.append(Finding("device", f"{placement.device}, {placement.threads} threads"))
     on_gpu = placement.device == "cuda"
     if on_gpu:
-        # `auto` falls back to the CPU: what is missing is reported, but is not a fault.
+        # `auto` falls back to the CPU: missing parts are reported, but are not problems.
         findings += [replace(finding, is_wrong=finding.is_wrong and not placement.may_fall_back) for finding in _gpu()]
     return [*findings, *_builtin(settings, placement, on_gpu=on_gpu), *_own_models(settings)]
 
 
 def _own_models(settings: Settings) -> list[Finding]:
-    """Load and run each of the user's own models that is here: a graph may not be what its family expects."""
+    """Load and run the user's own models that are on disk: a graph may not match its family."""
     from osamd.engine.inference import load_model, run_once
 
     store, findings = Store(settings.cache), []
@@ -168,7 +166,7 @@ def _own_models(settings: Settings) -> list[Finding]:
 
 
 def _gpu() -> list[Finding]:
-    """Package, driver, devices, CUDA and cuDNN: what a GPU needs, and what to do about what is not there."""
+    """What a GPU needs (package, driver, device, CUDA, cuDNN), and how to install what is missing."""
     from osamd.runtime.nvidia import cuda_runtime_version, cudnn_version, find_driver
     from osamd.runtime.sessions import built_for_cuda, load_cuda_libraries
 
@@ -179,7 +177,7 @@ def _gpu() -> list[Finding]:
             Finding(
                 "CUDA",
                 f"this ONNX Runtime is built for the CPU: pip uninstall --yes {CPU_PACKAGE}, then pip install"
-                f" '{GPU_PACKAGE}[cuda,cudnn]', or use osamd's image for GPUs",
+                f" '{GPU_PACKAGE}[cuda,cudnn]', or use osamd's GPU image",
                 is_wrong=True,
             )
         ]
@@ -190,7 +188,7 @@ def _gpu() -> list[Finding]:
         findings.append(Finding("driver", text, is_wrong=True))
     else:
         version = f"{driver.version or 'of unknown version'}, for CUDA up to {_dotted(driver.cuda)}"
-        # Within a major version of CUDA, older drivers run newer libraries.
+        # Within a major version of CUDA, older drivers work with newer libraries.
         is_old = driver.cuda[0] < built[0]
         remedy = f": too old for CUDA {built[0]}. Install driver {DRIVER_OF_CUDA.get(built[0], 'for it')} or newer, or"
         remedy += " osamd's image for CUDA 12 (--build-arg CUDA=12)"
@@ -211,7 +209,7 @@ def _dotted(version: tuple[int, int]) -> str:
 
 
 def _builtin(settings: Settings, placement: "Placement", *, on_gpu: bool) -> list[Finding]:
-    """Load the built-in model where models would run, and on a GPU prove that it did the work."""
+    """Load the built-in model where models would run; on a GPU, prove that the GPU did the work."""
     from osamd.cli.proof import prove
     from osamd.models import build_model
 

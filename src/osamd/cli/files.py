@@ -1,4 +1,4 @@
-"""Images that commands read and files that they write; ``-`` is standard input and standard output."""
+"""Input images and output files of commands; ``-`` means standard input or output."""
 
 import mimetypes
 import sys
@@ -11,13 +11,13 @@ STANDARD: Final = "-"
 
 
 def read_image(name: str) -> bytes:
-    """An encoded image.
+    """Read an encoded image.
 
     Args:
         name: a file, or ``-`` for standard input.
 
     Raises:
-        InvalidImageError: it cannot be read; the message says why.
+        InvalidImageError: the file cannot be read.
     """
     if name == STANDARD:
         if sys.stdin is None or sys.stdin.isatty():
@@ -32,23 +32,23 @@ def read_image(name: str) -> bytes:
 
 
 def check_output(name: str, flag: str, kind: str, *, must_exist: bool = False) -> None:
-    """Refuse a file whose name promises another format than is written.
+    """Reject an output file whose suffix does not match its format.
 
     Args:
         name: a file, or ``-`` for standard output.
-        flag: that named it.
+        flag: the flag that names it.
         kind: the media type that is written.
-        must_exist: also refuse it when its folder does not exist.
+        must_exist: also reject it if its folder does not exist.
 
     Raises:
-        InvalidRequestError: it is refused; the message says what is expected.
+        InvalidRequestError: it was rejected; the message says what is expected.
     """
     if name == STANDARD:
         return
     named, _ = mimetypes.guess_type(name)
     if named not in {None, kind}:
         expected = mimetypes.guess_extension(kind)
-        raise InvalidRequestError(f"{flag} {name}: this writes {kind}: expected a name that ends in {expected}")
+        raise InvalidRequestError(f"{flag} {name}: the output is {kind}; expected a name that ends in {expected}")
     path = Path(name)
     if must_exist and path.is_dir():
         raise InvalidRequestError(f"{name}: Is a directory")
@@ -57,7 +57,7 @@ def check_output(name: str, flag: str, kind: str, *, must_exist: bool = False) -
 
 
 def write_output(data: bytes, name: str) -> None:
-    """Write to a file, and say so on stderr, or to standard output.
+    """Write to a file, reporting it on stderr, or to standard output.
 
     Raises:
         InvalidRequestError: the file cannot be written; the message says why.

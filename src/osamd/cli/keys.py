@@ -1,4 +1,4 @@
-"""``osamd keys``: make, list and revoke keys."""
+"""``osamd keys``: create, list and revoke keys."""
 
 import argparse
 import sys

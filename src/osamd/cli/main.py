@@ -1,7 +1,7 @@
-"""The command line: its parser, and the module that each command is in.
+"""The command line's parser and the module of each command.
 
-A command's module is imported when it runs, so that ``--help`` is instant. Data goes to stdout, messages to stderr,
-exit codes come from the error tree.
+A command's module is imported when the command runs, so that ``--help`` is fast. Data goes to stdout, messages to
+stderr, and exit codes come from the error classes.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from osamd.errors import OsamdError, with_field
 
 INTERRUPTED = 130
 MODELS = "osamd.cli.models"
-# Anything larger is a load test, for which there are better tools.
+# Beyond this it is a load test, for which there are better tools.
 MOST, LONGEST_S = 1000, 3600
 # Coordinates that begin with a minus, which argparse takes for a flag.
 NEGATIVE_NUMBERS = re.compile(r"-[0-9.][0-9.,eE+-]*")
@@ -26,7 +26,7 @@ NEGATIVE_NUMBERS = re.compile(r"-[0-9.][0-9.,eE+-]*")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    # Python has None for a stream that the shell closed; what is written there goes nowhere.
+    # A stream closed by the shell is None in Python; discard what is written to it.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the process
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the process
     try:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone; that is its business.
+        # The reader of our output has closed the pipe; not an error.
         _discard_output()
         return 0
     except OSError as error:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _discard_output() -> None:
-    """Python would complain when it flushes what is left at the end."""
+    """Replace stdout, because Python would report an error when it flushes the rest at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -69,7 +69,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
-    """``--point -5,3`` as ``--point=-5,3``."""
+    """Rewrite ``--point -5,3`` to ``--point=-5,3``."""
     joined: list[str] = []
     for argument in argv:
         if joined and re.fullmatch("--[a-z-]+", joined[-1]) and NEGATIVE_NUMBERS.fullmatch(argument):
@@ -100,11 +100,11 @@ def _add_serve(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "serve",
         help="serve the HTTP API",
-        description="Serve the HTTP API. Flags win over OSAMD_* environment variables; see docs/reference/settings.md.",
+        description="Serve the HTTP API. Flags override OSAMD_* environment variables; see docs/reference/settings.md.",
     )
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (11368)")
-    parser.add_argument("--env-file", type=Path, metavar="FILE", help="a .env file; environment variables win over it")
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="a .env file; environment variables override it")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where model files are stored (~/.cache/osam)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where models run (auto)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of one inference (0: one per core)")
@@ -112,7 +112,9 @@ def _add_serve(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("--image-root", type=Path, metavar="DIR", help="folder from which image_path may be read")
     parser.add_argument("--mask-layout", choices=("full", "crop"), help="default mask_layout (full)")
     parser.add_argument("--docs", choices=("on", "off"), help="serve /docs, /openapi.json and /playground (on)")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="what is logged (info)")
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), help="lowest level that is logged (info)"
+    )
     parser.set_defaults(command=("osamd.cli.serve", "run"))
 
 
@@ -120,7 +122,7 @@ def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "run",
         help="segment one photo, without a server",
-        description="Segment one photo. Without -o, PNG bytes go to stdout: the mask, or with --overlay (and, as in"
+        description="Segment one photo. Without -o, PNG bytes go to stdout: the mask, or with --overlay (and, like"
         " osam, with --prompt) the photo with the mask over it.",
     )
     parser.add_argument("model", nargs="?", help="a model's name (builtin)")
@@ -140,16 +142,22 @@ def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("--prompt", metavar="JSON", help="a prompt as in the HTTP API")
     parser.add_argument("--multimask", action="store_true", help="up to three candidate masks")
     parser.add_argument("--json", action="store_true", help="write the reply as JSON to stdout")
-    parser.add_argument("-o", "--output", metavar="FILE", help="write the PNG there; - writes it to standard output")
-    parser.add_argument("--overlay", action="store_true", help="the photo with the mask over it instead of the mask")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the PNG to FILE; - writes to standard output")
     parser.add_argument(
-        "--cutout", action="store_true", help="the object alone, transparent around it, instead of the mask"
+        "--overlay", action="store_true", help="write the photo with the mask over it instead of the mask"
     )
-    parser.add_argument("--fill-holes", metavar="N", help="fill holes of at most so many pixels")
-    parser.add_argument("--drop-islands", metavar="N", help="drop parts of at most so many pixels; the largest stays")
-    parser.add_argument("--smooth", metavar="R", help="smooth outlines by a blur of so many pixels, at most 50")
+    parser.add_argument(
+        "--cutout", action="store_true", help="write the object on a transparent background instead of the mask"
+    )
+    parser.add_argument("--fill-holes", metavar="N", help="fill holes of at most N pixels")
+    parser.add_argument(
+        "--drop-islands", metavar="N", help="drop separate parts of at most N pixels; the largest is kept"
+    )
+    parser.add_argument("--smooth", metavar="R", help="smooth outlines with a Gaussian blur of R pixels, at most 50")
     parser.add_argument("--mask-format", choices=("png", "rle", "polygon", "none"), help="masks in the JSON (png)")
-    parser.add_argument("--simplify", metavar="T", help="with --mask-format polygon: be off by at most so many pixels")
+    parser.add_argument(
+        "--simplify", metavar="T", help="with --mask-format polygon: simplify outlines, off by at most T pixels"
+    )
     parser.set_defaults(command=("osamd.cli.run", "run"))
 
 
@@ -181,7 +189,7 @@ def _add_keys(commands: "Commands[argparse.ArgumentParser]") -> None:
         "keys",
         help="create, list and revoke API keys",
         description="Create, list and revoke API keys. list and revoke use API_KEY_FILE, which a running server reloads"
-        " when it changes; new writes a line for that file to stdout and the secret, this once, to stderr.",
+        " when it changes; new prints a line for that file to stdout and the secret, only once, to stderr.",
     )
     parser.add_argument("action", choices=("new", "list", "revoke"), help="what to do")
     parser.add_argument("name", nargs="?", help="the key's name")
@@ -193,8 +201,8 @@ def _add_doctor(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "doctor",
         help="check this installation and show where models would run",
-        description="Check this installation and show where models would run; exits 1 when something is wrong. With a"
-        " GPU it runs a graph there and on the CPU, and shows which nodes ran where and how long they took.",
+        description="Check this installation and show where models would run; exits with 1 if there are problems."
+        " With a GPU it runs a graph there and on the CPU, and shows where each node ran and how long it took.",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where models should run (OSAMD_DEVICE)")
     parser.set_defaults(command=("osamd.cli.doctor", "run"))
@@ -204,9 +212,9 @@ def _add_bench(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "bench",
         help="measure a deployment",
-        description="Measure how fast a server answers, as its users see it: the first answer (a cold start if the host"
-        " was asleep), new images, clicks, and clicks from several clients at once. The prompt is the model's default,"
-        " one click in the middle for most. The key is read from API_KEY.",
+        description="Measure a server's latency as its users see it: the first answer (a cold start if the host"
+        " was asleep), new images, clicks, and clicks from concurrent clients. The prompt is the model's default,"
+        " one click in the centre for most. The key is read from API_KEY.",
     )
     parser.add_argument("url", nargs="?", default="http://127.0.0.1:11368", help="the server (http://127.0.0.1:11368)")
     parser.add_argument("--model", help="a model's name (builtin)")
@@ -225,8 +233,8 @@ def _add_bench(commands: "Commands[argparse.ArgumentParser]") -> None:
         metavar="S",
         help="how long to wait for a sleeping host to wake up (120)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write all measurements there; - writes them to standard output")
-    parser.add_argument("--plot", metavar="FILE", help="write a chart there, as SVG; - writes it to standard output")
+    parser.add_argument("--json", metavar="FILE", help="write all measurements to FILE; - writes to standard output")
+    parser.add_argument("--plot", metavar="FILE", help="write a chart as SVG to FILE; - writes to standard output")
     parser.set_defaults(command=("osamd.cli.bench.command", "run"))
 
 

@@ -1,4 +1,4 @@
-"""The model library on the command line: list, show, pull, rm, ps."""
+"""Commands for models: list, show, pull, rm, ps."""
 
 import argparse
 import sys
@@ -54,7 +54,7 @@ def run_ps(arguments: argparse.Namespace) -> int:
 
 
 def own_library() -> Library:
-    """The library of this user's settings; problems of their catalogue's rows go to stderr."""
+    """Open the library of the user's settings; problems in their catalogue are printed to stderr."""
     library = open_library(load_settings())
     for problem in library.catalog.problems:
         print(f"osamd: {problem}", file=sys.stderr)
@@ -62,7 +62,7 @@ def own_library() -> Library:
 
 
 def list_models(*, show_all: bool) -> str:
-    """A table of the models that are here, or of all there are."""
+    """A table of the models on this machine, or of all known models."""
     library = own_library()
     store = library.store
     rows = [("NAME", "ID", "SIZE", "MODIFIED")]
@@ -76,7 +76,7 @@ def list_models(*, show_all: bool) -> str:
 
 
 def show_model(name: str) -> str:
-    """All there is to say about a model."""
+    """The details of a model."""
     library = own_library()
     model = library.resolve(name)
     size = library.store.size(model)
@@ -94,47 +94,47 @@ def show_model(name: str) -> str:
 
 
 def pull_model(name: str) -> None:
-    """Pull a model, with its licence shown before it and a progress bar in a terminal.
+    """Pull a model, showing its licence first and, in a terminal, a progress bar.
 
     Raises:
         UnknownModelError: no such model.
-        ModelError: it could not be pulled.
+        ModelError: the pull failed.
     """
     library = own_library()
     bring(library.resolve(name), library.store)
 
 
 def bring(model: Model, store: Store) -> None:
-    """The same for a row that is at hand."""
-    print(f"osamd: {model.name} is under the licence {terms(model)}", file=sys.stderr)
+    """Pull a model, given its row."""
+    print(f"osamd: {model.name} has the licence {terms(model)}", file=sys.stderr)
     bar = _Bar() if sys.stderr.isatty() else None
     store.pull(model, bar.show if bar is not None else _tell_ends())
     if bar is not None:
         bar.end()
-    print(f"osamd: {model.name} is here", file=sys.stderr)
+    print(f"osamd: pulled {model.name}", file=sys.stderr)
 
 
 def remove_model(name: str) -> None:
     """Delete a model's files.
 
     Raises:
-        ModelUnavailableError: they are not here.
-        InvalidRequestError: they are not the cache's.
+        ModelUnavailableError: it is not on this machine.
+        InvalidRequestError: its files are not in the cache.
     """
     library = own_library()
     model = library.resolve(name)
     was_here = library.store.is_present(model)
     freed = library.store.remove(model, catalog=library.catalog)
     if not (was_here or freed):
-        raise ModelUnavailableError(f"{model.name} is not here")
+        raise ModelUnavailableError(f"{model.name} is not on this machine")
     print(f"osamd: removed {model.name}, {printing.size(freed)} freed", file=sys.stderr)
 
 
 def running_models(url: str, api_key: str | None) -> str:
-    """A table of the models that a server has loaded.
+    """A table of the models a server has loaded.
 
     Raises:
-        UnreachableError: no server answers.
+        UnreachableError: no server answered.
         AccessError: the key is missing or wrong.
     """
     with Client(url, api_key=api_key, patience_s=0) as client:
@@ -145,12 +145,12 @@ def running_models(url: str, api_key: str | None) -> str:
 
 
 def terms(model: Model) -> str:
-    """A licence and where its text is."""
+    """A licence and the URL of its text."""
     return f"{model.license or 'unknown'} {model.license_url}".strip()
 
 
 def human_age(when: datetime) -> str:
-    """How long ago, such as ``3 hours ago``."""
+    """A relative time such as ``3 hours ago``."""
     seconds = max(0, int((datetime.now(UTC) - when).total_seconds()))
     for unit, length in (("day", DAY_S), ("hour", HOUR_S), ("minute", MINUTE_S)):
         if seconds >= length:
@@ -160,7 +160,7 @@ def human_age(when: datetime) -> str:
 
 
 class _Bar:
-    """A progress bar on stderr, one line a file."""
+    """A progress bar on stderr, one line per file."""
 
     def __init__(self) -> None:
         self._file = ""
@@ -183,7 +183,7 @@ class _Bar:
 
 
 def _tell_ends() -> Callable[[PullProgress], None]:
-    """Where nobody watches, a line for each file that is done."""
+    """Without a terminal, one line for each finished file."""
 
     def tell(progress: PullProgress) -> None:
         if progress.status == "done":

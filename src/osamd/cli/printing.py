@@ -1,4 +1,4 @@
-"""Tables and sizes as all commands print them."""
+"""Tables and sizes, as printed by all commands."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ STEP: Final = 1000
 
 
 def table(rows: Sequence[Sequence[str]], *, are_figures: bool = False) -> str:
-    """Rows in aligned columns.
+    """Format rows in aligned columns.
 
     Args:
-        rows: cells, as many in each row.
-        are_figures: whether to align all columns but the first on their right.
+        rows: cells, the same number in each row.
+        are_figures: whether to right-align all columns but the first.
     """
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
@@ -35,7 +35,7 @@ def size(nbytes: float) -> str:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits, its whole part in full."""
+    """A number with this many significant digits, never rounding its integer part."""
     if value <= 0:
         return "0"
     return f"{value:.{max(0, digits - 1 - math.floor(math.log10(value)))}f}"

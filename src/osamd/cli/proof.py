@@ -1,6 +1,6 @@
-"""Proof of where inference runs: a real graph, each node's provider as ONNX Runtime's profiler saw it, and a stopwatch.
+"""Prove where inference runs: run a real graph, read each node's provider from ONNX Runtime's profile, and time it.
 
-A session that lists CUDA may still run on the CPU. What counts is where the nodes ran, and whether that was faster.
+A session that lists CUDA may still run on the CPU. What counts is where the nodes ran and whether it was faster.
 """
 
 import json
@@ -17,10 +17,10 @@ import numpy as np
 from osamd.runtime.sessions import CPU, CUDA, Placement, Session, device_of
 from osamd.types import FloatArray
 
-# Large enough that computing takes longer than launching.
+# Large enough that computation dominates kernel launches.
 SIDE = 1344
 RUNS = 5
-# TF32 and another order of summation stay below this; a wrong kernel does not.
+# TF32 and a different summation order stay below this; a wrong kernel does not.
 LARGEST_DIFFERENCE = 0.05
 
 
@@ -29,10 +29,10 @@ class Run:
     """How a graph ran on a placement.
 
     Attributes:
-        providers: those of its session, in order.
-        nodes: how many nodes each provider ran, by the provider's name.
+        providers: the session's providers, in order.
+        nodes: number of nodes by provider.
         first_s: seconds of the first run.
-        usual_s: median seconds of the later ones.
+        usual_s: median seconds of later runs.
         output: of the graph, for comparison.
     """
 
@@ -52,12 +52,12 @@ class Proof:
 
     @property
     def difference(self) -> float:
-        """The largest difference between the outputs, as a part of the CPU's largest value."""
+        """The largest difference between the outputs, relative to the CPU's largest value."""
         return float(np.abs(self.gpu.output - self.cpu.output).max() / max(float(np.abs(self.cpu.output).max()), 1e-6))
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Why this does not prove that the GPU did the work."""
+        """Reasons to doubt that the GPU did the work."""
         found = []
         if self.gpu.providers[0] != CUDA:
             found.append(f"the session runs on {self.gpu.providers[0]}")
@@ -66,11 +66,11 @@ class Proof:
         if self.gpu.usual_s >= self.cpu.usual_s:
             found.append("it was no faster than the CPU")
         if self.difference > LARGEST_DIFFERENCE:
-            found.append(f"its answer differs from the CPU's by {self.difference:.0%}")
+            found.append(f"its output differs from the CPU's by {self.difference:.0%}")
         return tuple(found)
 
     def sentence(self) -> str:
-        """The figures in a line."""
+        """The figures in one line."""
         nodes = ", ".join(f"{count} nodes on {device_of([name])}" for name, count in sorted(self.gpu.nodes.items()))
         return (
             f"{nodes}; {self.gpu.usual_s * 1000:.1f} ms against {self.cpu.usual_s * 1000:.1f} ms on the CPU"
@@ -84,12 +84,12 @@ def prove(graph: Path, placement: Placement) -> Proof:
 
     Args:
         graph: takes ``x``, (1, 3, H, W) float32, H and W open.
-        placement: where it is said to run.
+        placement: where it should run.
 
     Raises:
-        ModelLoadError: the session did not get the device.
+        ModelLoadError: the session could not use the device.
         InferenceError: it failed there.
-        OSError: there is no folder for the profile, which is a file for a moment.
+        OSError: there is no folder for the profile, which is a temporary file.
     """
     gpu = _run(graph, placement)
     return Proof(gpu, _run(graph, Placement((CPU,), placement.threads)))
@@ -107,7 +107,7 @@ def _run(graph: Path, placement: Placement) -> Run:
 
 
 def _nodes(graph: Path, placement: Placement, image: FloatArray) -> Counter[str]:
-    """How many nodes of the graph each provider runs."""
+    """The number of nodes run by each provider."""
     with tempfile.TemporaryDirectory(prefix="osamd-profile-") as folder:
         session = Session(graph, placement, profile=Path(folder) / "profile")
         session.run({"x": image})

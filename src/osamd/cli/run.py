@@ -23,12 +23,12 @@ from osamd.wire.schemas import GenerateBody
 # Flags that are fields of a request.
 GIVEN: Final = ("model", "box", "prompt", "mask_format", "fill_holes", "drop_islands", "smooth", "simplify")
 
-# What --cutout stands for: the object alone, as large as its bounding box.
+# What --cutout means: only the object, cropped to its bounding box.
 CUTOUT: Final = [("mask_format", "cutout"), ("mask_layout", "crop")]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Segment, and write what was asked for."""
+    """Segment, and write the requested output."""
     settings = load_settings()
     pairs = [("point", point) for point in arguments.point]
     pairs += [("background", point) for point in arguments.background]
@@ -60,24 +60,24 @@ def run(arguments: argparse.Namespace) -> int:
         )
         write_output(png, arguments.output or "-")
     if not result.annotations:
-        print("osamd: nothing was found", file=sys.stderr)
+        print("osamd: nothing found", file=sys.stderr)
     return 0
 
 
 def _check_cutout(arguments: argparse.Namespace) -> None:
     for flag, value in (("--overlay", arguments.overlay), ("--mask-format", arguments.mask_format)):
         if value:
-            raise InvalidRequestError(f"--cutout and {flag} ask for two kinds of pictures: give one of them")
+            raise InvalidRequestError(f"--cutout and {flag} cannot be combined: they write different pictures")
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
-    """Refuse what could not be written, before any work."""
+    """Reject outputs that cannot be written, before any work."""
     if arguments.output is not None:
         check_output(arguments.output, "-o", "image/png", must_exist=True)
         if arguments.json and arguments.output == "-":
-            raise InvalidRequestError("--json and -o - both write to standard output: give one of them")
+            raise InvalidRequestError("--json and -o - both write to standard output: use only one")
     elif not arguments.json and sys.stdout.isatty():
-        raise InvalidRequestError("this would write a PNG to the terminal: redirect it, or give -o or --json")
+        raise InvalidRequestError("refusing to write a PNG to the terminal: redirect it, or use -o or --json")
 
 
 def _segment(data: bytes, body: GenerateBody, settings: Settings, *, needs_masks: bool) -> SegmentResult:
@@ -96,7 +96,7 @@ def _segment(data: bytes, body: GenerateBody, settings: Settings, *, needs_masks
     library = own_library()
     model = library.resolve(body.model)
     if needs_masks:
-        # Before it is pulled for nothing.
+        # Checked before pulling the model in vain.
         check_masks(capabilities_of(model.family), model=model.name)
     if not library.store.is_present(model) and settings.pull == "auto":
         bring(model, library.store)

@@ -8,9 +8,9 @@ from osamd.server.startup import faster_imports
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until told to stop."""
+    """Serve until stopped by a signal."""
     flags = {name: value for name, value in vars(arguments).items() if name not in {"command", "env_file"}}
-    # Path.is_file raises for a folder that may not be entered.
+    # Path.is_file raises if the folder is not accessible.
     if arguments.env_file is not None and not os.path.isfile(arguments.env_file):  # noqa: PTH113
         raise SettingsError(f"--env-file: {arguments.env_file} is not a file")
     with faster_imports():

@@ -1,4 +1,4 @@
-"""The client: ``Client`` and ``AsyncClient`` for an osamd server, with typed errors and patience through a wake-up.
+"""The client: ``Client`` and ``AsyncClient`` for an osamd server, with typed errors and retries during cold starts.
 
 ::
 
@@ -8,7 +8,7 @@
         found = client.segment(Path("photo.jpg"), points=[(320, 240)])
         Path("mask.png").write_bytes(found.annotations[0].mask_png)
 
-Built on httpx2, for one API in both worlds; needs neither numpy nor the server's other dependencies.
+Built on httpx2, with the same API for both; needs neither NumPy nor the server's other dependencies.
 """
 
 from osamd.client.arguments import Image, SegmentArguments

@@ -1,4 +1,4 @@
-"""What ``segment`` and its siblings take, as calls of the HTTP API. No argument is dropped because it is empty."""
+"""Convert the arguments of ``segment`` and the other methods to HTTP calls. Empty arguments are not dropped."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ Reply = TypeVar("Reply")
 
 
 class Array(Protocol):
-    """What NumPy's arrays and Pillow's images have in common."""
+    """The common part of NumPy arrays and Pillow images."""
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
@@ -29,7 +29,7 @@ class BinaryFile(Protocol):
     """An open file, or ``io.BytesIO``."""
 
     def read(self) -> bytes:
-        """Everything from here on."""
+        """Read the rest of the file."""
 
 
 Image: TypeAlias = str | bytes | bytearray | memoryview | PathLike[str] | BinaryFile | Array
@@ -37,12 +37,12 @@ Image: TypeAlias = str | bytes | bytearray | memoryview | PathLike[str] | Binary
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Reply]):
-    """A request, and how its answer is read.
+    """A request, and how its answer is parsed.
 
     Attributes:
-        method: of HTTP.
+        method: the HTTP method.
         path: below the server's URL.
-        read: the answer as a value; raises ``UnreachableError`` for what osamd does not answer.
+        read: parses the answer; raises ``UnreachableError`` if it is not osamd's.
         body: sent as JSON.
     """
 
@@ -53,27 +53,27 @@ class Call(Generic[Reply]):
 
 
 class SegmentArguments(TypedDict, total=False):
-    """What ``segment`` takes beside the image.
+    """The arguments of ``segment`` other than the image.
 
-    NumPy arrays and scalars are taken wherever sequences and numbers are. None stands for not given; an empty list is
-    refused, since it would ask something else.
+    NumPy arrays and scalars are accepted wherever sequences and numbers are. None means not given; an empty list is
+    rejected, because dropping it would change the request.
 
     Attributes:
         image_id: a handle from an earlier answer, instead of an image.
         model: a model's name; the server's built-in one by default.
         points: (N, 2) x, y in pixels of the upright image; one point may be given as x, y.
-        labels: (N,) one a point, 1 foreground and 0 background; all foreground when left out.
+        labels: (N,) one per point, 1 foreground and 0 background; all foreground if omitted.
         box: x1, y1, x2, y2 in pixels.
         texts: words, for models that take them; one may be given as a string.
         mask_input: a ``mask_id`` to refine.
-        prompts: several prompts as on the wire, instead of the five above.
-        multimask: up to three candidates a prompt, where the model has them.
+        prompts: several prompts in the API's format, instead of the five above.
+        multimask: up to three candidates per prompt, if the model has them.
         mask_layout: ``full`` or ``crop``.
         mask_format: ``png``, ``rle``, ``polygon``, ``cutout`` or ``none``.
-        fill_holes: holes of at most so many pixels are filled.
-        drop_islands: parts of at most so many pixels are dropped; the largest stays.
-        smooth: outlines are smoothed by a blur of so many pixels.
-        simplify: for ``polygon``, how far outlines may be off, in pixels.
+        fill_holes: fill holes of at most this many pixels.
+        drop_islands: drop separate parts of at most this many pixels; the largest is kept.
+        smooth: smooth outlines with a Gaussian blur of this many pixels.
+        simplify: for ``polygon``, the tolerance of simplified outlines, in pixels.
         include: ``image_embedding`` or ``image_embedding_compact``; an empty list for neither.
         keep_alive: how long the model stays loaded: ``"5m"``, seconds, 0 not at all, -1 until the server stops.
     """
@@ -111,7 +111,7 @@ OPTIONS: Final = (
     "include",
     "keep_alive",
 )
-# An empty one of these asks for something else than the caller meant: the model's default prompt.
+# Without these, the server would use the model's default prompt, which the caller did not mean.
 NEVER_EMPTY: Final = frozenset({"points", "labels", "box", "texts", "prompts"})
 
 
@@ -120,17 +120,17 @@ def segment_call(image: object, arguments: Mapping[str, Any]) -> Call[Segmentati
 
     Raises:
         TypeError: unknown arguments, or not exactly one of image and ``image_id``.
-        InvalidRequestError: an argument has a form that cannot be sent.
+        InvalidRequestError: an argument cannot be sent as JSON.
         InvalidPromptError: one is empty.
-        InvalidImageError: the image is nothing that can be sent.
+        InvalidImageError: the image cannot be sent.
     """
     unknown = set(arguments) - set(SegmentArguments.__annotations__)
     if unknown:
-        raise TypeError(f"segment() got unexpected arguments: {', '.join(sorted(unknown))}")
+        raise TypeError(f"segment() got unexpected keyword arguments: {', '.join(sorted(unknown))}")
     given = {name: _plain(value, name) for name, value in arguments.items() if value is not None}
     for name in NEVER_EMPTY & set(given):
         if given[name] in ([], {}):
-            raise InvalidPromptError(f"empty; leave {name} out to ask for the model's default", field=name)
+            raise InvalidPromptError(f"must not be empty; omit {name} to use the model's default prompt", field=name)
     given |= {name: _one_as_list(name, given[name]) for name in LISTS if name in given}
     prompt = {name: given[name] for name in ONE_PROMPT if name in given}
     if "points" in prompt:
@@ -168,13 +168,13 @@ def ready_call() -> Call[None]:
 
 def _model_and_image(image: object, image_id: str | None, model: str | None) -> dict[str, Any]:
     if (image is None) == (image_id is None):
-        raise TypeError("give either image or image_id")
+        raise TypeError("expected either image or image_id")
     fields: dict[str, Any] = {} if model is None else {"model": model}
     return fields | (image_fields(image) if image_id is None else {"image_id": image_id})
 
 
 def _plain(value: Any, field: str) -> Any:
-    """The value as JSON has it: lists instead of arrays, tuples and iterators, Python's numbers instead of NumPy's."""
+    """Convert a value for JSON: arrays, tuples and iterators to lists, NumPy's numbers to Python's."""
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidRequestError("expected finite numbers", field=field)
     if value is None or isinstance(value, str | bool | int | float):
@@ -183,16 +183,16 @@ def _plain(value: Any, field: str) -> Any:
         return {name: _plain(item, f"{field}.{name}") for name, item in value.items()}
     if callable(getattr(value, "tolist", None)):
         return _plain(value.tolist(), field)
-    # Whose order means nothing would pair the wrong coordinates.
+    # Unordered collections would pair the wrong coordinates.
     if isinstance(value, Iterable) and not isinstance(value, bytes | bytearray | set | frozenset):
         return [_plain(item, field) for item in value]
-    raise InvalidRequestError(f"cannot be sent: {type(value).__name__}", field=field)
+    raise InvalidRequestError(f"cannot be sent as JSON: {type(value).__name__}", field=field)
 
 
 def _one_as_list(name: str, value: Any) -> Any:
-    """One point, label, text or prompt given by itself as the list of one that it means."""
+    """Wrap a single point, label, text or prompt in a list."""
     if name != "points":
         return value if isinstance(value, list) else [value]
     if not isinstance(value, list):
-        raise InvalidRequestError("expected x, y or a list of them", field=name)
+        raise InvalidRequestError("expected x, y or a list of points", field=name)
     return value if isinstance(value[0], list) else [value]

@@ -1,4 +1,4 @@
-"""``Client`` and ``AsyncClient``: the same calls, one that blocks and one for asyncio."""
+"""``Client`` and ``AsyncClient``: the same methods, blocking and for asyncio."""
 
 import asyncio
 import math
@@ -36,7 +36,7 @@ Pool = TypeVar("Pool", httpx2.Client, httpx2.AsyncClient)
 
 
 class _Base(Generic[Owner, Pool]):
-    """What both clients share: where the server is, how to get there, and how patient they are."""
+    """The common part of both clients: URL, key, proxy, timeouts and retries."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class _Base(Generic[Owner, Pool]):
         self.url = str(without_secrets(server)).rstrip("/")
         self._patience_s = patience_s
         self._is_closed = False
-        # Connections, by who opened them: the process, or the event loop.
+        # Connections by owner: the process or the event loop.
         self._pools: dict[Owner, Pool] = {}
         self._proxy = proxy_for(server)
         self._options: dict[str, Any] = {
@@ -61,12 +61,12 @@ class _Base(Generic[Owner, Pool]):
             "timeout": httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S)),
             "proxy": self._proxy and self._proxy.url,
             "verify": tls_context(server.scheme, self._proxy.url.scheme if self._proxy else ""),
-            # The environment has been read, with errors that name its variables.
+            # osamd reads the environment itself, with errors that name its variables.
             "trust_env": False,
         }
 
     def __repr__(self) -> str:
-        """Without the key."""
+        """A repr without the key."""
         return f"{type(self).__name__}({self.url!r})"
 
     def _attempts(self) -> Attempts:
@@ -75,7 +75,7 @@ class _Base(Generic[Owner, Pool]):
         return Attempts(self.url, self._proxy, self._patience_s)
 
     def _pool_of(self, owner: Owner) -> Pool:
-        """The owner's connections; those of owners that have ended are dropped."""
+        """The owner's connections; those of closed event loops are dropped."""
         if owner not in self._pools:
             for other in list(self._pools):
                 if self._has_ended(other):
@@ -92,9 +92,9 @@ class _Base(Generic[Owner, Pool]):
 
 def _headers(api_key: str | None) -> dict[bytes, bytes]:
     key = (api_key or "").strip()
-    # The HTTP library would refuse it with a message that shows it.
+    # The HTTP library's error would contain the key.
     if any(not character.isprintable() for character in key):
-        raise InvalidRequestError("the key has a line break or another control character in it", field="api_key")
+        raise InvalidRequestError("the key contains a line break or another control character", field="api_key")
     return {b"X-API-Key": key.encode()} if key else {}
 
 
@@ -104,22 +104,22 @@ def _server(text: str) -> httpx2.URL:
     except httpx2.InvalidURL:
         url = httpx2.URL()
     if url.scheme not in {"http", "https"} or not is_address(url):
-        raise InvalidRequestError(f"expected a server such as {DEFAULT_URL}, got {text!r}", field="url")
+        raise InvalidRequestError(f"expected a URL such as {DEFAULT_URL}, got {text!r}", field="url")
     return url
 
 
 class Client(_Base[int, httpx2.Client]):
-    """A client that blocks. Threads may share it, and so may processes that are forked while it exists.
+    """A blocking client. Thread-safe, and safe to use in forked processes.
 
     Args:
-        url: the server, with or without ``/api/generate`` behind it.
+        url: the server, with or without ``/api/generate``.
         api_key: sent as ``X-API-Key``.
         timeout_s: seconds to wait for one answer.
-        patience_s: seconds to keep trying while the server is waking up, full or out of reach; 0 tries once.
+        patience_s: seconds to keep retrying while the server is starting, busy or unreachable; 0 tries once.
 
     Raises:
         InvalidRequestError: the URL is not an ``http://`` or ``https://`` one, or the key has control characters.
-        SettingsError: a proxy or certificate variable of the environment cannot be used; none is for loopback.
+        SettingsError: a proxy or certificate variable of the environment is invalid; not used for loopback.
     """
 
     def __enter__(self) -> Self:
@@ -142,15 +142,15 @@ class Client(_Base[int, httpx2.Client]):
 
         Args:
             image: a path, encoded bytes or a file object; a NumPy array, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA
-                of uint8 or uint16; a Pillow image; an http(s) URL, which the server fetches if its operator allows
-                that, or a data URI. None where ``image_id`` is given.
+                of uint8 or uint16; a Pillow image; an http(s) URL for the server to fetch, if its operator allows
+                that; or a data URI. None if ``image_id`` is given.
             arguments: see ``SegmentArguments``.
 
         Raises:
-            RequestError: the request cannot be answered as it is.
+            RequestError: the request is invalid.
             AccessError: the key is missing or wrong.
-            CapacityError: the server has too much to do.
-            ModelError: the model is not there or failed.
+            CapacityError: the server is too busy.
+            ModelError: the model is missing or failed.
             UnreachableError: no answer.
             OSError: the image's file cannot be read.
         """
@@ -165,11 +165,11 @@ class Client(_Base[int, httpx2.Client]):
         self._send(forget_call(image_id))
 
     def running_models(self) -> list[dict[str, Any]]:
-        """The models the server has loaded, as ``/api/ps`` has them; raises as ``segment`` does."""
+        """The models the server has loaded, from ``/api/ps``; raises as ``segment`` does."""
         return self._send(running_models_call())
 
     def wait_until_ready(self) -> None:
-        """Return when ``/ready`` says so; raises ``UnreachableError`` when patience ends."""
+        """Wait until ``/ready`` succeeds; raises ``UnreachableError`` after ``patience_s``."""
         self._send(ready_call())
 
     def _send(self, call: Call[Reply]) -> Reply:
@@ -188,7 +188,7 @@ class Client(_Base[int, httpx2.Client]):
         return httpx2.Client(**self._options)
 
     def _has_ended(self, owner: int) -> bool:
-        # A forked process has copies of its parent's connections; using one would mix up the answers of both.
+        # A forked process has copies of its parent's connections; sharing them would mix up answers.
         return owner != os.getpid()
 
 

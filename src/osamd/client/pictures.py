@@ -1,6 +1,6 @@
-"""Every kind of image that a Python program has at hand, as fields of a request.
+"""Convert images of all kinds that Python programs use to fields of a request.
 
-NumPy and Pillow are only used when the caller passes something of theirs.
+NumPy and Pillow are only needed if the caller passes their objects.
 """
 
 import base64
@@ -15,15 +15,15 @@ from typing import Any, Final
 from osamd.client.png import array_to_png
 from osamd.errors import InvalidImageError
 
-# A drive letter is no scheme.
+# A drive letter is not a scheme.
 SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-# Pillow's modes that PNG keeps as they are. The others are converted to RGB, floats and 32-bit integers refused.
+# Pillow modes that PNG stores unchanged. Others are converted to RGB; floats and 32-bit integers are rejected.
 PNG_MODES: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16L", "I;16B", "I;16N"})
 CONVERTED_MODES: Final = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
 UNSCALED_MODES: Final = frozenset({"I", "F"})
 KINDS: Final = (
-    "a path, bytes, a file object, a NumPy array, a Pillow image, an http(s) URL or a data URI; base64 text needs"
-    " data:image/...;base64, in front of it"
+    "a path, bytes, a file object, a NumPy array, a Pillow image, an http(s) URL or a data URI; prefix base64 text with"
+    " data:image/...;base64,"
 )
 
 
@@ -31,7 +31,7 @@ def image_fields(image: object) -> dict[str, str]:
     """``image`` in base64, or ``image_url`` for the server to fetch.
 
     Raises:
-        InvalidImageError: it is nothing that can be sent; the message says what is expected.
+        InvalidImageError: it cannot be sent; the message says what is expected.
         OSError: the file cannot be read.
     """
     if isinstance(image, str):
@@ -57,7 +57,7 @@ def _encoded(image: Any) -> bytes:
         return _from_pillow(image)
     if callable(getattr(image, "read", None)):
         return _read_file(image)
-    # NumPy's own arrays, and those of other libraries that can be made one.
+    # NumPy arrays, and arrays of other libraries that convert to NumPy.
     if hasattr(image, "__array__"):
         import numpy as np
 
@@ -71,7 +71,7 @@ def _read_path(path: "str | os.PathLike[str]") -> bytes:
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
             raise
-        # No file can have this name: it is most likely base64.
+        # Not a possible file name: most likely base64.
         raise InvalidImageError(f"not a path: expected {KINDS}", field="image") from None
 
 
@@ -87,10 +87,10 @@ def _read_file(file: Any) -> bytes:
 def _from_pillow(image: Any) -> bytes:
     if image.mode in UNSCALED_MODES:
         raise InvalidImageError(
-            f"Pillow images of mode {image.mode} have no defined range: convert it to L, I;16 or RGB", field="image"
+            f"Pillow images of mode {image.mode} have no defined range: convert to L, I;16 or RGB", field="image"
         )
     written = io.BytesIO()
-    # Pixels as they are in memory: coordinates are those of image.size, whatever its EXIF says.
+    # Pixels as in memory, ignoring EXIF: coordinates refer to image.size.
     plain = image if image.mode in PNG_MODES else image.convert(CONVERTED_MODES.get(image.mode, "RGB"))
     plain.save(written, "PNG", compress_level=1, exif=b"")
     return written.getvalue()

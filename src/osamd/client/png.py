@@ -1,4 +1,4 @@
-"""NumPy arrays as PNG, without loss and without an image library, which users of the client may not have."""
+"""Encode NumPy arrays as lossless PNG without an image library, which users of the client may not have."""
 
 import struct
 import zlib
@@ -13,7 +13,7 @@ SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 # PNG's colour types by the number of channels: grey, grey with alpha, RGB, RGBA.
 COLOR_TYPES: Final = {1: 0, 2: 4, 3: 2, 4: 6}
 SUB_FILTER: Final = 1
-# Photos hardly get smaller above this, only slower.
+# Higher levels are slower without making photos much smaller.
 LEVEL: Final = 1
 PLANE, CHANNELS = 2, 3
 BYTES_OF_DEEPEST: Final = 2
@@ -24,7 +24,7 @@ def array_to_png(pixels: "np.ndarray[Any, Any]") -> bytes:
 
     Args:
         pixels: (H, W), (H, W, 1) grey, (H, W, 2) grey and alpha, (H, W, 3) RGB or (H, W, 4) RGBA; uint8, uint16,
-            which the server scales by the range that is used (docs/guides/images.md), or bool for black and white.
+            which the server scales by the range in use (docs/guides/images.md), or bool for black and white.
 
     Raises:
         InvalidImageError: it has another shape or type, or no pixels.
@@ -52,7 +52,7 @@ def array_to_png(pixels: "np.ndarray[Any, Any]") -> bytes:
     # PNG is big-endian.
     samples = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder(">"))
     rows = samples.view(np.uint8).reshape(height, width * channels * depth)
-    # Differences to the pixel before compress far better than the pixels of a photo.
+    # Differences to the previous pixel compress far better than the pixels of a photo.
     filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
     step = channels * depth
     filtered[:, 0] = SUB_FILTER

@@ -1,4 +1,4 @@
-"""The server's answers as values, and its refusals as errors of the tree."""
+"""Parse the server's answers, and turn its errors into osamd's exceptions."""
 
 import base64
 import json
@@ -23,9 +23,9 @@ class FoundObject:
 
     Attributes:
         box: xmin, ymin, xmax, ymax in whole pixels, corners included.
-        mask: as it came: base64 PNG, RLE, polygons or None.
+        mask: as received: base64 PNG, RLE, polygons or None.
         score: the model's confidence, 0..1, or None.
-        text: the words it answers, or None.
+        text: the text it matches, or None.
         mask_id: for ``mask_input``, or None.
         prompt_index: which prompt it answers.
         mask_index: which candidate of it, best first.
@@ -41,7 +41,7 @@ class FoundObject:
 
     @property
     def mask_png(self) -> bytes:
-        """The mask as PNG bytes, when it was asked for as ``png``.
+        """The mask as PNG bytes; needs ``mask_format="png"``.
 
         Raises:
             TypeError: the mask has another format.
@@ -61,10 +61,10 @@ class Segmentation:
         width: columns of the upright image.
         height: rows of the upright image.
         annotations: the objects found.
-        raw: the JSON as it came.
+        raw: the JSON as received.
         timings_ms: milliseconds by stage, from ``Server-Timing``.
         sent_bytes: of the request's body.
-        received_bytes: of the answer's body, as it came over the network.
+        received_bytes: of the answer's body, as received over the network.
     """
 
     model: str
@@ -155,7 +155,7 @@ def _subclasses(root: type[OsamdError]) -> Iterator[type[OsamdError]]:
 
 
 def nothing_of(_: "httpx2.Response") -> None:
-    """For calls whose answer is only that it went well."""
+    """For calls without a result."""
 
 
 def models_of(response: "httpx2.Response") -> list[dict[str, Any]]:
@@ -165,7 +165,7 @@ def models_of(response: "httpx2.Response") -> list[dict[str, Any]]:
 
 
 def error_of(response: "httpx2.Response") -> OsamdError:
-    """The error of the tree with the answer's code; ``UnreachableError`` where it is not osamd that answered."""
+    """The exception for the answer's code; ``UnreachableError`` if the answer is not osamd's."""
     retry_after_s = retry_after(response)
     try:
         problem = json.loads(response.content)
@@ -174,7 +174,7 @@ def error_of(response: "httpx2.Response") -> OsamdError:
     if not isinstance(problem, dict) or "code" not in problem:
         text = response.text.strip()[:200]
         return UnreachableError(
-            f"unexpected {response.status_code} from {response.url.host}, not an error of osamd's: {text}",
+            f"unexpected {response.status_code} from {response.url.host}, not from osamd: {text}",
             retry_after_s=retry_after_s,
         )
     kinds = {kind.code: kind for kind in _subclasses(OsamdError)}
@@ -188,7 +188,7 @@ def error_of(response: "httpx2.Response") -> OsamdError:
 
 
 def retry_after(response: "httpx2.Response") -> float | None:
-    """Seconds of ``Retry-After``, which is a number or a date; None without one that can be read."""
+    """Seconds of ``Retry-After``, a number or a date; None if missing or invalid."""
     value = response.headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
         return float(value)

@@ -1,4 +1,4 @@
-"""Which failures another try may get past, and how long to wait before it."""
+"""Which failures are retried, and when."""
 
 import time
 from typing import Final
@@ -13,11 +13,11 @@ FIRST_PAUSE_S: Final = 0.25
 MAX_PAUSE_S: Final = 5.0
 RATE_LIMITED: Final = 429
 UNAVAILABLE: Final = 503
-# What hosts and proxies answer by themselves while a machine is waking up.
+# Statuses from hosts and proxies while a machine is starting.
 GATEWAY_STATUSES: Final = frozenset({500, 502, 503, 504})
-# 503s that waiting a minute does not get past.
+# 503 codes that do not go away within a minute.
 PERMANENT_CODES: Final = frozenset({"model_unavailable", "model_load_failed"})
-# Nothing was sent, and nothing will be next time.
+# Nothing was sent, and a retry would not change that.
 PERMANENT_FAILURES: Final = (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol, httpx2.DecodingError)
 
 
@@ -27,7 +27,7 @@ class Attempts:
     Args:
         url: of the server, for messages.
         proxy: between here and there, or None; for messages.
-        patience_s: seconds from now in which another attempt may begin.
+        patience_s: seconds from now during which another attempt may start.
     """
 
     def __init__(self, url: str, proxy: EnvironmentProxy | None, patience_s: float) -> None:
@@ -37,10 +37,10 @@ class Attempts:
         self._pause_s = FIRST_PAUSE_S
 
     def settle(self, outcome: httpx2.Response | httpx2.RequestError) -> httpx2.Response | float:
-        """The answer if it is a success, or seconds to wait before the next attempt.
+        """The answer if it succeeded, or seconds to wait before the next attempt.
 
         Raises:
-            OsamdError: another attempt is pointless, or patience is at its end.
+            OsamdError: another attempt is pointless, or ``patience_s`` is over.
         """
         if isinstance(outcome, httpx2.Response):
             if outcome.is_success:
@@ -51,7 +51,7 @@ class Attempts:
             problem, status = self._unreachable(outcome), None
             may_retry = isinstance(problem, UnreachableError) and not isinstance(outcome, PERMANENT_FAILURES)
         wait_s = problem.retry_after_s or 0.0
-        # A rate limit lasts as long as it says; a machine may be awake earlier.
+        # A rate limit lasts as long as it says; a machine may be up earlier.
         pause_s = max(self._pause_s, wait_s if status == RATE_LIMITED else min(wait_s, MAX_PAUSE_S))
         if not may_retry or time.monotonic() + pause_s > self._until:
             raise problem
@@ -66,9 +66,9 @@ class Attempts:
 
 
 def is_temporary(problem: OsamdError, status: int) -> bool:
-    """Whether an answer that is no success may be another one soon."""
+    """Whether a failed request may soon succeed."""
     if status == RATE_LIMITED:
-        # Only a wrong key is ever told that too many wrong keys came.
+        # This code is only sent to clients with a wrong key.
         return problem.retry_after_s is not None and not isinstance(problem, WrongKeysError)
     if isinstance(problem, UnreachableError):
         return status in GATEWAY_STATUSES

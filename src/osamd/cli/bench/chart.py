@@ -1,4 +1,4 @@
-"""A measurement as an SVG: every answer as a dot on a logarithmic axis, and below it where the time goes. Pure."""
+"""A measurement as SVG: every answer as a dot on a logarithmic axis, and below, the mean time by stage. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from osamd.cli.bench.report import decades, duration, stage_names
 from osamd.cli.bench.samples import OTHER, OUTSIDE, Phase, Result, percentile
 
 LEFT, WIDTH, RIGHT, ROW, TOP = 230, 560, 90, 34, 70
-# Colours that stay apart for most kinds of colour vision (Okabe and Ito, 2008), and greys for what is in no stage.
+# Colours for most kinds of colour vision (Okabe and Ito, 2008), and greys for time outside of stages.
 COLORS = ("#56b4e9", "#f0e442", "#cc79a7", "#009e73", "#d55e00", "#0072b2", "#e69f00", "#000000")
 OTHERS = {OTHER: "#666666", OUTSIDE: "#bbbbbb"}
 INK, PAPER, LINE = "#222222", "#ffffff", "#dddddd"
 
 
 def svg(result: Result) -> str:
-    """The whole picture."""
+    """The whole chart."""
     phases = result.phases
     below = TOP + ROW * len(phases) + 60
     height = below + ROW * len(phases) + 60

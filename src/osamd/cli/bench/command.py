@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
         if name is not None:
             check_output(name, flag, kind)
     if arguments.json == arguments.plot == STANDARD:
-        raise InvalidRequestError("--json - and --plot - both write to standard output: give one of them")
+        raise InvalidRequestError("--json - and --plot - both write to standard output: use only one")
     key = load_settings().api_key
     plan = Plan(
         url=arguments.url,
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         patience_s=arguments.patience,
     )
     result = measure(plan, Progress())
-    # Standard output holds one document.
+    # Standard output is for one document.
     print(text(result), file=sys.stderr if STANDARD in {arguments.json, arguments.plot} else sys.stdout)
     if arguments.json is not None:
         write_output(json.dumps(result.as_json(), indent=1).encode(), arguments.json)

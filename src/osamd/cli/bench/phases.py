@@ -1,4 +1,4 @@
-"""Ask a deployment with the client that ships, phase by phase."""
+"""Measure a deployment with osamd's own client, phase by phase."""
 
 import threading
 import time
@@ -13,10 +13,10 @@ from osamd.cli.bench.samples import Answer, Phase, Result
 from osamd.client import Client, Segmentation
 from osamd.errors import CapacityError, OsamdError
 
-# A new image costs an encode: fewer of them say as much.
+# A new image costs an encode, so fewer of them are sent.
 CLICKS_A_NEW_IMAGE = 4
 FEWEST_NEW_IMAGES = 2
-# After a refusal a client waits as long as it is told to, within reason.
+# After a rejection a client waits as long as Retry-After says, up to this many seconds.
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
 
 Ask = Callable[[Client], Segmentation]
@@ -32,9 +32,9 @@ class Plan:
         model: a model's name, or None for the server's default.
         image: a photo, - for one on standard input, or None for the example.
         requests: clicks of each kind.
-        clients: how many ask at once in the last phase.
-        seconds: how long the last phase lasts.
-        patience_s: how long the first request may wait for a host that sleeps.
+        clients: concurrent clients in the last phase.
+        seconds: duration of the last phase.
+        patience_s: how long the first request may wait for a sleeping host.
     """
 
     url: str
@@ -56,7 +56,7 @@ class _Sampler:
     problem: OsamdError | None = None
 
     def ask(self, client: Client, ask: Ask) -> Segmentation | None:
-        """Time one request; None when the server had no room for it."""
+        """Time one request; None if the server was too busy."""
         start = time.perf_counter()
         try:
             found = ask(client)
@@ -70,19 +70,19 @@ class _Sampler:
         return found
 
     def phase(self, name: str, begun: float, clients: int = 1) -> Phase:
-        """What was collected; raises the last refusal when nothing else came."""
+        """The collected answers; raises the last error if there are none."""
         if not self.answers:
             raise self.problem or RuntimeError("a phase without requests")
         return Phase(name, self.answers, time.perf_counter() - begun, clients, self.refused)
 
 
 def measure(plan: Plan, progress: Progress) -> Result:
-    """Measure; takes ``plan.seconds`` and the time of the requests.
+    """Run all phases; takes ``plan.seconds`` plus the time of the requests.
 
     Raises:
         InvalidImageError: the photo cannot be read.
-        OsamdError: what the server answers, where it is not just out of room for a moment.
-        UnreachableError: no answer within the patience.
+        OsamdError: an error from the server, other than being temporarily too busy.
+        UnreachableError: no answer within ``patience_s``.
     """
     pictures = Pictures(plan.image)
     at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -97,7 +97,7 @@ def measure(plan: Plan, progress: Progress) -> Result:
 
 
 def _one_client(plan: Plan, pictures: Pictures, progress: Progress) -> tuple[list[Phase], str]:
-    """New images, then clicks on the last of them; its handle, too."""
+    """Send new images, then click on the last one; also returns its handle."""
     fresh = [pictures.fresh() for _ in range(max(FEWEST_NEW_IMAGES, plan.requests // CLICKS_A_NEW_IMAGE))]
     with _client(plan, patience_s=0.0) as client:
         new = _repeat("new image", len(fresh), client, lambda number: _by_image(plan, fresh[number]), progress)
@@ -121,7 +121,7 @@ def _by_id(plan: Plan, handle: str) -> Ask:
 
 
 def _first_answer(plan: Plan, pictures: Pictures) -> tuple[Phase, Segmentation]:
-    """With the client's patience: a host that sleeps refuses connections or answers 502 and 503 until it is awake."""
+    """The first request, with retries: a sleeping host refuses connections or answers 502 and 503 until it is awake."""
     image, sampler, begun = pictures.fresh(), _Sampler(), time.perf_counter()
     with _client(plan, patience_s=plan.patience_s) as client:
         found = sampler.ask(client, _by_image(plan, image))
@@ -140,7 +140,7 @@ def _repeat(name: str, count: int, client: Client, ask: Callable[[int], Ask], pr
 
 
 def _together(plan: Plan, handle: str, progress: Progress) -> Phase:
-    """All clients at once, each with a connection of its own and always one request under way."""
+    """All clients at once, each with its own connection and always one request in flight."""
     name = f"click by image_id, {plan.clients} clients"
     sampler, begun, is_over = _Sampler(), time.perf_counter(), threading.Event()
     problems: list[Exception] = []

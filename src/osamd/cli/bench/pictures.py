@@ -1,4 +1,4 @@
-"""Photos to send: the user's, or an example, and as many variants that no server has seen before."""
+"""Photos to send: variants of the user's photo or of an example, each new to the server."""
 
 import io
 import os
@@ -19,14 +19,14 @@ SEAL_SIDE = 16
 
 
 class Pictures:
-    """Makes JPEGs that differ by a small seal of random colours, so that none of them is in a server's cache.
+    """Makes JPEGs that differ by a small patch of random colours, so that none of them is in the server's cache.
 
     Args:
         path: a photo, - for one on standard input, or None for the example, enlarged to 1920 x 1280.
 
     Raises:
         InvalidImageError: it cannot be read.
-        ImageTooLargeError: it has more pixels than any server takes.
+        ImageTooLargeError: it has too many pixels for any server.
     """
 
     def __init__(self, path: Path | str | None) -> None:
@@ -38,7 +38,7 @@ class Pictures:
         self.height, self.width = pixels.shape[:2]
 
     def fresh(self) -> bytes:
-        """The photo with a new seal in a corner."""
+        """The photo with a new patch in a corner."""
         pixels = self._pixels.copy()
         corner = pixels[:SEAL_SIDE, :SEAL_SIDE]
         corner[:] = np.frombuffer(os.urandom(corner.size), np.uint8).reshape(corner.shape)

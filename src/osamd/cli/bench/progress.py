@@ -1,15 +1,15 @@
-"""How far the measurement is: one line on stderr, where somebody watches."""
+"""Progress of the measurement: one line on stderr, in a terminal."""
 
 import sys
 import time
 
 WIDTH = 30
-# Often enough to look alive, seldom enough to cost nothing while requests are timed.
+# Often enough to look alive, rarely enough not to affect the timings.
 REFRESH_S = 0.1
 
 
 class Progress:
-    """A bar for each phase. Silent when stderr is no terminal."""
+    """A bar for each phase. Silent if stderr is not a terminal."""
 
     def __init__(self) -> None:
         self._is_watched = sys.stderr.isatty()
@@ -31,7 +31,7 @@ class Progress:
         sys.stderr.flush()
 
     def end(self) -> None:
-        """Leave the line empty for what comes next."""
+        """Clear the line."""
         if self._is_watched:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""A measurement in text: a table, where the time goes, and a strip for each phase on a logarithmic axis. Pure."""
+"""A measurement as text: a table, the mean time by stage, and a strip of each phase on a logarithmic axis. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from osamd.cli.bench.samples import OTHER, OUTSIDE, Phase, Result, percentile
 from osamd.cli.printing import significant, size, table
 
 STRIP_WIDTH = 60
-# How many answers fell into a column, from one to many.
+# Symbols for the number of answers in a column, from one to many.
 INK = ".:oO@"
 THOUSAND = 1000
 
 
 def text(result: Result) -> str:
-    """Everything a person wants to know, at most 100 columns wide for usual names."""
+    """The whole report, at most 100 columns wide with usual names."""
     parts = [
         f"{result.url}  {result.model}  {result.width} x {result.height} photo",
         table(_latency_rows(result.phases), are_figures=True),
@@ -49,13 +49,13 @@ def _stage_rows(phases: Sequence[Phase]) -> list[list[str]]:
 
 
 def stage_names(phases: Sequence[Phase]) -> list[str]:
-    """All stages that any phase has, and last what is in none of them and what is outside the server."""
+    """All stages of all phases, followed by ``other`` and ``outside``."""
     names = dict.fromkeys(name for phase in phases for name in phase.stages_ms())
     return [*(name for name in names if name not in {OTHER, OUTSIDE}), OTHER, OUTSIDE]
 
 
 def strips(phases: Sequence[Phase]) -> str:
-    """A line a phase: where its answers lie between the round numbers above."""
+    """One line per phase: the distribution of its answers below an axis of round numbers."""
     first, last = decades(phases)
     label = max(len(phase.name) for phase in phases)
     axis = [" "] * (STRIP_WIDTH + 8)
@@ -73,13 +73,13 @@ def strips(phases: Sequence[Phase]) -> str:
 
 
 def decades(phases: Sequence[Phase]) -> tuple[int, int]:
-    """The powers of ten, in seconds, between which all answers lie; at least one decade."""
+    """The powers of ten, in seconds, that enclose all answers; at least one decade."""
     seconds = [value for phase in phases for value in phase.seconds]
     first = math.floor(math.log10(min(seconds)))
     return first, max(first + 1, math.ceil(math.log10(max(seconds))))
 
 
 def duration(seconds: float, *, digits: int = 3) -> str:
-    """Such as ``61.2 ms`` or ``1.97 s``, with so many significant digits."""
+    """A duration such as ``61.2 ms`` or ``1.97 s``, with this many significant digits."""
     value, unit = (seconds, "s") if seconds >= 1 else (seconds * THOUSAND, "ms")
     return f"{significant(value, digits)} {unit}"

@@ -1,15 +1,15 @@
-"""What was measured: answers, phases of answers, and the figures about them. Pure."""
+"""Measurements: answers, phases of answers, and statistics. Pure."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# The server's own time for a request, as it tells it beside the stages.
+# The server's total time for a request, reported beside the stages.
 TOTAL = "total"
-# What of it no stage has, such as waiting for a model to load.
+# The part of it that belongs to no stage, such as waiting for a model to load.
 OTHER = "other"
-# What is not the server's: network, proxies, and the client itself.
+# Time outside the server: network, proxies, and the client itself.
 OUTSIDE = "outside"
 
 
@@ -21,7 +21,7 @@ class Answer:
         seconds: from the call to the parsed result.
         sent_bytes: of the request's body.
         received_bytes: of the answer's body.
-        stages_ms: milliseconds by stage, as the server tells them.
+        stages_ms: milliseconds by stage, as reported by the server.
     """
 
     seconds: float
@@ -35,11 +35,11 @@ class Phase:
     """Answers to requests of one kind.
 
     Attributes:
-        name: what was asked.
+        name: the kind of request.
         answers: at least one.
         elapsed_s: seconds from the first request to the last answer.
-        clients: how many asked at the same time.
-        refused: requests that the server had no room for.
+        clients: number of concurrent clients.
+        refused: requests rejected because the server was too busy.
     """
 
     name: str
@@ -50,26 +50,26 @@ class Phase:
 
     @property
     def seconds(self) -> list[float]:
-        """Of each answer, shortest first."""
+        """Seconds of each answer, sorted."""
         return sorted(answer.seconds for answer in self.answers)
 
     @property
     def per_second(self) -> float:
-        """Answers a second, of all clients together."""
+        """Answers per second, over all clients."""
         return len(self.answers) / self.elapsed_s
 
     @property
     def sent_bytes(self) -> float:
-        """Mean of a request's body."""
+        """Mean size of a request's body."""
         return statistics.mean(answer.sent_bytes for answer in self.answers)
 
     @property
     def received_bytes(self) -> float:
-        """Mean of an answer's body."""
+        """Mean size of an answer's body."""
         return statistics.mean(answer.received_bytes for answer in self.answers)
 
     def stages_ms(self) -> dict[str, float]:
-        """Mean milliseconds by stage in the server's order, then ``other`` and ``outside``; all sum up to the whole."""
+        """Mean milliseconds by stage in server order, then ``other`` and ``outside``; they add up to the total."""
         names = dict.fromkeys(name for answer in self.answers for name in answer.stages_ms)
         found = {name: statistics.mean(answer.stages_ms.get(name, 0.0) for answer in self.answers) for name in names}
         whole = statistics.mean(self.seconds) * 1e3
@@ -79,7 +79,7 @@ class Phase:
         return found | {OTHER: other, OUTSIDE: max(0.0, whole - told - other)}
 
     def as_json(self) -> dict[str, Any]:
-        """All figures, and the seconds of each answer."""
+        """All statistics, and the seconds of each answer."""
         return {
             "name": self.name,
             "clients": self.clients,
@@ -104,7 +104,7 @@ class Result:
         model: full name of the model that answered.
         width: columns of the photo.
         height: rows of the photo.
-        at: when it began, ISO 8601 in UTC.
+        at: when it started, ISO 8601 in UTC.
         phases: in the order they were measured.
     """
 
@@ -128,5 +128,5 @@ class Result:
 
 
 def percentile(ordered: Sequence[float], share: int) -> float:
-    """The smallest of the ordered values that at least ``share`` percent of them do not exceed."""
+    """The nearest-rank percentile of sorted values."""
     return ordered[max(0, -(-share * len(ordered) // 100) - 1)]
