@@ -64,6 +64,7 @@ const gestures = new Gestures(stage, {
     if (!canUse("box")) return hint(`This model takes no box. ${wayOf()}`);
     return commit(doc.setBox(history.present, box));
   },
+  stroke: (stroke) => commit(doc.addStroke(history.present, stroke)),
   tap: () => asking.model && !canUse("add") && hint(`This model takes no clicks. ${wayOf()}`),
   hover,
   tool: useTool,
@@ -120,7 +121,7 @@ function needModel() {
 
 const canUse = (tool) => {
   const has = (name) => asking.capabilities.has(name);
-  return tool === "pan" || (tool === "box" ? has("box") || has("boxes") : has("points"));
+  return ["pan", "brush", "eraser"].includes(tool) || (tool === "box" ? has("box") || has("boxes") : has("points"));
 };
 function wayOf() {
   const text = [canUse("box") && "drag a box", asking.capabilities.has("texts") && "type what to find"].filter(Boolean).join(" or ");
@@ -186,6 +187,8 @@ function scene() {
     preview: { shapes: asking.previewShapes, color: (active ?? doc.newObject(present).objects.at(-1)).color },
     dragged: gestures.dragged,
     cursor: gestures.cursor,
+    stroke: gestures.drag?.stroke,
+    brush: gestures.brush,
     opacity: isOutlinesOnly ? 0 : byId("opacity").valueAsNumber / 100,
     isMasksHidden,
   };
@@ -222,7 +225,7 @@ function changed() {
 function clicked(pixel, label) {
   const object = doc.activeOf(history.present);
   const isOfThisModel = !object?.found || object.found.model === asking.model;
-  const maskId = object && isOfThisModel && asking.capabilities.has("mask_input") ? asking.shapesOf(object)[0]?.maskId : null;
+  const maskId = object && isOfThisModel && asking.capabilities.has("mask_input") ? asking.answeredShapesOf(object)[0]?.maskId : null;
   return doc.addPoint(history.present, pixel, label, maskId);
 }
 
@@ -275,7 +278,7 @@ function refresh() {
   byId("redo").disabled = !history.future.length;
   byId("clear").disabled = !active || doc.isBlank(active);
   byId("new-object").disabled = byId("same-class").disabled = !asking.photo || !active || doc.isBlank(active);
-  const hasMask = active && asking.shapesOf(active).some((shape) => shape.png);
+  const hasMask = active && asking.shapesOf(active).some((shape) => shape.hasMask);
   const hasAny = present.objects.some((object) => !object.isHidden && asking.shapesOf(object).length);
   const hasOther = photos.entries.some(({ results }) => results.length);
   for (const button of document.querySelectorAll("[data-export]")) {
@@ -287,7 +290,7 @@ function refresh() {
   const found = active?.found;
   const fields = found ? { model: found.model, prompt: { texts: found.texts } } : active && asking.fieldsOf(active);
   const hasMasks = found ? Boolean(found.annotation.mask) : asking.capabilities.has("masks");
-  code.update(fields && { model: asking.model, hasMasks, photo: asking.photo.name, picked: active.picked, ...fields });
+  code.update(fields && { isPainted: active.strokes.length > 0, model: asking.model, hasMasks, photo: asking.photo.name, picked: active.picked, ...fields });
   stage.draw();
 }
 
@@ -462,6 +465,7 @@ function photosToExport(isAll) {
 }
 
 async function writeFile(kind) {
+  await asking.whenPainted();
   const { present } = history;
   if (kind === "mask") return exports.maskFile(asking, doc.activeOf(present));
   if (kind === "cutout") return exports.cutoutFile(asking, doc.activeOf(present));

@@ -2,7 +2,7 @@
 // Answers are kept by request, so that undo and redo cost nothing.
 
 import { activeOf, promptOf } from "./document.js";
-import { preparedShape, shapeOf } from "./masks.js";
+import { paintedShapes, preparedShape, shapeOf } from "./masks.js";
 import * as transport from "./transport.js";
 import { Trouble } from "./troubles.js";
 
@@ -29,6 +29,8 @@ export class Asking {
     this.shown = new Map(); // the last shapes of each object, drawn until newer ones arrive
     this.lostMasks = new Set(); // mask_ids that the server no longer knows
     this.announced = new Map(); // the answers that were announced, by object
+    this.painted = new WeakMap(); // shapes with strokes over them, by the strokes
+    this.paintings = new Set();
     this.searching = null;
     this.asked = null; // what the last preview asked
     this.previewTimes = [];
@@ -153,8 +155,31 @@ export class Asking {
     return fields && this.answers.get(JSON.stringify(fields));
   }
 
-  /** The shapes of an object to draw and to export, of candidates the picked one. */
+  /** The shapes of an object to draw and to export, with its strokes. */
   shapesOf(object) {
+    const shapes = this.answeredShapesOf(object);
+    const { strokes } = object;
+    if (!strokes.length) return shapes;
+    const known = this.painted.get(strokes);
+    if (known && known.under === shapes[0]) return known.shapes;
+    const entry = { under: shapes[0], shapes, isPending: true };
+    this.painted.set(strokes, entry);
+    const painting = paintedShapes(shapes, strokes, this.photo).then((result) => {
+      Object.assign(entry, { shapes: result, isPending: false });
+      this.paintings.delete(painting);
+      this.hooks.onChange();
+    });
+    this.paintings.add(painting);
+    return shapes;
+  }
+
+  /** Resolves when all strokes are part of their masks. */
+  whenPainted() {
+    return Promise.all(this.paintings);
+  }
+
+  /** The shapes that the server gave for an object, of candidates the picked one. */
+  answeredShapesOf(object) {
     const answer = this.answerOf(object);
     if (!answer) return [];
     return answer.isMultimask ? answer.shapes.slice(object.picked, object.picked + 1) : answer.shapes;
@@ -162,8 +187,12 @@ export class Asking {
 
   /** The shapes to draw: the previous ones while a request is running. */
   drawnShapesOf(object) {
-    if (!object.found && !this.fieldsOf(object)) return [];
-    if (this.answerOf(object)) this.shown.set(object.id, this.shapesOf(object));
+    const isAsked = object.found || this.fieldsOf(object);
+    if (!isAsked && !object.strokes.length) return [];
+    if (!isAsked || this.answerOf(object)) {
+      const shapes = this.shapesOf(object);
+      if (!this.painted.get(object.strokes)?.isPending) this.shown.set(object.id, shapes);
+    }
     return this.shown.get(object.id) ?? [];
   }
 
@@ -388,7 +417,7 @@ export class Asking {
       if (!this.answers.has(key)) this.remember(key, { shapes, isMultimask: Boolean(fields.multimask), cost });
     }
     if (!this.wantedPreview) return;
-    this.previewShapes = this.shapesOf(object);
+    this.previewShapes = this.answeredShapesOf(object);
     this.hooks.onChange("preview");
   }
 }

@@ -2,16 +2,17 @@
 
 // As in `osamd run --overlay`, brightened for screens; they stay apart for most kinds of colour vision.
 const FIRST = ["#2f9bff", "#ffae1a", "#12c99b", "#f17cc4", "#ff7038", "#8fd3ff", "#f4e04d"];
-// Each turn of the hue by the golden angle lands in the widest gap left; lightness and strength alternate as well.
-const GOLDEN_ANGLE = 137.508;
-const TONES = [[0.66, 0.19], [0.82, 0.13], [0.5, 0.16], [0.74, 0.16], [0.58, 0.1]];
+// Searched at random: with these steps of hue, lightness and chroma the closest two of forty are the furthest apart.
+const HUE_STEP = 340;
+const HUE_START = 118;
+const TONES = [[0.59, 0.21], [0.39, 0.1], [0.53, 0.09], [0.74, 0.08]];
 
 /** The colour of the object with a number from 1, as #rrggbb. */
 export function colorOf(number) {
   const index = number - 1;
   if (index < FIRST.length) return FIRST[index];
   const [lightness, chroma] = TONES[index % TONES.length];
-  return oklchHex(lightness, chroma, (index * GOLDEN_ANGLE * Math.PI) / 180);
+  return oklchHex(lightness, chroma, ((index * HUE_STEP + HUE_START) * Math.PI) / 180);
 }
 
 // Ottosson's OKLab (2020) to sRGB; what lies outside of it is cut off.

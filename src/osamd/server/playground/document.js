@@ -8,7 +8,7 @@ const MOST_STEPS = 200;
 export const EMPTY = Object.freeze({ objects: [], activeId: null, nextId: 1, isMultimask: false });
 
 export const activeOf = (doc) => doc.objects.find((object) => object.id === doc.activeId) ?? null;
-export const isBlank = (object) => !(object.points.length || object.box || object.found || object.base);
+export const isBlank = (object) => !(object.points.length || object.box || object.found || object.base || object.strokes.length);
 /** The class of an object in exported files: its name, never empty. */
 export const classOf = (object) => object.name.trim() || `Object ${object.id}`;
 
@@ -28,6 +28,7 @@ export function newObject(doc, fields = {}) {
     points: [],
     box: null,
     found: null, // {texts, model, index, annotation}: what a word search found
+    strokes: [], // of brush and eraser, drawn over whatever mask the prompts give
     base: null, // the mask_id of a picked candidate, which later clicks refine
     isMultimask: doc.isMultimask, // whether candidates are asked for
     picked: 0,
@@ -59,7 +60,13 @@ const boxOf = ({ bounding_box: { xmin, ymin, xmax, ymax } }) => [xmin, ymin, xma
 
 export function setBox(doc, box) {
   const next = withActive(doc);
-  return change(next, next.activeId, { box, found: null, base: null, picked: 0, isHidden: false });
+  return change(next, next.activeId, { box, found: null, strokes: [], base: null, picked: 0, isHidden: false });
+}
+
+/** @param {{isErase: boolean, radius: number, path: number[]}} stroke in pixels of the photo; path is x, y, x, y, ... */
+export function addStroke(doc, stroke) {
+  const next = withActive(doc);
+  return change(next, next.activeId, { strokes: [...activeOf(next).strokes, stroke], isHidden: false });
 }
 
 /** An object for each answer to a word search, named after the word that found it. */
@@ -88,7 +95,7 @@ export const activate = (doc, id) => ({ ...doc, activeId: id });
 export const hide = (doc, id, isHidden) => change(doc, id, { isHidden });
 
 export function clear(doc) {
-  return doc.activeId === null ? doc : change(doc, doc.activeId, { points: [], box: null, found: null, base: null, picked: 0 });
+  return doc.activeId === null ? doc : change(doc, doc.activeId, { points: [], box: null, found: null, strokes: [], base: null, picked: 0 });
 }
 
 export function remove(doc, id) {
@@ -103,9 +110,9 @@ export function withoutCandidates(doc) {
   return { ...doc, objects: doc.objects.map((object) => ({ ...object, base: null, picked: 0 })) };
 }
 
-/** The `prompt` of the API, or null for a blank object and for one whose mask is known already. */
+/** The `prompt` of the API, or null where there is nothing to ask: the object is blank, found, or painted alone. */
 export function promptOf(object) {
-  if (isBlank(object) || object.found) return null;
+  if (object.found || !(object.points.length || object.box || object.base)) return null;
   const prompt = {};
   if (object.points.length) {
     prompt.points = object.points.map(({ x, y }) => [x, y]);

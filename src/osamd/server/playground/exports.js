@@ -89,7 +89,11 @@ export async function cocoOf(photos, classes, isPolygons, description) {
 export async function polygonsFile(asking, doc) {
   const { photo } = asking;
   const objects = [];
-  for (const object of doc.objects.filter((one) => !one.isHidden && asking.shapesOf(one).some(({ png }) => png))) {
+  for (const object of doc.objects.filter((one) => !one.isHidden && asking.shapesOf(one).some(({ hasMask }) => hasMask))) {
+    if (object.strokes.length) {
+      objects.push({ name: classOf(object), polygons: paintedPolygons(await exactMask(asking.shapesOf(object))) });
+      continue;
+    }
     const annotations = await asking.inFormat(object, "polygon");
     for (const { mask } of annotations) if (mask) objects.push({ name: classOf(object), polygons: mask });
   }
@@ -98,6 +102,12 @@ export async function polygonsFile(asking, doc) {
     blob: asJson({ image: photo.name, width: photo.width, height: photo.height, model: asking.model, objects }),
     name: `${stemOf(photo)}-polygons.json`,
   };
+}
+
+/** The same of a painted mask, along the edges of its pixels; whole numbers are middles of pixels. */
+function paintedPolygons(mask) {
+  const pairs = (points) => points.flatMap((value, index) => (index % 2 ? [] : [[value - 0.5, points[index + 1] - 0.5]]));
+  return mask ? polygonsOf(mask).map((points) => ({ exterior: pairs(points), holes: [] })) : [];
 }
 
 /** A label of YOLO-seg: a line an object, its class from 0 and one polygon in parts of the photo's size. */

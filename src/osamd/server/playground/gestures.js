@@ -8,12 +8,14 @@ const WHEEL_STEP = 0.0016;
 const KEY_STEP_PX = 12;
 const LEFT = 0, MIDDLE = 1, RIGHT = 2;
 const ARROWS = { arrowleft: [-1, 0], arrowright: [1, 0], arrowup: [0, -1], arrowdown: [0, 1] };
-const LETTERS = { a: "add", r: "remove", x: "box", h: "pan" };
+const LETTERS = { a: "add", r: "remove", x: "box", h: "pan", w: "brush", e: "eraser" };
+const BRUSH_STEP = 1.25;
+const BRUSH_PX = { least: 2, first: 12, most: 120 };
 
 export class Gestures {
   /**
    * @param {import("./stage.js").Stage} stage
-   * @param {object} means what to do: point(pixel, label, event), box(box), hover(pixel or null, label), tool(name), redraw()
+   * @param {object} means what to do: point(pixel, label, event), box(box), stroke(stroke), tap() with the hand, hover(pixel or null, label), tool(name), redraw()
    */
   constructor(stage, means) {
     Object.assign(this, { stage, means });
@@ -24,12 +26,17 @@ export class Gestures {
     this.cursor = null; // the keyboard's pixel
     this.corner = null; // the first corner of a box by keyboard
     this.isSpaceDown = false;
+    this.brushPx = BRUSH_PX.first; // radius on the screen
+    this.brush = null; // where the brush is on the stage, and its radius
     const { element } = stage;
     element.addEventListener("pointerdown", (event) => this.down(event));
     element.addEventListener("pointermove", (event) => this.moveTo(event));
     element.addEventListener("pointerup", (event) => this.up(event));
     element.addEventListener("pointercancel", (event) => this.cancel(event));
-    element.addEventListener("pointerleave", () => means.hover(null));
+    element.addEventListener("pointerleave", () => {
+      this.brush = null;
+      means.hover(null);
+    });
     element.addEventListener("contextmenu", (event) => event.preventDefault());
     element.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     element.addEventListener("blur", () => this.leave());
@@ -46,8 +53,20 @@ export class Gestures {
     this.stage.element.classList.toggle("is-pan", isDown || this.tool === "pan");
   }
 
+  get isPainting() {
+    return this.tool === "brush" || this.tool === "eraser";
+  }
+
+  resizeBrush(factor) {
+    this.brushPx = Math.min(BRUSH_PX.most, Math.max(BRUSH_PX.least, this.brushPx * factor));
+    if (this.brush) this.brush.radius = this.brushPx;
+    this.means.redraw();
+  }
+
   useTool(tool) {
     this.tool = tool;
+    this.brush = null;
+    this.stage.element.classList.toggle("is-painting", this.isPainting);
     this.stage.element.classList.toggle("is-pan", tool === "pan");
   }
 
@@ -57,7 +76,7 @@ export class Gestures {
     this.corner = null;
     this.dragged = null;
     // What is left of the gesture means nothing.
-    if (this.drag?.kind === "box") this.drag = { kind: "cancelled" };
+    if (["box", "stroke"].includes(this.drag?.kind)) this.drag = { kind: "cancelled" };
     this.means.redraw();
   }
 
@@ -75,6 +94,11 @@ export class Gestures {
     } else if (this.pointers.size === 1) {
       const isPan = event.button === MIDDLE || this.isSpaceDown || this.tool === "pan";
       this.drag = { kind: isPan ? "pan" : "click", start: point, last: point, label: this.labelOf(event), button: event.button };
+      if (this.isPainting && !isPan && event.button !== RIGHT) {
+        const stroke = { isErase: (this.tool === "eraser") !== event.shiftKey, radius: this.brushPx / this.stage.view.scale, path: [] };
+        Object.assign(this.drag, { kind: "stroke", stroke });
+        this.extend(point);
+      }
     }
     if (event.button === MIDDLE) event.preventDefault();
   }
@@ -87,6 +111,10 @@ export class Gestures {
   moveTo(event) {
     if (!this.stage.photo) return;
     const point = this.stage.pointOfEvent(event);
+    if (this.isPainting) {
+      this.brush = { ...point, radius: this.brushPx };
+      this.means.redraw();
+    }
     if (!this.pointers.has(event.pointerId)) {
       if (event.pointerType === "mouse") {
         this.means.hover(this.tool === "add" || this.tool === "remove" ? this.stage.pixelAt(point) : null, this.labelOf({ shiftKey: event.shiftKey }));
@@ -105,13 +133,22 @@ export class Gestures {
       const isPan = drag.button !== LEFT || (event.pointerType === "touch" && this.tool !== "box");
       drag.kind = isPan ? "pan" : "box";
     }
-    if (drag?.kind === "pan") {
+    if (drag?.kind === "stroke") {
+      this.extend(point);
+    } else if (drag?.kind === "pan") {
       this.stage.move(point.x - drag.last.x, point.y - drag.last.y);
       drag.last = point;
     } else if (drag?.kind === "box") {
       this.dragged = boxOf(this.stage.nearestPixel(drag.start), this.stage.nearestPixel(point));
       this.means.redraw();
     }
+  }
+
+  /** The stroke goes on to a point of the stage, in tenths of pixels of the photo. */
+  extend({ x, y }) {
+    const { view } = this.stage;
+    this.drag.stroke.path.push(...[(x - view.x) / view.scale, (y - view.y) / view.scale].map((value) => Math.round(value * 10) / 10));
+    this.means.redraw();
   }
 
   isFar(point, pointerType) {
@@ -134,7 +171,9 @@ export class Gestures {
     this.dragged = null;
     if (drag.kind === "click") {
       const pixel = this.stage.pixelAt(drag.start);
-      if (pixel && this.tool !== "box") this.means.point(pixel, drag.label, event);
+      if (pixel && this.tool !== "box" && !this.isPainting) this.means.point(pixel, drag.label, event);
+    } else if (drag.kind === "stroke") {
+      this.means.stroke(drag.stroke);
     } else if (drag.kind === "box" && dragged) {
       this.means.box(dragged);
     } else if (drag.kind === "pan" && drag.last === drag.start) {
@@ -166,6 +205,8 @@ export class Gestures {
     else if (name === "enter") this.mark(event);
     else if (name === " ") this.space(true);
     else if (name === "escape") this.leave();
+    else if (name === "[") this.resizeBrush(1 / BRUSH_STEP);
+    else if (name === "]") this.resizeBrush(BRUSH_STEP);
     else if (name === "b") this.markCorner();
     else if (LETTERS[name]) this.means.tool(LETTERS[name]);
     else return false;

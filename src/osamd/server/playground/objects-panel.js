@@ -13,14 +13,16 @@ export function describe(object, asking) {
   if (isBlank(object)) return "Click on the photo";
   if (!asking.takes(object)) return "Not for this model";
   const shapes = asking.shapesOf(object);
-  if (!asking.answerOf(object)) return asking.isPending(object) ? "Waiting…" : "No answer";
-  const isOnlyBackground = object.points.length && !object.box && !object.base && object.points.every(({ label }) => !label);
+  const { strokes } = object;
+  if (!asking.answerOf(object) && (asking.fieldsOf(object) || !strokes.length)) return asking.isPending(object) ? "Waiting…" : "No answer";
+  const isOnlyBackground = object.points.length && !object.box && !object.base && !strokes.length && object.points.every(({ label }) => !label);
   if (isOnlyBackground) return "Click on the object too: so far only background is marked";
   if (!shapes.length) return "Nothing found";
   const area = shapes.reduce((sum, shape) => sum + shape.area, 0);
   const score = shapes.length === 1 && shapes[0].score !== null ? `, score ${shapes[0].score.toFixed(2)}` : "";
   const clicks = object.points.length ? `, ${object.points.length} ${object.points.length === 1 ? "click" : "clicks"}` : "";
-  return `${area ? percent(area, asking.photo) : "box only"}${score}${clicks}`;
+  const painted = strokes.length ? ", painted" : "";
+  return `${area ? percent(area, asking.photo) : "box only"}${score}${clicks}${painted}`;
 }
 
 export class ObjectsPanel {

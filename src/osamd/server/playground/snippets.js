@@ -91,7 +91,9 @@ const WRITERS = { curl, python, javascript };
  */
 export function snippet(language, request) {
   const code = WRITERS[language](request);
-  if (!request.prompt.mask_input) return code;
+  const notes = [];
+  if (request.prompt.mask_input) notes.push("Without the mask that these clicks refined: a mask_id expires.", "The result may differ.");
+  if (request.isPainted) notes.push("Without the brush strokes, which only this page has.");
   const mark = language === "javascript" ? "/".repeat(2) : "#";
-  return `${mark} Without the mask that these clicks refined: a mask_id expires.\n${mark} The result may differ.\n${code}`;
+  return [...notes.map((note) => `${mark} ${note}`), code].join("\n");
 }

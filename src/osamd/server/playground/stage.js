@@ -159,7 +159,34 @@ export class Stage {
       for (const point of object.points) this.paintMark(point, object.color);
     }
     if (scene.dragged) this.paintBox(scene.dragged, scene.preview.color, false);
+    if (scene.stroke) this.paintStroke(scene.stroke, scene.preview.color);
     if (scene.cursor) this.paintCursor(scene.cursor);
+    if (scene.brush) this.paintBrush(scene.brush);
+  }
+
+  paintStroke({ isErase, radius, path }, color) {
+    const { context, view } = this;
+    context.save();
+    context.translate(view.x, view.y);
+    context.scale(view.scale, view.scale);
+    Object.assign(context, { lineCap: "round", lineJoin: "round", lineWidth: 2 * radius, globalAlpha: 0.5 });
+    context.strokeStyle = isErase ? "#1b1f27" : color;
+    context.beginPath();
+    context.moveTo(path[0], path[1]);
+    for (let i = 0; i < path.length; i += 2) context.lineTo(path[i], path[i + 1]);
+    context.stroke();
+    context.restore();
+  }
+
+  paintBrush({ x, y, radius }) {
+    const { context } = this;
+    for (const [style, width] of [["rgb(0 0 0 / .6)", 3], ["#fff", 1.4]]) {
+      context.beginPath();
+      context.arc(x, y, radius, 0, 2 * Math.PI);
+      context.strokeStyle = style;
+      context.lineWidth = width;
+      context.stroke();
+    }
   }
 
   outline(path, strokes) {
