@@ -37,6 +37,19 @@ def test_json_in_the_encodings_of_windows(
     assert np.array_equal(only_mask(clicked), only_mask(response.json()))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_a_part_of_json_in_the_encodings_of_windows(
+    client: httpx2.Client, photo: bytes, clicked: dict[str, Any], encoding: str
+) -> None:
+    """As in a body of JSON."""
+    prompt = json.dumps(click(CLICK)).encode(encoding)
+
+    response = client.post(GENERATE, files={"image": ("a.png", photo), "prompt": (None, prompt)})
+
+    assert response.status_code == 200, response.text
+    assert np.array_equal(only_mask(clicked), only_mask(response.json()))
+
+
 def test_base64_with_line_breaks_in_a_shell_string(
     client: httpx2.Client, photo: bytes, clicked: dict[str, Any]
 ) -> None:

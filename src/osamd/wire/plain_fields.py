@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 from pydantic import ValidationError
 
 from osamd.errors import InvalidRequestError
+from osamd.files import text_encoding
 from osamd.wire.base64_text import LongText
 from osamd.wire.json_bodies import MOST_BYTES, check_marks
 from osamd.wire.schemas import SPELLINGS, GenerateBody, ImageFields, invalid_request
@@ -104,8 +105,10 @@ def _text(name: str, content: bytes) -> str:
     most = MOST_BYTES if name in DOCUMENTS else LONGEST_FIELD
     if len(content) > most:
         raise InvalidRequestError(f"this field has {len(content):,} bytes; at most {most:,} are allowed", field=name)
+    # As bodies of JSON are read; other text has no mark that tells.
+    encoding = text_encoding(content) if name in DOCUMENTS else "utf-8"
     try:
-        return content.decode()
+        return content.decode(encoding)
     except UnicodeDecodeError:
         raise InvalidRequestError("not UTF-8", field=name) from None
 
