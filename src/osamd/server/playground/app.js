@@ -389,7 +389,7 @@ function press(name, event) {
   if (name === "?") byId("help-dialog").showModal();
   else if (!asking.photo) return false;
   else if (/^[1-9]$/.test(name)) return classes.press(name);
-  else if (name in ACTS) ACTS[name](event);
+  else if (name in ACTS) return ACTS[name](event) !== false;
   else return gestures.press(name, event);
   return true;
 }

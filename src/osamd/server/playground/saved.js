@@ -28,7 +28,7 @@ export function save(hash, objects) {
     const text = JSON.stringify({ savedAt: Date.now(), objects: kept });
     for (const most of [MOST, MOST / 4, 0]) {
       try {
-        makeRoom(most);
+        makeRoom(most, hash);
         return localStorage.setItem(PREFIX + hash, text);
       } catch {
         // Full: drop more of the oldest.
@@ -40,10 +40,11 @@ export function save(hash, objects) {
   return undefined;
 }
 
-function makeRoom(most) {
-  const ages = Object.keys(localStorage)
-    .filter((name) => name.startsWith(PREFIX))
+function makeRoom(most, hash) {
+  const names = Object.keys(localStorage).filter((name) => name.startsWith(PREFIX) && name !== PREFIX + hash);
+  if (names.length < most) return;
+  const ages = names
     .map((name) => [JSON.parse(localStorage.getItem(name)).savedAt ?? 0, name])
     .sort(([a], [b]) => b - a);
-  for (const [, name] of ages.slice(most)) localStorage.removeItem(name);
+  for (const [, name] of ages.slice(Math.max(0, most - 1))) localStorage.removeItem(name);
 }

@@ -52,6 +52,8 @@ export class Stage {
     if (this.isFitted) this.view = this.fitted();
     else this.view = moved(this.view, (width - before.width) / 2, (height - before.height) / 2, this.photo, this.size);
     this.changed();
+    // A canvas of another size is empty, and what is printed is not waited for by a frame.
+    this.paint();
   }
 
   fitted() {
