@@ -72,7 +72,7 @@ def test_many_images_are_answered_in_order(segment: Segmenter) -> None:
     assert all(result.error is None for result in results)
 
 
-def test_what_cannot_be_used_fails_alone(segment: Segmenter, tmp_path: Path) -> None:
+def test_unusable_image_fails_only_its_own_result(segment: Segmenter, tmp_path: Path) -> None:
     """Its result holds the error, and raises it where its objects are asked for."""
     outside = {"points": [[1000, 5]], "point_labels": [1]}
     misspelt = {"point": [[5, 5]]}

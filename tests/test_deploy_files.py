@@ -42,7 +42,7 @@ def test_port_volume_and_probes(path: Path) -> None:
     assert paths <= {"/health", "/ready"}
 
 
-def test_settings_that_are_named_exist() -> None:
+def test_named_settings_exist() -> None:
     """No file for a host sets a variable that osamd does not read."""
     known = {variable_of(name) for name in Settings.model_fields}
     files = [path for path in (ROOT / "deploy").rglob("*") if path.is_file() and path.suffix != ".json"]
@@ -52,7 +52,7 @@ def test_settings_that_are_named_exist() -> None:
     assert set() == found - known
 
 
-def test_models_that_are_named_exist() -> None:
+def test_named_models_exist() -> None:
     """What the files preload or pull is in the catalogue."""
     names = {
         word for path in (ROOT / "deploy").rglob("*") for word in (words(path) if path.is_file() else []) if ":" in word

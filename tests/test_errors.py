@@ -64,14 +64,14 @@ def test_errors_have_what_an_answer_needs(kind: type[OsamdError]) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in CLASSES.values() if issubclass(kind, CapacityError)])
-def test_capacity_errors_say_when_to_try_again(kind: type[CapacityError]) -> None:
+def test_capacity_errors_have_retry_after(kind: type[CapacityError]) -> None:
     """Always a default, and the raiser's own number where there is one."""
     assert kind("busy").retry_after_s
     assert 7.5 == kind("busy", retry_after_s=7.5).retry_after_s
 
 
 @pytest.mark.parametrize("kind", [ModelLoadError, InferenceError])
-def test_a_models_inner_messages_are_not_for_callers(kind: type[OsamdError]) -> None:
+def test_internal_model_messages_are_hidden_from_callers(kind: type[OsamdError]) -> None:
     """Paths and engine messages stay in the log."""
     error = kind("/home/somebody/models/encoder.onnx: bad allocation")
 

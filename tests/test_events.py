@@ -111,7 +111,7 @@ def test_a_path_cannot_write_log_lines(path: str, shown: str) -> None:
     assert shown == shown_path(path)
 
 
-def test_who_only_connects_writes_no_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_bare_connection_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """Cut connections are told at the debug level alone: anybody can make many."""
     caplog.set_level(logging.INFO, "osamd")
     log_event(ConnectionCut("head_timeout", "203.0.113.9"))

@@ -48,7 +48,7 @@ def test_spellings(text: object, seconds: float | None) -> None:
         (60.0, PINNED, 60.0),
     ],
 )
-def test_a_wish_is_no_longer_than_allowed(wish: KeepAlive, allowed: KeepAlive, granted: KeepAlive) -> None:
+def test_keep_alive_is_capped(wish: KeepAlive, allowed: KeepAlive, granted: KeepAlive) -> None:
     """Shorter is granted; no wish stays none; for good, and until room is needed, allow everything shorter."""
     assert granted == at_most(wish, allowed)
 

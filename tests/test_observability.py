@@ -23,7 +23,7 @@ def known() -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["alerts.yaml", "alerts_test.yaml", "dashboard.json"])
-def test_every_metric_that_is_spoken_of_exists(name: str) -> None:
+def test_documented_metrics_exist(name: str) -> None:
     """A metric that was renamed would leave an alert silent and a panel empty."""
     text = (FOLDER / name).read_text("utf-8")
 

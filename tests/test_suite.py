@@ -10,7 +10,7 @@ from skips import NO_CHROMIUM
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_a_missing_browser_is_told_in_the_last_line(tmp_path: Path) -> None:
+def test_missing_browser_is_reported_in_the_last_line(tmp_path: Path) -> None:
     """Who has no Chromium learns what was not tested and how to get it, however much was printed before."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/browser/test_history.py"]
     ended = subprocess.run(

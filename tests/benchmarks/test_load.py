@@ -63,7 +63,7 @@ def test_an_answer_that_is_no_success_ends_the_measurement(url: str) -> None:
         connection.get("/full")
 
 
-def test_a_header_that_is_not_there_has_no_stages() -> None:
+def test_missing_header_has_no_stages() -> None:
     """The peer sends none."""
     assert {} == stages("")
 

@@ -28,7 +28,7 @@ def test_a_percentile_is_a_value_that_was_measured(share: float, expected: int) 
 
 
 @pytest.mark.parametrize("function", [spread, lambda values: percentile(values, 0.5)])
-def test_nothing_has_no_middle(function: object) -> None:
-    """No values are a mistake of whoever measures, not a zero."""
+def test_median_of_nothing_is_an_error(function: object) -> None:
+    """No values are an error, not a zero."""
     with pytest.raises(ValueError, match="no values"):
         function([])  # type: ignore[operator]

@@ -112,7 +112,7 @@ def test_the_report_has_latencies_rate_and_stages() -> None:
     assert "click by image_id            50.0    3.0      7.0" in lines
 
 
-def test_the_picture_has_a_dot_for_each_answer_and_bars_of_full_width() -> None:
+def test_chart_has_a_dot_for_each_answer_and_full_width_bars() -> None:
     """It is an XML document whatever the server is called."""
     picture = ET.fromstring(svg(RESULT))  # noqa: S314 - our own
 

@@ -88,7 +88,7 @@ def test_no_file_enters_the_build_unless_named() -> None:
         assert list(ROOT.glob(source.replace("${CUDA}", "13"))), source
 
 
-def test_the_command_is_the_seeds() -> None:
+def test_image_command_matches_the_seed_document() -> None:
     """The last stage is the CPU's; the command is the seed's, in exec form, after our entry point."""
     dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
     assert "cpu" == re.findall(r"^FROM \S+ AS (\S+)$", dockerfile, re.MULTILINE)[-1]
@@ -102,7 +102,7 @@ class _NotStartedError(Exception):
     """Raised instead of starting a server."""
 
 
-def test_uvicorns_own_command_is_told_what_serve_tells_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uvicorn_options_match_osamd_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     """The image's variables give uvicorn's command the options of ``osamd serve``, limits on slow clients too."""
     wanted: dict[str, Any] = {}
 

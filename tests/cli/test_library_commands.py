@@ -256,7 +256,7 @@ def test_sizes(nbytes: int, text: str) -> None:
     ("seconds", "text"),
     [(0, "just now"), (59, "just now"), (60, "1 minute ago"), (7200, "2 hours ago"), (200_000, "2 days ago")],
 )
-def test_ages(seconds: int, text: str) -> None:
+def test_relative_times(seconds: int, text: str) -> None:
     """How long ago something was, in the largest unit."""
     assert text == human_age(datetime.now(UTC) - timedelta(seconds=seconds))
 

@@ -149,7 +149,7 @@ def test_errors_are_typed(
     assert part in str(caught.value)
 
 
-def test_field_is_said_once(ours: Client, photo: bytes) -> None:
+def test_field_is_not_repeated_in_the_message(ours: Client, photo: bytes) -> None:
     """A message that names its field already is not prefixed again."""
     with pytest.raises(OsamdError) as caught:
         ours.segment(photo, box=[1, 2, 3])
@@ -194,7 +194,7 @@ def test_every_code_has_its_type(code: str) -> None:
     assert ("id-1" in str(caught.value)) == (kind.status >= 500)
 
 
-def test_unknown_code_is_the_root() -> None:
+def test_unknown_code_raises_the_root_class() -> None:
     """A code of a later version is still an error of the tree."""
     with (
         puppet(problem("brand_new", 418)) as server,
@@ -217,7 +217,7 @@ def test_no_patience_tries_once() -> None:
         client.segment(b"x")
 
 
-def test_silence_is_a_deadline() -> None:
+def test_timeout_is_a_deadline_error() -> None:
     """A server that never answers is given up after ``timeout_s``, and not asked again."""
     with puppet() as server, Client(server.url, timeout_s=0.5) as client:
         with pytest.raises(DeadlineExceededError):

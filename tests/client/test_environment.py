@@ -83,7 +83,7 @@ def test_loopback_needs_none_of_them(monkeypatch: pytest.MonkeyPatch, good: Pupp
     ],
     ids=str,
 )
-def test_elsewhere_the_variable_is_named(
+def test_invalid_variable_is_named_outside_loopback(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     variables: dict[str, str],

@@ -40,7 +40,7 @@ HTML = {"Content-Type": "text/html"}
     ],
     ids=["overloaded", "draining", "rate limit", "proxy's 429", *(f"proxy's {code}" for code in (500, 502, 503, 504))],
 )
-def test_patience_outlives_a_wake_up(first: Told) -> None:
+def test_cold_start_is_retried(first: Told) -> None:
     """What a waking or busy server answers is tried again until it works, by both clients."""
 
     async def segment(url: str) -> int:
@@ -55,7 +55,7 @@ def test_patience_outlives_a_wake_up(first: Told) -> None:
         assert len(server.asked) == 2
 
 
-def test_patience_outlives_refused_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_connections_are_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is not up yet is tried until it is."""
     with contextlib.ExitStack() as stack:
         # Bound, and so nobody else's, but not listening.

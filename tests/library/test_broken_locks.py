@@ -43,7 +43,7 @@ def arrived(cache: Path, size: int) -> None:
         pause.wait(0.01)
 
 
-def test_late_writer_leaves_the_published_file_alone(
+def test_late_writer_does_not_touch_the_published_file(
     blobs: BlobServer, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
     """A download that another one has overtaken does not append to what that one published."""
@@ -59,7 +59,7 @@ def test_late_writer_leaves_the_published_file_alone(
     assert {"encoder": blob_path(tmp_path)} == Store(tmp_path).paths(model_of(url))
 
 
-def test_file_that_another_wrote_to_is_not_published(
+def test_file_written_by_another_download_is_not_published(
     blobs: BlobServer, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
     """What is on the disk is hashed once more before it gets its name: bytes of another writer fail the pull."""

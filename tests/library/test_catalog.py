@@ -141,7 +141,7 @@ def test_bad_rows_do_not_hide_good_ones(tmp_path: Path) -> None:
         (row("builtin"), "row 1 (builtin:latest), name is reserved"),
     ],
 )
-def test_each_mistake_gets_a_sentence(tmp_path: Path, text: str, expected: str) -> None:
+def test_each_mistake_in_a_row_is_explained(tmp_path: Path, text: str, expected: str) -> None:
     """A bad row names its place and field, and says what is wrong in words."""
     found = problems(tmp_path, text)
     assert any(expected in problem for problem in found), found
@@ -158,9 +158,7 @@ def test_each_mistake_gets_a_sentence(tmp_path: Path, text: str, expected: str) 
         ("https://x/e.onnx", "file:///m/e.data", "must be in the same folder"),
     ],
 )
-def test_attachments_must_be_able_to_lie_beside_their_blob(
-    tmp_path: Path, url: str, beside: str, expected: str
-) -> None:
+def test_attachments_must_fit_beside_their_blob(tmp_path: Path, url: str, beside: str, expected: str) -> None:
     """An attachment's URL gives the name under which the graph finds it, so a name that cannot work is refused."""
     encoder = f'url = "{url}"\nsha256 = "{A}"\nattachments = [{{ url = "{beside}", sha256 = "{B}" }}]'
     (found,) = problems(tmp_path, row(encoder=encoder))

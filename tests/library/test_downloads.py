@@ -15,7 +15,7 @@ from osamd.library.store import Store
 
 
 @pytest.mark.parametrize("tenth", range(10))
-def test_a_cut_download_is_resumed_where_it_was_cut(blobs: BlobServer, tmp_path: Path, tenth: int) -> None:
+def test_interrupted_download_is_resumed(blobs: BlobServer, tmp_path: Path, tenth: int) -> None:
     """After a cut at any tenth nothing has the final name, and the next pull asks only for the rest."""
     cut = len(CONTENT) * tenth // 10
     model = model_of(blobs.put("/e", CONTENT, Answer(send=cut), then=Answer(503)))
@@ -31,7 +31,7 @@ def test_a_cut_download_is_resumed_where_it_was_cut(blobs: BlobServer, tmp_path:
     assert ['"one"' if cut else None] == [asked.headers.get("if-range") for asked in blobs.asked]
 
 
-def test_one_pull_outlives_many_cuts(blobs: BlobServer, tmp_path: Path) -> None:
+def test_one_pull_survives_many_interruptions(blobs: BlobServer, tmp_path: Path) -> None:
     """Each cut that gained something is followed by a request for the rest, whatever the number of rounds."""
     tenth = len(CONTENT) // 10
     model = model_of(blobs.put("/e", CONTENT, *[Answer(send=tenth)] * 9))
@@ -40,7 +40,7 @@ def test_one_pull_outlives_many_cuts(blobs: BlobServer, tmp_path: Path) -> None:
     assert [tenth * number for number in range(10)] == [asked.start for asked in blobs.asked]
 
 
-def test_a_server_that_ignores_the_range_sends_all_again(blobs: BlobServer, tmp_path: Path) -> None:
+def test_server_without_range_support_sends_the_whole_file(blobs: BlobServer, tmp_path: Path) -> None:
     """A 200 to a request for the rest begins at the beginning, and is taken as that."""
     model = model_of(blobs.put("/e", CONTENT, Answer(send=100_000), then=Answer(ranges=False)))
     Store(tmp_path, patience=IMPATIENT).pull(model)
@@ -48,7 +48,7 @@ def test_a_server_that_ignores_the_range_sends_all_again(blobs: BlobServer, tmp_
     assert [0, 100_000] == [asked.start for asked in blobs.asked]
 
 
-def test_a_server_that_sends_another_range_is_asked_for_all(
+def test_wrong_range_falls_back_to_the_whole_file(
     blobs: BlobServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A 206 that begins elsewhere than asked is not glued to what is here."""
@@ -62,7 +62,7 @@ def test_a_server_that_sends_another_range_is_asked_for_all(
 
 
 @pytest.mark.parametrize("if_range", [True, False], ids=["200", "206"])
-def test_a_file_that_changed_meanwhile_is_taken_from_the_start(
+def test_changed_file_is_downloaded_from_the_start(
     blobs: BlobServer,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -88,7 +88,7 @@ def test_a_weak_etag_is_not_sent_but_compared(blobs: BlobServer, tmp_path: Path)
     assert [None, None, None] == [asked.headers.get("if-range") for asked in blobs.asked]
 
 
-def test_bad_bytes_before_the_cut_are_found_and_replaced(blobs: BlobServer, tmp_path: Path) -> None:
+def test_corrupt_partial_file_is_detected_and_replaced(blobs: BlobServer, tmp_path: Path) -> None:
     """The digest covers the resumed part too; when the whole is wrong, all of it is asked for once more."""
     model = model_of(blobs.put("/e", CONTENT, Answer(body=OTHER, send=100_000, etag=""), etag=""))
     Store(tmp_path, patience=PATIENT).pull(model)
@@ -97,7 +97,7 @@ def test_bad_bytes_before_the_cut_are_found_and_replaced(blobs: BlobServer, tmp_
 
 
 @pytest.mark.parametrize("left", [CONTENT + b"more", OTHER], ids=["longer", "other"])
-def test_a_range_that_cannot_be_had_begins_again(blobs: BlobServer, tmp_path: Path, left: bytes) -> None:
+def test_unsatisfiable_range_restarts_the_download(blobs: BlobServer, tmp_path: Path, left: bytes) -> None:
     """When 416 says that more is here than there is, what is here is dropped."""
     partial_path(tmp_path).parent.mkdir(parents=True)
     partial_path(tmp_path).write_bytes(left)
@@ -115,7 +115,7 @@ def test_a_complete_partial_needs_no_request(blobs: BlobServer, tmp_path: Path) 
     assert [] == blobs.asked
 
 
-def test_no_length_is_no_obstacle(blobs: BlobServer, tmp_path: Path) -> None:
+def test_response_without_a_length_is_accepted(blobs: BlobServer, tmp_path: Path) -> None:
     """An answer that ends with its connection is verified like any other; the total is unknown until it has ended."""
     events: list[PullProgress] = []
     Store(tmp_path, patience=IMPATIENT).pull(
@@ -125,7 +125,7 @@ def test_no_length_is_no_obstacle(blobs: BlobServer, tmp_path: Path) -> None:
     assert [None, len(CONTENT)] == [events[0].total, events[-1].total]
 
 
-def test_a_cut_nobody_can_see_is_tried_once_more(blobs: BlobServer, tmp_path: Path) -> None:
+def test_undetected_truncation_is_retried(blobs: BlobServer, tmp_path: Path) -> None:
     """Without a length a cut looks like an end; the digest tells, and a second try is made, but no third."""
     cut = Answer(length=False, send=100_000)
     Store(tmp_path / "a", patience=PATIENT).pull(model_of(blobs.put("/e", CONTENT, cut, then=Answer(length=False))))
@@ -136,7 +136,7 @@ def test_a_cut_nobody_can_see_is_tried_once_more(blobs: BlobServer, tmp_path: Pa
     assert 2 == len(blobs.asked)
 
 
-def test_a_known_size_shows_a_cut_without_a_length(blobs: BlobServer, tmp_path: Path) -> None:
+def test_known_size_detects_truncation_without_a_length(blobs: BlobServer, tmp_path: Path) -> None:
     """Where the catalogue gives the size, an answer without a length is resumed like one with it."""
     url = blobs.put("/e", CONTENT, Answer(length=False, send=100_000))
     Store(tmp_path, patience=IMPATIENT).pull(model_of(url, nbytes=len(CONTENT)))
@@ -145,8 +145,8 @@ def test_a_known_size_shows_a_cut_without_a_length(blobs: BlobServer, tmp_path: 
 
 
 @pytest.mark.parametrize("wrong", [OTHER, CONTENT[:-1], CONTENT + b"x", b"<html>sign in</html>"])
-def test_wrong_content_is_dropped_and_asked_for_once(blobs: BlobServer, tmp_path: Path, wrong: bytes) -> None:
-    """A whole answer with another digest leaves nothing behind, and is not asked for again."""
+def test_wrong_content_is_discarded_and_not_retried(blobs: BlobServer, tmp_path: Path, wrong: bytes) -> None:
+    """A complete response with the wrong digest leaves nothing behind and is not requested again."""
     with pytest.raises(BlobDigestError, match=digest(CONTENT)):
         Store(tmp_path, patience=PATIENT).pull(model_of(blobs.put("/e", wrong)))
     assert [] == blobs_in(tmp_path)
@@ -154,7 +154,7 @@ def test_wrong_content_is_dropped_and_asked_for_once(blobs: BlobServer, tmp_path
     assert 1 == len(blobs.asked)
 
 
-def test_a_wrong_length_is_seen_before_the_content(blobs: BlobServer, tmp_path: Path) -> None:
+def test_wrong_length_is_rejected_before_the_content(blobs: BlobServer, tmp_path: Path) -> None:
     """Where the catalogue gives the size, another one is refused, and what was here before is kept."""
     partial_path(tmp_path).parent.mkdir(parents=True)
     partial_path(tmp_path).write_bytes(CONTENT[:1000])
@@ -165,7 +165,7 @@ def test_a_wrong_length_is_seen_before_the_content(blobs: BlobServer, tmp_path: 
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 416, 206, 204])
-def test_a_refusal_is_not_repeated(blobs: BlobServer, tmp_path: Path, status: int) -> None:
+def test_permanent_http_errors_are_not_retried(blobs: BlobServer, tmp_path: Path, status: int) -> None:
     """An answer that will not change is taken as the answer."""
     with pytest.raises(PullError, match=f"HTTP status {status}"):
         Store(tmp_path, patience=PATIENT).pull(model_of(blobs.put("/e", CONTENT, then=Answer(status))))
@@ -174,7 +174,7 @@ def test_a_refusal_is_not_repeated(blobs: BlobServer, tmp_path: Path, status: in
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
-def test_a_passing_failure_is_tried_again(blobs: BlobServer, tmp_path: Path, status: int) -> None:
+def test_transient_http_errors_are_retried(blobs: BlobServer, tmp_path: Path, status: int) -> None:
     """Failures of the moment are tried again, with longer and longer pauses, but not for ever."""
     store = Store(tmp_path, patience=PATIENT)
     with pytest.raises(PullError, match=f"HTTP status {status}"):
@@ -184,7 +184,9 @@ def test_a_passing_failure_is_tried_again(blobs: BlobServer, tmp_path: Path, sta
     assert CONTENT == blob_path(tmp_path).read_bytes()
 
 
-def test_pauses_double_and_obey_the_server(blobs: BlobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backoff_doubles_and_follows_retry_after(
+    blobs: BlobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each round's pause is twice the one before, and at least what Retry-After asks for."""
     pauses: list[float] = []
     monkeypatch.setattr(Download, "_pause", lambda _, seconds: pauses.append(seconds))
@@ -195,7 +197,7 @@ def test_pauses_double_and_obey_the_server(blobs: BlobServer, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("asked", ["86400", "Fri, 31 Dec 2100 23:59:59 GMT"])
-def test_a_pause_that_is_too_long_is_passed_on(blobs: BlobServer, tmp_path: Path, asked: str) -> None:
+def test_long_retry_after_is_passed_to_the_caller(blobs: BlobServer, tmp_path: Path, asked: str) -> None:
     """Nobody waits for hours inside a pull: the error says when to come again."""
     url = blobs.put("/e", CONTENT, then=Answer(429, {"Retry-After": asked}))
     with pytest.raises(PullError) as caught:
@@ -206,7 +208,7 @@ def test_a_pause_that_is_too_long_is_passed_on(blobs: BlobServer, tmp_path: Path
 
 
 @pytest.mark.usefixtures("blobs")
-def test_nobody_there_is_tried_again(tmp_path: Path) -> None:
+def test_refused_connection_is_retried(tmp_path: Path) -> None:
     """A port nobody listens on is an error of the tree, after all rounds."""
     with serve_blobs() as closed:
         url = closed.put("/e", CONTENT)
@@ -225,7 +227,7 @@ def test_redirects_are_followed(blobs: BlobServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://127.0.0.1/e", "/e"])
-def test_redirects_lead_only_to_the_web_and_not_in_circles(blobs: BlobServer, tmp_path: Path, target: str) -> None:
+def test_redirects_are_limited_in_number_and_scheme(blobs: BlobServer, tmp_path: Path, target: str) -> None:
     """A redirect to a file, to another protocol or to itself is a refusal."""
     url = blobs.put("/e", b"", then=Answer(302, {"Location": target}))
     with pytest.raises(PullError):

@@ -47,7 +47,7 @@ def test_damage_behind_a_link_is_repaired_in_the_cache(blobs: BlobServer, tmp_pa
     assert (OTHER, CONTENT) == ((outside / "graph.onnx").read_bytes(), (outside / "graph.onnx.data").read_bytes())
 
 
-def test_link_that_leads_nowhere_is_replaced(blobs: BlobServer, tmp_path: Path) -> None:
+def test_dangling_link_is_replaced(blobs: BlobServer, tmp_path: Path) -> None:
     """A folder blob whose link is broken is downloaded into the cache."""
     model = with_data(blobs)
     place = blob_path(tmp_path, b"graph")
@@ -58,7 +58,9 @@ def test_link_that_leads_nowhere_is_replaced(blobs: BlobServer, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["partial", "lock"])
-def test_working_files_are_no_links(blobs: BlobServer, tmp_path: Path, outside: Path, kind: str) -> None:
+def test_working_files_are_not_opened_through_links(
+    blobs: BlobServer, tmp_path: Path, outside: Path, kind: str
+) -> None:
     """What a pull writes to is never a link: nothing outside the cache is truncated or appended to."""
     cache, target = tmp_path / "cache", outside / "mine"
     target.write_bytes(b"keep")
@@ -70,7 +72,7 @@ def test_working_files_are_no_links(blobs: BlobServer, tmp_path: Path, outside: 
     assert b"keep" == target.read_bytes()
 
 
-def test_making_room_for_embeddings_stays_inside(tmp_path: Path, outside: Path) -> None:
+def test_evicting_embedding_files_never_leaves_the_folder(tmp_path: Path, outside: Path) -> None:
     """Arrays of others, behind a link or under another name, are neither counted nor deleted."""
     folder = tmp_path / "embeddings"
     (folder / "own").mkdir(parents=True)

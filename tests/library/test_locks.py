@@ -13,8 +13,8 @@ def take(path: Path, waiting: threading.Event) -> str:
         return turn.verdict
 
 
-def test_a_verdict_is_for_those_who_wait(tmp_path: Path) -> None:
-    """What a holder leaves reaches who waits for it, not who comes or waits later; and twice the same is news again."""
+def test_waiters_get_the_result_of_the_earlier_holder(tmp_path: Path) -> None:
+    """A holder's result reaches current waiters, not later ones; the same result twice counts as new each time."""
     path = tmp_path / "x.lock"
     with ThreadPoolExecutor(1) as pool:
         for leaves in (True, False, True):

@@ -20,7 +20,7 @@ from osamd.library import partials
 from osamd.library.store import Store
 
 
-def test_room_is_looked_for_before_the_content_comes(
+def test_disk_space_is_checked_before_the_download(
     blobs: BlobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a byte less free than the file and the spare need, nothing is written; the free space is made up."""
@@ -44,10 +44,10 @@ def test_room_is_looked_for_before_the_content_comes(
         (errno.EIO, StorageError),
     ],
 )
-def test_a_disk_that_fills_up_is_given_back(
+def test_partial_file_is_deleted_when_the_disk_fills_up(
     blobs: BlobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[StorageError]
 ) -> None:
-    """An error in the middle of writing ends the pull; a full disk gets its bytes back; the error is injected."""
+    """A write error ends the pull, and on a full disk the partial file is deleted; the error is injected."""
     write = partials.Partial.append
     left = [3]
 
@@ -67,7 +67,7 @@ def test_a_disk_that_fills_up_is_given_back(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux") or os.geteuid() != 0, reason="mounts a small disk")
-def test_a_disk_that_is_really_full(blobs: BlobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_a_storage_error(blobs: BlobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a file system smaller than the file, the pull ends as a full disk, and leaves no bytes there."""
     cache = tmp_path / "small"
     cache.mkdir()

@@ -61,7 +61,7 @@ def test_a_blob_without_its_attachment_is_not_there(tmp_path: Path) -> None:
         Store(tmp_path).paths(model)
 
 
-def test_a_folder_is_no_blob(tmp_path: Path) -> None:
+def test_folder_is_not_a_blob(tmp_path: Path) -> None:
     """Something else under the blob's name does not count as the blob."""
     blob = Blob("https://example.org/a.onnx", "1" * 64)
     (tmp_path / "models" / "blobs" / f"sha256-{blob.sha256}").mkdir(parents=True)

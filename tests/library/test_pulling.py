@@ -146,7 +146,7 @@ def test_waiters_share_one_pull() -> None:
     run(main)
 
 
-def test_pull_goes_on_when_everybody_left() -> None:
+def test_pull_continues_without_waiters() -> None:
     """The pull belongs to nobody: waiters and followers may leave, and it completes."""
 
     async def main(host: Host) -> None:
@@ -164,7 +164,7 @@ def test_pull_goes_on_when_everybody_left() -> None:
     run(main)
 
 
-def test_waiting_ends() -> None:
+def test_waiting_for_a_pull_times_out() -> None:
     """After the wait the caller is told how far it is and to come back; the pull goes on and is joined again."""
 
     async def main(host: Host) -> None:
@@ -177,7 +177,7 @@ def test_waiting_ends() -> None:
     run(main, wait_s=0.1)
 
 
-def test_patience_has_no_end() -> None:
+def test_patient_callers_wait_without_limit() -> None:
     """Who can wait, as the start of a server can, gets the model however long it takes."""
 
     async def main(host: Host) -> None:
@@ -190,7 +190,7 @@ def test_patience_has_no_end() -> None:
     run(main, wait_s=0.05)
 
 
-def test_failure_is_told_to_all_and_tried_again() -> None:
+def test_failure_reaches_all_waiters_and_the_next_pull_retries() -> None:
     """Everybody hears why a pull failed, and so does the log; the next one begins anew."""
 
     async def main(host: Host) -> None:
@@ -208,8 +208,8 @@ def test_failure_is_told_to_all_and_tried_again() -> None:
     run(main)
 
 
-def test_failure_that_nobody_waits_for() -> None:
-    """A pull that fails after everybody has left is told to the log, and is no unretrieved exception."""
+def test_failure_without_waiters_is_not_reported_as_unretrieved() -> None:
+    """A pull that fails without waiters is logged, and asyncio does not report an unretrieved exception."""
 
     async def main(host: Host) -> None:
         host.store.failing = True
@@ -246,7 +246,9 @@ def test_models_are_pulled_side_by_side() -> None:
         ("never", frozenset({A.name}), False),
     ],
 )
-def test_operator_decides(policy: Literal["auto", "never"], allowed: frozenset[str], *, may: bool) -> None:
+def test_pull_policy_and_allow_list_are_enforced(
+    policy: Literal["auto", "never"], allowed: frozenset[str], *, may: bool
+) -> None:
     """``never`` forbids every pull, a list every pull of other models; what is here may be used all the same."""
 
     async def main(host: Host) -> None:
@@ -267,8 +269,8 @@ def test_operator_decides(policy: Literal["auto", "never"], allowed: frozenset[s
     run(main, policy=policy, allowed=allowed)
 
 
-def test_model_that_comes_by_another_way_is_not_pulled() -> None:
-    """Where pulls are forbidden, a model that somebody brings in this very moment is used, not pulled."""
+def test_model_pulled_by_another_process_is_used() -> None:
+    """If pulls are forbidden, a model that another process has just pulled is used."""
 
     async def main(host: Host) -> None:
         host.store.is_present = lambda row: False  # type: ignore[method-assign] # noqa: ARG005
@@ -280,7 +282,7 @@ def test_model_that_comes_by_another_way_is_not_pulled() -> None:
     run(main, policy="never")
 
 
-def test_stopping_tells_everybody() -> None:
+def test_stopping_ends_all_waits() -> None:
     """When the server stops, each waiter hears it at once, and nothing is left running."""
 
     async def main(host: Host) -> None:
@@ -293,7 +295,7 @@ def test_stopping_tells_everybody() -> None:
     run(main)
 
 
-def test_closing_tells_everybody() -> None:
+def test_closing_ends_all_waits() -> None:
     """Closing does the same, also for those whose pull had not begun, and refuses later ones."""
 
     async def main(host: Host) -> None:
@@ -309,7 +311,7 @@ def test_closing_tells_everybody() -> None:
     run(main)
 
 
-def test_listener_that_does_not_listen() -> None:
+def test_slow_listener_loses_the_oldest_progress() -> None:
     """News for a caller who reads slowly are dropped, the oldest first; the end is always told."""
 
     async def main(host: Host) -> None:
@@ -327,8 +329,8 @@ def test_listener_that_does_not_listen() -> None:
     run(main)
 
 
-def test_error_is_of_the_tree() -> None:
-    """A bug in the store is not told as a pull that failed."""
+def test_bug_is_not_reported_as_a_failed_pull() -> None:
+    """A bug in the store is not reported as a failed pull."""
 
     async def main(host: Host) -> None:
         def broken(*_: object, **__: object) -> None:

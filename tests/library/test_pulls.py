@@ -46,7 +46,7 @@ def test_a_mirror_serves_blobs_by_their_digest(blobs: BlobServer, tmp_path: Path
 @pytest.mark.parametrize(
     "answer", [Answer(404), Answer(503), Answer(body=OTHER), Answer(send=100_000)], ids=["404", "503", "wrong", "cut"]
 )
-def test_a_mirror_that_fails_is_passed_over(blobs: BlobServer, tmp_path: Path, answer: Answer) -> None:
+def test_failing_mirror_falls_back_to_the_next_source(blobs: BlobServer, tmp_path: Path, answer: Answer) -> None:
     """The next source is asked when a mirror lacks the blob, is down, serves something else or breaks off."""
     after = Answer(503) if answer.send else answer
     blobs.put(f"/{digest(CONTENT)}", CONTENT, answer, then=after)
@@ -68,7 +68,7 @@ def test_a_mirror_without_direct_is_the_only_source(blobs: BlobServer, tmp_path:
 
 
 @pytest.mark.parametrize("is_silent", [True, False], ids=["silent", "slow"])
-def test_a_slow_mirror_is_left_for_the_next_source(blobs: BlobServer, tmp_path: Path, *, is_silent: bool) -> None:
+def test_slow_mirror_falls_back_to_the_next_source(blobs: BlobServer, tmp_path: Path, *, is_silent: bool) -> None:
     """A mirror that trickles or says nothing is left, and what it gave is kept."""
     hold = threading.Event()
     blobs.put(f"/{digest(CONTENT)}", CONTENT, then=Answer(send=100_000, hold=hold))
@@ -125,7 +125,7 @@ FAR, FAR_TLS = "http://models.invalid/e", "https://models.invalid/e"
         ),
     ],
 )
-def test_what_is_wrong_with_the_environment_is_named(
+def test_invalid_proxy_and_certificate_variables_are_named(
     blobs: BlobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, url: str, words: str
 ) -> None:
     """A proxy or certificates that cannot be used are told in one line with their variable; loopback needs neither."""
@@ -172,7 +172,7 @@ def test_certificates_are_verified(
     assert CONTENT == blob_path(tmp_path).read_bytes()
 
 
-def test_threads_that_want_a_blob_download_it_once(blobs: BlobServer, tmp_path: Path) -> None:
+def test_concurrent_threads_download_a_blob_once(blobs: BlobServer, tmp_path: Path) -> None:
     """Of eight threads one downloads; the others wait, hear how far it is, and find the blob."""
     hold = threading.Event()
     model = model_of(blobs.put("/e", CONTENT, Answer(send=100_000, hold=hold)))
@@ -195,7 +195,7 @@ def test_threads_that_want_a_blob_download_it_once(blobs: BlobServer, tmp_path: 
     assert {len(CONTENT)} == {event.total for event in events if event.status == "waiting" and event.completed}
 
 
-def test_threads_that_wait_share_the_failure(blobs: BlobServer, tmp_path: Path) -> None:
+def test_waiting_threads_share_the_failure(blobs: BlobServer, tmp_path: Path) -> None:
     """When the one download fails, those who waited get its error and do not try one after the other."""
     hold = threading.Event()
     model = model_of(blobs.put("/e", OTHER, then=Answer(send=100_000, hold=hold)))
@@ -240,7 +240,7 @@ def test_two_processes_download_a_blob_once(blobs: BlobServer, tmp_path: Path) -
     assert 1 == len(blobs.asked)
 
 
-def test_a_killed_process_is_taken_over_from(blobs: BlobServer, tmp_path: Path) -> None:
+def test_pull_of_a_killed_process_is_resumed_by_another(blobs: BlobServer, tmp_path: Path) -> None:
     """A process killed while it pulls leaves its bytes and its turn to one that waits already."""
     hold = threading.Event()
     url = blobs.put("/e", CONTENT, Answer(send=100_000, hold=hold))
@@ -258,7 +258,7 @@ def test_a_killed_process_is_taken_over_from(blobs: BlobServer, tmp_path: Path) 
     assert [0, 100_000] == [asked.start for asked in blobs.asked]
 
 
-def test_a_source_that_pauses_is_resumed(blobs: BlobServer, tmp_path: Path) -> None:
+def test_stalled_source_is_resumed(blobs: BlobServer, tmp_path: Path) -> None:
     """An only source that falls silent again and again, but gives something each time, is not given up."""
     hold = threading.Event()
     pauses = [Answer(send=len(CONTENT) // 8, hold=hold)] * 7
@@ -271,7 +271,7 @@ def test_a_source_that_pauses_is_resumed(blobs: BlobServer, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("is_silent", [True, False], ids=["silent", "between"])
-def test_a_pull_that_is_stopped_ends_soon_and_keeps_what_came(
+def test_stopped_pull_keeps_its_partial_file(
     blobs: BlobServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, *, is_silent: bool
 ) -> None:
     """Stopping wakes a pull that waits for a silent server or between two tries; the next one goes on from there."""
@@ -294,7 +294,7 @@ def test_a_pull_that_is_stopped_ends_soon_and_keeps_what_came(
     assert [100_000] == [asked.start for asked in blobs.asked]
 
 
-def test_one_who_waits_can_be_stopped(blobs: BlobServer, tmp_path: Path) -> None:
+def test_waiting_pull_can_be_stopped(blobs: BlobServer, tmp_path: Path) -> None:
     """Stopping ends the wait for somebody else's download, which goes on."""
     hold = threading.Event()
     model = model_of(blobs.put("/e", CONTENT, Answer(send=100_000, hold=hold)))
@@ -309,7 +309,7 @@ def test_one_who_waits_can_be_stopped(blobs: BlobServer, tmp_path: Path) -> None
     assert CONTENT == blob_path(tmp_path).read_bytes()
 
 
-def test_attachments_lie_beside_their_blob(blobs: BlobServer, tmp_path: Path) -> None:
+def test_attachments_are_stored_beside_their_blob(blobs: BlobServer, tmp_path: Path) -> None:
     """A blob with attachments is a folder of files under their own names; its path is the graph's."""
     model = with_data(blobs)
     store = Store(tmp_path, patience=IMPATIENT)
@@ -320,7 +320,7 @@ def test_attachments_lie_beside_their_blob(blobs: BlobServer, tmp_path: Path) ->
     assert len(b"graph") + len(CONTENT) == store.size(model)
 
 
-def test_the_folder_appears_only_complete(blobs: BlobServer, tmp_path: Path) -> None:
+def test_blob_folder_is_published_only_when_complete(blobs: BlobServer, tmp_path: Path) -> None:
     """While an attachment is missing there is no folder, and files that have come are not asked for again."""
     model = with_data(blobs)
     blobs.files["/m/graph.onnx.data"].then = Answer(send=100_000)
@@ -338,7 +338,7 @@ def test_the_folder_appears_only_complete(blobs: BlobServer, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("was_folder", [True, False], ids=["half a folder", "a file"])
-def test_what_osam_left_half_done_is_completed(
+def test_incomplete_blob_of_osam_is_completed(
     blobs: BlobServer,
     tmp_path: Path,
     *,
@@ -362,16 +362,16 @@ def test_what_osam_left_half_done_is_completed(
 
 
 @pytest.mark.parametrize("length", ["9" * 15, "9" * 30, "9" * 5000, "-1", "1e3"])
-def test_mirror_that_lies_about_the_length(blobs: BlobServer, tmp_path: Path, length: str) -> None:
-    """A length that no disk holds, or that is no number, makes a pull go on with the next source."""
+def test_mirror_with_a_wrong_length_is_skipped(blobs: BlobServer, tmp_path: Path, length: str) -> None:
+    """A length that is absurd or not a number makes the pull continue with the next source."""
     liar = Answer(headers={"Content-Length": length}, length=False)
     blobs.put(f"/{digest(CONTENT)}", CONTENT, then=liar)
     Store(tmp_path, endpoints=[blobs.url, "direct"], patience=IMPATIENT).pull(model_of(blobs.put("/e", CONTENT)))
     assert CONTENT == blob_path(tmp_path).read_bytes()
 
 
-def test_only_source_that_has_no_room(blobs: BlobServer, tmp_path: Path) -> None:
-    """Where every source says that the file is larger than the disk, the disk is to blame."""
+def test_disk_too_small_for_the_only_source_is_an_error(blobs: BlobServer, tmp_path: Path) -> None:
+    """If every source claims a size larger than the disk, the error is insufficient storage."""
     url = blobs.put("/e", CONTENT, then=Answer(headers={"Content-Length": "9" * 15}, length=False))
     with pytest.raises(InsufficientStorageError, match="bytes free"):
         Store(tmp_path, patience=IMPATIENT).pull(model_of(url))

@@ -43,7 +43,7 @@ def test_an_unknown_name_is_refused_with_what_there_is(name: str) -> None:
     assert (404, "model") == (caught.value.status, caught.value.field)
 
 
-def test_an_endless_name_is_not_echoed() -> None:
+def test_long_unknown_name_is_truncated_in_the_error() -> None:
     """A megabyte sent as a name does not come back, nor go into the log."""
     with pytest.raises(UnknownModelError) as caught:
         CATALOG.resolve("x" * 1_000_000)
@@ -63,7 +63,7 @@ def test_the_catalogue_has_osams_models_and_the_built_in_one() -> None:
 
 
 @pytest.mark.parametrize("name", list(OSAM_TYPES))
-def test_a_row_is_osams_own(name: str) -> None:
+def test_rows_match_osams(name: str) -> None:
     """Addresses, digests, attachments and licences equal those of osam's classes."""
     kind, row = OSAM_TYPES[name], CATALOG.resolve(name)
 
@@ -117,12 +117,12 @@ def test_models_differ_in_their_digest() -> None:
         {"encoder": ROW.blobs["encoder"]},
     ],
 )
-def test_other_content_is_another_digest(blobs: dict[str, Blob]) -> None:
+def test_digest_depends_on_the_content(blobs: dict[str, Blob]) -> None:
     """Another file in any role, beside one, or in another's place is another model."""
     assert ROW.digest != replace(ROW, blobs=blobs).digest
 
 
-def test_the_digest_is_of_the_content_alone() -> None:
+def test_digest_depends_only_on_the_content() -> None:
     """A row that is renamed, moved or listed in another order keeps its digest."""
     blobs = {role: replace(blob, url="elsewhere") for role, blob in list(ROW.blobs.items())[::-1]}
 

@@ -42,7 +42,7 @@ def test_a_pulled_blob_lies_where_osam_keeps_it(blobs: BlobServer, tmp_path: Pat
     assert not partial_path(tmp_path).parent.exists()
 
 
-def test_progress_is_told_from_the_beginning_to_the_end(blobs: BlobServer, tmp_path: Path) -> None:
+def test_progress_is_reported_from_start_to_end(blobs: BlobServer, tmp_path: Path) -> None:
     """Events name model, role and digest; the first comes with the first bytes, the last says done, none goes back."""
     model = model_of(blobs.put("/e", CONTENT))
     events: list[PullProgress] = []
@@ -56,7 +56,7 @@ def test_progress_is_told_from_the_beginning_to_the_end(blobs: BlobServer, tmp_p
     assert len(CONTENT) == completed[-1]
 
 
-def test_what_is_here_is_verified_and_not_downloaded_again(blobs: BlobServer, tmp_path: Path) -> None:
+def test_existing_blobs_are_verified_and_not_downloaded_again(blobs: BlobServer, tmp_path: Path) -> None:
     """A second pull reads the file and asks nobody."""
     model = model_of(blobs.put("/e", CONTENT))
     store = Store(tmp_path, patience=IMPATIENT)
@@ -75,7 +75,7 @@ def test_a_damaged_blob_is_replaced(blobs: BlobServer, tmp_path: Path) -> None:
     assert CONTENT == blob_path(tmp_path).read_bytes()
 
 
-def test_a_damaged_blob_goes_even_when_no_better_one_comes(blobs: BlobServer, tmp_path: Path) -> None:
+def test_damaged_blob_is_removed_even_if_no_source_works(blobs: BlobServer, tmp_path: Path) -> None:
     """A bad file is not left under its final name while its source is down."""
     blob_path(tmp_path).parent.mkdir(parents=True)
     blob_path(tmp_path).write_bytes(OTHER)
@@ -84,7 +84,7 @@ def test_a_damaged_blob_goes_even_when_no_better_one_comes(blobs: BlobServer, tm
     assert [] == blobs_in(tmp_path)
 
 
-def test_an_empty_blob_is_a_blob(blobs: BlobServer, tmp_path: Path) -> None:
+def test_empty_blob_is_valid(blobs: BlobServer, tmp_path: Path) -> None:
     """A file of no bytes is complete when its digest says so, without a request."""
     Store(tmp_path, patience=IMPATIENT).pull(model_of(blobs.put("/e", b""), b""))
     assert b"" == blob_path(tmp_path, b"").read_bytes()
@@ -134,7 +134,7 @@ def test_a_model_that_is_being_pulled_is_not_removed(blobs: BlobServer, tmp_path
     assert store.is_present(model)
 
 
-def test_files_that_are_not_the_caches_are_not_removed(tmp_path: Path) -> None:
+def test_files_outside_the_cache_are_not_removed(tmp_path: Path) -> None:
     """What ships with osamd, or lies elsewhere by ``file://``, is nobody's to delete here."""
     file = tmp_path / "e.onnx"
     file.write_bytes(CONTENT)
@@ -144,7 +144,7 @@ def test_files_that_are_not_the_caches_are_not_removed(tmp_path: Path) -> None:
     assert file.exists()
 
 
-def test_a_local_file_is_used_where_it_lies(tmp_path: Path) -> None:
+def test_local_file_is_used_in_place(tmp_path: Path) -> None:
     """A ``file://`` blob is not copied; without a digest any content will do, and its absence is reported."""
     file = tmp_path / "my models" / "e.onnx"
     file.parent.mkdir()
@@ -196,7 +196,7 @@ def osam_pulls(home: Path, blob: Blob) -> list[str]:
     return done.stdout.split()
 
 
-def test_a_blob_osam_pulled_is_ours(blobs: BlobServer, tmp_path: Path) -> None:
+def test_blob_pulled_by_osam_is_used(blobs: BlobServer, tmp_path: Path) -> None:
     """What osam 0.8.1 put into the cache is present, sound and not asked for again."""
     store = Store(tmp_path / ".cache" / "osam", patience=IMPATIENT)
     for model in (model_of(blobs.put("/e", CONTENT)), with_data(blobs)):
@@ -209,7 +209,7 @@ def test_a_blob_osam_pulled_is_ours(blobs: BlobServer, tmp_path: Path) -> None:
         assert asked == len(blobs.asked)
 
 
-def test_a_blob_we_pulled_is_osams(blobs: BlobServer, tmp_path: Path) -> None:
+def test_osam_uses_a_blob_we_pulled(blobs: BlobServer, tmp_path: Path) -> None:
     """What we put into the cache osam 0.8.1 finds whole, and does not ask for again."""
     store = Store(tmp_path / ".cache" / "osam", patience=IMPATIENT)
     for model in (model_of(blobs.put("/e", CONTENT)), with_data(blobs)):
@@ -222,8 +222,8 @@ def test_a_blob_we_pulled_is_osams(blobs: BlobServer, tmp_path: Path) -> None:
         assert asked == len(blobs.asked)
 
 
-def test_the_store_is_light_until_it_downloads() -> None:
-    """A server that starts does not pay for an HTTP client."""
+def test_store_imports_no_http_client_before_a_download() -> None:
+    """Server start does not import an HTTP client."""
     code = "import sys, osamd.library.store; sys.exit('httpx2' in sys.modules)"
     environment: dict[str, Any] = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     assert 0 == subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode
@@ -242,7 +242,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def test_what_a_pull_has_verified_is_loaded_unhashed(blobs: BlobServer, tmp_path: Path, hashed: list[Path]) -> None:
+def test_pulled_blobs_are_not_hashed_again_at_load(blobs: BlobServer, tmp_path: Path, hashed: list[Path]) -> None:
     """Neither this process nor the next one pays for it again."""
     model = model_of(blobs.put("/e", CONTENT))
     store = Store(tmp_path, patience=IMPATIENT)
@@ -252,7 +252,7 @@ def test_what_a_pull_has_verified_is_loaded_unhashed(blobs: BlobServer, tmp_path
     assert [] == hashed
 
 
-def test_what_another_program_brought_is_hashed_once(tmp_path: Path, hashed: list[Path]) -> None:
+def test_blobs_of_other_programs_are_hashed_once(tmp_path: Path, hashed: list[Path]) -> None:
     """A blob osam has pulled is verified when it is first loaded, and not by the next process."""
     place, model = blob_path(tmp_path), model_of("https://example.org/e")
     place.parent.mkdir(parents=True)
@@ -288,7 +288,7 @@ def test_a_flipped_bit_of_an_attachment_is_never_loaded(blobs: BlobServer, tmp_p
         store.paths(model)
 
 
-def test_where_no_note_can_be_written_a_process_hashes_once(tmp_path: Path, hashed: list[Path]) -> None:
+def test_each_process_hashes_once_if_notes_cannot_be_written(tmp_path: Path, hashed: list[Path]) -> None:
     """A cache that is mounted read-only costs a hash for each process, and no answer."""
     place, model = blob_path(tmp_path), model_of("https://example.org/e")
     place.parent.mkdir(parents=True)

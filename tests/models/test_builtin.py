@@ -174,7 +174,7 @@ def test_only_the_clicked_part_stays(adapter: Adapter) -> None:
     assert 0.9 < iou(left | right, boxed)
 
 
-def test_the_answer_does_not_depend_on_what_was_asked_before(adapter: Adapter) -> None:
+def test_answer_does_not_depend_on_earlier_prompts(adapter: Adapter) -> None:
     """What is remembered between clicks makes them quicker, not different."""
     image = painted((LEFT, BRIGHT), (RIGHT, DULL))
     prompts = [
@@ -193,8 +193,8 @@ def test_the_answer_does_not_depend_on_what_was_asked_before(adapter: Adapter) -
         np.testing.assert_array_equal(expected[index], answer(adapter, embedding, prompts[index])[1].values)
 
 
-def test_clicks_are_answered_as_they_came(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who goes on clicking pays for a pass a click; who sends all at once, for as many as there are, up to 16."""
+def test_decoder_runs_once_per_new_click(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A further click costs one decoder run; several clicks at once cost one run each, up to 16."""
     image = painted((LEFT, BRIGHT), (RIGHT, DULL))
     many = [(110 + 3 * number, 100 + 2 * number, 1) for number in range(25)]
     passes: list[str] = []
@@ -217,7 +217,7 @@ def test_clicks_are_answered_as_they_came(adapter: Adapter, monkeypatch: pytest.
     assert [4, 17, 17] == [cost(encode_pixels(adapter, image), count) for count in (3, 16, 25)]
 
 
-def test_a_clear_object_is_known_to_be_one(adapter: Adapter, two_discs: Embedding) -> None:
+def test_clear_object_has_a_high_predicted_iou(adapter: Adapter, two_discs: Embedding) -> None:
     """The predicted IoU is high where the mask is right, and lower for a click on nothing in particular."""
     noise = np.random.default_rng(0).integers(0, 256, (240, 360, 3)).astype(np.uint8)
 
@@ -230,7 +230,7 @@ def test_a_clear_object_is_known_to_be_one(adapter: Adapter, two_discs: Embeddin
     assert score(encode_pixels(adapter, noise)) < score(two_discs) - 0.1
 
 
-def test_a_lone_click_has_candidates(adapter: Adapter) -> None:
+def test_single_click_has_candidates(adapter: Adapter) -> None:
     """A click on the pupil of an eye: up to three masks that differ, the best score first; other prompts have one."""
     white, pupil = disc(240, 360, 180, 120, 90), disc(240, 360, 180, 120, 40)
     embedding = encode_pixels(adapter, painted((white, BRIGHT), (pupil, (40, 20, 120))))

@@ -101,7 +101,7 @@ def test_low_resolution_masks_without_queries(blobs: Blobs, tmp_path: Path) -> N
         np.testing.assert_array_equal(one.logits.values, two.logits.values)
 
 
-def test_box_stands_before_the_clicks(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_box_corners_come_before_the_clicks(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real graph reads six points and drops the rest, so the box must not be last."""
     model = EfficientSam(blobs["efficientsam"], HERE)
     embedding = encode_pixels(model, smooth_photo(48, 64))

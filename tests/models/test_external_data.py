@@ -44,7 +44,7 @@ def test_weights_beside_the_graph_are_read(folder: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("location", ["../secret", "link", "absolute"])
-def test_weights_elsewhere_are_refused(folder: Path, location: str) -> None:
+def test_external_weights_outside_the_folder_are_refused(folder: Path, location: str) -> None:
     """A graph cannot have files outside its folder read: not above it, not by a link, not by their whole path."""
     path = graph(folder, str(folder.parent / "secret") if location == "absolute" else location)
     with pytest.raises(ModelLoadError, match="failed to load"):

@@ -61,7 +61,7 @@ def test_default_prompt_is_osams(blobs: Blobs) -> None:
     assert overlap(osam_mask(theirs, 301, 450), our_mask(candidate, embedding)) >= 0.999
 
 
-def test_no_mask_is_said_as_meta_says_it(blobs: Blobs, tmp_path: Path) -> None:
+def test_missing_mask_input_is_encoded_like_metas(blobs: Blobs, tmp_path: Path) -> None:
     """``has_mask_input`` is 0 where there is no earlier mask, which osam's -1 is not the same as."""
     paths = {"encoder": blobs["sam"]["encoder"], "decoder": sam_decoder(tmp_path / "decoder.onnx", no_mask=-0.5)}
     image = smooth_photo(240, 320)
@@ -86,7 +86,7 @@ def test_no_mask_is_said_as_meta_says_it(blobs: Blobs, tmp_path: Path) -> None:
     ],
     ids=["click", "box", "box and click"],
 )
-def test_padding_stands_in_for_a_box(
+def test_padding_point_is_added_without_a_box(
     blobs: Blobs, monkeypatch: pytest.MonkeyPatch, asked: Asked, expected: list[int]
 ) -> None:
     """A padding point follows clicks alone, as SAM was trained; osam has one beside a box too."""

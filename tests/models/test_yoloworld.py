@@ -118,7 +118,7 @@ def detections(draw: st.DrawFn) -> tuple[npt.NDArray[np.float32], npt.NDArray[np
     most=st.integers(1, 12),
 )
 @settings(max_examples=150, deadline=None)
-def test_suppression_is_onnxs(
+def test_suppression_matches_onnx(
     detected: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
     iou_threshold: float,
     score_threshold: float,

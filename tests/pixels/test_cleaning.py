@@ -50,7 +50,7 @@ def noise(seed: int, share: float, shape: tuple[int, int] = (24, 31)) -> Inside:
     return inside
 
 
-def test_nothing_is_asked_for() -> None:
+def test_default_cleaning_changes_nothing() -> None:
     """Then the very same mask comes back."""
     mask = mask_of(square())
 
@@ -195,7 +195,7 @@ def test_simplified_polygons_stay_within_the_tolerance(tolerance: float) -> None
     assert overlap > 1 - tolerance / 10
 
 
-def test_what_has_no_area_left_is_left_out() -> None:
+def test_parts_without_area_are_dropped() -> None:
     """Small parts and holes go; the largest part stays, exact if need be."""
     parts = polygons(mask_of(disc()), tolerance=8)
     assert 1 == len(parts)

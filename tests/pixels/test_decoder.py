@@ -70,14 +70,14 @@ def assert_same(expected: Picture, picture: Picture) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
-def test_pictures_are_what_they_are_in_this_process(decoder: Decoder, kind: str) -> None:
+def test_pixels_match_in_process_decoding(decoder: Decoder, kind: str) -> None:
     """Pixels and sizes cross the processes unchanged, again and again."""
     for side in (9, 300, 20):
         data = encoded(noise(side, side + 1), kind)
         assert_same(decode_image(data, max_pixels=MAX_PIXELS), decoder(data, max_pixels=MAX_PIXELS))
 
 
-def test_samples_of_16_bits_are_too(decoder: Decoder) -> None:
+def test_16_bit_pixels_match_in_process_decoding(decoder: Decoder) -> None:
     """Whatever else is said of a picture crosses with it."""
     data = encoded(Image.fromarray(np.linspace(0, 4095, 40 * 30).astype(np.uint16).reshape(30, 40)), "PNG")
 
@@ -110,7 +110,7 @@ def test_the_wanted_size_is_asked_for(decoder: Decoder, orientation: int) -> Non
     assert picture.pixels.shape[0] * 4 == picture.height
 
 
-def test_refusals_cross_and_cost_no_process(decoder: Decoder) -> None:
+def test_errors_cross_the_process_boundary_and_keep_the_process(decoder: Decoder) -> None:
     """What decoding refuses is refused with the same words, and the process goes on."""
     decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS)
     process = decoder._idle[-1].process.pid
@@ -168,7 +168,7 @@ def test_memory_is_bounded(decoder: Decoder) -> None:
 @pytest.mark.parametrize(
     ("number", "error"), [(signal.SIGSEGV, InvalidImageError), (signal.SIGABRT, InvalidImageError), (9, MemoryError)]
 )
-def test_a_crash_is_one_images_alone(number: int, error: type[Exception]) -> None:
+def test_crash_fails_only_its_own_image(number: int, error: type[Exception]) -> None:
     """A decoder that crashes takes its process along and nothing else; one the kernel kills ran out of memory."""
     with contextlib.closing(Decoder(cpu_s=PLENTY_S)) as decoder:
 
@@ -183,7 +183,7 @@ def test_a_crash_is_one_images_alone(number: int, error: type[Exception]) -> Non
         assert (8, 8, 3) == decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS).pixels.shape
 
 
-def test_a_process_that_died_at_rest_is_replaced(decoder: Decoder) -> None:
+def test_idle_process_that_died_is_replaced(decoder: Decoder) -> None:
     """Nobody hears of it."""
     decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS)
     for child in decoder._idle:
@@ -193,7 +193,7 @@ def test_a_process_that_died_at_rest_is_replaced(decoder: Decoder) -> None:
     assert (8, 8, 3) == decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS).pixels.shape
 
 
-def test_signals_of_a_terminal_or_a_service_end_nothing(decoder: Decoder) -> None:
+def test_terminal_and_service_signals_are_ignored(decoder: Decoder) -> None:
     """Ctrl-C and a service's stop reach all processes; the server finishes what runs first."""
 
     def interrupt(*, height: int, width: int) -> tuple[int, int]:
@@ -276,7 +276,7 @@ def test_closing_ends_what_runs() -> None:
     decoder.start()
 
 
-def test_a_process_has_nothing_of_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_has_no_environment_or_files_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """No key in its environment, no descriptor but its own, no core dump."""
     monkeypatch.setenv("API_KEY", "a-secret-of-the-server")
     with contextlib.closing(Decoder(cpu_s=PLENTY_S)) as other, Path(__file__).open("rb"):

@@ -142,7 +142,7 @@ def test_floating_point_of_the_usual_ranges(dtype: str, top: float, said: int) -
     assert (f"samples 0 to {said} scaled to 0 to 255",) == (picture.notes or ("samples 0 to 255 scaled to 0 to 255",))
 
 
-def test_what_is_missing_does_not_count() -> None:
+def test_missing_samples_do_not_affect_the_range() -> None:
     """NaN, infinities, what fills gaps and the declared no-data value leave the rest of the picture as it is."""
     expected = scene(1, low=0, high=255)[:, :, 0]
     expected[:3] = 0
@@ -243,7 +243,7 @@ def test_alpha_of_16_bits(top: int, kind: str, bands: int) -> None:
     assert (top == 65535) == (picture.notes == ())
 
 
-def test_white_that_is_zero() -> None:
+def test_inverted_grey() -> None:
     """Scans store black as the largest value."""
     samples = 65535 - scene(1)[:, :, 0].astype(np.uint16) * 257
 

@@ -99,12 +99,12 @@ REMARKS: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", list(REMARKS))
-def test_a_png_is_more_than_its_remarks(name: str) -> None:
+def test_corrupt_png_metadata_is_ignored(name: str) -> None:
     """Text, profiles and chunks with lies about themselves are left out, and the pixels are all there."""
     np.testing.assert_array_equal(np.asarray(picture()), decode(REMARKS[name]()))
 
 
-def test_what_the_pixels_need_is_kept() -> None:
+def test_chunks_that_pixels_need_are_kept() -> None:
     """Transparency, EXIF and XMP survive; a file with nothing to leave out is not even copied."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -149,7 +149,7 @@ def test_a_wrong_checksum_of_the_head_is_refused() -> None:
         decode(bytes(data))
 
 
-def test_looking_for_the_next_chunk_takes_no_longer_than_reading() -> None:
+def test_search_for_the_next_chunk_is_linear() -> None:
     """A file of nothing but lies is looked through once."""
     liar = chunk(b"tEXt", b"", length=2**31 - 1)
     data = SIGNATURE + png_with()[8:33] + liar * 500_000
@@ -164,7 +164,7 @@ def test_looking_for_the_next_chunk_takes_no_longer_than_reading() -> None:
 @settings(deadline=None, max_examples=200)
 @given(seed=st.integers(0, 2**31), changes=st.integers(1, 6), keep=st.floats(0.2, 1.0) | st.just(1.0))
 @pytest.mark.filterwarnings("ignore")
-def test_corrupted_remarks_never_raise_anything_else(seed: int, changes: int, keep: float) -> None:
+def test_corrupted_metadata_raises_only_image_errors(seed: int, changes: int, keep: float) -> None:
     """Flipped bytes and cut ends in a PNG of many chunks give pixels or an error of the tree."""
     data = bytearray(
         png_with(
@@ -283,7 +283,7 @@ def other_formats() -> dict[str, bytes]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_remarks_of_other_formats() -> None:
+def test_metadata_of_other_formats_is_ignored() -> None:
     """They are as little reason to refuse a picture."""
     for name, data in other_formats().items():
         pixels = decode(data)

@@ -289,7 +289,7 @@ def test_orientations_that_do_not_exist_mean_upright(orientation: int) -> None:
 @AS_IN_PRODUCTION
 @pytest.mark.parametrize("exif", [b"garbage, no TIFF header", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b""])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_broken_exif_is_no_reason_to_refuse(kind: str, exif: bytes) -> None:
+def test_broken_exif_is_ignored(kind: str, exif: bytes) -> None:
     """The pixels are read when only the remarks beside them are corrupt."""
     assert_flat(ORANGE, decode(encoded(flat(), kind, exif=exif)), within=LOSSY)
 
@@ -385,7 +385,7 @@ REFUSED: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", list(REFUSED))
-def test_what_is_no_image_is_refused(name: str) -> None:
+def test_non_images_are_refused(name: str) -> None:
     """Broken and foreign bytes are the caller's mistake, in a sentence that names the field."""
     with pytest.raises(InvalidImageError) as caught:
         decode(REFUSED[name]())
@@ -400,7 +400,7 @@ def test_what_is_no_image_is_refused(name: str) -> None:
     head=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0", b"MM\0*", b"BM", b"RIFF"]),
     tail=st.binary(max_size=300),
 )
-def test_random_bytes_never_raise_anything_else(head: bytes, tail: bytes) -> None:
+def test_random_bytes_raise_only_image_errors(head: bytes, tail: bytes) -> None:
     """Whatever the bytes, the answer is pixels or an error of the tree."""
     try:
         pixels = decode_image(head + tail, max_pixels=100_000).pixels
@@ -420,7 +420,7 @@ CORRUPTIBLE = ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"]
     changes=st.integers(1, 8),
     keep=st.floats(0.1, 1.0) | st.just(1.0),
 )
-def test_corrupted_images_never_raise_anything_else(kind: str, seed: int, changes: int, keep: float) -> None:
+def test_corrupted_images_raise_only_image_errors(kind: str, seed: int, changes: int, keep: float) -> None:
     """Real files with flipped bytes and cut ends give pixels or an error of the tree."""
     rng = random.Random(seed)  # noqa: S311
     data = bytearray(with_orientation(marked("RGB"), kind, 6) if kind in {"JPEG", "PNG"} else encoded(flat(), kind))
@@ -484,7 +484,7 @@ def test_other_formats_are_decoded_as_they_are() -> None:
     assert (480, 640) == (picture.height, picture.width)
 
 
-def test_memory_that_runs_out_is_not_the_images_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_not_an_image_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine makes room and tries again; a caller is not told that a good image is broken."""
 
     def fail(*_: object) -> Pixels:

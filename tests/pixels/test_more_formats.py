@@ -198,7 +198,7 @@ def test_truncated_files_are_refused(kind: str) -> None:
     changes=st.integers(1, 6),
 )
 @pytest.mark.filterwarnings("ignore")
-def test_corrupted_files_never_raise_anything_else(kind: str, seed: int, changes: int) -> None:
+def test_corrupted_files_raise_only_image_errors(kind: str, seed: int, changes: int) -> None:
     """Flipped bytes give pixels or an error of the tree."""
     try:
         pixels = decode_image(corrupted(encoded(marked(), kind), seed, changes), max_pixels=100_000).pixels
@@ -232,7 +232,7 @@ def test_corrupted_heic_never_ends_the_server() -> None:
     assert {"invalid_image", "image_too_large"} >= set(answers)
 
 
-def test_nobody_waits_for_formats_that_they_do_not_send() -> None:
+def test_format_plugins_are_imported_on_first_use() -> None:
     """What opens them is imported with the first such file."""
     program = "import sys, osamd.pixels.images; print(*sys.modules)"
 

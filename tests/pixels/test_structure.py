@@ -61,7 +61,7 @@ USUAL = {
 
 
 @pytest.mark.parametrize("name", list(USUAL))
-def test_what_people_have_passes(name: str) -> None:
+def test_ordinary_files_pass(name: str) -> None:
     """Also what is large, old or has much attached to it."""
     check_structure(USUAL[name])
 
@@ -69,7 +69,7 @@ def test_what_people_have_passes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(USUAL))
-def test_no_cut_file_raises_anything_else(name: str) -> None:
+def test_truncated_files_raise_only_image_errors(name: str) -> None:
     """Wherever it ends."""
     data = USUAL[name]
     for end in [*range(min(len(data), 60)), *range(60, len(data), max(1, len(data) // 50))]:
@@ -80,13 +80,13 @@ def test_no_cut_file_raises_anything_else(name: str) -> None:
     head=st.sampled_from([b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"BM"]),
     tail=st.binary(max_size=200),
 )
-def test_random_bytes_never_raise_anything_else(head: bytes, tail: bytes) -> None:
+def test_random_bytes_raise_only_image_errors(head: bytes, tail: bytes) -> None:
     """A refusal, or nothing."""
     with contextlib.suppress(InvalidImageError):
         check_structure(head + tail)
 
 
-def test_the_count_of_pieces_is_told_from_the_file_alone() -> None:
+def test_pieces_are_counted_without_decoding() -> None:
     """A list of strips that the file does not even have costs nothing to refuse."""
     entry = struct.pack("<HHII", 273, 4, 0xFFFFFFFF, 8)
 

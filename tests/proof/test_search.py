@@ -96,7 +96,7 @@ def seeds_of_bodies(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("program", "plant"), [("fuzz_images", seeds_of_images), ("fuzz_bodies", seeds_of_bodies)])
-def test_no_input_is_answered_by_a_bug(program: str, plant: object, tmp_path: Path) -> None:
+def test_fuzzed_inputs_raise_only_documented_errors(program: str, plant: object, tmp_path: Path) -> None:
     """Atheris, which is guided by the code that an input reaches, finds none that raises what is not documented."""
     assert callable(plant)
     plant(tmp_path)

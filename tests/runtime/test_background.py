@@ -12,7 +12,7 @@ def niceness() -> int:
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
-def test_work_runs_in_order_on_one_thread_that_gives_way() -> None:
+def test_work_runs_in_order_on_one_low_priority_thread() -> None:
     """It has stepped back, and the caller has not."""
     own = niceness()
     background = Background("osamd-test")
@@ -23,7 +23,7 @@ def test_work_runs_in_order_on_one_thread_that_gives_way() -> None:
     assert own == niceness()
 
 
-def test_threads_that_it_starts_give_way_too() -> None:
+def test_child_threads_inherit_the_low_priority() -> None:
     """ONNX Runtime's own threads are made by the thread that makes the session."""
     found: list[int] = []
 
@@ -39,7 +39,7 @@ def test_threads_that_it_starts_give_way_too() -> None:
     assert [niceness() + STEPS_BACK] == found
 
 
-def test_work_that_does_not_end_holds_up_no_other() -> None:
+def test_hung_work_does_not_block_other_work() -> None:
     """A hung inference keeps its thread; the next one gets another, and that one is used again."""
     release, begun = threading.Event(), threading.Event()
 
@@ -59,7 +59,7 @@ def test_work_that_does_not_end_holds_up_no_other() -> None:
     assert 1 == len(threads)
 
 
-def test_the_giver_gets_what_went_wrong() -> None:
+def test_caller_gets_the_exception() -> None:
     """An error is raised where the work was given, and the thread goes on."""
 
     def fail() -> None:

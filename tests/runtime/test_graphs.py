@@ -78,7 +78,7 @@ def test_a_replaced_file_replaces_its_optimised_graph(graph: Path, tmp_path: Pat
     assert before != kept(tmp_path / "kept")
 
 
-def test_a_broken_optimised_graph_is_made_anew(graph: Path, tmp_path: Path, loaded: list[str]) -> None:
+def test_corrupt_optimised_graph_is_rebuilt(graph: Path, tmp_path: Path, loaded: list[str]) -> None:
     """A file that was cut short costs the time it would have saved, no more."""
     placement = Placement((CPU,), 1, graphs=graph_cache(tmp_path / "kept"))
     Session(graph, placement)
@@ -117,7 +117,7 @@ def test_a_full_disk_is_no_error(graph: Path, tmp_path: Path, monkeypatch: pytes
     assert [] == kept(tmp_path / "kept")
 
 
-def test_a_file_that_is_no_graph_leaves_nothing(tmp_path: Path) -> None:
+def test_invalid_graph_leaves_no_cached_file(tmp_path: Path) -> None:
     """A broken model fails its load, and nothing of it is kept."""
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"broken")

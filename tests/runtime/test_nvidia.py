@@ -106,7 +106,7 @@ def _nvml_anew() -> Iterator[None]:
     nvidia._starts_nvml.cache_clear()
 
 
-def test_memory_of_every_gpu_that_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_every_gpu_that_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes it has and bytes in use; one that fails takes nothing from the others."""
     Nvml(monkeypatch)
     assert [DeviceMemory("cuda:0", 80 * GIB, 5 * GIB)] == device_memory()

@@ -140,7 +140,7 @@ def test_failing_inference(graph: Path) -> None:
     assert session.run({"x": np.zeros((1, 3, 1024, 1024), np.float32)})
 
 
-def test_nothing_is_told_to_anybody(tmp_path: Path) -> None:
+def test_telemetry_is_off(tmp_path: Path) -> None:
     """ONNX Runtime's telemetry, on unless turned off before it is loaded, leaves no id in the home."""
     code = "from osamd.cli.doctor import examine; print(examine().text())"
     env = clean_environment({"HOME": str(tmp_path)})

@@ -40,7 +40,7 @@ def test_a_cutout_is_cut_to_its_object_and_reduced() -> None:
         (np.hstack([disc(200, 60)] * 3), "many pieces"),
     ],
 )
-def test_what_is_of_no_use_is_left_out_and_why(pixels: ByteArray, reason: str) -> None:
+def test_unusable_pictures_are_skipped_with_a_reason(pixels: ByteArray, reason: str) -> None:
     """Each reason by an example."""
     assert (None, reason) == trimmed(pixels)
 

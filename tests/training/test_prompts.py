@@ -19,7 +19,7 @@ def cell(click: Click) -> tuple[int, int]:
 
 
 @given(seed=st.integers(0, 10_000), top=st.integers(0, 10), left=st.integers(0, 20))
-def test_a_first_prompt_says_the_truth(seed: int, top: int, left: int) -> None:
+def test_first_prompt_is_on_the_target(seed: int, top: int, left: int) -> None:
     """Foreground clicks lie on the object, background clicks beside it, and the box is within a tenth of it."""
     mask = half(top=top, left=left, bottom=top + 9, right=left + 12)
 
