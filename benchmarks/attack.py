@@ -1,10 +1,10 @@
-"""Attack a server of its own with one user's key while another user works, and print what that user saw.
+"""Start a server, attack it with one user's key while another user works, and print what that user saw.
 
 python benchmarks/attack.py [--only PART_OF_NAME] [--patience SECONDS]
 
-The promise of SECURITY.md: whatever one key sends, another key's click on a known photo is answered within 1 s and its
+SECURITY.md guarantees: whatever one key sends, another key's click on a known photo is answered within 1 s and its
 new photo within 5 s on two cores, ``/health`` within 100 ms, and memory stays within the documented budget. Attacker
-and good user share the machine with the server, so times are upper bounds. Exits 1 when a promise is broken.
+and good user share the machine with the server, so times are upper bounds. Exits with 1 if a guarantee is broken.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from benchmarks.overload import wait_until_ready  # noqa: E402
 CLICK_S: Final = 1.0
 PHOTO_S: Final = 5.0
 HEALTH_S: Final = 0.1
-# How long the good user is watched while nobody attacks.
+# How long the good user is observed without an attack.
 IDLE_S: Final = 5.0
 MEMORY_BYTES: Final = 3 << 30
 ATTACKER, GOOD = "attacker-secret-0123456789", "good-secret-0123456789abc"
@@ -48,7 +48,7 @@ def running_server(folder: Path) -> Iterator[tuple[str, int]]:
     keys.chmod(0o600)
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
     env = kept | {"API_KEY_FILE": str(keys), "OSAMD_CACHE": str(folder), "PORT": str(port), "OSAMD_LOG_LEVEL": "error"}
-    # The good user of this script never rests: his minute's allowance is not what is measured.
+    # The good user of this script never pauses; the per-minute rate limit is not what is measured.
     env |= {"OSAMD_REQUESTS_PER_MINUTE": "100000", "OSAMD_ENCODES_PER_MINUTE": "100000", "OSAMD_PULL": "never"}
     process = subprocess.Popen([sys.executable, "-m", "osamd", "serve"], env=env)
     try:
@@ -60,7 +60,7 @@ def running_server(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def promises(seen: Seen) -> dict[str, bool]:
-    """Which promises were kept."""
+    """Which guarantees held."""
     return {
         "click": worst(seen.clicks_s) <= CLICK_S,
         "photo": worst(seen.photos_s) <= PHOTO_S,

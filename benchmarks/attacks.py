@@ -1,6 +1,6 @@
-"""Requests that try to stop a server with one user's key, and the good user who must not notice.
+"""Requests that try to overload a server with one user's key, and a good user who must not notice.
 
-``benchmarks/attack.py`` measures with them; ``tests/attacks`` holds the promises of SECURITY.md.
+``benchmarks/attack.py`` measures with them; ``tests/attacks`` checks the guarantees of SECURITY.md.
 """
 
 import asyncio
@@ -247,7 +247,7 @@ class Target:
 
 
 async def run_attack(target: Target, name: str, *, patience_s: float) -> Seen:
-    """Attack a server while a good user works, and tell what they saw.
+    """Attack a server while a good user works, and return what that user saw.
 
     The attacker is a process of its own, so that sending much does not slow down the good user's clock.
 
@@ -311,7 +311,7 @@ async def _send(client: httpx2.AsyncClient, attack: Attack, number: int, patienc
 
 
 async def watch_good_user(target: Target, *, seconds: float) -> Seen:
-    """What the good user sees while nobody attacks."""
+    """What the good user sees without an attack."""
     user = GoodUser(target.url, target.good, target.photo)
     stop = asyncio.Event()
     asyncio.get_running_loop().call_later(seconds, stop.set)
@@ -319,11 +319,11 @@ async def watch_good_user(target: Target, *, seconds: float) -> Seen:
     return user.seen
 
 
-# --- what the kernel tells of processes ------------------------------------------------------------------------------
+# --- process statistics from the kernel ------------------------------------------------------------------------------
 
 
 def family(process: int) -> list[int]:
-    """A process and its descendants, as far as they still are there."""
+    """A process and its running descendants."""
     found = [process]
     for pid in found:
         try:
@@ -438,5 +438,5 @@ ATTACKS: Final[Mapping[str, Callable[[bytes, str], Attack]]] = {
 
 
 def worst(values: Sequence[float]) -> float:
-    """The largest, or 0 where there are none."""
+    """The largest, or 0 if there are none."""
     return max(values, default=0.0)

@@ -1,4 +1,4 @@
-"""ONNX Runtime without a server: what the engine alone costs, and so what everything else adds."""
+"""ONNX Runtime without a server, to measure the overhead of everything else."""
 
 import time
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from benchmarks.servers import EFFICIENTSAM
 
 SIDE = 1024
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-# Of what OpenCV offers for a two-valued picture, the fastest.
+# OpenCV's fastest setting for a two-valued picture.
 PNG_FLAGS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
 Array = npt.NDArray[Any]
 
@@ -28,7 +28,7 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
 
 
 def cut_decoder(path: Path, folder: Path) -> Path:
-    """The decoder without what comes after the low-resolution masks, as a file in ``folder``."""
+    """Write the decoder, cut off after the low-resolution masks, to ``folder``."""
     cut = folder / f"cut_{path.name}"
     if not cut.exists():
         graph = onnx.load(path).graph
@@ -73,7 +73,7 @@ class BareModel:
         return np.asarray(self._encoder.run(None, {name: pixels})[0])
 
     def decode_whole(self, embedding: Array, point: tuple[int, int], size: tuple[int, int]) -> Array:
-        """The mask's logits at the photo's size, from the decoder as it is exported."""
+        """The mask's logits at the photo's size, from the decoder as exported."""
         return np.asarray(self._whole.run(None, self._feeds(self._whole, embedding, point, size))[0])
 
     def decode_low(self, embedding: Array, point: tuple[int, int], size: tuple[int, int]) -> Array:

@@ -4,10 +4,10 @@
 
 The real weights cannot be redistributed and cost the same to run, so nothing is downloaded: the layers come from the
 SAM authors' own package, the graphs' inputs and outputs are those of the published exports. Needs the dependency group
-``bench-export`` (PyTorch). What is there already is left alone.
+``bench-export`` (PyTorch). Existing files are kept.
 
-Random weights would draw masks that are noise, and noise makes a PNG dear. Four choices of weights, none of them a
-change of the architecture, give masks with an outline as a person would expect: the upsampling kernels are even, the
+Random weights would give noisy masks, which are expensive to encode as PNG. Four choices of weights, none of them a
+change of the architecture, give masks with realistic outlines: the upsampling kernels are even, the
 position embeddings of the encoder hold a few soft waves beside the photo's content, the deepest 3 x 3 kernel blurs, and
 one channel of the mask features is a constant with which each mask's share of the picture is set.
 """
@@ -308,7 +308,7 @@ def build_sam(folder: Path) -> None:
 
 
 def main() -> None:
-    """Build what is not there, or was built by another version of this file."""
+    """Build what is missing or was built by another version of this file."""
     parser = argparse.ArgumentParser(description="Build the models that the benchmarks measure.")
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder

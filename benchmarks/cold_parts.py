@@ -25,7 +25,7 @@ class Stopwatch:
 
 
 def main() -> None:
-    """Do what a server does until it has run its encoder once, and once more."""
+    """Do what a server does up to the second run of its encoder."""
     started_at, encoder, decoder = sys.argv[1:]
     watch = Stopwatch(float(started_at))
     import osamd.server.app  # noqa: F401, PLC0415

@@ -1,4 +1,4 @@
-"""Load in the background: clients that keep asking until told to stop, or for a number of seconds."""
+"""Background load: clients that send requests until stopped, or for a number of seconds."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ LONGEST_S = 300.0
 
 @dataclass
 class Load:
-    """Clients at work, each with a connection of its own.
+    """Concurrent clients, each with its own connection.
 
     Attributes:
         seconds: how long each request took, of all clients.
@@ -45,11 +45,11 @@ class Load:
 
     @property
     def is_running(self) -> bool:
-        """Whether any client still asks."""
+        """Whether any client is still sending."""
         return any(thread.is_alive() for thread in self._threads)
 
     def stop(self) -> None:
-        """Let each client finish its request; raises what a client met."""
+        """Let each client finish its request; raises any client's exception."""
         self._is_over.set()
         for thread in self._threads:
             thread.join()
@@ -79,5 +79,5 @@ def fill(seconds: float, work: Callable[[int], object]) -> tuple[int, float]:
 
 
 def dealt(items: Sequence[bytes], hands: int) -> list[Iterator[bytes]]:
-    """The items dealt to so many clients."""
+    """Distribute items to this many clients."""
     return [iter(items[hand::hands]) for hand in range(hands)]

@@ -1,11 +1,11 @@
-"""Load a real server with many times what it can do, and tell whether it degrades as promised.
+"""Overload a real server many times, and report whether it degrades as guaranteed.
 
 python benchmarks/overload.py [--times 20] [--seconds 10] [--image FILE]
 
 First a few clients that wait for their answers find the rate the server sustains on images it has not seen. Then many
-times that rate is sent, whether or not it answers. Promised: whoever is let in is answered within the deadline,
+times that rate is sent, whether or not it answers. Guaranteed: accepted requests are answered within the deadline,
 refusals take less than 50 ms at the 95th percentile, everything is answered, and memory stays flat. Clients and server
-share this machine, so times are upper bounds. Exits 1 when a promise is broken.
+share this machine, so times are upper bounds. Exits with 1 if a guarantee is broken.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class Report:
     sustained_after_per_s: float
 
     def promises(self) -> dict[str, bool]:
-        """Which promises were kept."""
+        """Which guarantees held."""
         return {
             "everything is answered": 0 not in self.answers,
             "accepted within the deadline": self.accepted_s.most < self.deadline_s,
@@ -98,7 +98,7 @@ class Images:
 
 
 async def ask(port: int, images: Images) -> Answer:
-    """Post an image on a connection of its own."""
+    """Post an image on a new connection."""
     number, body = images()
     head = (
         f"POST /api/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: secret-{number % KEYS}\r\n"
@@ -176,7 +176,7 @@ def running_server(folder: Path) -> Iterator[tuple[int, int]]:
     env |= {"OSAMD_DEADLINE_S": str(DEADLINE_S), "OSAMD_LOG_LEVEL": "error"}
     # Full at once, so that memory that grows is not this.
     env |= {"OSAMD_EMBEDDING_CACHE_BYTES": str(64 << 20)}
-    # What is measured is overload, not one key's allowance.
+    # Overload is measured, not one key's rate limit.
     env |= {"OSAMD_REQUESTS_PER_MINUTE": "1000000", "OSAMD_ENCODES_PER_MINUTE": "1000000"}
     process = subprocess.Popen([sys.executable, "-m", "osamd", "serve"], env=env)
     try:

@@ -86,7 +86,7 @@ def next_click(found: BoolArray, truth: BoolArray) -> Click | None:
 
 
 def mask_of(found: Segmentation) -> BoolArray:
-    """The first mask of a reply, (H, W) bool; empty where there is none."""
+    """The first mask of a reply, (H, W) bool; all False if there is none."""
     if not found.annotations:
         return np.zeros((found.height, found.width), np.bool_)
     pixels = cv2.imdecode(np.frombuffer(found.annotations[0].mask_png, np.uint8), cv2.IMREAD_GRAYSCALE)

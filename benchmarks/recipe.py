@@ -1,6 +1,6 @@
 """Which version of ``blobs.py`` built a folder of models.
 
-``python -m benchmarks.recipe FOLDER`` exits 0 when it was the one that is here.
+``python -m benchmarks.recipe FOLDER`` exits with 0 if it was the current version.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ MARK = "recipe.txt"
 
 
 def digest() -> str:
-    """Of the file that builds the models as it is now, hexadecimal."""
+    """The hash of the current ``blobs.py``, hexadecimal."""
     return hashlib.sha256(Path(__file__).with_name("blobs.py").read_bytes()).hexdigest()
 
 

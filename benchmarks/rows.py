@@ -50,7 +50,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """``met``, ``missed``, or nothing where there is no target."""
+        """``met``, ``missed``, or empty without a target."""
         if self.target is None:
             return ""
         return "met" if self.target.is_met_by(self.value.middle) else "missed"

@@ -87,7 +87,7 @@ def page(documents: list[dict[str, Any]]) -> str:
     machine = (
         f"{on['processor']}, {on['cores']} cores, {on['memory_gb']} GB; {on['system']}, Python {on['python']};"
         f" {versions}. Random weights of the real architectures. A ratio is the median over rounds in which both"
-        " sides were measured one after the other; quartiles and the number of rounds stand beside it."
+        " sides were measured one after the other; the quartiles and the number of rounds are next to it."
     )
     head = "<!-- Written by `python -m benchmarks.run`; do not edit. -->"
     return "\n".join([head, "", machine, "", table(rows), "", *notes, "", *taken, ""])

@@ -62,7 +62,7 @@ class Server:
         for line in Path(f"/proc/{self.process.pid}/smaps_rollup").read_text("ascii").splitlines():
             if line.startswith("Rss:"):
                 return int(line.split()[1]) * 1024
-        raise RuntimeError("the kernel tells no Rss")
+        raise RuntimeError("the kernel does not report Rss")
 
     def cpu_s(self) -> float:
         """Processor seconds it has used."""
@@ -74,7 +74,7 @@ class Server:
 def run_osamd(
     folder: Path, paths: Mapping[str, Mapping[str, Path]], env: Mapping[str, str] | None = None
 ) -> Iterator[Server]:
-    """``osamd serve`` in production mode, with a user's catalogue in which the files stand.
+    """``osamd serve`` in production mode, with a user's catalogue with the files.
 
     Args:
         folder: for its cache, catalogue and log.

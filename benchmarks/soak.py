@@ -1,10 +1,10 @@
-"""Use a server for long and watch it: memory, latency and errors over time, as a table and a picture.
+"""Soak test: memory, latency and errors of a server over time, as a table and a picture.
 
 python -m benchmarks.soak [--minutes 30 | --requests N] [--clients 4] [--output FOLDER]
 
-Starts a server of its own with the built-in model. Half of the requests are clicks on known images, the others new
-images, broken ones, oversized prompts and clients that leave in the midst. At the end it says whether memory grew
-between the second quarter of the time and the last, and exits with 1 when it did or when an answer was wrong.
+Starts a server with the built-in model. Half of the requests are clicks on known images, the others new
+images, broken ones, oversized prompts and clients that disconnect midway. At the end it reports whether memory grew
+between the second quarter of the time and the last, and exits with 1 if it did or if an answer was wrong.
 """
 
 import argparse
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KEY = "soak-of-benchmarks"
 GENERATE = "/api/generate"
 START_S = 60.0
-# What a healthy server may gain while it is used: its caches are full long before.
+# Memory growth allowed for a healthy server, whose caches are full long before.
 MOST_GROWTH = 0.10
 WIDTH, HEIGHT, ROW = 900, 220, 260
 
@@ -166,7 +166,7 @@ def wait_until_ready(url: str) -> None:
 
 
 def look(pid: int, at_s: float) -> Second:
-    """The process as it is now."""
+    """Memory and open files of the process now."""
     pages = int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
     return Second(at_s, pages * os.sysconf("SC_PAGE_SIZE"), len(list(Path(f"/proc/{pid}/fd").iterdir())))
 
@@ -225,7 +225,7 @@ def soak(url: str, pid: int, arguments: argparse.Namespace, photo: bytes) -> tup
 
 
 def main() -> int:
-    """Soak, tell, and judge."""
+    """Run the soak test, report and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--requests", type=int)

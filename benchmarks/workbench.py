@@ -1,4 +1,4 @@
-"""What scenarios share: the files, a folder for the run, and servers that start when first asked for."""
+"""Shared by scenarios: model files, a folder for the run, and servers that are started on first use."""
 
 import contextlib
 import os
@@ -60,7 +60,7 @@ class Workbench:
         return self._osam
 
     def bare(self, model: str = EFFICIENTSAM, threads: int | None = None) -> BareModel:
-        """The sessions alone, in this process."""
+        """The bare sessions, in this process."""
         key = (model, threads or self.threads)
         if key not in self._bare:
             self._bare[key] = BareModel(model, self.paths[model], self.folder, threads=key[1])

@@ -27,21 +27,21 @@ STOP_S = 40.0
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on."""
+    """A free loopback port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def start_server(port: int, key: str, log: Path) -> "subprocess.Popen[bytes]":
-    """The server as a process of its own; the key travels in its environment."""
+    """The server in a separate process, with the key in its environment."""
     command = [sys.executable, "-m", "osamd", "serve", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
         return subprocess.Popen(command, env=server_environment(key), stdout=output, stderr=subprocess.STDOUT)
 
 
 def server_environment(key: str) -> dict[str, str]:
-    """This environment with the key, and without settings a shell may have left in it."""
+    """This environment with the key, and without settings from the shell."""
     import os  # noqa: PLC0415 - only here
 
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OSAMD_", "APP_ENV", "PORT"))}
@@ -90,7 +90,7 @@ def main() -> int:
     print(f"first request {first_s * 1e3:.0f} ms   next click {next_s * 1e3:.0f} ms")
     for path in written:
         print(f"wrote         {path.relative_to(ROOT)}")
-    print("To serve for good (with your API_KEY in .env, see .env.example):  .venv/bin/osamd serve --env-file .env")
+    print("To start a server (with your API_KEY in .env, see .env.example):  .venv/bin/osamd serve --env-file .env")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""``make release-check``: build what is published into dist/, install it where nothing else is, and segment a photo.
+"""``make release-check``: build sdist and wheel into dist/, install the wheel in a clean environment, segment a photo.
 
-The sdist is built first and the wheel from it, so that neither lacks a file. The photo is segmented without a network
-where this machine lets us take it away.
+The wheel is built from the sdist, so that neither lacks a file. The photo is segmented without a network
+if this machine allows that.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def segment(osamd: Path, folder: Path) -> None:
     command = [*offline, str(osamd), "run", "--image", str(PHOTO), "--point", "225,150", "-o", str(mask)]
     subprocess.run(command, cwd=folder, env={"HOME": str(folder), "PATH": os.environ["PATH"]}, check=True)
     if not mask.read_bytes().startswith(b"\x89PNG"):
-        raise SystemExit("release-check: no PNG came")
+        raise SystemExit("release-check: no PNG was written")
     print(f"release-check: a mask of {mask.stat().st_size} bytes{' without a network' if offline else ''}")
 
 

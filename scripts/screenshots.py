@@ -34,7 +34,7 @@ PHONE: dict[str, Any] = {
 
 
 def example(playground: Playground, name: str) -> Page:
-    """Take an example photo."""
+    """Open an example photo."""
     page = playground.page
     page.locator(f"[data-example='{name}']").click()
     playground.wait_until_ready()
@@ -108,7 +108,7 @@ def shoot(browser: Browser, server: RunningServer, name: str) -> None:
 
 
 def write(picture: Image.Image, path: Path) -> None:
-    """A JPEG as good as fits."""
+    """A JPEG of the best quality within the size limit."""
     for quality in range(90, 50, -4):
         picture.save(path, quality=quality, optimize=True, progressive=True)
         if path.stat().st_size < MOST_BYTES:
@@ -121,7 +121,7 @@ def main() -> None:
     """Make them all, or those named."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
-        raise SystemExit("no Chromium here")
+        raise SystemExit("no Chromium found")
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     names = [name for name in SHOTS if not sys.argv[1:] or any(re.search(word, name) for word in sys.argv[1:])]
     with (

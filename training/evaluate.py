@@ -1,4 +1,4 @@
-"""The usual protocol on photos with known masks: ``python -m training.evaluate GRAPHS OBJECTS``.
+"""The usual protocol on photos with ground truth: ``python -m training.evaluate GRAPHS OBJECTS``.
 
 ``benchmarks/quality.py`` measures the same through HTTP. Here the adapter is asked directly, which shows what HTTP
 does not: how far the predicted IoU is off, and how often a click makes a mask worse.
@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="IoU by number of clicks.")
     parser.add_argument("graphs", type=Path, help="a folder with encoder.onnx and decoder.onnx")
     parser.add_argument("objects", type=Path, help="a folder with images/ and masks/")
-    parser.add_argument("--each", action="store_true", help="print a line for each object, too")
+    parser.add_argument("--each", action="store_true", help="also print a line for each object")
     arguments = parser.parse_args()
     outcomes = evaluate(arguments.graphs, arguments.objects)
     if arguments.each:

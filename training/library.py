@@ -61,7 +61,7 @@ class Library:
 
     @classmethod
     def load(cls, folder: Path) -> "Library":
-        """Map what ``write`` wrote; no pixel is read before it is asked for."""
+        """Memory-map what ``write`` wrote; pixels are read on access."""
         listed = [Picture(**row) for row in json.loads((folder / INDEX).read_text())]
         return cls(listed, np.memmap(folder / PIXELS, np.uint8, mode="r"))
 

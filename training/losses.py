@@ -1,4 +1,4 @@
-"""What the network is told about its masks."""
+"""Losses of masks and of predicted IoU."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch.nn import functional
 
 CROSS_ENTROPY_WEIGHT = 2.0
 HALF_COVERED = 0.5
-# Of the candidates only the best is taught, the others a little so that none is forgotten.
+# Only the best candidate is trained, the others a little so that none dies.
 OTHERS = 0.06
 
 

@@ -157,7 +157,7 @@ class Encoder(nn.Module):
         self.fuse4 = convolution(P4 + 8, P4)
 
     def train(self, mode: bool = True) -> "Encoder":  # noqa: FBT001, FBT002 - PyTorch's own signature
-        """Train the pyramid alone: the backbone keeps its weights and statistics."""
+        """Train mode for the pyramid only: the backbone keeps its weights and statistics."""
         super().train(mode)
         self.backbone.eval()
         return self
@@ -224,7 +224,7 @@ class Decoder(nn.Module):
         return logits, self._judge(whole, y, logits)
 
     def _judge(self, whole: Tensor, y: Tensor, logits: Tensor) -> Tensor:
-        """Predicted IoU of each mask from what is inside it and how sure its logits are; it teaches nobody else."""
+        """Predicted IoU of each mask from what is inside it and how sure its logits are; its gradient stops here."""
         whole, y, probability = whole.detach().float(), y.detach().float(), torch.sigmoid(logits.detach().float())
         mass = probability.sum((2, 3)) + 1.0
         inside = torch.einsum("bmn,bcn->bmc", probability.flatten(2), y.flatten(2)) / mass[..., None]

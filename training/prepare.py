@@ -78,7 +78,7 @@ def _outlines(pictures: Sequence[Found]) -> Iterator[Found]:
 
 def main() -> None:
     """Prepare a folder."""
-    parser = argparse.ArgumentParser(description="Collect what the built-in network is trained on.")
+    parser = argparse.ArgumentParser(description="Collect the training data of the built-in network.")
     parser.add_argument("folder", type=Path)
     prepare(parser.parse_args().folder)
 

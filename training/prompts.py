@@ -1,4 +1,4 @@
-"""What a person might click, drawn from the truth: first prompts, and corrections of what the network made of them.
+"""Simulated clicks, drawn from the ground truth: first prompts, and corrections of the network's answers.
 
 Masks are (rows, columns) bool at a quarter of the working size. A click is ``(x, y, label)``, x and y as fractions of
 width and height.

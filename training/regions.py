@@ -57,7 +57,7 @@ def regions_of(photo: ByteArray) -> list[BoolArray]:
 
 
 def _rim(region: BoolArray, slopes: npt.NDArray[np.float32]) -> float:
-    """Mean gradient along the border of a region, the frame aside; 0 where there is none."""
+    """Mean gradient along the border of a region, except at the frame; 0 without a border."""
     square = np.ones((3, 3), np.uint8)
     values = region.astype(np.uint8)
     # Outside the frame is neither.

@@ -32,7 +32,7 @@ LARGEST_PIECE: Final = 0.85
 
 @dataclass
 class Target:
-    """Something that may be asked for: layers, or what is seen of a region; and how gladly it is chosen."""
+    """A possible target: layers, or the visible part of a region; and its weight when targets are drawn."""
 
     layers: frozenset[int]
     weight: float
@@ -41,7 +41,7 @@ class Target:
 
 @dataclass
 class Scene:
-    """An image and what may be asked for.
+    """An image and its possible targets.
 
     ``image`` is (H, W, 3) uint8 RGB, ``layers`` (H, W) uint8 the layer of each pixel (0: background), ``regions``
     (H, W) uint16 with a bit for each region of the background.
@@ -157,7 +157,7 @@ class SceneMaker:
         return seen
 
     def _place(self, layer: Layer, rows: int, columns: int, *, is_main: bool, kind: str) -> tuple[float, float]:
-        """The centre, x and y in pixels; portraits like to stand on the lower edge."""
+        """The centre, x and y in pixels; portraits tend to be at the lower edge."""
         low, high = (0.25, 0.75) if is_main else (0.05, 0.95)
         if self._dice.chance(0.12):
             low, high = -0.1, 1.1

@@ -36,7 +36,7 @@ def shape(rng: np.random.Generator) -> ByteArray:
 
 
 def branches(rng: np.random.Generator) -> ByteArray:
-    """A body with thin, bent limbs, or limbs alone."""
+    """A body with thin, bent limbs, or only limbs."""
     alpha = np.zeros((SIZE, SIZE), np.uint8)
     centre = np.array([SIZE / 2, SIZE / 2])
     if rng.random() < 0.6:

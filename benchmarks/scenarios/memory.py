@@ -63,7 +63,7 @@ def measure(bench: Workbench) -> Outcome:
 
 
 def _after_photos(server: Server, model: str, numbers: Iterable[int]) -> list[float]:
-    """Resident bytes after each photo, and once more at rest."""
+    """Resident bytes after each photo, and once when idle."""
     found = []
     with server.connect() as connection:
         for number in numbers:

@@ -60,7 +60,7 @@ class _Contest:
         self.latencies.extend(load.seconds)
 
     def loop(self, threads: int) -> None:
-        """One click after the other, each with so many threads."""
+        """One click after the other, each with this many threads."""
         done, seconds = fill(self._window_s, partial(self._click, self._bench.bare(threads=threads)))
         self.rates[f"loop, {threads} threads"].append(done / seconds)
 
