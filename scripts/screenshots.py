@@ -69,11 +69,12 @@ def wide_dark(playground: Playground) -> None:
     for x, y in ((330, 60), (300, 130), (290, 200)):
         playground.click(x, y)
         playground.wait_for_mask()
-    for x, y in ((414, 92), (318, 306), (310, 290), (250, 300), (375, 285)):
+    for x, y in ((118, 272), (450, 209), (414, 92), (318, 306), (250, 300), (375, 285)):
         playground.click(x, y, modifiers=["Shift"])
         playground.wait_for_mask()
     name_object(page, 0, "Cup")
     page.locator("#tab-python").click()
+    page.locator("#code").scroll_into_view_if_needed()
     page.mouse.move(0, 0)
 
 
