@@ -5,14 +5,18 @@ const FIRST = ["#2f9bff", "#ffae1a", "#12c99b", "#f17cc4", "#ff7038", "#8fd3ff",
 // Searched at random: with these steps of hue, lightness and chroma the closest two of forty are the furthest apart.
 const HUE_STEP = 340;
 const HUE_START = 118;
+const SEARCHED = 40;
+// Neighbours in the search have similar hues; this keeps them apart in the list.
+const STRIDE = 13;
 const TONES = [[0.59, 0.21], [0.39, 0.1], [0.53, 0.09], [0.74, 0.08]];
 
 /** The colour of the object with a number from 1, as #rrggbb. */
 export function colorOf(number) {
   const index = number - 1;
   if (index < FIRST.length) return FIRST[index];
-  const [lightness, chroma] = TONES[index % TONES.length];
-  return oklchHex(lightness, chroma, ((index * HUE_STEP + HUE_START) * Math.PI) / 180);
+  const place = index < SEARCHED ? FIRST.length + (((index - FIRST.length) * STRIDE) % (SEARCHED - FIRST.length)) : index;
+  const [lightness, chroma] = TONES[place % TONES.length];
+  return oklchHex(lightness, chroma, ((place * HUE_STEP + HUE_START) * Math.PI) / 180);
 }
 
 // Ottosson's OKLab (2020) to sRGB; what lies outside of it is cut off.
