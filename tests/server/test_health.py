@@ -1,12 +1,18 @@
 """Liveness and readiness, in every state of the models."""
 
+import asyncio
+import sys
 import time
 from pathlib import Path
 
 import httpx2
 import pytest
 from asking import GENERATE
+from pydantic import SecretStr
 from serving import KEY, STOP_S, RunningServer, gated_command, run_server, wait_until_answering
+
+from osamd.server.app import create_app
+from osamd.settings import Settings
 
 SAM_VIT_B_ENCODER = "3346b9cc551c9902fbf3b203935e933592b22e042365f58321c17fc12641fd6a"
 
@@ -97,3 +103,21 @@ def test_probes_are_quiet(server: RunningServer) -> None:
 
     assert "GET /health 200" not in server.log_text()
     assert "GET /ready 200" not in server.log_text()
+
+
+def test_a_server_that_cannot_decode_images_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While no decoding process can be started, every photo would be refused."""
+    services = create_app(Settings(api_key=SecretStr(KEY), cache=tmp_path, pull="never", preload=())).state.services
+    decoder = services.decoder
+    assert decoder is not None
+
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", str(tmp_path / "missing"))
+        decoder.start()
+        assert ("loading", "could not start a process to decode images: No such file or directory") == (
+            services.state,
+            decoder.problem,
+        )
+    decoder.start()
+    assert ("ready", None) == (services.state, decoder.problem)
+    asyncio.run(services.close())

@@ -90,9 +90,15 @@ class Decoder:
         self._busy: list[_Child] = []
         self._is_closed = False
         self._large = threading.Lock()
+        self._problem: str | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why the last process could not be started; None if it could."""
+        return self._problem
 
     def start(self) -> None:
-        """Start a process ahead, so that the first image need not wait for it."""
+        """Start a process ahead, so that the first image need not wait for it; ``problem`` tells if that failed."""
         with contextlib.suppress(OverloadedError, ShuttingDownError):
             self._give_back(self._take())
 
@@ -170,7 +176,12 @@ class Decoder:
                     self._busy.append(child)
                     return child
                 child.end()
-        child = _spawned(self._cpu_s)
+        try:
+            child = _spawned(self._cpu_s)
+        except OverloadedError as error:
+            self._problem = str(error)
+            raise
+        self._problem = None
         with self._lock:
             self._busy.append(child)
         return child

@@ -209,6 +209,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         if services.decoder is not None:
             # Concurrently with the models: a request that woke the server needs both.
             await asyncio.to_thread(services.decoder.start)
+            if services.decoder.problem is not None:
+                logger.error("not ready: %s", services.decoder.problem)
         try:
             await asyncio.to_thread(_bring_in, services.metrics, services.traces)
         # Models work without them, so the server still gets ready; say why they are missing.

@@ -66,8 +66,10 @@ class Services:
 
     @property
     def state(self) -> State:
-        """The engine's state, or ``stuck`` if the server's own threads are."""
+        """The engine's state; ``stuck`` if the server's own threads are, ``loading`` while no image can be decoded."""
         state = self.engine.state
+        if state == "ready" and self.decoder is not None and self.decoder.problem is not None:
+            return "loading"
         is_stuck = self.pools.is_stuck or self.remote_images.is_stuck
         return "stuck" if is_stuck and state != "stopping" else state
 
