@@ -21,7 +21,7 @@ KEY_NAME = "osamd.key"
 
 @contextmanager
 def run_chromium() -> Iterator[Browser]:
-    """A browser until the block ends; skips where there is none."""
+    """A browser until the block ends; skips without one."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.skip(NO_CHROMIUM)
@@ -72,7 +72,7 @@ class Playground:
             self.addresses.append(request.url)
 
     def check(self) -> None:
-        """Nothing was complained about, and nobody but our server was asked."""
+        """There were no errors, and no requests except to our server."""
         assert self.complaints == []
         assert [address for address in self.addresses if not address.startswith(self.server.url)] == []
 

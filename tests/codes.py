@@ -1,4 +1,4 @@
-"""The code that the playground shows, run as somebody would who pasted it."""
+"""The code that the playground shows, run as a user would after pasting it."""
 
 import shutil
 import subprocess

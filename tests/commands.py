@@ -1,4 +1,4 @@
-"""How a command ended, whether it ran in this process or in one of its own."""
+"""How a command ended, in this process or in a separate one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

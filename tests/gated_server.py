@@ -40,7 +40,7 @@ class GatedBuiltin(Builtin):
     gate = Path()
 
     def encode(self, prepared: Prepared) -> Embedding:
-        """Wait if told to, then encode."""
+        """Wait at the gate, if closed, then encode."""
         if self.stage == "encode" and not is_warming_up():
             wait_for(self.gate)
         return super().encode(prepared)
@@ -48,14 +48,14 @@ class GatedBuiltin(Builtin):
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
     ) -> list[Candidate]:
-        """Wait if told to, then decode."""
+        """Wait at the gate, if closed, then decode."""
         if self.stage == "decode" and not is_warming_up():
             wait_for(self.gate)
         return super().decode(embedding, prompt, mask_input=mask_input, multimask=multimask)
 
 
 def main(stage: str, gate: Path) -> None:
-    """Serve until told to stop."""
+    """Serve until stopped."""
     settings = load_settings()
     prepare_process(settings)
     library = open_library(settings)

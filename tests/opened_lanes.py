@@ -23,7 +23,7 @@ def lane(*, workers: int = 1, capacity: int = 100, **limits: Any) -> Iterator[La
 
 
 class Gate:
-    """Work that says when it has begun and goes on when it is told to."""
+    """Work that signals its start and waits for a signal to continue."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()

@@ -1,4 +1,4 @@
-"""A server on the loopback that answers what it is told to, for tests of the client."""
+"""A scripted loopback server, for tests of the client."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ def problem(code: str, status: int, **headers: str) -> Told:
 
 
 class Puppet(ThreadingHTTPServer):
-    """Gives the answers it was told, the last one for ever, and remembers what it was asked."""
+    """Gives scripted answers, repeating the last one, and records requests."""
 
     daemon_threads = True
 

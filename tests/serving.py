@@ -1,4 +1,4 @@
-"""Start real osamd processes on loopback ports that they pick and tell, and always stop them."""
+"""Start real osamd processes on free loopback ports, and always stop them."""
 
 import contextlib
 import os

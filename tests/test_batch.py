@@ -60,7 +60,7 @@ def test_every_kind_of_image_gives_the_same_mask(segment: Segmenter, tmp_path: P
 
 
 def test_many_images_are_answered_in_order(segment: Segmenter) -> None:
-    """More than any queue holds, drawn from an iterator a few at a time, and nobody is told to come back later."""
+    """More images than any queue holds are read from an iterator a few at a time, without overload errors."""
 
     def images() -> Iterator[bytes]:
         for number in range(40):
@@ -73,7 +73,7 @@ def test_many_images_are_answered_in_order(segment: Segmenter) -> None:
 
 
 def test_unusable_image_fails_only_its_own_result(segment: Segmenter, tmp_path: Path) -> None:
-    """Its result holds the error, and raises it where its objects are asked for."""
+    """Its result has the error, and raises it when its arrays are accessed."""
     outside = {"points": [[1000, 5]], "point_labels": [1]}
     misspelt = {"point": [[5, 5]]}
     images: list[Any] = [
@@ -138,7 +138,7 @@ def test_a_model_that_is_not_there_fails_at_once() -> None:
 
 
 def test_the_example_cuts_out_a_folder(tmp_path: Path) -> None:
-    """Each photo's mask is a PNG of its size; one that is broken is named, and the exit code tells."""
+    """Each photo's mask is a PNG of its size; a corrupt one is named, and the exit code is 1."""
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "cat.jpg").write_bytes((ROOT / "examples" / "cat.jpg").read_bytes())

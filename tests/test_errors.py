@@ -80,7 +80,7 @@ def test_internal_model_messages_are_hidden_from_callers(kind: type[OsamdError])
 
 
 def test_other_messages_are_shown_as_they_are() -> None:
-    """What the caller can mend, or wait for, is told in full, with the field."""
+    """Errors that the caller can fix, or wait out, are shown in full, with the field."""
     error = ModelUnavailableError("sam is not here", field="model")
 
     assert ("sam is not here", "model") == (error.public_message, error.field)

@@ -112,7 +112,7 @@ def test_a_path_cannot_write_log_lines(path: str, shown: str) -> None:
 
 
 def test_bare_connection_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Cut connections are told at the debug level alone: anybody can make many."""
+    """Closed connections are only logged at debug level, because anyone can cause many."""
     caplog.set_level(logging.INFO, "osamd")
     log_event(ConnectionCut("head_timeout", "203.0.113.9"))
     quiet = list(caplog.messages)

@@ -55,7 +55,7 @@ def test_keep_alive_is_capped(wish: KeepAlive, allowed: KeepAlive, granted: Keep
 
 @pytest.mark.parametrize("text", ["soon", "5 m", "5d", "m", "1e3", "nan", "inf", "--1", "5m30s", True, [5], {}, b"5m"])
 def test_nonsense(text: object) -> None:
-    """Anything else is an error that shows what is wanted."""
+    """Anything else is an error that shows what is expected."""
     with pytest.raises(ValueError, match="5m, 90s"):
         parse_keep_alive(text)
 

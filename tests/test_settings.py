@@ -178,7 +178,7 @@ BAD = [
 def test_a_bad_value_names_the_variable_and_never_the_value(
     variable: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message says which variable to mend; what was in it may be a secret in the wrong place."""
+    """The message names the variable to fix, but not its value, which may be a secret in the wrong place."""
     monkeypatch.setenv(variable, text)
 
     with pytest.raises(SettingsError) as caught:
@@ -192,7 +192,7 @@ def test_a_bad_value_names_the_variable_and_never_the_value(
 
 
 def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has made two mistakes is told of both."""
+    """Two mistakes are both reported."""
     monkeypatch.setenv("PORT", "x")
     monkeypatch.setenv("OSAMD_THREADS", "y")
 

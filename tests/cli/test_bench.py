@@ -34,7 +34,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def phase(name: str, seconds: Sequence[float], stages_ms: dict[str, float]) -> Phase:
-    """Answers of so many seconds, each with the same stages."""
+    """Answers of these durations, all with the same stages."""
     return Phase(name, [Answer(each, 51, 24_100, stages_ms) for each in seconds], elapsed_s=2.0)
 
 

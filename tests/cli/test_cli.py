@@ -252,7 +252,7 @@ def test_empty_flags_are_not_dropped(
 def test_output_named_like_another_format_is_refused(
     osamd: Osamd, environment: dict[str, str], tmp_path: Path, name: str
 ) -> None:
-    """A PNG in a file that is called otherwise surprises whoever opens it; refused before any work."""
+    """A PNG is not written to a file with another suffix; this is checked before any work."""
     ended = osamd("run", "nope", "--image", "missing", "-o", str(tmp_path / name), env=environment)
 
     assert 2 == ended.returncode

@@ -89,7 +89,7 @@ def test_what_is_missing_is_named_with_its_remedy(
 
 
 def test_cpu_and_gpu_packages_together_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both install the same files, and which one is left is luck; also where no GPU is wanted."""
+    """Both install the same files, so which one wins is undefined; reported even without a GPU."""
     monkeypatch.setattr(doctor, "version", lambda _: "1.31.1")
     for device in ("cuda", "cpu"):
         assert "pip uninstall --yes onnxruntime onnxruntime-gpu" in wrong(examine(device))["onnxruntime"]
@@ -105,13 +105,13 @@ def test_cpu_package_with_cuda_requested(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_onnx_providers_that_override_cuda_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that overrides the device is told, instead of a report about the CPU."""
+    """A variable that overrides the device is reported, instead of a report about the CPU."""
     monkeypatch.setenv("OSAM_ONNX_PROVIDERS", CPU)
     assert "cpu: OSAM_ONNX_PROVIDERS overrides OSAMD_DEVICE" == wrong(examine("cuda"))["device"]
 
 
 def test_auto_tolerates_a_missing_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With ``auto`` a GPU that is missing is told and is nothing wrong."""
+    """With ``auto`` a missing GPU is reported, but is not a problem."""
     monkeypatch.setattr(nvidia, "find_driver", lambda: None)
     report = examine("auto")
     assert ({}, 0) == (wrong(report), report.exit_code)

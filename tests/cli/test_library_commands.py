@@ -69,14 +69,14 @@ def test_list(home: Home) -> None:
 
 @pytest.mark.parametrize("command", [("list",), ("show", "own"), ("rm", "fresh")])
 def test_bad_rows_are_reported_on_stderr(home: Home, command: tuple[str, ...]) -> None:
-    """Each command tells what is wrong with the user's catalogue, beside its work."""
+    """Each command reports problems of the user's catalogue and does its work."""
     done = home.osamd(*command)
     assert f"osamd: {home.catalog}: row 3 (broken), family must be one of" in done.err
     assert "broken" not in done.out
 
 
 def test_show(home: Home) -> None:
-    """A model tells its licence, its abilities and its files before it is pulled."""
+    """Licence, capabilities and files are shown before a model is pulled."""
     done = home.osamd("show", "yoloworld")
     assert 0 == done.returncode
     shown = dict(line.split(maxsplit=1) for line in done.out.splitlines())
@@ -226,7 +226,7 @@ def test_doctor_reports_bad_rows(home: Home) -> None:
 
 
 def test_doctor_runs_the_users_own_models(home: Home) -> None:
-    """Each of them that is here is loaded and run; one whose graph its family cannot feed is told, with the reason."""
+    """Each one on disk is loaded and run; a graph that does not match its family is reported with the reason."""
     (line,) = [line for line in home.osamd("doctor").out.splitlines() if line.startswith("ok  own:latest")]
     assert "loads and runs, on cpu" in line
     home.own["decoder"].write_bytes(home.own["encoder"].read_bytes())
@@ -248,7 +248,7 @@ def test_doctor_runs_the_users_own_models(home: Home) -> None:
     ],
 )
 def test_sizes(nbytes: int, text: str) -> None:
-    """Bytes are told in decimal units."""
+    """Sizes use decimal units."""
     assert text == size(nbytes)
 
 

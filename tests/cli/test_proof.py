@@ -16,7 +16,7 @@ ON_GPU = Run((CUDA, CPU), {CUDA: 88, CPU: 2}, 0.9, 0.004, OUTPUT * 1.001)
 
 
 def test_gpu_that_did_the_work_has_no_problems() -> None:
-    """Most nodes on CUDA, quicker than the CPU, the same answer: nothing to complain of, and the figures are told."""
+    """Most nodes on CUDA, quicker than the CPU, the same answer: no problems, and the figures are shown."""
     good = Proof(ON_GPU, ON_CPU)
     assert () == good.problems
     assert (

@@ -1,4 +1,4 @@
-"""``Client`` and ``AsyncClient``: against the real server, and against a server that says what it is told to."""
+"""``Client`` and ``AsyncClient``: against the real server, and against a scripted server."""
 
 import asyncio
 import subprocess
@@ -205,7 +205,7 @@ def test_unknown_code_raises_the_root_class() -> None:
 
 
 def test_no_patience_tries_once() -> None:
-    """``patience_s=0`` raises what came, at once: full, or nobody there."""
+    """``patience_s=0`` raises the first error: server busy, or connection refused."""
     with puppet(problem("overloaded", 503)) as full, Client(full.url, patience_s=0) as client:
         with pytest.raises(OverloadedError):
             client.segment(b"x")

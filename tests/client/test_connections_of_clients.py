@@ -19,7 +19,7 @@ ROUNDS = 40
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Answers with the handle that it was asked for, on connections that stay open."""
+    """Echoes the requested handle, on connections that stay open."""
 
     protocol_version = "HTTP/1.1"
 
@@ -49,14 +49,14 @@ def echo() -> Iterator[str]:
 
 
 def wrong_answers(client: Client, name: str) -> int:
-    """How many answers were somebody else's."""
+    """How many answers belonged to another request."""
     asked = [f"{name}-{number}" for number in range(ROUNDS)]
     return sum(client.segment(image_id=handle).image_id != handle for handle in asked)
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_forked_processes_do_not_mix_their_answers(echo: str) -> None:
-    """A child opens connections of its own, and the parent's go on working."""
+    """A child opens its own connections, and the parent's keep working."""
     with Client(echo) as client:
         assert 0 == wrong_answers(client, "before")
         children = []

@@ -123,7 +123,7 @@ def test_pillow_images_of_every_mode_are_sent(mode: str) -> None:
 
 
 def test_pillow_image_is_its_pixels_in_memory() -> None:
-    """EXIF would turn it once more: points are given in ``image.size``."""
+    """EXIF would rotate it again: points refer to ``image.size``."""
     image = Image.new("RGB", (6, 4))
     image.getexif()[0x0112] = 6
     written = io.BytesIO()

@@ -94,7 +94,7 @@ def test_refused_connections_are_retried(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_permanent_failures_are_raised_at_once(answer: Told, kind: type[OsamdError]) -> None:
-    """Other answers are asked for once only."""
+    """Other errors are not retried."""
     with puppet(answer) as server, Client(server.url) as client:
         with pytest.raises(kind) as caught:
             client.segment(b"x")
@@ -122,7 +122,7 @@ def test_retry_after_may_be_a_date_or_nonsense(value: str) -> None:
 
 
 def test_retry_after_in_the_future_is_in_the_error() -> None:
-    """A date is told as seconds from now."""
+    """A date becomes seconds from now."""
     later = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     with (
         puppet(problem("rate_limited", 429, Retry_After=later)) as server,

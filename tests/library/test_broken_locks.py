@@ -1,4 +1,4 @@
-"""Pulls on a volume whose file locks let everybody in, as some network volumes do."""
+"""Pulls on a volume whose file locks do not exclude anyone, as on some network volumes."""
 
 import fcntl
 import threading
@@ -62,7 +62,7 @@ def test_late_writer_does_not_touch_the_published_file(
 def test_file_written_by_another_download_is_not_published(
     blobs: BlobServer, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
-    """What is on the disk is hashed once more before it gets its name: bytes of another writer fail the pull."""
+    """The file is hashed again before it is published: bytes of another writer fail the pull."""
     go_on = threading.Event()
     url = blobs.put("/e", CONTENT, Answer(send=HALF, hold=go_on))
     pull = start(pool, tmp_path, url, blobs)

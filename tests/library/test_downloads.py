@@ -89,7 +89,7 @@ def test_a_weak_etag_is_not_sent_but_compared(blobs: BlobServer, tmp_path: Path)
 
 
 def test_corrupt_partial_file_is_detected_and_replaced(blobs: BlobServer, tmp_path: Path) -> None:
-    """The digest covers the resumed part too; when the whole is wrong, all of it is asked for once more."""
+    """The digest covers the resumed part as well; on a mismatch, the whole file is requested again."""
     model = model_of(blobs.put("/e", CONTENT, Answer(body=OTHER, send=100_000, etag=""), etag=""))
     Store(tmp_path, patience=PATIENT).pull(model)
     assert CONTENT == blob_path(tmp_path).read_bytes()
@@ -126,7 +126,7 @@ def test_response_without_a_length_is_accepted(blobs: BlobServer, tmp_path: Path
 
 
 def test_undetected_truncation_is_retried(blobs: BlobServer, tmp_path: Path) -> None:
-    """Without a length a cut looks like an end; the digest tells, and a second try is made, but no third."""
+    """Without a length, truncation looks like the end; the digest detects it, and there is one retry."""
     cut = Answer(length=False, send=100_000)
     Store(tmp_path / "a", patience=PATIENT).pull(model_of(blobs.put("/e", CONTENT, cut, then=Answer(length=False))))
     assert CONTENT == blob_path(tmp_path / "a").read_bytes()
@@ -209,7 +209,7 @@ def test_long_retry_after_is_passed_to_the_caller(blobs: BlobServer, tmp_path: P
 
 @pytest.mark.usefixtures("blobs")
 def test_refused_connection_is_retried(tmp_path: Path) -> None:
-    """A port nobody listens on is an error of the tree, after all rounds."""
+    """A refused connection is an osamd error, after all rounds."""
     with serve_blobs() as closed:
         url = closed.put("/e", CONTENT)
     with pytest.raises(PullError, match="refused") as caught:

@@ -35,7 +35,7 @@ A, B = model("a"), model("b")
 
 @dataclass
 class SlowStore:
-    """A store whose pulls a test lets go on step by step; a pull tells a percentage a step."""
+    """A store whose pulls a test advances step by step; each step reports a percentage."""
 
     here: set[str] = field(default_factory=set)
     pulled: list[str] = field(default_factory=list)
@@ -129,7 +129,7 @@ def test_present_model_is_not_pulled() -> None:
 
 
 def test_waiters_share_one_pull() -> None:
-    """Who brings and who follows wait for the same pull; its events are told once, the licence before all."""
+    """All callers wait for the same pull; its events are emitted once, the licence first."""
 
     async def main(host: Host) -> None:
         waiters = [asyncio.ensure_future(host.arrivals.bring(A)) for _ in range(3)]
@@ -147,7 +147,7 @@ def test_waiters_share_one_pull() -> None:
 
 
 def test_pull_continues_without_waiters() -> None:
-    """The pull belongs to nobody: waiters and followers may leave, and it completes."""
+    """A pull completes even if all waiters and followers leave."""
 
     async def main(host: Host) -> None:
         tasks = [asyncio.ensure_future(host.arrivals.bring(A)), asyncio.ensure_future(collect(host, A))]
@@ -165,7 +165,7 @@ def test_pull_continues_without_waiters() -> None:
 
 
 def test_waiting_for_a_pull_times_out() -> None:
-    """After the wait the caller is told how far it is and to come back; the pull goes on and is joined again."""
+    """After the wait the error gives the progress and asks to retry; the pull continues and can be joined again."""
 
     async def main(host: Host) -> None:
         with pytest.raises(ModelPullingError, match="encoder: 1 % of 100 bytes"):
@@ -312,7 +312,7 @@ def test_closing_ends_all_waits() -> None:
 
 
 def test_slow_listener_loses_the_oldest_progress() -> None:
-    """News for a caller who reads slowly are dropped, the oldest first; the end is always told."""
+    """A slow listener loses the oldest updates, but always gets the end."""
 
     async def main(host: Host) -> None:
         host.store.steps = 3 * LISTENER_CAPACITY
@@ -346,7 +346,7 @@ def test_bug_is_not_reported_as_a_failed_pull() -> None:
 
 
 def test_closing_does_not_wait_for_a_source_that_hangs() -> None:
-    """A pull that does not stop is left behind when the patience ends, and who waits for it is let go."""
+    """A pull that does not stop is abandoned after the time limit, and its waiters return."""
 
     async def main(host: Host) -> None:
         go_on, started = threading.Event(), threading.Event()

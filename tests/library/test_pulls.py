@@ -128,7 +128,7 @@ FAR, FAR_TLS = "http://models.invalid/e", "https://models.invalid/e"
 def test_invalid_proxy_and_certificate_variables_are_named(
     blobs: BlobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, url: str, words: str
 ) -> None:
-    """A proxy or certificates that cannot be used are told in one line with their variable; loopback needs neither."""
+    """An invalid proxy or certificate file is reported in one line with its variable; loopback needs neither."""
     monkeypatch.setattr("osamd.proxies.importlib.util.find_spec", lambda _: None)
     monkeypatch.setenv(variable, value)
     with pytest.raises(PullError, match=re.escape(words)) as caught:
@@ -143,7 +143,7 @@ def test_invalid_proxy_and_certificate_variables_are_named(
 def test_certificates_are_verified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A server nobody vouches for is refused at once; SSL_CERT_FILE vouches for it."""
+    """An untrusted server is rejected at once; SSL_CERT_FILE makes it trusted."""
     certificate = tmp_path / "server.pem"
     subprocess.run(
         [
@@ -224,7 +224,7 @@ def test_waiting_threads_share_the_failure(blobs: BlobServer, tmp_path: Path) ->
 
 
 def test_two_processes_download_a_blob_once(blobs: BlobServer, tmp_path: Path) -> None:
-    """A second process waits for the first, tells how far that is, and asks the server nothing."""
+    """A second process waits for the first, reports its progress, and sends no requests."""
     hold = threading.Event()
     url = blobs.put("/e", CONTENT, Answer(send=100_000, hold=hold))
     first = start_pull(tmp_path, url)
@@ -295,7 +295,7 @@ def test_stopped_pull_keeps_its_partial_file(
 
 
 def test_waiting_pull_can_be_stopped(blobs: BlobServer, tmp_path: Path) -> None:
-    """Stopping ends the wait for somebody else's download, which goes on."""
+    """Stopping ends the wait for another process's download, which continues."""
     hold = threading.Event()
     model = model_of(blobs.put("/e", CONTENT, Answer(send=100_000, hold=hold)))
     stop = threading.Event()
@@ -321,7 +321,7 @@ def test_attachments_are_stored_beside_their_blob(blobs: BlobServer, tmp_path: P
 
 
 def test_blob_folder_is_published_only_when_complete(blobs: BlobServer, tmp_path: Path) -> None:
-    """While an attachment is missing there is no folder, and files that have come are not asked for again."""
+    """While an attachment is missing there is no folder, and finished files are not requested again."""
     model = with_data(blobs)
     blobs.files["/m/graph.onnx.data"].then = Answer(send=100_000)
     blobs.files["/m/graph.onnx.data"].script = [Answer(send=100_000), Answer(404)]

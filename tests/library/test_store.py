@@ -57,7 +57,7 @@ def test_progress_is_reported_from_start_to_end(blobs: BlobServer, tmp_path: Pat
 
 
 def test_existing_blobs_are_verified_and_not_downloaded_again(blobs: BlobServer, tmp_path: Path) -> None:
-    """A second pull reads the file and asks nobody."""
+    """A second pull reads the file and sends no requests."""
     model = model_of(blobs.put("/e", CONTENT))
     store = Store(tmp_path, patience=IMPATIENT)
     store.pull(model)
@@ -135,7 +135,7 @@ def test_a_model_that_is_being_pulled_is_not_removed(blobs: BlobServer, tmp_path
 
 
 def test_files_outside_the_cache_are_not_removed(tmp_path: Path) -> None:
-    """What ships with osamd, or lies elsewhere by ``file://``, is nobody's to delete here."""
+    """Files that ship with osamd and ``file://`` blobs are never deleted."""
     file = tmp_path / "e.onnx"
     file.write_bytes(CONTENT)
     for url in (file.as_uri(), "package:encoder.onnx"):
@@ -197,7 +197,7 @@ def osam_pulls(home: Path, blob: Blob) -> list[str]:
 
 
 def test_blob_pulled_by_osam_is_used(blobs: BlobServer, tmp_path: Path) -> None:
-    """What osam 0.8.1 put into the cache is present, sound and not asked for again."""
+    """A blob that osam 0.8.1 put into the cache is found, valid and not downloaded again."""
     store = Store(tmp_path / ".cache" / "osam", patience=IMPATIENT)
     for model in (model_of(blobs.put("/e", CONTENT)), with_data(blobs)):
         (blob,) = model.blobs.values()

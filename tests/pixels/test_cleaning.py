@@ -69,7 +69,7 @@ def test_holes_up_to_a_size_are_filled(most: float, left: int) -> None:
 
 @pytest.mark.parametrize(("most", "left"), [(0.5, 10), (1, 9), (8, 9), (9, 0), (1e9, 0)])
 def test_islands_up_to_a_size_are_dropped(most: float, left: int) -> None:
-    """And the largest part stays, whatever is asked for, with its holes."""
+    """The largest part is always kept, with its holes."""
     dropped = cleaned(square(), drop_islands=most)
 
     assert left == dropped[:, 50:].sum()
@@ -151,7 +151,7 @@ def test_smoothing_at_the_images_border() -> None:
 @settings(deadline=None, max_examples=80)
 @given(seed=st.integers(0, 10**6), share=st.floats(0.05, 0.95), smooth=st.floats(0.1, 50))
 def test_a_mask_never_vanishes_and_never_grows(seed: int, share: float, smooth: float) -> None:
-    """Whatever is asked for, something is left, within the box it had."""
+    """With any settings, a non-empty mask is left within its box."""
     inside = noise(seed, share)
     before = mask_of(inside).box
 

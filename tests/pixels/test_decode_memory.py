@@ -74,7 +74,7 @@ def one_strip(path: Path) -> None:
 
 
 def without_its_end(path: Path) -> None:
-    """A JPEG that is decoded again after it was mended."""
+    """A JPEG that is repaired and decoded again."""
     rgb(path)
     path.write_bytes(path.read_bytes()[:-2])
 

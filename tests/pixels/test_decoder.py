@@ -148,7 +148,7 @@ def test_each_image_has_the_whole_time() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="there is no /proc")
 def test_memory_is_bounded(decoder: Decoder) -> None:
-    """While an image is decoded, its process has addresses for so many bytes a pixel and no more."""
+    """While an image is decoded, its process's address space is limited by its pixels."""
     limits: list[int] = []
 
     def wanted(*, height: int, width: int) -> tuple[int, int]:
@@ -208,7 +208,7 @@ def test_terminal_and_service_signals_are_ignored(decoder: Decoder) -> None:
 
 
 def test_threads_have_processes_of_their_own() -> None:
-    """Several images are decoded at once, and only so many processes are kept."""
+    """Several images are decoded at once, and the number of idle processes is limited."""
     together = threading.Barrier(MOST_IDLE + 1, timeout=WAIT_S)
     data = encoded(noise(8, 8), "JPEG")
     with contextlib.closing(Decoder(cpu_s=PLENTY_S)) as decoder:
@@ -292,7 +292,7 @@ def test_process_has_no_environment_or_files_of_the_server(monkeypatch: pytest.M
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the system has no descriptors of processes")
 def test_a_process_ends_with_its_parent() -> None:
-    """Also with one that is killed and can tell nobody."""
+    """Even if the parent is killed."""
     parent = subprocess.Popen([sys.executable, "-c", ORPHANED], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with parent:
         assert parent.stdout is not None

@@ -318,7 +318,7 @@ def test_packed_by_pillow(compression: str) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_a_turned_tiff_has_its_upright_size(orientation: int, dtype: str) -> None:
-    """Pillow tells the upright size of a TIFF; it is not turned once more."""
+    """Pillow reports the upright size of a TIFF; it is not rotated twice."""
     samples = scene(3)
     turned = {
         1: samples,

@@ -105,7 +105,7 @@ def test_boxes_outside_are_refused(corners: tuple[float, ...]) -> None:
 
 @pytest.mark.parametrize("corners", [(9, 0, 5, 5), (0, 9, 5, 5)])
 def test_boxes_turned_inside_out_are_refused(corners: tuple[float, ...]) -> None:
-    """Swapped corners are a mistake that is told apart from lying outside."""
+    """Swapped corners have another message than boxes outside the image."""
     with pytest.raises(InvalidPromptError, match=re.escape("swapped corners: expected x1 <= x2")):
         check_inside(box_at(*corners), height=50, width=100, field="prompt")
 

@@ -326,7 +326,7 @@ def gif_declaring(width: int, height: int, *, frame: tuple[int, int]) -> bytes:
 @AS_IN_PRODUCTION
 @pytest.mark.parametrize("side", [7_100, 10_000, 60_000, 0x7FFFFFFF])
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A header of a few bytes that declares gigabytes makes nobody allocate them, at Pillow's own limits and beyond."""
+    """A small header that declares gigabytes does not make us allocate them, at Pillow's own limits and beyond."""
     data = png_declaring(side, side)
     assert len(data) < 1000
 
@@ -456,7 +456,7 @@ def shades(width: int, height: int) -> Image.Image:
 def test_a_jpeg_is_decoded_no_finer_than_wanted(
     wanted: tuple[int, int], expected: tuple[int, int], orientation: int
 ) -> None:
-    """To a half, a quarter or an eighth, where both sides stay large enough; told is the size of the whole image."""
+    """At a half, a quarter or an eighth, if both sides stay large enough; the original size is returned."""
     stored = shades(1200, 800) if orientation == 1 else shades(1200, 800).transpose(Image.Transpose.ROTATE_90)
     data = with_orientation(stored, "JPEG", orientation)
     asked: list[tuple[int, int]] = []
@@ -485,7 +485,7 @@ def test_other_formats_are_decoded_as_they_are() -> None:
 
 
 def test_out_of_memory_is_not_an_image_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine makes room and tries again; a caller is not told that a good image is broken."""
+    """The engine frees memory and retries; a good image is not reported as corrupt."""
 
     def fail(*_: object) -> Pixels:
         raise MemoryError

@@ -112,7 +112,7 @@ def test_a_jpeg_2000_of_16_bits(top: int) -> None:
     ("wanted", "expected"), [((300, 400), (300, 400)), ((301, 400), (600, 800)), ((1, 1), (75, 100))]
 )
 def test_a_jpeg_2000_is_decoded_no_finer_than_wanted(wanted: tuple[int, int], expected: tuple[int, int]) -> None:
-    """As a JPEG is; told is the size of the whole image."""
+    """Like JPEG; the original size is returned."""
     data = encoded(marked(800, 600), "JPEG2000")
 
     picture = decode_image(data, max_pixels=10**6, wanted=lambda **_: wanted)

@@ -1,4 +1,4 @@
-"""Images that are small and cost much are refused for what they are made of; everybody's are not."""
+"""Small images that are expensive to decode are refused by their structure; ordinary ones are not."""
 
 import contextlib
 import io

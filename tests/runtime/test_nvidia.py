@@ -56,7 +56,7 @@ def libcuda(*, version: int = 13000, init: int = 0, devices: int = 1) -> Library
 
 
 class Nvml:
-    """The driver's management library with two GPUs of 80 GiB, of which the second does not tell its memory."""
+    """The driver's management library with two GPUs of 80 GiB, of which the second does not report its memory."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *failing: str) -> None:
         for name in (
@@ -155,7 +155,7 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch, library: Library, part: str) -> None:
-    """What the driver answers is told in words where there are any, and NVML may be missing."""
+    """Driver errors are explained where possible, and NVML may be missing."""
     Nvml(monkeypatch, "Init")
     install(monkeypatch, libcuda=library)
     driver = find_driver()
