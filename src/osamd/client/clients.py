@@ -193,7 +193,7 @@ class Client(_Base[int, httpx2.Client]):
 
 
 class AsyncClient(_Base[asyncio.AbstractEventLoop, httpx2.AsyncClient]):
-    """The same for asyncio; see ``Client``. Each event loop gets connections of its own."""
+    """The asyncio client; see ``Client``. Each event loop gets its own connections."""
 
     async def __aenter__(self) -> Self:
         """Use as a context manager to close the connections."""

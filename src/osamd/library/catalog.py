@@ -84,7 +84,7 @@ class Model:
 
     @cached_property
     def _fixed_digest(self) -> str:
-        """The digest if every file has one of its own; otherwise an empty string."""
+        """The digest if every file has one; otherwise an empty string."""
         return self._digest_now() if all(file.sha256 for _, file in self._files()) else ""
 
     @property

@@ -117,6 +117,6 @@ def _loaded(data: bytes, raw_mode: str, *, mode: str | None = None) -> Image.Ima
     picture = PngImagePlugin.PngImageFile(io.BytesIO(data))
     picture.tile = [tile._replace(args=raw_mode) for tile in picture.tile]
     if mode is not None:
-        picture._mode = mode  # noqa: SLF001 - what a plugin sets, and nobody else can
+        picture._mode = mode  # noqa: SLF001 - only settable by plugins
     picture.load()
     return picture

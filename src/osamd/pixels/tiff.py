@@ -1,6 +1,6 @@
-"""TIFF of 16 bits and more, signed, floating point, and of many bands: from a layout to RGB.
+"""Decode TIFFs of 16 bits and more, signed, floating point, or with many bands to RGB.
 
-The strips or tiles are unpacked a few at a time, twice: once for the range of the samples, once for the pixels. So no
+Strips or tiles are unpacked a few at a time, twice: once for the range of the samples, once for the pixels. So no
 more than the result and a few strips are in memory. Written after the TIFF 6.0 specification and Adobe's technical
 notes on predictors.
 """
@@ -120,7 +120,7 @@ def _blocks(data: bytes, layout: Layout) -> Iterator[tuple[slice, slice, int, Sa
             segments = list(zip(layout.offsets[mine].tolist(), layout.lengths[mine].tolist(), strict=True))
             rows = len(numbers) * height
             if not layout.is_tiled:
-                # A tile is always whole; the last strip is as short as the image makes it.
+                # Tiles are always complete; the last strip may be shorter.
                 rows = min(rows, layout.height - first * height)
             unpacked = _unpack(data, segments, layout.compression, _Rows(row_bytes, height, rows))
             for piece in _pieces(layout, numbers, rows):
@@ -157,7 +157,7 @@ class _Unpacked:
 
 
 class _UnpackedByLibtiff(_Unpacked):
-    """The same in a grey picture of Pillow's, which are copied out a few rows at a time."""
+    """Rows in a grey Pillow image, copied out a few at a time."""
 
     def __init__(self, picture: Image.Image) -> None:
         self._picture = picture
@@ -168,7 +168,7 @@ class _UnpackedByLibtiff(_Unpacked):
 
 
 class _Inflated(_Unpacked):
-    """The same unpacked by zlib as they are taken, which must be in their order: never more than a block is there."""
+    """Rows unpacked by zlib on demand, in order, so that at most a block is in memory."""
 
     def __init__(self, parts: Sequence[bytes | memoryview], sizes: Sequence[int], row_bytes: int) -> None:
         self._parts = iter(list(zip(parts, sizes, strict=True)))
@@ -179,7 +179,7 @@ class _Inflated(_Unpacked):
         self._inflate = zlib.decompressobj()
 
     def take(self, first: int, end: int) -> ByteArray:
-        """Some of them, contiguous: (rows, bytes of a row) uint8."""
+        """Some rows, contiguous: (rows, bytes of a row) uint8."""
         # The rows of a tile below the image are skipped.
         self._read((first - self._next_row) * self._row_bytes)
         self._next_row = end
@@ -191,7 +191,7 @@ class _Inflated(_Unpacked):
             if not self._left:
                 self._packed, self._left = next(self._parts)
                 self._at, self._inflate = 0, zlib.decompressobj()
-            # A little at a time: what zlib does not need yet is copied.
+            # In small pieces, because zlib copies the input it has not consumed.
             fed = self._inflate.unconsumed_tail or self._packed[self._at : self._at + FED_BYTES]
             if not self._inflate.unconsumed_tail:
                 self._at += len(fed)
@@ -205,7 +205,7 @@ class _Inflated(_Unpacked):
 
 
 def _unpack(data: bytes, segments: Sequence[tuple[int, int]], compression: int, rows: _Rows) -> _Unpacked:
-    """Unpack strips or tiles, which then lie under one another."""
+    """Unpack strips or tiles, stacked vertically."""
     whole = rows.row_bytes * rows.of_each
     view = memoryview(data)
     # The last one may be shorter.
@@ -215,7 +215,7 @@ def _unpack(data: bytes, segments: Sequence[tuple[int, int]], compression: int, 
             view[offset : offset + size] for (offset, _), size in zip(segments, sizes, strict=True)
         ]
     else:
-        # A length that a file declares may be anything.
+        # Declared lengths cannot be trusted.
         parts = [
             view[offset : offset + min(length, 2 * size + MOST_OVERHEAD)]
             for (offset, length), size in zip(segments, sizes, strict=True)
@@ -231,7 +231,7 @@ def _unpack(data: bytes, segments: Sequence[tuple[int, int]], compression: int, 
 
 
 def _as_bytes(parts: Sequence[bytes | memoryview], compression: int, rows: _Rows) -> bytes:
-    """The compressed parts as the strips of a TIFF of bytes, which libtiff unpacks whatever they mean."""
+    """Wrap compressed segments as strips of an 8-bit TIFF, which libtiff unpacks regardless of their meaning."""
     count = len(parts)
     offsets_at = 8 + 2 + 9 * ENTRY_BYTES + 4
     # Of a single value, the entry has the value itself.
@@ -260,7 +260,7 @@ def _as_bytes(parts: Sequence[bytes | memoryview], compression: int, rows: _Rows
 
 
 def _samples(raw: ByteArray, layout: Layout) -> Samples:
-    """Rows of bytes as samples, (rows, columns, bands) in the machine's byte order, the predictor undone.
+    """Convert rows of bytes to samples, (rows, columns, bands) in native byte order, undoing the predictor.
 
     Half precision becomes single: its range is too small to compare with.
     """
