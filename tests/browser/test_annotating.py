@@ -11,7 +11,7 @@ import pytest
 from chromium import Playground
 from pictures import disc_picture, encoded, inside_of_runs, png_pixels
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 GENERATE = "**/api/generate"
 ON, OFF = (225, 150), (420, 40)
@@ -83,18 +83,29 @@ def test_masks_can_be_hidden_and_outlined(ready: Playground) -> None:
     assert 0 < distances[0] < distances[1]
 
 
-def test_forty_objects(ready: Playground) -> None:
+def test_forty_objects(playground: Playground, photo: bytes) -> None:
     """Forty objects have forty colours that can be told apart, and the list scrolls with the active one in view."""
-    page = ready.page
-    page.route(GENERATE, lambda route: route.fulfill(json={"annotations": []}))
-    for number in range(40):
-        page.keyboard.press("n")
-        ready.click(10 + 10 * (number % 20), 40 + 50 * (number // 20))
-        expect(ready.objects).to_have_count(number + 1)
+    page = playground.page
+    sides = {"xmin": 10, "ymin": 10, "xmax": 60, "ymax": 60}
+    found = {"bounding_box": sides, "mask": None, "score": 0.5, "text": "cup", "mask_id": None}
+
+    def take_words(route: Route) -> None:
+        answer = route.fetch().json()
+        route.fulfill(json={"models": [model | {"capabilities": ["texts"]} for model in answer["models"]]})
+
+    page.route("**/api/catalog", take_words)
+    page.route(GENERATE, lambda route: route.fulfill(json={"annotations": [found] * 40}))
+    page.reload()
+    playground.use(photo)
+    page.locator("#words-input").fill("cup")
+    page.keyboard.press("Enter")
+    expect(playground.objects).to_have_count(40)
+    page.locator("#new-object").click()
+    expect(playground.objects).to_have_count(41)
     swatches = page.locator(".swatch").evaluate_all(
         "(nodes) => nodes.map((node) => getComputedStyle(node).backgroundColor.match(/\\d+/g).map(Number))"
     )
-    colors = np.array(swatches, float)
+    colors = np.array(swatches[:40], float)
     distances = np.linalg.norm(colors[:, None] - colors[None], axis=2) + 1000 * np.eye(40)
     assert distances.min() > 20
     expect(page.locator(".object").last).to_be_in_viewport(ratio=0.9)
