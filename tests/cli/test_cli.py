@@ -148,7 +148,10 @@ def test_run_that_finds_nothing_says_so(osamd: Osamd, environment: dict[str, str
         (["yoloworld", "--image", PHOTO, "--text", "cat"], "model: yoloworld:latest finds boxes and makes no masks"),
         (["--image", PHOTO, "--box", "9,9,1"], "box: expected 4 numbers"),
         (["--image", PHOTO, "--prompt", "{"], "prompt: not JSON"),
-        (["--image", PHOTO, "--prompt", '{"points": [[1, 1]]}'], "prompt.point_labels: there are 1 points"),
+        (
+            ["--image", PHOTO, "--prompt", '{"points": [[1, 1]]}'],
+            "prompt.point_labels: expected one label per point, got 1 points",
+        ),
         (["--image", PHOTO, "--prompt", "{}", "--point", "1,1"], "either prompt or point"),
         (["--image", PHOTO, "--text", "a cat"], "builtin:latest takes points"),
         (["--image", __file__], "not an image"),
@@ -473,7 +476,7 @@ def test_run_cleans_masks(osamd: Osamd, environment: dict[str, str]) -> None:
     assert (png_pixels(plain) != png_pixels(clean)).any()
     assert 3 <= len(json.loads(simple.stdout)["annotations"][0]["mask"][0]["exterior"]) < 200
     assert 2 == wrong.returncode
-    assert b'only polygons are simplified: ask for mask_format "polygon"' in wrong.stderr
+    assert b'simplify needs mask_format "polygon"' in wrong.stderr
 
 
 def test_run_cuts_the_object_out(osamd: Osamd, environment: dict[str, str], tmp_path: Path) -> None:

@@ -89,8 +89,8 @@ def test_no_escape_is_lost_where_pieces_meet(shift: int) -> None:
         ("", "empty"),
         (" \n", "empty"),
         ("data:image/png;base64,", "empty"),
-        ("data:image/png,aGk=", "not in base64"),
-        ("data:aGk=", "without a comma"),
+        ("data:image/png,aGk=", "expected a data URI in base64"),
+        ("data:aGk=", "has no comma"),
     ],
 )
 def test_what_is_not_base64_is_refused(text: str, part: str) -> None:

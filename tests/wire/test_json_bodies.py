@@ -57,15 +57,19 @@ def test_texts_are_told_from_structure(value: Any) -> None:
 @pytest.mark.parametrize(
     ("body", "field", "part"),
     [
-        ('{"model": "' + "x" * 100_000 + '"}', "model", "more than 65,536 bytes"),
-        ('{"' + "x" * 100_000 + '": 1}', None, "more than 65,536 bytes"),
-        ('{"prompt": {"texts": ["' + "x" * 100_000 + '"]}}', None, "more than 65,536 bytes"),
-        ('{"model": ' + " " * 4_000_000 + "1}", None, "4,000,012 bytes beside the image"),
-        ('{"model": ' + "1" * 4_000_000 + "}", None, "bytes beside the image"),
+        ('{"model": "' + "x" * 100_000 + '"}', "model", "exceeds 65,536 bytes"),
+        ('{"' + "x" * 100_000 + '": 1}', None, "exceeds 65,536 bytes"),
+        ('{"prompt": {"texts": ["' + "x" * 100_000 + '"]}}', None, "exceeds 65,536 bytes"),
+        ('{"model": ' + " " * 4_000_000 + "1}", None, "4,000,012 bytes without image"),
+        ('{"model": ' + "1" * 4_000_000 + "}", None, "bytes without image"),
         ('{"include": [' + '"",' * 31_000 + '""]}', None, "more than 30,000 strings"),
         ('{"include": [' + "0," * 100_001 + "0]}", None, "more than 100,000 values"),
-        ("{" + ",".join(f'"k{i}": 0' for i in range(65)) + "}", None, "65 fields"),
-        ('{"prompts": [{' + ",".join(f'"k{i}": 0' for i in range(65)) + "}]}", "prompts[0]", "65 fields"),
+        ("{" + ",".join(f'"k{i}": 0' for i in range(65)) + "}", None, "at most 64 fields, got 65"),
+        (
+            '{"prompts": [{' + ",".join(f'"k{i}": 0' for i in range(65)) + "}]}",
+            "prompts[0]",
+            "at most 64 fields, got 65",
+        ),
         ('{"multimask": ' + "1" * 5000 + "}", None, "number out of range"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the engine's caller may refuse while a request is answered. The engine itself has no policy."""
+"""Callbacks by which the engine's caller may refuse requests. The engine itself has no policy."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ async def _any_model(_: Model) -> None:
 
 
 async def _all(nbytes: int) -> int:
-    """Grants whatever is asked for."""
+    """Grants whatever is requested."""
     return nbytes
 
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """Callbacks on the event loop; each refuses by raising an error of the tree, which the request then fails with.
+    """Callbacks on the event loop; each refuses a request by raising an ``OsamdError``.
 
     Attributes:
-        model: called with the model before it is pulled, loaded or used; may wait, as for a disk.
-        encode: called before an image is encoded; known images are not.
-        masks: called before masks are made, with the bytes they may take; may wait, and returns how many they get.
+        model: called with the model before it is pulled, loaded or used; may wait, for example for a disk.
+        encode: called before an image is encoded, so not for known images.
+        masks: called before masks are created, with the bytes they need; may wait, and returns the bytes granted.
     """
 
     model: Callable[[Model], Awaitable[None]] = _any_model

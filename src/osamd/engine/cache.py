@@ -1,4 +1,4 @@
-"""What is remembered between requests: a byte-budgeted store with owners and expiry, and single-flight.
+"""``OwnedCache``, a byte-budgeted cache with owners and expiry, and ``SingleFlight``.
 
 Both belong to one event loop and need no locks.
 """
@@ -22,14 +22,14 @@ class _Entry(Generic[Value]):
 
 
 class OwnedCache(Generic[Value]):
-    """Least-recently-used values within a byte budget. A value is only ever given to the owner who put it.
+    """LRU cache with a byte budget. A value is only returned to the owner who stored it.
 
-    Where room is needed, the owner who holds most gives up their least recently used value: an owner who stores much
-    takes no room from one who stores little.
+    To make room, the owner who holds most loses their least recently used value, so an owner with many values cannot
+    evict those of an owner with few.
 
     Args:
-        capacity_bytes: at most so many are held; a value larger than this is not kept.
-        ttl_s: a value not used for so long is forgotten.
+        capacity_bytes: the budget; a value larger than this is not stored.
+        ttl_s: seconds after which an unused value expires.
         clock: seconds that never run backwards.
     """
 
@@ -52,7 +52,7 @@ class OwnedCache(Generic[Value]):
         return len(self._entries)
 
     def get(self, key: str, *, owner: str) -> Value | None:
-        """The value, made the most recent one again; None when it is unknown, expired, or another owner's."""
+        """The value, marked as most recently used; None if it is unknown, expired, or another owner's."""
         entry = self._entries.get(key)
         if entry is None or entry.owner != owner:
             return None
@@ -65,10 +65,10 @@ class OwnedCache(Generic[Value]):
         return entry.value
 
     def put(self, key: str, value: Value, *, nbytes: int, owner: str) -> None:
-        """Remember a value, dropping expired ones and then others until it fits."""
+        """Store a value, dropping expired ones and then others until it fits."""
         self._drop(key)
         now = self._clock()
-        # All live equally long after their last use, so those that were not used for longest come first.
+        # All have the same TTL, so the least recently used expire first.
         while self._entries and next(iter(self._entries.values())).expires <= now:
             self._drop(next(iter(self._entries)))
         if nbytes > self._capacity_bytes:
@@ -83,19 +83,19 @@ class OwnedCache(Generic[Value]):
         self._counts[owner] += 1
 
     def delete(self, key: str, *, owner: str) -> bool:
-        """Forget a value; False when there was none of this owner's."""
+        """Delete a value; False if this owner has none."""
         if self.get(key, owner=owner) is None:
             return False
         self._drop(key)
         return True
 
     def drop_if(self, predicate: Callable[[Value], bool]) -> None:
-        """Forget all values of which this is true."""
+        """Delete all values for which the predicate holds."""
         for key in [name for name, entry in self._entries.items() if predicate(entry.value)]:
             self._drop(key)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete everything."""
         self._entries.clear()
         self._held.clear()
         self._counts.clear()
@@ -126,16 +126,16 @@ class _Flight(Generic[Value]):
 
 
 class SingleFlight(Generic[Value]):
-    """Work that many callers want at once is done once; all of them get its result or its error.
+    """Runs concurrent requests for the same work once; all callers get its result or error.
 
-    The work is cancelled only when every caller has gone.
+    The work is cancelled only when all callers have gone.
     """
 
     def __init__(self) -> None:
         self._flights: dict[str, _Flight[Value]] = {}
 
     async def do(self, key: str, work: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
-        """Join the work under way for ``key``, or start it."""
+        """Join the work in progress for ``key``, or start it."""
         flight = self._flights.get(key)
         if flight is None:
             flight = _Flight(asyncio.ensure_future(work()), 0)
@@ -155,5 +155,5 @@ class SingleFlight(Generic[Value]):
         if flight is not None and flight.task is task:
             del self._flights[key]
         if not task.cancelled():
-            # Marks the error as seen when the last caller left in the same moment.
+            # Mark the error as retrieved, in case the last caller has just left.
             task.exception()

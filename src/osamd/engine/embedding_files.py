@@ -1,8 +1,8 @@
-"""Embeddings on the disk, so that a server that slept still knows yesterday's images. Off unless it is given room.
+"""Embeddings on disk, so that image handles survive a restart. Off unless disk space is configured.
 
 ::
 
-    OWNER/IMAGE_ID.npz      OWNER is a hash of the key's name; what is inside is NumPy's own format, uncompressed
+    OWNER/IMAGE_ID.npz      OWNER is a hash of the key's name; NumPy's format, uncompressed
 """
 
 import contextlib
@@ -29,7 +29,7 @@ SUFFIX: Final = ".npz"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeptEmbedding:
-    """An embedding as it lies on the disk.
+    """An embedding stored on disk.
 
     Attributes:
         embedding: the encoded image.
@@ -43,14 +43,14 @@ class KeptEmbedding:
 
 
 class EmbeddingFiles:
-    """The least recently used files go first. May be used from several processes at once; blocks, so not on the loop.
+    """LRU cache of files, safe for several processes. Blocks, so do not use it on an event loop.
 
-    Values are kept in half precision where they fit it, which masks do not notice, and come back as they were typed.
+    Values are stored in half precision if they fit, which does not affect masks, and restored to their dtype.
 
     Args:
-        folder: made when first written to.
-        capacity_bytes: of all files together.
-        ttl_s: a file not used for so many seconds is forgotten.
+        folder: created on the first write.
+        capacity_bytes: limit on the total size of all files.
+        ttl_s: seconds after which an unused file expires.
         clock: seconds since the epoch, as the file system counts them.
     """
 
@@ -63,7 +63,7 @@ class EmbeddingFiles:
         self._clock = clock
 
     def get(self, image_id: str, *, owner: str) -> KeptEmbedding | None:
-        """What was put; None when it is unknown, too old, another owner's or broken."""
+        """The stored embedding; None if it is unknown, expired, another owner's or corrupt."""
         path = self._path(image_id, owner)
         if path is None:
             return None
@@ -71,29 +71,29 @@ class EmbeddingFiles:
             if self._clock() - path.stat().st_mtime > self._ttl_s:
                 return None
             kept = _read(path)
-            # A read-only volume answers all the same.
+            # Reading works on a read-only volume too.
             with contextlib.suppress(OSError):
                 self._touch(path)
-        # Not there, or not to be had now: too many open files, a disk that fails. The file may be good.
+        # Missing or temporarily unreadable (too many open files, a failing disk): the file may be good, so keep it.
         except (OSError, MemoryError):
             return None
-        # A file that was cut short or changed can fail in any way; the image is encoded again.
+        # A truncated or modified file can fail in any way; the image is encoded again.
         except Exception:  # noqa: BLE001
-            logger.warning("an embedding on the disk is broken and is deleted: %s", path.name)
+            logger.warning("deleting a corrupt embedding file: %s", path.name)
             with contextlib.suppress(OSError):
                 path.unlink()
             return None
         return kept
 
     def put(self, image_id: str, kept: KeptEmbedding, *, owner: str) -> None:
-        """Keep it; a disk that is full or read-only only means that it is not kept."""
+        """Store it; if the disk is full or read-only, it is only logged."""
         path = self._path(image_id, owner)
         if path is None:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary_folder(self._folder) as folder:
-                # Under its own name only when complete, so that nobody ever reads half a file.
+                # Renamed when complete, so that no reader sees half a file.
                 file = folder / "part"
                 _write(file, kept)
                 nbytes = file.stat().st_size
@@ -102,10 +102,10 @@ class EmbeddingFiles:
                     self._touch(file)
                     file.replace(path)
         except OSError as error:
-            logger.warning("an embedding is not kept on the disk: %s", error.strerror)
+            logger.warning("could not store an embedding on disk: %s", error.strerror)
 
     def delete(self, image_id: str, *, owner: str) -> bool:
-        """Forget it; False when this owner has none."""
+        """Delete it; False if this owner has none."""
         path = self._path(image_id, owner)
         try:
             if path is not None:
@@ -118,16 +118,16 @@ class EmbeddingFiles:
         os.utime(path, (self._clock(), self._clock()))
 
     def _path(self, image_id: str, owner: str) -> Path | None:
-        # Handles come from callers, and must not become paths of their choice.
+        # Handles come from callers and must not become arbitrary paths.
         if not IMAGE_ID.fullmatch(image_id):
             return None
         return self._folder / hashlib.sha256(owner.encode()).hexdigest()[:32] / f"{image_id}{SUFFIX}"
 
     def _make_room(self, nbytes: int) -> None:
-        """Delete what is too old, then the least recently used, until so many bytes fit."""
+        """Delete expired files, then the least recently used, until ``nbytes`` fit."""
         files = []
         for path in self._folder.glob(f"*/*{SUFFIX}"):
-            # A link to somewhere else, or somebody else's arrays, are not ours to delete.
+            # Do not delete through links, or other programs' arrays.
             if path.parent.is_symlink() or not IMAGE_ID.fullmatch(path.stem):
                 continue
             with contextlib.suppress(OSError):
@@ -144,7 +144,7 @@ class EmbeddingFiles:
 
 
 def embedding_files(settings: Settings) -> EmbeddingFiles | None:
-    """The files that the settings describe; None where they give the disk no room."""
+    """The file cache as configured; None if no disk space is configured."""
     if not settings.embedding_disk_bytes:
         return None
     return EmbeddingFiles(

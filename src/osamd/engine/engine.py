@@ -1,7 +1,7 @@
-"""The one place where a request becomes masks: look up, encode once, decode, cut out.
+"""Turns requests into masks: look up the image, encode it once, decode the prompts, cut out the masks.
 
-The engine belongs to one event loop and never computes on it. Images are prepared and encoded on lanes of their own,
-prompts are decoded on another, so a click on a known image does not wait behind somebody else's encode.
+The engine belongs to one event loop and never computes on it. Images are prepared and encoded on their own lanes and
+prompts decoded on another, so a click on a known image does not wait behind another caller's encode.
 """
 
 import asyncio
@@ -46,13 +46,13 @@ class Engine:
 
     Args:
         settings: limits and placement.
-        library: the models there are, and their files.
-        sinks: told about every event.
-        load: turns a row of the catalogue into an adapter, on a worker thread; None loads the real one.
-        decode: decodes images, on a worker thread; None does it in this process, which hostile ones may hold up.
+        library: the known models and their files.
+        sinks: receive every event.
+        load: turns a row of the catalogue into an adapter, on a worker thread; None loads the real model.
+        decode: decodes images, on a worker thread; None decodes in this process, which hostile images can block.
 
     Attributes:
-        library: as given; closing the engine ends its pulls.
+        library: as given; closing the engine stops its pulls.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Engine:
         self._refinements = Refinements(ttl_s=settings.embedding_ttl_s)
         self._warm: set[str] = set()
         self._draining = False
-        # A GPU that was asked for is shown to work before the server is ready, also where nothing is to be preloaded.
+        # A configured GPU must prove to work before the server is ready, even if nothing is preloaded.
         self._to_preload = settings.preload or ((DEFAULT_MODEL,) if settings.device == "cuda" else ())
         self._workers = Workers(settings, unload_idle=self._models.unload_idle, emit=self._emit)
         self._encoder = ImageEncoder(
@@ -95,7 +95,7 @@ class Engine:
 
     @property
     def state(self) -> State:
-        """Whether every model to preload has been loaded and run once; one that made room since comes back."""
+        """``ready`` once every preloaded model has been loaded and run, even if some have been evicted since."""
         if self._draining:
             return "stopping"
         if self._workers.is_stuck:
@@ -112,7 +112,7 @@ class Engine:
         return self._models.residents()
 
     def status(self) -> EngineStatus:
-        """How things stand at this moment."""
+        """The current state."""
         return EngineStatus(
             state=self.state,
             lanes=self._workers.status(),
@@ -136,11 +136,11 @@ class Engine:
         for name in self._to_preload:
             try:
                 model = self.library.resolve(name)
-                # Nobody's request waits here, and a server that gave up would never be ready.
+                # No request is waiting, and without retries the server would never be ready.
                 await self.library.pulls.bring(model, is_patient=True)
                 async with self._using(model) as adapter:
-                    # On a GPU that was part of loading it. A request that already waits for the model must not wait
-                    # for this too: it is the first run.
+                    # On a GPU, loading included a run. If a request is waiting for the model, it is the first run
+                    # itself and must not wait for another one.
                     if adapter.device != "cuda" and self._models.users(model) == 1:
                         once = functools.partial(run_once, adapter, model)
                         await self._workers.run(self._workers.load, once, model=model.name, timings=Timings())
@@ -151,38 +151,38 @@ class Engine:
             raise first
 
     async def segment(self, request: SegmentRequest, timings: Timings, *, admit: Admit = EVERYTHING) -> SegmentResult:
-        """Answer a request, however long that takes.
+        """Answer a request, without a deadline.
 
         Args:
             request: what to segment.
             timings: the request's stopwatch.
-            admit: what may refuse it on the way.
+            admit: callbacks that may refuse it.
 
         Raises:
-            RequestError: the request cannot be answered as it is.
-            CapacityError: too much to do.
-            ModelError: the model is not there or failed.
+            RequestError: the request is invalid.
+            CapacityError: the engine is overloaded.
+            ModelError: the model is not available or failed.
         """
         if request.with_pixels and request.image.data is None and request.image.pixels is None:
             raise InvalidRequestError(
-                "a cut-out needs the image itself: send it, not its image_id or embedding", field="mask_format"
+                "a cut-out needs the image itself: send it instead of its image_id or embedding", field="mask_format"
             )
         async with contextlib.AsyncExitStack() as stack:
             known = await self._recall(request.image, request.model, request.owner, timings)
             model = known.image.model if known is not None else self.library.resolve(request.model)
             timings.model = model.name
             await admit.model(model)
-            # Before anything is pulled, loaded or encoded for it.
+            # Checked before anything is pulled, loaded or encoded.
             capabilities = capabilities_of(model.family)
             check_capabilities(request.prompts or (), capabilities, model=model.name)
             if request.needs_masks:
                 check_masks(capabilities, model=model.name)
-            # Held from here on, so that it is not let go between encoding and decoding.
+            # Held from here on, so that it is not unloaded between encoding and decoding.
             with timings.stage("queue"):
                 adapter = await stack.enter_async_context(
                     self._using(model, keep_alive_s=request.keep_alive, by_operator=request.by_operator)
                 )
-            # An export may take less than its family.
+            # An export may support less than its family.
             check_capabilities(request.prompts or (), adapter.capabilities, model=model.name)
             lookup = known or await self._encoder.find_or_encode(request.image, model, request.owner, timings, admit)
             if not self._models.is_current(model, adapter, digest=lookup.image.digest):
@@ -213,7 +213,7 @@ class Engine:
             except InferenceError as error:
                 if request.image.exchanged is None:
                     raise
-                # Its shapes fit the graph one by one, but not together.
+                # Each array fits the graph, but not in combination.
                 raise InvalidRequestError("not an embedding of this model", field="image_embedding") from error
             pixels = None
             if request.with_pixels:
@@ -236,14 +236,14 @@ class Engine:
     async def embed(
         self, image: ImageSource, *, model: str | None, owner: str, timings: Timings, admit: Admit = EVERYTHING
     ) -> ImageHandle:
-        """Encode an image now, so that clicks on it by handle are quick later.
+        """Encode an image now, so that later clicks by handle are fast.
 
         Arguments as in ``SegmentRequest`` and ``segment``.
 
         Raises:
-            RequestError: the request cannot be answered as it is.
-            CapacityError: too much to do.
-            ModelError: the model is not there or failed.
+            RequestError: the request is invalid.
+            CapacityError: the engine is overloaded.
+            ModelError: the model is not available or failed.
         """
         known = await self._recall(image, model, owner, timings)
         row = known.image.model if known is not None else self.library.resolve(model)
@@ -255,7 +255,7 @@ class Engine:
         return lookup.handle(self._remembered_s)
 
     async def forget(self, image_id: str, *, owner: str) -> None:
-        """Forget an image, in memory and on the disk.
+        """Delete an image, in memory and on disk.
 
         Raises:
             EmbeddingExpiredError: this owner has no such image.
@@ -268,8 +268,8 @@ class Engine:
         """Delete a model's files and unload it; returns the bytes freed.
 
         Raises:
-            UnknownModelError: it is not here, nor a part of it.
-            InvalidRequestError: its files are not the cache's to delete.
+            UnknownModelError: none of its files are here.
+            InvalidRequestError: its files are not in the cache, so they are not deleted.
             OverloadedError: it is being pulled.
             StorageError: the cache cannot be written.
         """
@@ -282,19 +282,19 @@ class Engine:
         return freed
 
     def drain(self) -> None:
-        """Refuse what waits; what runs is finished, and what still comes is answered if it need not wait."""
+        """Refuse queued jobs; running ones finish, and new requests are answered only if they need not wait."""
         self._draining = True
         self.library.pulls.stop()
         self._workers.drain()
 
     async def close(self, *, patience_s: float | None = None) -> bool:
-        """Finish what runs, refuse what waits, and let the workers go.
+        """Finish running jobs, refuse queued ones, and stop the workers.
 
         Args:
-            patience_s: seconds to wait for what runs; None waits however long it takes.
+            patience_s: seconds to wait for running jobs; None waits as long as it takes.
 
         Returns:
-            Whether everything has ended; else some thread still computes something that nobody waits for.
+            Whether everything has ended; otherwise some thread still runs an abandoned computation.
         """
         patience = Patience(patience_s)
         self.drain()
@@ -306,7 +306,7 @@ class Engine:
         return are_pulled and has_ended and is_kept
 
     async def _recall(self, source: ImageSource, model_name: str | None, owner: str, timings: Timings) -> Lookup | None:
-        """The image of a handle; None where another source is given."""
+        """The image of a handle; None if the source is not a handle."""
         if source.image_id is None:
             return None
         image = await self._images.find(source.image_id, owner=owner, timings=timings)
@@ -320,7 +320,7 @@ class Engine:
     async def _using(
         self, model: Model, *, keep_alive_s: KeepAlive = None, by_operator: bool = True
     ) -> AsyncIterator[Adapter]:
-        """The model's adapter; its files are pulled and loaded where need be."""
+        """The model's adapter; its files are pulled and loaded if needed."""
         if not self._models.is_loaded(model):
             await self.library.pulls.bring(model)
         async with self._models.using(model, keep_alive_s=keep_alive_s, by_operator=by_operator) as adapter:

@@ -1,4 +1,4 @@
-"""Embeddings that come back from callers who kept them. Pure functions."""
+"""Restores embeddings sent back by callers. Pure functions."""
 
 from collections.abc import Mapping
 
@@ -9,15 +9,15 @@ FIELD = "image_embedding"
 
 
 def restore(given: ExchangedEmbedding, shapes: Mapping[str, tuple[int | str | None, ...]], *, model: str) -> Embedding:
-    """The model's embedding from arrays that came back.
+    """The model's embedding from arrays sent back by a caller.
 
     Args:
         given: the arrays, each (C, H, W).
-        shapes: the model's features by name in the same order, each (1, C, H, W); sizes that are no number are open.
+        shapes: the model's features by name in the same order, each (1, C, H, W); sizes that are not ints are dynamic.
         model: its name, for the message.
 
     Raises:
-        InvalidRequestError: there are not so many, one has another shape, or a value is not finite.
+        InvalidRequestError: the number of arrays or a shape is wrong, or a value is not finite.
     """
     import numpy as np
 

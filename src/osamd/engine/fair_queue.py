@@ -1,27 +1,27 @@
-"""A queue shared by owners: whoever has had the least of the workers goes next. Knows no threads and no locks."""
+"""A fair queue: the owner who has received the least service goes next. Knows no threads and no locks."""
 
 from collections import Counter, deque
 from typing import Final, Generic, TypeVar
 
 Item = TypeVar("Item")
 
-# What an item costs at least, so that owners of many tiny items still alternate.
+# Minimum cost of an item, so that owners of many tiny items still alternate.
 LEAST_COST_S: Final = 0.001
 
 
 class FairQueue(Generic[Item]):
-    """Items wait in their owner's line; the next one is from the owner with the fewest running, then the least served.
+    """Items wait in one line per owner; the owner with the fewest running items goes next, then the least served.
 
-    Service is counted in seconds (start-time fair queuing, Goyal et al. 1996): an owner that comes, or comes back,
-    starts at the present and cannot save up turns. One line is first come, first served. Owners are names of keys,
-    so there are few, and what they were served is kept.
+    Service is counted in seconds (start-time fair queuing, Goyal et al. 1996): a new or returning owner starts at the
+    current virtual time and cannot save up turns. Each line is first come, first served. Owners are names of keys, so
+    there are few, and their service is never forgotten.
     """
 
     def __init__(self) -> None:
         self._lines: dict[str, deque[Item]] = {}
         self._running: Counter[str] = Counter()
         self._served_s: dict[str, float] = {}
-        # What the owner of the last item taken had been served then.
+        # Virtual time: the service that the owner of the last item taken had received.
         self._present_s = 0.0
 
     def __len__(self) -> int:
@@ -30,7 +30,7 @@ class FairQueue(Generic[Item]):
 
     @property
     def running(self) -> int:
-        """How many items were taken and are not done."""
+        """How many items were taken and have not finished."""
         return self._running.total()
 
     @property
@@ -47,7 +47,7 @@ class FairQueue(Generic[Item]):
         return len(self._lines.get(owner, ())) + self._running[owner]
 
     def lines(self) -> dict[str, tuple[Item, ...]]:
-        """The items that wait, by owner, the oldest first."""
+        """The waiting items by owner, oldest first."""
         return {owner: tuple(line) for owner, line in self._lines.items()}
 
     def add(self, item: Item, owner: str) -> None:
@@ -57,18 +57,18 @@ class FairQueue(Generic[Item]):
         self._lines.setdefault(owner, deque()).append(item)
 
     def next_owner(self) -> str | None:
-        """Whose item ``take`` would give; None when nothing waits."""
+        """The owner whose item ``take`` would return; None if nothing is waiting."""
         return min(self._lines, key=lambda owner: (self._running[owner], self._served_s[owner]), default=None)
 
     def take(self) -> Item:
         """Remove the next item; it runs until ``done``.
 
         Raises:
-            IndexError: nothing waits.
+            IndexError: the queue is empty.
         """
         owner = self.next_owner()
         if owner is None:
-            raise IndexError("nothing waits")
+            raise IndexError("the queue is empty")
         item = self._lines[owner].popleft()
         self._drop_if_empty(owner)
         self._running[owner] += 1
@@ -76,14 +76,14 @@ class FairQueue(Generic[Item]):
         return item
 
     def done(self, owner: str, seconds: float) -> None:
-        """Count one of an owner's items as run, for so many seconds."""
+        """Mark one of an owner's items as finished after ``seconds``."""
         self._served_s[owner] += max(seconds, LEAST_COST_S)
         self._running[owner] -= 1
         if not self._running[owner]:
             del self._running[owner]
 
     def remove(self, item: Item, owner: str) -> bool:
-        """Take a waiting item out; False when it does not wait."""
+        """Remove a waiting item; False if it is not waiting."""
         line = self._lines.get(owner)
         if line is None or item not in line:
             return False

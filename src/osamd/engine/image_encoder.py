@@ -1,4 +1,4 @@
-"""Images in, encoded images out: each is encoded once, however many ask for it at the same time."""
+"""Encodes images, each once, even if it is requested several times concurrently."""
 
 import asyncio
 import contextlib
@@ -28,9 +28,9 @@ class Lookup:
     """An encoded image, and how it was found.
 
     Attributes:
-        image: as its model sees it.
+        image: the encoded image.
         image_id: its handle.
-        hit: whether it was known before.
+        hit: whether it was cached.
     """
 
     image: EncodedImage
@@ -38,7 +38,7 @@ class Lookup:
     hit: bool
 
     def handle(self, kept_s: float) -> ImageHandle:
-        """What a caller is told of it, when it is forgotten so many seconds after its last use."""
+        """The handle returned to callers; it expires ``kept_s`` seconds after its last use."""
         embedding = self.image.embedding
         return ImageHandle(
             image_id=self.image_id,
@@ -62,21 +62,21 @@ class _Wanted:
         return EncodedImage(embedding, self.model, self.digest)
 
     def check_unchanged(self) -> None:
-        """Refuse to label an embedding with files that are not those of the model just loaded."""
+        """Refuse to label an embedding with a digest other than that of the loaded model's files."""
         if self.model.digest != self.digest:
             raise replaced(self.model)
 
 
 def replaced(model: Model) -> OverloadedError:
-    """What a request gets between two versions of a model's files."""
+    """The error of a request during which a model's files were replaced."""
     return OverloadedError(f"the files of {model.name} have just been replaced: try again")
 
 
 class ImageEncoder:
-    """Finds images that are remembered and encodes those that are not. Belongs to one event loop.
+    """Finds cached images and encodes new ones. Belongs to one event loop.
 
     Args:
-        images: what is remembered.
+        images: the cached images.
         workers: the lanes to prepare and encode on.
         using: holds a model loaded for as long as a block runs.
         max_pixels: of an image, at most.
@@ -105,11 +105,11 @@ class ImageEncoder:
         """The encoded image of some content.
 
         Raises:
-            RequestError: the image cannot be read, or is no embedding of this model.
-            CapacityError: too much to do.
-            ModelError: the model is not there or failed.
+            RequestError: the image cannot be read, or is not an embedding of this model.
+            CapacityError: the engine is overloaded.
+            ModelError: the model is not available or failed.
         """
-        # Read before the model is held, which is loaded anew when its file has changed, and again when it is held.
+        # Read before holding the model, which is reloaded if its file has changed, and again while holding it.
         digest = model.digest
         name = image_id(source, model=model.name, digest=digest, owner=owner)
         known = await self._images.find(name, owner=owner, timings=timings)
@@ -132,11 +132,11 @@ class ImageEncoder:
         return Lookup(image, name, hit=False)
 
     async def whole_pixels(self, source: ImageSource, *, model: str, owner: str, timings: Timings) -> ByteArray:
-        """The pixels of an image at its whole size; what a model looks at may be smaller.
+        """The pixels of an image at full size; models may use a smaller one.
 
         Raises:
             RequestError: the image cannot be read.
-            CapacityError: too much to do.
+            CapacityError: the engine is overloaded.
         """
         decode = functools.partial(decode_whole, source, self._max_pixels, timings, decode=self._decode)
         return await self._workers.run(self._workers.prepare, decode, model=model, timings=timings, owner=owner)
@@ -155,7 +155,7 @@ class ImageEncoder:
                 with timings.stage("encode"):
                     embedding = replace(adapter.encode(prepared), notes=prepared.notes)
                 image = wanted.encoded(embedding)
-                # Not left to the waiter, who may have gone, and comes back for what took too long.
+                # Stored here and not by the waiter, which may have gone and may retry after a timeout.
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(self._remember, wanted, image)
                 return image

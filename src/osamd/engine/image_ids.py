@@ -1,6 +1,6 @@
-"""The names of encoded images and of their masks.
+"""Handles of encoded images and of their masks.
 
-Both begin with the first digits of the SHA-256 of the image's content, so that a router may send an image and clicks on
+Both begin with the first digits of the SHA-256 of the image's content, so that a router can send an image and clicks on
 it to the same server.
 """
 
@@ -11,18 +11,18 @@ from typing import Final
 from osamd.types import ImageSource
 
 HEX_DIGITS: Final = 32
-# Of these, how many tell the image alone.
+# How many of these digits depend on the image only.
 ROUTING_DIGITS: Final = 8
 
 
 def image_id(source: ImageSource, *, model: str, digest: str, owner: str) -> str:
-    """The handle and cache key, equal only for the same content, model and owner.
+    """The handle and cache key, unique to content, model and owner.
 
     Args:
         source: content with its hash.
         model: full name of the model.
         digest: of the model's files.
-        owner: whose handle it is.
+        owner: the name of the key that owns it.
     """
     if not source.sha256:
         raise RuntimeError("an ImageSource needs image_id, or content with its SHA-256")
@@ -31,6 +31,6 @@ def image_id(source: ImageSource, *, model: str, digest: str, owner: str) -> str
 
 
 def new_mask_id(image: str) -> str:
-    """A new name for a mask of the image with this handle."""
+    """A new handle for a mask of an image."""
     routing = image.removeprefix("img_")[:ROUTING_DIGITS]
     return f"mask_{routing}{uuid.uuid4().hex[: HEX_DIGITS - ROUTING_DIGITS]}"

@@ -1,4 +1,4 @@
-"""What the lanes run: load a model, encode an image, decode prompts. No state; everything comes in and goes out."""
+"""Jobs run by the lanes: load a model, encode an image, decode prompts. Stateless functions."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -26,21 +26,21 @@ from osamd.types import (
     WantedSize,
 )
 
-# Of the picture that a GPU is tried with; models have sizes of their own.
+# Side of the test image for a GPU; models resize it.
 FIRST_SIDE = 256
-# Of one prompt, on demand.
+# Maximum number of candidates per prompt.
 MOST_CANDIDATES = 3
-# A mask at the model's resolution: 288 x 288 float32 is the largest of all families.
+# A mask at the model's resolution; 288 x 288 float32 is the largest of all families.
 LOGITS_BYTES = 288 * 288 * 4
 
 
 def load_model(model: Model, *, store: Store, settings: Settings) -> Adapter:
-    """Load a model whose files are here; on a GPU it is loaded when it has run there.
+    """Load a model whose files are here; on a GPU, also run it once.
 
     Raises:
-        ModelError: a file is missing or does not load, or the device asked for is not to be had.
+        ModelError: a file is missing or does not load, or the configured device is not available.
     """
-    # Imported here: ONNX Runtime costs a tenth of a second that /health must not wait for.
+    # Imported here since ONNX Runtime takes a tenth of a second to import, for which /health must not wait.
     from osamd.models import build_model
     from osamd.runtime.sessions import choose_placement, graph_cache
 
@@ -60,7 +60,7 @@ def load_model(model: Model, *, store: Store, settings: Settings) -> Adapter:
 
 
 def run_once(adapter: Adapter, model: Model) -> None:
-    """Encode and decode: the first run takes longest, and shows libraries that are missing.
+    """Encode and decode once: the first run is the slowest, and reveals missing libraries.
 
     Raises:
         ModelLoadError: the model does not run.
@@ -78,14 +78,14 @@ def run_once(adapter: Adapter, model: Model) -> None:
 def prepare_image(
     adapter: Adapter, source: ImageSource, max_pixels: int, timings: Timings, *, decode: Decode | None = None
 ) -> Prepared:
-    """From an encoded image to what the model's encoder takes; adds the stages ``decode_image`` and ``encode``.
+    """Turn an encoded image into the model's encoder input; adds the stages ``decode_image`` and ``encode``.
 
     Args:
         adapter: the model.
         source: an encoded image, or pixels.
-        max_pixels: of the image, at most.
+        max_pixels: limit on the image's pixels.
         timings: the request's stopwatch.
-        decode: decodes the image; None does it in this process.
+        decode: decodes the image; None decodes in this process.
 
     Raises:
         InvalidImageError: it cannot be decoded.
@@ -101,7 +101,7 @@ def prepare_image(
 
 
 def decode_whole(source: ImageSource, max_pixels: int, timings: Timings, *, decode: Decode | None) -> ByteArray:
-    """The pixels of an image at its whole size; arguments and errors as for ``prepare_image``."""
+    """The pixels of an image at full size; arguments and errors as for ``prepare_image``."""
     with timings.stage("decode_image"):
         picture = _picture(source) or (decode or _decode_here)(source.data or b"", max_pixels=max_pixels)
     return picture.pixels
@@ -123,14 +123,14 @@ def _decode_here(data: bytes, *, max_pixels: int, wanted: WantedSize | None = No
 def mask_bytes(
     adapter: Adapter, embedding: Embedding, prompts: Sequence[Prompt], *, multimask: bool, most_pixels: int
 ) -> int:
-    """Bytes that the masks of all prompts take at most, at the model's resolution and cut out of the image.
+    """Upper bound on the bytes of all prompts' masks, at the model's resolution and at image size.
 
     Args:
         adapter: the model the embedding is from.
         embedding: the encoded image.
         prompts: what to segment.
         multimask: whether to return several candidates for each prompt.
-        most_pixels: pixels of all masks' boxes together, at most; a byte each.
+        most_pixels: limit on the total area of the masks' boxes in pixels, one byte each.
     """
     can = adapter.capabilities
     if not can.masks:
@@ -150,9 +150,9 @@ def decode_prompts(
     most_mask_pixels: int,
     timings: Timings,
 ) -> Generator[None, None, list[Annotation]]:
-    """All prompts' objects, cut out of the image; adds the stages ``decode`` and ``mask``.
+    """All prompts' objects, as masks at image size; adds the stages ``decode`` and ``mask``.
 
-    Yields before each further prompt and each mask, so that many prompts are no long piece of work.
+    Yields before each further prompt and each mask, so that other jobs can run in between.
 
     Args:
         adapter: the model the embedding is from.
@@ -160,11 +160,11 @@ def decode_prompts(
         prompts: what to segment.
         refined: the earlier mask of each prompt, or None.
         multimask: whether to return several candidates for each prompt.
-        most_mask_pixels: pixels of all masks' boxes together, at most.
+        most_mask_pixels: limit on the total area of the masks' boxes in pixels.
         timings: the request's stopwatch.
 
     Raises:
-        InvalidPromptError: a text is too long, or there are more masks than may be held.
+        InvalidPromptError: a text is too long, or the masks exceed the limit.
         InferenceError: the model failed.
     """
     found: list[Annotation] = []
@@ -194,7 +194,7 @@ def decode_prompts(
 
 
 def _place(candidate: Candidate, embedding: Embedding) -> tuple[Box, Mask | None] | None:
-    """The candidate in whole image pixels; None when its mask is empty."""
+    """The candidate in integer image pixels; None if its mask is empty."""
     from osamd.pixels.masks import mask_from_logits
 
     height, width = embedding.height, embedding.width

@@ -1,4 +1,4 @@
-"""``Job``: a piece of work in a lane, and how it is answered: exactly once."""
+"""``Job``: a unit of work in a lane, answered exactly once."""
 
 import asyncio
 import contextlib
@@ -12,26 +12,26 @@ from osamd.errors import DeadlineExceededError
 
 
 class Job:
-    """A piece of work, its owner and its waiter.
+    """A unit of work, its owner and its waiter.
 
     Args:
-        work: run once; where it returns a generator and ``in_steps`` holds, that is run to its end, step by step, and
-            other jobs may run between two steps. The generator's return value is the result.
-        owner: whose work it is.
+        work: called once; with ``in_steps`` it returns a generator, which is run step by step, so that other jobs can
+            run between steps. The generator's return value is the result.
+        owner: the name of the key it belongs to.
         in_steps: whether ``work`` returns such a generator.
 
     Attributes:
-        owner: whose work it is.
-        future: has the answer.
-        seconds: how long the work itself ran so far.
-        slice_s: how long it ran since it was last begun or continued.
-        has_begun: whether it has run at all; from then on it is finished, not refused.
+        owner: the name of the key it belongs to.
+        future: receives the result.
+        seconds: how long the work has run so far.
+        slice_s: how long it has run since it was last started or resumed.
+        has_begun: whether it has started; from then on it is finished, not refused.
         started: when a worker last took it, on the clock ``time.perf_counter``.
-        thread: the worker that runs it now, or None.
-        watch: the timer that gives it up when it hangs.
-        is_given_up: whether it was.
-        is_replaced: whether its worker was replaced then.
-        is_abandoned: whether nobody waits for it any more; it then ends before its next step.
+        thread: the worker that is running it, or None.
+        watch: the timer that detects a hang.
+        is_given_up: whether it was found hung.
+        is_replaced: whether its worker was replaced because of that.
+        is_abandoned: whether its waiter has gone; it then ends before its next step.
     """
 
     __slots__ = (
@@ -56,30 +56,30 @@ class Job:
         self.is_abandoned = False
 
     def take(self) -> None:
-        """Note that this thread runs it from now on."""
+        """Mark it as running on this thread."""
         self.started, self.thread = time.perf_counter(), threading.current_thread()
 
     def refuse(self, error: BaseException) -> None:
-        """Answer a job that has not begun, unless its waiter has gone."""
+        """Answer a job that has not started, unless its waiter has gone."""
         if self.future.set_running_or_notify_cancel():
             self.fail(error)
 
     def fail(self, error: BaseException) -> None:
-        """Answer a job that has begun, unless it is answered already."""
+        """Answer a started job, unless it has been answered already."""
         with contextlib.suppress(InvalidStateError):
             self.future.set_exception(error)
 
     def forget(self) -> None:
-        """End a job that waits between two steps and whose waiter has gone."""
+        """End a job that is waiting between two steps and whose waiter has gone."""
         self._steps = None
         self.fail(asyncio.CancelledError())
 
     def advance(self) -> bool:
-        """Run it, or its next step, on this thread; False when there is more to do."""
+        """Run it, or its next step, on this thread; False if there are more steps."""
         started = time.perf_counter()
         try:
             is_over, result = self._next()
-        # The waiter gets whatever went wrong; a worker must survive every job.
+        # Any exception goes to the waiter; a worker must survive every job.
         except BaseException as error:  # noqa: BLE001
             self._count(started)
             self._steps = None
@@ -87,7 +87,7 @@ class Job:
             return True
         self._count(started)
         if is_over:
-            # One that was given up has been answered already.
+            # A hung job has been answered already.
             with contextlib.suppress(InvalidStateError):
                 self.future.set_result(result)
         return is_over
@@ -99,7 +99,7 @@ class Job:
             try:
                 result = self._work()
             except StopIteration as error:
-                # asyncio cannot carry this one to the waiter (Python 3.11), who would wait for ever.
+                # asyncio cannot pass this exception to the waiter (Python 3.11), which would wait forever.
                 message = "the work raised StopIteration"
                 raise RuntimeError(message).with_traceback(error.__traceback__) from None
             if not self._in_steps:

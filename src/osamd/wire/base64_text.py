@@ -13,24 +13,24 @@ from osamd.errors import InvalidRequestError
 from osamd.wire.pieces import PIECE_BYTES, find, pieces
 
 WHITE_SPACE: Final = b" \t\r\n\v\f"
-# The alphabet that is safe in URLs, as the usual one (RFC 4648, section 5).
+# Maps the URL-safe alphabet to the standard one (RFC 4648, section 5).
 TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
 DATA_URI: Final = re.compile(rb"\s{0,64}data:", re.IGNORECASE)
 LONGEST_DATA_URI_HEAD: Final = 1024
 QUANTUM: Final = 4
-# Of ``\u0041``.
+# Length of ``\u0041``.
 LONGEST_ESCAPE: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
 class LongText:
-    """A string that stays where it is in a body, instead of being copied and decoded with the rest.
+    """A string that is left in place in a body instead of being copied and decoded with the rest.
 
     Attributes:
         raw: the body.
         start: where the string begins.
         end: where it ends.
-        is_json: whether it is a string of JSON, which may have escapes.
+        is_json: whether it is a JSON string, which may contain escapes.
     """
 
     raw: bytes = field(repr=False)
@@ -39,7 +39,7 @@ class LongText:
     is_json: bool = True
 
     def equals(self, other: "LongText") -> bool:
-        """Whether they are the same, letter by letter."""
+        """Whether both have the same characters."""
         if self.end - self.start != other.end - other.start:
             return False
         mine, theirs = pieces(self.raw, self.start, self.end), pieces(other.raw, other.start, other.end)
@@ -57,17 +57,17 @@ Base64Text = Annotated[str | LongText, PlainValidator(_text), WithJsonSchema({"t
 
 
 def decode_base64(text: str | bytes | LongText, *, field: str) -> bytes:
-    """The bytes that base64 stands for.
+    """Decode base64.
 
-    Read are both alphabets of RFC 4648, with or without padding, white space and line breaks anywhere, and a data URI
-    in front in any letter case.
+    Accepts both alphabets of RFC 4648, with or without padding, white space and line breaks anywhere, and a data URI
+    prefix in any letter case.
 
     Args:
         text: the base64.
         field: the field it is in, for the message.
 
     Raises:
-        InvalidRequestError: it is not base64, or nothing is in it.
+        InvalidRequestError: it is not base64, or empty.
     """
     if isinstance(text, str):
         try:
@@ -99,18 +99,20 @@ def _behind_data_uri(text: LongText, field: str) -> int:
         return text.start
     comma = text.raw.find(b",", scheme.end(), min(text.end, scheme.end() + LONGEST_DATA_URI_HEAD))
     if comma < 0:
-        raise InvalidRequestError("a data URI without a comma: expected data:image/...;base64,...", field=field)
+        raise InvalidRequestError(
+            "expected a data URI such as data:image/...;base64,...; this one has no comma", field=field
+        )
     if not text.raw[scheme.end() : comma].strip().lower().endswith(b"base64"):
-        raise InvalidRequestError("this data URI is not in base64: expected data:image/...;base64,...", field=field)
+        raise InvalidRequestError("expected a data URI in base64, such as data:image/...;base64,...", field=field)
     return comma + 1
 
 
 def _unescaped(raw: bytes, start: int, end: int) -> Iterator[bytes]:
-    """Without JSON's escapes, such as PHP's of slashes and .NET's of plus signs."""
+    """Resolve JSON escapes, such as PHP's for slashes and .NET's for plus signs."""
     while start < end:
         stop = min(start + PIECE_BYTES, end)
         if stop < end:
-            # No escape is cut in two. A backslash before a backslash is none, but neither is base64.
+            # Do not split an escape. An escaped backslash is not handled, but is not base64 either.
             escape = raw.rfind(b"\\", stop - LONGEST_ESCAPE, stop)
             stop = escape if escape > start else stop
         piece = raw[start:stop].translate(None, WHITE_SPACE)
@@ -120,10 +122,10 @@ def _unescaped(raw: bytes, start: int, end: int) -> Iterator[bytes]:
 
 
 def _decoded(encoded: Iterator[bytes]) -> Iterator[bytes]:
-    """The bytes of base64 that comes in pieces.
+    """Decode base64 that arrives in pieces.
 
     Raises:
-        binascii.Error: there is something else, or something behind the padding.
+        binascii.Error: it contains other characters, or something after the padding.
     """
     rest, is_padded = b"", False
     for piece in encoded:

@@ -1,11 +1,11 @@
-"""What all of the wire's objects and their numbers have in common."""
+"""The base class of all wire objects, and their number type."""
 
 import math
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-# Characters of a number that is a text.
+# Characters of a number given as a string.
 LONGEST_NUMBER: Final = 64
 LARGEST_NUMBER: Final = (2.0 - 2.0**-23) * 2.0**127
 
@@ -17,14 +17,14 @@ class WireModel(BaseModel):
 
 
 def number(value: Any) -> float:
-    """A finite number, of float32's range; raises ``ValueError``."""
-    # As osam reads them, numbers may be texts.
+    """A finite number in float32's range; raises ``ValueError``."""
+    # As in osam, numbers may be strings.
     is_text = isinstance(value, str) and len(value) <= LONGEST_NUMBER
     if isinstance(value, bool) or not (isinstance(value, int | float) or is_text):
         raise ValueError("expected a number")
     try:
         number = float(value)
-    except OverflowError:  # JSON's integers have no end
+    except OverflowError:  # JSON integers are unbounded
         number = math.inf
     except ValueError:
         raise ValueError("expected a number") from None

@@ -1,4 +1,4 @@
-"""``image_path``: files of the server that requests may name, all of them below one folder."""
+"""``image_path``: files on the server that requests may read, all below one folder."""
 
 import os
 import stat
@@ -14,14 +14,14 @@ MOST_LINKS: Final = 40
 
 
 class _OutsideError(Exception):
-    """The path leads out of the folder."""
+    """The path is outside the folder."""
 
 
 def read_image_path(name: str, root: Path | None, most: int) -> bytes:
-    """The bytes of a file below the root.
+    """Read a file below the root.
 
-    A path that leads out, be it by its own ``..`` or by a symbolic link, is refused by its letters alone: the disk is
-    asked for nothing outside the root, so nothing is learned about it.
+    A path that leads outside, by ``..`` or by a symbolic link, is refused lexically: nothing outside the root is
+    accessed, so nothing is revealed about it.
 
     Args:
         name: the path, relative to the root, or absolute and below it.
@@ -29,13 +29,13 @@ def read_image_path(name: str, root: Path | None, most: int) -> bytes:
         most: largest size of the file, in bytes.
 
     Raises:
-        InvalidRequestError: there is no such file in the folder, or it is no regular file.
+        InvalidRequestError: there is no such file in the folder, or it is not a regular file.
         InvalidImageError: the file is empty.
         BodyTooLargeError: the file is too large.
     """
     if root is None:
         raise InvalidRequestError(
-            "files on the server are not read: send the image, or let the operator set OSAMD_IMAGE_ROOT", field=FIELD
+            "image_path is not enabled: send the image, or ask the operator to set OSAMD_IMAGE_ROOT", field=FIELD
         )
     if len(name) > LONGEST_PATH:
         raise InvalidRequestError(f"the path has more than {LONGEST_PATH:,} characters", field=FIELD)
@@ -55,7 +55,7 @@ def read_image_path(name: str, root: Path | None, most: int) -> bytes:
 
 
 def _steps_below(name: str, roots: tuple[str, ...]) -> list[str]:
-    """The parts of a path below the root, by its letters.
+    """The parts of a path below the root, determined lexically.
 
     Raises:
         _OutsideError: it has ``..``, or is absolute and not below one of the root's spellings.
@@ -75,10 +75,10 @@ def _steps_below(name: str, roots: tuple[str, ...]) -> list[str]:
 
 
 def _real_file(folder: Path, steps: list[str]) -> Path:
-    """Follow links step by step, and never out of the folder.
+    """Follow links step by step, never out of the folder.
 
     Raises:
-        OSError: there is no regular file of this name inside, or only behind too many links.
+        OSError: there is no regular file of this name inside, or it has too many links.
     """
     left = steps[::-1]
     done: list[str] = []
@@ -111,10 +111,10 @@ def _real_file(folder: Path, steps: list[str]) -> Path:
 
 
 def _read(path: Path, most: int) -> bytes:
-    # Should it have been replaced by a pipe or a link just now, neither waiting nor following.
+    # If it was just replaced by a pipe or a link, neither block nor follow it.
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
         size = os.fstat(file.fileno()).st_size
         data = file.read(min(size, most) + 1)
     if max(size, len(data)) > most:
-        raise BodyTooLargeError(f"the file is larger than the {most:,} bytes that are allowed", field=FIELD)
+        raise BodyTooLargeError(f"the file exceeds the limit of {most:,} bytes", field=FIELD)
     return data

@@ -1,8 +1,8 @@
 """JSON bodies: bytes in, one of our schemas out.
 
-What may be large, base64 and osam's nested lists, is taken out first and read a piece at a time; what is left is small,
-or refused before it is parsed. So no body, whatever is in it, holds the interpreter for long or takes much more memory
-than it has bytes.
+Potentially large parts, base64 and osam's nested lists, are extracted first and read piece by piece; the rest must be
+small, or is refused unparsed. So no body, whatever its content, holds the interpreter lock for long or takes much more
+memory than its size.
 """
 
 import re
@@ -25,12 +25,12 @@ Fields = TypeVar("Fields", bound=WireModel)
 EMPTY: Final = "the body is empty: expected JSON, multipart/form-data or an encoded image"
 # Commas and opening brackets in JSON: far more than the largest prompts need.
 MOST_MARKS: Final = 100_000
-# Of 4 096 prompts with every field: keys and texts.
+# Enough for 4 096 prompts with every field.
 MOST_QUOTES: Final = 60_000
-# Beside base64 and nested lists. The largest prompts, with each number on a line of its own, have half of it.
+# Without base64 and nested lists. The largest prompts, pretty-printed with one number per line, have half of it.
 MOST_BYTES: Final = 4_000_000
 LONGEST_STRING: Final = 65_536
-# The strings that hold base64, by the key before them.
+# Matches the keys before base64 strings.
 BASE64_KEY: Final = re.compile(rb'"(image|image_base64|data)"\s{0,64}:\s{0,64}"\Z')
 ANY_KEY: Final = re.compile(rb'"([^"\\]{1,64})"\s{0,64}:\s{0,64}"\Z')
 BEFORE_STRING: Final = 256
@@ -43,7 +43,7 @@ def from_json(raw: bytes, schema: type[Fields]) -> Fields:
 
     Args:
         raw: the body, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
-        schema: what it must fit.
+        schema: the expected schema.
 
     Raises:
         InvalidRequestError: it has the wrong form; the message names the field.
@@ -53,7 +53,9 @@ def from_json(raw: bytes, schema: type[Fields]) -> Fields:
     try:
         raw, start = as_utf8(raw)
     except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"the body is not JSON: it begins like {error.encoding} and is not") from None
+        raise InvalidRequestError(
+            f"the body is not JSON: it starts like {error.encoding}, but is not valid {error.encoding}"
+        ) from None
     small, texts = _without_long_parts(raw, start)
     check_marks(small)
     try:
@@ -62,13 +64,13 @@ def from_json(raw: bytes, schema: type[Fields]) -> Fields:
         refusal = invalid_request(error.errors(include_url=False, include_input=False, include_context=False))
     message = str(refusal)
     if texts and refusal.field is None:
-        # Where in the body it is counts from what was left of it.
+        # The position refers to the body without its long parts.
         message = message.partition(" at line ")[0]
     raise InvalidRequestError(message, field=refusal.field)
 
 
 def check_marks(raw: bytes, field: str | None = None) -> None:
-    """Refuse JSON of very many values unparsed.
+    """Refuse JSON with too many values before parsing it.
 
     Raises:
         InvalidRequestError: it has more than ``MOST_MARKS``.
@@ -79,18 +81,18 @@ def check_marks(raw: bytes, field: str | None = None) -> None:
 
 
 def _without_long_parts(raw: bytes, start: int) -> tuple[bytes, dict[str, LongText]]:
-    """What is left when base64 is taken out and nested lists are written as base64.
+    """Replace base64 strings by placeholders, and nested lists by base64.
 
     Returns:
-        The JSON, with a word in place of each string of base64, and these strings by that word.
+        The JSON with a placeholder for each base64 string, and these strings by placeholder.
     """
     if count_of(raw, b'"', most=MOST_QUOTES) > MOST_QUOTES:
         raise InvalidRequestError(f"the JSON has more than {MOST_QUOTES // 2:,} strings")
-    # Nobody can write a word that nobody knows.
+    # Random, so that a body cannot contain it.
     word = secrets.token_hex(8)
     texts: dict[str, LongText] = {}
     last: str | None = None
-    # Bytes that are taken over: from, to; or written instead.
+    # Bytes to copy: from, to; or bytes to insert.
     kept: list[tuple[int, int] | bytes] = []
     done = start
     opening = find(raw, b'"', start)
@@ -106,7 +108,7 @@ def _without_long_parts(raw: bytes, start: int) -> tuple[bytes, dict[str, LongTe
                 done = closing = respelt.end
         elif BASE64_KEY.search(raw, max(start, opening - BEFORE_STRING), opening + 1):
             text = LongText(raw, opening + 1, closing)
-            # Both spellings of the image may be given, if they agree.
+            # Both spellings of the image may be given if they are equal.
             if last is None or not text.equals(texts[last]):
                 last = f"{word}-{len(texts)}"
                 texts[last] = text
@@ -120,7 +122,7 @@ def _without_long_parts(raw: bytes, start: int) -> tuple[bytes, dict[str, LongTe
     size = sum(len(part) if isinstance(part, bytes) else part[1] - part[0] for part in kept)
     if size > MOST_BYTES:
         raise InvalidRequestError(
-            f"the JSON has {size:,} bytes beside the image and the embedding; at most {MOST_BYTES:,} are allowed"
+            f"the JSON has {size:,} bytes without image and embedding; at most {MOST_BYTES:,} are allowed"
         )
     return b"".join(part if isinstance(part, bytes) else raw[slice(*part)] for part in kept), texts
 
@@ -138,7 +140,7 @@ def _end_of_string(raw: bytes, start: int) -> int:
         if _backslashes_before(raw, position, start) % 2 == 0:
             return position
         position += 1
-    raise InvalidRequestError("the body is not JSON: a string has no end")
+    raise InvalidRequestError("the body is not JSON: unterminated string")
 
 
 def _backslashes_before(raw: bytes, position: int, start: int) -> int:
@@ -152,6 +154,6 @@ def _backslashes_before(raw: bytes, position: int, start: int) -> int:
 def _too_long(raw: bytes, opening: int) -> InvalidRequestError:
     key = ANY_KEY.search(raw, max(0, opening - BEFORE_STRING), opening + 1)
     return InvalidRequestError(
-        f"a string of more than {LONGEST_STRING:,} bytes: only an image and the data of an embedding may be that long",
+        f"a string exceeds {LONGEST_STRING:,} bytes: only images and embedding data may be that long",
         field=key[1].decode("utf-8", "replace") if key is not None else None,
     )

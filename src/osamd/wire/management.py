@@ -1,4 +1,4 @@
-"""Models on the wire, in the shape Ollama's users know."""
+"""Models on the wire, in Ollama's format."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -26,12 +26,12 @@ def _not_blank(name: str) -> str:
 
 
 class ModelBody(WireModel):
-    """Names a model. What else Ollama's clients send, such as ``verbose`` or ``insecure``, is passed over."""
+    """Names a model. Other fields that Ollama's clients send, such as ``verbose`` or ``insecure``, are ignored."""
 
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
     model: Annotated[StrictStr, AfterValidator(_not_blank)] = Field(
-        description="A name or alias of the catalogue. Also spelt `name`, as Ollama's older clients do."
+        description="A name or alias from the catalogue. Also accepted as `name`, for older Ollama clients."
     )
 
     @model_validator(mode="before")
@@ -65,7 +65,7 @@ class TagSchema(BaseModel):
     size: int
     digest: str
     details: DetailsSchema
-    capabilities: list[str] = Field(description="What a prompt may hold and what comes back.")
+    capabilities: list[str] = Field(description="What a prompt may contain and what is returned.")
 
 
 class TagsReply(BaseModel):
@@ -78,8 +78,8 @@ class RunningSchema(TagSchema):
     """A model that is loaded."""
 
     device: str
-    expires_at: str | None = Field(description="When it is unloaded if nobody uses it; null: when room is needed.")
-    size_vram: int = Field(description="Bytes of its files that are in the memory of a GPU.")
+    expires_at: str | None = Field(description="When it is unloaded if unused; null: when its memory is needed.")
+    size_vram: int = Field(description="File size in bytes if it is in GPU memory, else 0.")
 
 
 class RunningReply(BaseModel):
@@ -94,8 +94,8 @@ class BlobSchema(BaseModel):
     role: str
     digest: str
     url: str | None = Field(
-        description="Where it comes from, without passwords and queries. Null for callers who are not admins where"
-        " the file lies on the server."
+        description="Where it is downloaded from, without passwords and queries. Null for non-admins if"
+        " the file is local to the server."
     )
 
 
@@ -110,9 +110,9 @@ class ShowReply(BaseModel):
     takes: str = Field(description="The capabilities in words.")
     aliases: list[str]
     digest: str
-    is_present: bool = Field(description="Whether its files are here.")
+    is_present: bool = Field(description="Whether its files are on this server.")
     is_loaded: bool
-    may_pull: bool = Field(description="Whether this caller may have it pulled.")
+    may_pull: bool = Field(description="Whether this caller may trigger a pull.")
     size: int | None = Field(description="Bytes on disk; null where it is not downloaded.")
     download_size: int | None = Field(description="Bytes to download, where the catalogue gives the size of each file.")
     modified_at: str | None
@@ -132,7 +132,7 @@ class VersionReply(BaseModel):
 
 
 class PullLine(BaseModel):
-    """A line of ``POST /api/pull``: a status, or an error that ends it."""
+    """A line of ``POST /api/pull``: a status, or a final error."""
 
     status: str | None = None
     digest: str | None = None
@@ -150,7 +150,7 @@ def details(model: Model) -> DetailsSchema:
 
 
 def capability_names(capabilities: Capabilities) -> list[str]:
-    """The capabilities as words a program can test for."""
+    """The capabilities as machine-readable words."""
     named = {
         "points": capabilities.points,
         "box": capabilities.boxes == 1,
@@ -184,14 +184,14 @@ def running(resident: Resident, store: Store) -> RunningSchema:
 
 
 def show(model: Model, store: Store, *, is_loaded: bool, may_pull: bool, is_admin: bool) -> ShowReply:
-    """Everything the catalogue and the store know about a model, without secrets.
+    """All public information about a model from the catalogue and the store, without secrets.
 
     Args:
         model: the row.
         store: where its files are.
         is_loaded: whether it is in memory.
-        may_pull: whether the caller may have it pulled.
-        is_admin: whether the caller may see paths of the server.
+        may_pull: whether the caller may trigger a pull.
+        is_admin: whether the caller may see server paths.
     """
     capabilities = capabilities_of(model.family)
     modified = store.modified(model)

@@ -1,4 +1,4 @@
-"""How the masks of a reply are written: in which form, and what is done to them before."""
+"""Request fields that control the format and cleaning of masks."""
 
 from typing import Annotated, Final, Literal
 
@@ -11,15 +11,15 @@ from osamd.wire.fields import Number, WireModel
 
 MaskFormat = Literal["png", "rle", "polygon", "cutout", "none"]
 
-# Pixels. Above it, a mask is no longer smoothed but melted.
+# Pixels. A stronger blur would dissolve masks instead of smoothing them.
 MOST_SMOOTH: Final = 50
 
 
 class MaskFields(WireModel):
-    """Fields with defaults that change nothing."""
+    """Fields whose defaults leave masks unchanged."""
 
     mask_layout: MaskLayout | None = Field(
-        default=None, description="`full`: the mask covers the image. `crop`: it covers `bounding_box`."
+        default=None, description="`full`: the mask has the size of the image. `crop`: that of `bounding_box`."
     )
     mask_format: MaskFormat | None = Field(
         default="png",
@@ -28,29 +28,29 @@ class MaskFields(WireModel):
         " must be sent along. `none`: null.",
     )
     fill_holes: Annotated[Number, Field(ge=0)] | None = Field(
-        default=0, description="Holes of at most so many pixels are filled, whatever lies in them."
+        default=0, description="Fill holes of up to this many pixels, including anything inside them."
     )
     drop_islands: Annotated[Number, Field(ge=0)] | None = Field(
-        default=0, description="Separate parts of at most so many pixels are dropped; the largest always stays."
+        default=0, description="Drop separate parts of up to this many pixels; the largest part always stays."
     )
     smooth: Annotated[Number, Field(ge=0, le=MOST_SMOOTH)] | None = Field(
         default=0,
-        description="Outlines are smoothed by a blur with this standard deviation in pixels, before holes are filled"
-        " and islands dropped.",
+        description="Smooth outlines by a blur with this standard deviation in pixels, before filling holes and"
+        " dropping islands.",
     )
     simplify: Annotated[Number, Field(ge=0)] | None = Field(
         default=0,
-        description="For `mask_format` polygon: vertices are left out as long as no outline is off by more pixels.",
+        description="For `mask_format` polygon: drop vertices as long as outlines deviate by at most this many pixels.",
     )
 
     def to_cleaning(self) -> Cleaning:
-        """What is to be done to masks before they are written.
+        """How to clean masks before they are written.
 
         Raises:
-            InvalidRequestError: polygons are to be simplified, and none are asked for.
+            InvalidRequestError: ``simplify`` was given for another format than polygon.
         """
         if self.simplify and self.mask_format != "polygon":
-            raise InvalidRequestError('only polygons are simplified: ask for mask_format "polygon"', field="simplify")
+            raise InvalidRequestError('simplify needs mask_format "polygon"', field="simplify")
         return Cleaning(
             smooth=self.smooth or 0.0,
             fill_holes=self.fill_holes or 0.0,

@@ -13,9 +13,9 @@ from osamd.wire.pieces import find, pieces
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-# Parts of a body, whose headers are parsed in Python.
+# Limit on parts, whose headers are parsed in Python.
 MOST_PARTS: Final = 2048
-# Of a part, besides its name: a file's name may have a few semicolons. Each takes long to parse.
+# Limit on parameters of a part, which are slow to parse; a file name may contain a few semicolons.
 MOST_PARAMETERS: Final = 32
 AS_IT_IS: Final = frozenset({b"", b"binary", b"8bit", b"7bit"})
 BROKEN: Final = "the multipart body is broken"
@@ -38,7 +38,7 @@ class Part:
 
 @dataclass(slots=True)
 class _Reader:
-    """What the parser calls."""
+    """The parser's callbacks."""
 
     parts: list[Part] = field(default_factory=list)
     header: list[bytes] = field(default_factory=list)
@@ -68,7 +68,7 @@ class _Reader:
             raise InvalidRequestError(f"{BROKEN}: a Content-Disposition has more than {MOST_PARAMETERS} parameters")
         _, options = parse_options_header(disposition)
         if b"name" not in options:
-            raise InvalidRequestError(f"{BROKEN}: a part has no name in its Content-Disposition")
+            raise InvalidRequestError(f"{BROKEN}: a part's Content-Disposition has no name")
         name = options[b"name"].decode("utf-8", "replace")
         content = b"".join(self.content)
         self.content = []
@@ -77,26 +77,26 @@ class _Reader:
             content = decode_base64(content, field=name)
         elif encoding not in AS_IT_IS:
             shown = encoding.decode("ascii", "replace")
-            message = f"the Content-Transfer-Encoding {shown} is not read: send the part as it is, in binary"
+            message = f"the Content-Transfer-Encoding {shown} is not supported: send the part as binary"
             raise InvalidRequestError(message, field=name)
         self.parts.append(Part(name, b"filename" in options, content))
 
 
 def read_parts(raw: bytes, content_type: str) -> list[Part]:
-    """The parts of a body in their order.
+    """The parts of a body, in order.
 
     Args:
         raw: the whole body.
         content_type: the request's header, which has the boundary.
 
     Raises:
-        InvalidRequestError: it is broken, or has more than ``MOST_PARTS`` parts.
+        InvalidRequestError: it is malformed, or has more than ``MOST_PARTS`` parts.
     """
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
     if not boundary:
         raise InvalidRequestError(f"{BROKEN}: the Content-Type has no boundary")
-    # The parser takes long over what looks like a boundary.
+    # The parser is slow on data that resembles a boundary.
     _check_count(raw, b"--" + boundary)
     reader = _Reader()
     callbacks: MultipartCallbacks = {

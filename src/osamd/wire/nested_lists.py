@@ -1,7 +1,7 @@
-"""osam's nested lists of an embedding, written as base64 a row at a time.
+"""Converts osam's nested lists of an embedding to base64, row by row.
 
-A million numbers parsed in one piece hold the interpreter for a tenth of a second, in which nobody is answered. A row
-takes microseconds, and between two of them others get their turn.
+Parsing a million numbers in one call holds the interpreter lock for a tenth of a second. A row takes microseconds, and
+other threads can run between rows.
 """
 
 import array
@@ -16,12 +16,12 @@ from pydantic_core import from_json
 from osamd.wire.pieces import pieces
 
 OPENING: Final = re.compile(rb"\[\s{0,4096}\[\s{0,4096}\[")
-# What is in a row, and how it goes on.
+# Matches the content of a row, and what follows it.
 ROW: Final = re.compile(
     rb"([^\[\]{}\"]{1,100000})\]\s{0,4096}"
     rb"(?:(?P<row>,\s{0,4096}\[)|(?P<channel>\]\s{0,4096},\s{0,4096}\[\s{0,4096}\[)|(?P<end>\]\s{0,4096}\]))"
 )
-# The largest of osam's, SAM's, has 16 384 rows and a million values.
+# osam's largest embedding, SAM's, has 16 384 rows and a million values.
 MOST_ROWS: Final = 65_536
 MOST_VALUES: Final = 2_500_000
 
@@ -41,16 +41,16 @@ class Respelt:
     end: int
 
     def array_named(self, name: str) -> bytes:
-        """The array as osam writes those in base64, with a name in place of the base64."""
+        """The array in osam's base64 form, with a placeholder for the base64."""
         shape = ",".join(map(str, self.shape))
         return f'{{"shape":[{shape}],"dtype":"float32","data":"{name}"}}'.encode()
 
 
 def respell(raw: bytes, start: int) -> Respelt | None:
-    """The three lists in one another that begin at ``start``; None where there are none.
+    """Convert the triply nested lists that begin at ``start``; None if there are none.
 
-    What has rows of different lengths, or anything but numbers in them, or too many, is left as it is: the parser
-    behind says what is wrong with it.
+    Lists with rows of different lengths, too many rows, or anything but numbers are left unchanged, so that the JSON
+    parser reports what is wrong with them.
     """
     opening = OPENING.match(raw, start)
     if opening is None:
@@ -66,7 +66,7 @@ def respell(raw: bytes, start: int) -> Respelt | None:
         try:
             numbers = from_json(b"[" + row[1] + b"]")
             values.extend(numbers)
-        # Not JSON, or no numbers.
+        # Not JSON, or not numbers.
         except (ValueError, TypeError, OverflowError):
             return None
         width = width or len(numbers)

@@ -21,9 +21,9 @@ from osamd.wire.schemas import GenerateBody, ImageFields
 JSON_TYPES: Final = frozenset({"application/json", "text/json"})
 MULTIPART_TYPE: Final = "multipart/form-data"
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
-# curl gives this type to images as they are, too, which begin otherwise.
+# curl also sends bare images with this type; they start differently.
 FORM: Final = re.compile(rb"[A-Za-z_]{1,64}=")
-# Forms are decoded in Python, which takes long.
+# Forms are decoded in Python, which is slow.
 MOST_FORM_BYTES: Final = 1_000_000
 LOOKED_AT: Final = 256
 ENCODINGS_AS_IT_IS: Final = frozenset({"", "identity"})
@@ -31,24 +31,24 @@ ENCODINGS_AS_IT_IS: Final = frozenset({"", "identity"})
 
 @dataclass(frozen=True, slots=True)
 class ParsedBody(Generic[Body]):
-    """A request's fields and where its pixels are; None where they are behind ``image_url``."""
+    """A request's fields and its image; None if it is to be fetched from ``image_url``."""
 
     fields: Body
     image: ImageSource | None
 
 
 def check_encoding(encoding: str) -> None:
-    """Refuse a body that is compressed: its size would be known only once it is unpacked.
+    """Refuse a compressed body: its size would only be known after decompression.
 
     Args:
         encoding: the header Content-Encoding.
 
     Raises:
-        UnsupportedMediaError: it is.
+        UnsupportedMediaError: it is compressed.
     """
     if encoding.strip().lower() not in ENCODINGS_AS_IT_IS:
         message = (
-            f"a body with Content-Encoding: {shown(encoding)} is not read: send it uncompressed, without this header"
+            f"Content-Encoding: {shown(encoding)} is not supported: send the body uncompressed, without this header"
         )
         raise UnsupportedMediaError(message)
 
@@ -56,14 +56,14 @@ def check_encoding(encoding: str) -> None:
 def parse_body(
     raw: bytes, content_type: str, query: str, schema: type[Body], image_root: Path | None, most: int
 ) -> ParsedBody[Body]:
-    """Parse a body of any of the accepted kinds.
+    """Parse a body of any accepted type.
 
     Args:
         raw: the whole body.
         content_type: the request's header.
         query: the request's query string.
-        schema: what the fields must fit.
-        image_root: folder that ``image_path`` may name files in; None refuses ``image_path``.
+        schema: the expected schema.
+        image_root: folder that ``image_path`` may read from; None refuses ``image_path``.
         most: largest size of such a file, in bytes.
 
     Raises:
@@ -73,7 +73,7 @@ def parse_body(
     """
     media_type = content_type.partition(";")[0].strip().lower()
     data: bytes | None = None
-    # Clients that forget the header, or leave curl's default, are understood by the first byte.
+    # For clients that omit the header, or leave curl's default, the first byte decides.
     if media_type in JSON_TYPES or media_type.endswith("+json") or _looks_like_json(raw):
         refuse_query(query, schema)
         fields = from_json(raw, schema)
@@ -89,7 +89,7 @@ def parse_body(
         if data is None and fields.image_id is None and fields.image_url is None:
             raise InvalidRequestError(EMPTY)
     image = _image_source(fields, data, image_root, most)
-    # The fields live as long as the request; what is large in them and not needed any more does not.
+    # The fields live as long as the request; free large values that are no longer needed.
     fields.image = None
     if isinstance(fields, GenerateBody):
         fields.image_embedding = None
@@ -106,12 +106,12 @@ def _looks_like_json(raw: bytes) -> bool:
 
 def _from_form(raw: bytes, schema: type[Body]) -> Body:
     if len(raw) > MOST_FORM_BYTES:
-        message = f"a form of this type may have {MOST_FORM_BYTES:,} bytes: send JSON or multipart/form-data"
+        message = f"a form of this type is limited to {MOST_FORM_BYTES:,} bytes: send JSON or multipart/form-data"
         raise UnsupportedMediaError(message)
     try:
         text = raw.decode("ascii")
     except UnicodeDecodeError:
-        raise InvalidRequestError("the form is broken: expected percent-encoded UTF-8") from None
+        raise InvalidRequestError("malformed form: expected percent-encoded UTF-8") from None
     return fields_from(((name, value.encode()) for name, value in pairs_of(text)), schema)
 
 
@@ -123,23 +123,23 @@ def _from_multipart(raw: bytes, content_type: str, schema: type[Body]) -> tuple[
     data: bytes | None = None
     for part in files:
         if part.name != "image":
-            raise InvalidRequestError("no such file field; image and request are known", field=part.name)
+            raise InvalidRequestError("unknown file field: expected image or request", field=part.name)
         if data is not None:
-            raise InvalidRequestError("more than one file", field=part.name)
+            raise InvalidRequestError("expected a single file", field=part.name)
         if not part.content:
             raise InvalidRequestError("the image is empty", field="image")
         data = part.content
     if not documents:
         return fields_from(plain, schema), data
     if plain or len(documents) > 1:
-        raise InvalidRequestError("give one request, or plain fields, not both", field="request")
+        raise InvalidRequestError("give either one request part or plain fields", field="request")
     return from_json(documents[0], schema), data
 
 
 def _image_source(fields: ImageFields, data: bytes | None, image_root: Path | None, most: int) -> ImageSource | None:
     kept = fields.image_embedding if isinstance(fields, GenerateBody) else None
     if kept is not None and fields.image_id is None and fields.image_path is None:
-        # osam's clients send the image along; the embedding saves encoding it again.
+        # osam's clients send the image too; the embedding saves encoding it again.
         return ImageSource.of_embedding(kept.to_exchanged())
     given = [
         name
@@ -152,13 +152,13 @@ def _image_source(fields: ImageFields, data: bytes | None, image_root: Path | No
         if value is not None
     ]
     if data is not None and fields.image is not None:
-        raise InvalidRequestError("the image is given twice", field="image")
+        raise InvalidRequestError("the image was given twice", field="image")
     if not given:
         raise InvalidRequestError(
-            "no image: give image, image_id, image_path, image_url or image_embedding", field="image"
+            "expected an image: give image, image_id, image_path, image_url or image_embedding", field="image"
         )
     if len(given) > 1:
-        raise InvalidRequestError(f"give one image, not {' and '.join(given)}", field=given[-1])
+        raise InvalidRequestError(f"expected a single image, got {' and '.join(given)}", field=given[-1])
     if fields.image_url is not None:
         return None
     if fields.image_id is not None:

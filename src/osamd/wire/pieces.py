@@ -1,7 +1,7 @@
-"""Large bodies, a piece at a time.
+"""Processes large bodies piece by piece.
 
-A C call over a whole body of 60 MB holds the interpreter for tens or hundreds of milliseconds, in which nobody else is
-answered. Over a piece it takes about a millisecond, and between two pieces other threads get their turn.
+A C call on a whole body of 60 MB holds the interpreter lock for tens or hundreds of milliseconds. On a piece it takes
+about a millisecond, and other threads can run between pieces.
 """
 
 import codecs
@@ -17,7 +17,7 @@ UTF8: Final = frozenset({"utf-8", "utf-8-sig"})
 
 
 def pieces(raw: bytes, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-    """The bytes from ``start`` to ``end`` in their order, at most ``PIECE_BYTES`` at a time."""
+    """The bytes from ``start`` to ``end``, at most ``PIECE_BYTES`` at a time."""
     end = len(raw) if end is None else end
     for position in range(start, end, PIECE_BYTES):
         yield raw[position : min(position + PIECE_BYTES, end)]
@@ -36,7 +36,7 @@ def count_of(raw: bytes, mark: bytes, *, most: int) -> int:
 
 
 def find(raw: bytes, mark: bytes, start: int) -> int:
-    """Where ``mark`` occurs first at or behind ``start``; -1 where it does not."""
+    """The first occurrence of ``mark`` at or after ``start``; -1 if there is none."""
     reach = PIECE_BYTES + len(mark) - 1
     while (found := raw.find(mark, start, start + reach)) < 0 and start < len(raw):
         start += PIECE_BYTES
@@ -49,13 +49,13 @@ def is_blank(raw: bytes) -> bool:
 
 
 def as_utf8(raw: bytes) -> tuple[bytes, int]:
-    """JSON in UTF-8, and where it begins: behind a byte order mark.
+    """JSON converted to UTF-8, and the offset after its byte order mark.
 
-    UTF-16 and UTF-32 are recognised by their byte order mark, or else by the zeros of the first characters (RFC 4627,
+    UTF-16 and UTF-32 are recognised by their byte order mark, or else by the zeros in the first characters (RFC 4627,
     section 3).
 
     Raises:
-        UnicodeDecodeError: it begins like one of these and is none.
+        UnicodeDecodeError: it starts like one of these but is invalid.
     """
     encoding = json.detect_encoding(raw[:ENOUGH_TO_DETECT])
     if encoding in UTF8:

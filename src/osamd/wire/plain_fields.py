@@ -22,7 +22,7 @@ SWITCHES: Final = {"true": True, "1": True, "false": False, "0": False}
 DOCUMENTS: Final = frozenset({"prompt", "prompts"})
 IMAGES: Final = frozenset({"image", "image_base64"})
 LONGEST_FIELD: Final = 65_536
-# Of a query or a form, whose parser is pure Python.
+# Limit for a query or a form, whose parser is pure Python.
 MOST_FIELDS: Final = 2048
 XY, XYXY = 2, 4
 
@@ -33,31 +33,31 @@ def pairs_of(query: str) -> list[tuple[str, str]]:
     """The fields of a query string or a form.
 
     Raises:
-        InvalidRequestError: it has too many, or is no UTF-8.
+        InvalidRequestError: it has too many, or is not UTF-8.
     """
     try:
         return parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
     except ValueError:
-        message = f"the query string or form is broken: expected UTF-8 and at most {MOST_FIELDS:,} fields"
+        message = f"malformed query string or form: expected UTF-8 and at most {MOST_FIELDS:,} fields"
         raise InvalidRequestError(message) from None
 
 
 def refuse_query(query: str, schema: type[Body]) -> None:
-    """Refuse fields in the query of a body that has fields of its own: they would be ignored.
+    """Refuse fields in the query beside a body with fields: they would be ignored.
 
-    What is no field of ours, such as what a proxy added, is none of our business.
+    Other query parameters, such as those added by a proxy, are allowed.
 
     Raises:
         InvalidRequestError: names the field.
     """
     for name, _ in pairs_of(query):
         if name in PROMPT_FIELDS or name in SPELLINGS or name in schema.model_fields:
-            message = "fields go into the body; in the query only beside an encoded image as it is"
+            message = "put fields into the body; the query is only read beside a bare encoded image"
             raise InvalidRequestError(message, field=name)
 
 
 def body_from_pairs(pairs: Iterable[tuple[str, str]]) -> GenerateBody:
-    """The fields of ``/api/generate`` given as plain text; the command line uses the same spelling.
+    """The fields of ``/api/generate`` given as plain text; the command line uses the same format.
 
     Raises:
         InvalidRequestError: names the field that has the wrong form.
@@ -66,7 +66,7 @@ def body_from_pairs(pairs: Iterable[tuple[str, str]]) -> GenerateBody:
 
 
 def fields_from(pairs: Iterable[tuple[str, bytes]], schema: type[Body]) -> Body:
-    """One of our schemas from fields in UTF-8.
+    """Parse fields in UTF-8 into a schema.
 
     Raises:
         InvalidRequestError: names the field that has the wrong form.
@@ -77,10 +77,10 @@ def fields_from(pairs: Iterable[tuple[str, bytes]], schema: type[Body]) -> Body:
     images: dict[str, LongText] = {}
     for name, content in pairs:
         if name in seen and name not in REPEATABLE:
-            raise InvalidRequestError("given more than once", field=name)
+            raise InvalidRequestError("expected this field only once", field=name)
         seen.add(name)
         if name in IMAGES:
-            # Not copied into a string: it may be most of the body.
+            # Not copied into a string, since it may be most of the body.
             images[name] = LongText(content, 0, len(content), is_json=False)
             values[name] = name
             continue

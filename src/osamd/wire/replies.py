@@ -1,4 +1,4 @@
-"""The engine's results on the wire. Nothing else."""
+"""Writes the engine's results in the wire format."""
 
 import base64
 from collections.abc import Callable, Generator, Sequence
@@ -24,17 +24,18 @@ from osamd.types import (
 from osamd.wire.mask_fields import MaskFormat
 from osamd.wire.schemas import ArraySchema, ArrayType, EmbeddingSchema, GenerateBody
 
-# Of masks written at the image's size, against those the engine may hold: they cost time, and memory one at a time.
+# Pixels allowed for masks written at image size, relative to OSAMD_MAX_MASK_PIXELS: they cost time, but memory only one
+# at a time.
 CANVAS_FACTOR: Final = 4
 WHOLE_FORMATS: Final = frozenset({"png", "rle", "cutout"})
-# Of a cut-out while it is written: as pixels, as PNG and as base64.
+# Memory per pixel of a cut-out while it is written: as pixels, as PNG and as base64.
 CUTOUT_BYTES_PER_PIXEL: Final = 12
-# Of a polygon while it is written, for each pixel at which a row enters or leaves the mask: measured with noise, which
-# has two vertices at most for each.
+# Memory of a polygon while it is written, per pixel at which a row enters or leaves the mask: measured with noise,
+# which has at most two vertices for each.
 BYTES_PER_CROSSING: Final = 300
 ROWS_AT_ONCE: Final = 256
 
-# Told how many bytes a reply takes so far, beside its masks; raises when there are not so many.
+# Called with the bytes a reply takes so far, without its masks; raises if there is not enough memory.
 Room = Callable[[int], None]
 Written = TypeVar("Written")
 
@@ -67,9 +68,9 @@ class AnnotationSchema(BaseModel):
 
     bounding_box: BoundingBoxSchema
     text: str | None = None
-    score: float | None = Field(default=None, description="The model's confidence, 0 to 1, where it has one.")
+    score: float | None = Field(default=None, description="The model's confidence, 0 to 1, if it has one.")
     mask: str | RleSchema | list[PolygonSchema] | None = None
-    mask_id: str | None = Field(default=None, description="For `prompt.mask_input`, where the model can refine.")
+    mask_id: str | None = Field(default=None, description="For `prompt.mask_input`, if the model can refine masks.")
     prompt_index: int = 0
     mask_index: int = 0
 
@@ -81,7 +82,7 @@ class HandleSchema(BaseModel):
     image_id: str = Field(description="Send it instead of the image.")
     width: int
     height: int
-    expires_at: str = Field(description="UTC; later when it is used before.")
+    expires_at: str = Field(description="UTC; extended whenever it is used.")
 
 
 class GenerateReply(HandleSchema):
@@ -103,12 +104,12 @@ def handle_schema(handle: ImageHandle) -> HandleSchema:
 
 
 def license_header(name: str) -> dict[str, str]:
-    """``X-Osamd-License``. A user's row may name a licence in letters that a header cannot carry."""
+    """``X-Osamd-License``. A custom row may name a licence with characters that a header cannot contain."""
     return {"X-Osamd-License": (name or "unknown").encode("ascii", "replace").decode("ascii")}
 
 
 def notes_header(handle: ImageHandle) -> dict[str, str]:
-    """``X-Osamd-Image``, where the image's samples are not 8-bit RGB and something was done to make them so."""
+    """``X-Osamd-Image``: how the image was converted, if its samples were not 8-bit RGB."""
     return {"X-Osamd-Image": "; ".join(handle.notes)} if handle.notes else {}
 
 
@@ -116,7 +117,7 @@ class _Pieces:
     """The pieces of a reply so far.
 
     Args:
-        room: told how many bytes they take.
+        room: called with their total size in bytes.
     """
 
     def __init__(self, room: Room) -> None:
@@ -125,11 +126,11 @@ class _Pieces:
         self._nbytes = 0
 
     def expect(self, nbytes: int) -> None:
-        """Ask for so many bytes more while a piece is made."""
+        """Reserve more bytes while a piece is created."""
         self._room(self._nbytes + nbytes)
 
     def add(self, piece: bytes) -> None:
-        """Put a piece at the end."""
+        """Append a piece."""
         self.written.append(piece)
         self._nbytes += len(piece)
         self._room(self._nbytes)
@@ -138,21 +139,21 @@ class _Pieces:
 def write_reply(
     result: SegmentResult, body: GenerateBody, settings: Settings, room: Room
 ) -> Generator[None, None, list[bytes]]:
-    """Write a result in the layout and format asked for, as a ``GenerateReply`` in JSON.
+    """Write a result in the requested layout and format, as a ``GenerateReply`` in JSON.
 
-    Yields between two masks, or rows of the embedding, so that no reply is a long piece of work.
+    Yields between masks and rows of the embedding, so that other jobs can run in between.
 
     Args:
-        result: of the engine.
-        body: what was asked.
-        settings: what is taken where the body says nothing.
-        room: told how many bytes the reply takes so far, beside the masks; raises when there are not so many.
+        result: the engine's result.
+        body: the request's fields.
+        settings: defaults for fields that are not given.
+        room: called with the bytes the reply takes so far, without the masks; raises if there is not enough memory.
 
     Returns:
-        The JSON in pieces, so that it is never there twice.
+        The JSON in pieces, so that it is never in memory twice.
 
     Raises:
-        InvalidPromptError: written at the image's size, the masks have more pixels than may be.
+        InvalidPromptError: at image size, the masks have too many pixels.
         OsamdError: what ``room`` raises.
     """
     layout = body.mask_layout or settings.mask_layout
@@ -191,7 +192,7 @@ def cleaned(annotation: Annotation, cleaning: Cleaning) -> Annotation:
 
 
 def finish(writing: Generator[None, None, Written]) -> Written:
-    """What something returns that is written in steps, where nobody else waits for the thread."""
+    """Run a generator to its end and return its result."""
     while True:
         try:
             next(writing)
@@ -201,30 +202,30 @@ def finish(writing: Generator[None, None, Written]) -> Written:
 
 
 def no_limit(_: int) -> None:
-    """A ``room`` without end."""
+    """A ``room`` without a limit."""
 
 
 def _check_canvases(result: SegmentResult, *, most: int) -> None:
-    """See whether masks at the image's size are few enough: each is painted whole, however small the object."""
+    """Limit masks at image size: each is painted in full, however small the object."""
     count = sum(annotation.mask is not None for annotation in result.annotations)
     pixels = count * result.image.height * result.image.width
     if pixels > most:
         raise InvalidPromptError(
-            f"{count} masks at the image's size have {pixels:,} pixels, and {most:,} are allowed: ask for"
-            ' mask_layout "crop", for mask_format "polygon", or for fewer at once',
+            f"{count} masks at image size have {pixels:,} pixels; the limit is {most:,}: request"
+            ' mask_layout "crop", mask_format "polygon", or fewer masks',
             field="mask_layout",
         )
 
 
 def included(body: GenerateBody, settings: Settings) -> Sequence[Include]:
-    """What the reply has besides its annotations: as asked, or as the server is set."""
+    """What the reply includes besides its annotations: as requested, or the server's default."""
     return settings.include if body.include is None else body.include
 
 
 def _write_embedding(
     embedding: Embedding | None, include: Sequence[Include], pieces: _Pieces
 ) -> Generator[None, None, None]:
-    """Write an ``EmbeddingSchema``, or null where none is to be included."""
+    """Write an ``EmbeddingSchema``, or null if none is to be included."""
     if embedding is None or not include:
         pieces.add(b"null")
         return
@@ -236,7 +237,7 @@ def _write_embedding(
     if is_compact:
         pieces.add(to_json(_array_schema(first, dtype)))
     else:
-        # Lists of numbers take the interpreter long, so they are written a channel at a time.
+        # Formatting lists of numbers is slow, so they are written one channel at a time.
         for index, channel in enumerate(first):
             if index:
                 yield
@@ -248,7 +249,7 @@ def _write_embedding(
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """How a mask is written: what polygons may be off by, and the image that cut-outs are made of."""
+    """Write one mask."""
 
     layout: MaskLayout
     mask_format: MaskFormat
@@ -270,7 +271,7 @@ def _annotation_schema(annotation: Annotation, form: _Form) -> AnnotationSchema:
 
 
 def crossings(mask: Mask) -> int:
-    """How often the rows of a mask enter and leave it, which tells how many vertices its polygons have."""
+    """How often rows enter and leave the mask, which bounds the number of its polygons' vertices."""
     import numpy as np
 
     inside = mask.inside
@@ -311,7 +312,7 @@ def _cut_out(pixels: ByteArray | None, found: Sequence[Mask], layout: MaskLayout
 
 
 def write_union(result: SegmentResult, body: GenerateBody, settings: Settings, room: Room) -> bytes:
-    """All masks of a result in one PNG: at image size and black where there are none, or as one cut-out.
+    """The union of all masks as one PNG at image size, black outside, or as one cut-out.
 
     Arguments and errors as for ``write_reply``.
     """
@@ -337,7 +338,7 @@ def _union_png(result: SegmentResult, cleaning: Cleaning) -> bytes:
 
 
 def exchanged(embedding: Embedding) -> ExchangedEmbedding:
-    """An embedding as it travels: without the decoder's names, as float32 (C, H, W) arrays in osam's order."""
+    """An embedding for exchange: without the decoder's names, as float32 (C, H, W) arrays in osam's order."""
     return ExchangedEmbedding(
         height=embedding.height,
         width=embedding.width,

@@ -1,4 +1,4 @@
-"""The wire format and its translation into the engine's types and back. Nothing else."""
+"""Request schemas of the wire format, and their translation into the engine's types."""
 
 import math
 from collections.abc import Sequence
@@ -30,22 +30,22 @@ from osamd.wire.mask_fields import MaskFields
 ArrayType = Literal["float32", "float16"]
 
 BACKGROUND, FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 0, 1, 2, 3
-# No request of any configuration may make the parser build longer lists than this.
+# Hard limit on the parser's lists, whatever the configuration.
 LONGEST_LIST = 4096
 LONGEST_URL = 2048
-# Of one object, in all spellings.
+# Limit on fields of one object, in all spellings.
 MOST_FIELDS = 64
 LABELS = frozenset({BACKGROUND, FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT})
 BOX_NUMBERS = 4
 EMBEDDING_AXES = 3
-# Of a JPEG; what an embedding says of its image cannot be checked against pixels.
+# JPEG's limit; the image size in an embedding cannot be checked against pixels.
 LONGEST_SIDE = 65535
-# The two spellings of an array. pydantic puts them into the path of an error, where no caller looks for them.
+# The two spellings of an array. pydantic puts them into error paths, from which they are removed again.
 LISTS, BASE64 = "(lists)", "(base64)"
 
 
 def _label(value: Any) -> int:
-    # As osam reads them, true is 1 and false is 0.
+    # As in osam, true is 1 and false is 0.
     try:
         label = float(value) if isinstance(value, bool) else number(value)
     except ValueError:
@@ -70,24 +70,24 @@ BoxNumbers = Annotated[list[Number], Field(min_length=BOX_NUMBERS, max_length=BO
 
 
 def fold(values: Any, spellings: dict[str, str]) -> Any:
-    """Rename the second spelling of a field to the first; both together must agree."""
+    """Rename the second spelling of a field to the first; if both are given, they must be equal."""
     if not isinstance(values, dict):
         return values
     if len(values) > MOST_FIELDS:
         # Each unknown one would become an error, which takes a hundred times its bytes.
-        raise ValueError(f"an object of {len(values):,} fields; there are no more than {MOST_FIELDS}")
+        raise ValueError(f"expected at most {MOST_FIELDS} fields, got {len(values):,}")
     folded = dict(values)
     for other, name in spellings.items():
         if other in folded:
             value = folded.pop(other)
             if folded.get(name) not in (None, value):
-                raise ValueError(f"{name} and {other} are two spellings of one field and differ")
+                raise ValueError(f"{name} and {other} are the same field, but have different values")
             folded[name] = value
     return folded
 
 
 class PromptSchema(WireModel):
-    """What to segment: clicks, a box, words, or a mask to refine."""
+    """What to segment: points, a box, texts, or a mask to refine."""
 
     points: list[Point] | None = Field(
         fail_fast=True, default=None, max_length=LONGEST_LIST, description="x, y in pixels of the upright image."
@@ -96,14 +96,14 @@ class PromptSchema(WireModel):
         fail_fast=True,
         default=None,
         max_length=LONGEST_LIST,
-        description="One a point: 0 background, 1 foreground, 2 and 3 a box's top-left and bottom-right corner."
-        " Also spelt `labels`.",
+        description="One per point: 0 background, 1 foreground, 2 and 3 a box's top-left and bottom-right corner."
+        " Also accepted as `labels`.",
     )
     box: BoxNumbers | None = Field(
         default=None, description="x1, y1, x2, y2 in pixels: two opposite corners, in any order."
     )
     texts: list[StrictStr] | None = Field(
-        fail_fast=True, default=None, max_length=LONGEST_LIST, description="Words, for models that take them."
+        fail_fast=True, default=None, max_length=LONGEST_LIST, description="Text prompts, for models that support them."
     )
     mask_input: StrictStr | None = Field(default=None, description="The `mask_id` of an earlier answer, to refine it.")
     iou_threshold: Annotated[Number, Field(ge=0, le=1)] | None = Field(
@@ -113,7 +113,7 @@ class PromptSchema(WireModel):
         default=0.1, description="Detectors: objects with a lower score are left out."
     )
     max_annotations: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        default=100, description="Detectors: at most so many objects."
+        default=100, description="Detectors: maximum number of objects."
     )
 
     @model_validator(mode="before")
@@ -125,14 +125,14 @@ class PromptSchema(WireModel):
         """The engine's prompt.
 
         Raises:
-            InvalidPromptError: labels do not fit the points, corners do not pair up, nothing is asked, or a limit is
-                passed.
+            InvalidPromptError: labels do not match the points, corners are unpaired, the prompt is empty, or a limit is
+                exceeded.
         """
         import numpy as np
 
         points, labels = self.points or [], self.point_labels or []
         if len(points) != len(labels):
-            message = f"there are {len(points)} points but {len(labels)} labels: expected one label for each point"
+            message = f"expected one label per point, got {len(points)} points and {len(labels)} labels"
             raise InvalidPromptError(message, field=f"{field}.point_labels")
         boxes = _boxes_of_corners(points, labels, field)
         if self.box is not None:
@@ -173,7 +173,7 @@ def _ordered(boxes: FloatArray) -> FloatArray:
 
 def _check_count(count: int, limit: int, field: str) -> None:
     if count > limit:
-        raise InvalidPromptError(f"there are {count}; at most {limit} are allowed", field=field)
+        raise InvalidPromptError(f"expected at most {limit}, got {count}", field=field)
 
 
 def _boxes_of_corners(points: list[Point], labels: list[Label], field: str) -> list[list[float]]:
@@ -182,8 +182,8 @@ def _boxes_of_corners(points: list[Point], labels: list[Label], field: str) -> l
     bottom_right = [point for point, label in zip(points, labels, strict=True) if label == BOX_BOTTOM_RIGHT]
     if len(top_left) != len(bottom_right):
         message = (
-            f"labels 2 and 3 are the two corners of a box and come in pairs; there are {len(top_left)} of 2 and"
-            f" {len(bottom_right)} of 3"
+            f"expected labels 2 and 3, the corners of a box, in pairs; got {len(top_left)} with 2 and"
+            f" {len(bottom_right)} with 3"
         )
         raise InvalidPromptError(message, field=f"{field}.point_labels")
     return [[*first, *second] for first, second in zip(top_left, bottom_right, strict=True)]
@@ -197,22 +197,22 @@ class ImageFields(WireModel):
     """The fields that name a model and an image, in every spelling."""
 
     model: StrictStr | None = Field(
-        default=None, description="A model's name or alias; the built-in one by default. Also spelt `model_id`."
+        default=None, description="A model's name or alias; the built-in one by default. Also accepted as `model_id`."
     )
     image: Base64Text | None = Field(
-        default=None, description="An encoded image in base64, data URIs too. Also spelt `image_base64`."
+        default=None, description="An encoded image in base64, or a data URI. Also accepted as `image_base64`."
     )
     image_id: StrictStr | None = Field(
         default=None, description="A handle from an earlier answer, instead of an image."
     )
     image_path: StrictStr | None = Field(
-        default=None, description="A file on the server, where its operator allows that (`OSAMD_IMAGE_ROOT`)."
+        default=None, description="A file on the server, if the operator allows it (`OSAMD_IMAGE_ROOT`)."
     )
 
     image_url: StrictStr | None = Field(
         default=None,
         max_length=LONGEST_URL,
-        description="Where the server fetches the image, where its operator allows that (`OSAMD_URL_HOSTS`).",
+        description="A URL from which the server fetches the image, if the operator allows it (`OSAMD_URL_HOSTS`).",
     )
 
     @model_validator(mode="before")
@@ -232,7 +232,7 @@ class ArraySchema(WireModel):
         """(C, H, W) float32.
 
         Raises:
-            InvalidRequestError: it is not base64, or not so many bytes as the shape says.
+            InvalidRequestError: it is not base64, or its size does not match the shape.
         """
         import numpy as np
 
@@ -241,13 +241,13 @@ class ArraySchema(WireModel):
             values = np.frombuffer(data, self.dtype).reshape(self.shape)
         except ValueError:
             raise InvalidRequestError(
-                f"not {self.dtype} values of the shape {self.shape} in base64", field=field
+                f"expected {self.dtype} values of shape {self.shape} in base64", field=field
             ) from None
         return values.astype(np.float32)
 
 
 class EmbeddingSchema(WireModel):
-    """An embedding: osam's, with `embedding` as nested lists, or compact, with `embedding` in base64 too."""
+    """An embedding: as osam's, with `embedding` as nested lists, or compact, with `embedding` in base64."""
 
     original_height: int = Field(ge=1, le=LONGEST_SIDE, description="Rows of the upright image.")
     original_width: int = Field(ge=1, le=LONGEST_SIDE, description="Columns of the upright image.")
@@ -261,7 +261,7 @@ class EmbeddingSchema(WireModel):
         """The engine's value.
 
         Raises:
-            InvalidRequestError: the lists are ragged, or base64 does not hold what it says.
+            InvalidRequestError: the lists are ragged, or the base64 does not match its shape.
         """
         import numpy as np
 
@@ -284,10 +284,11 @@ class EmbedBody(ImageFields):
 
 
 class GenerateBody(ImageFields, MaskFields):
-    """Body of ``POST /api/generate``: osam's, the seed document's, and what osamd adds."""
+    """Body of ``POST /api/generate``: the fields of osam and of the seed document, and osamd's additions."""
 
     prompt: PromptSchema | None = Field(
-        default=None, description="What to segment; without it the model's default, such as a click in the middle."
+        default=None,
+        description="What to segment; by default the model's default prompt, such as a point in the centre.",
     )
     prompts: list[PromptSchema] | None = Field(
         fail_fast=True,
@@ -297,7 +298,7 @@ class GenerateBody(ImageFields, MaskFields):
         description="Several prompts on one image; annotations carry `prompt_index`.",
     )
     multimask: StrictBool | None = Field(
-        default=False, description="Up to three candidates a prompt, best first, where the model has them."
+        default=False, description="Up to three candidates per prompt, best first, if the model supports it."
     )
     include: list[Include] | None = Field(
         fail_fast=True,
@@ -306,13 +307,13 @@ class GenerateBody(ImageFields, MaskFields):
         " same in base64, half precision.",
     )
     image_embedding: EmbeddingSchema | None = Field(
-        default=None, description="An embedding that an earlier reply gave, instead of an image."
+        default=None, description="An embedding from an earlier reply, instead of an image."
     )
     keep_alive: Duration = Field(
         default=None,
-        description="How long the model stays loaded afterwards: `5m`, seconds, 0 not at all, -1 for good. It holds"
-        " until a request says otherwise. A user's key gets no longer than the operator's own, and changes nothing for"
-        " models that are preloaded or that an admin's key gave a time.",
+        description="How long the model stays loaded afterwards: `5m`, seconds, 0 to unload immediately, -1 forever."
+        " Applies until another request changes it. For keys with the role `user` it is capped at the operator's"
+        " default, and ignored for models that are preloaded or whose `keep_alive` an admin set.",
     )
     annotations: None = Field(default=None, description="Ignored; null for osam's clients.")
 
@@ -320,19 +321,19 @@ class GenerateBody(ImageFields, MaskFields):
         """The engine's prompts; None for the model's default.
 
         Raises:
-            InvalidPromptError: one of them makes no sense, or there are too many.
+            InvalidPromptError: one of them is invalid, or there are too many.
             InvalidRequestError: both ``prompt`` and ``prompts`` are given.
         """
         if self.prompts is None:
             return None if self.prompt is None else (self.prompt.to_prompt(settings, "prompt"),)
         if self.prompt is not None:
-            raise InvalidRequestError("give either prompt or prompts, not both", field="prompts")
+            raise InvalidRequestError("give either prompt or prompts", field="prompts")
         _check_count(len(self.prompts), settings.max_prompts, "prompts")
         return tuple(prompt.to_prompt(settings, f"prompts[{index}]") for index, prompt in enumerate(self.prompts))
 
 
 def invalid_request(problems: Sequence[Any]) -> InvalidRequestError:
-    """The first of pydantic's complaints, with the field as a path such as ``prompt.points[0][1]``."""
+    """The first of pydantic's errors, with the field as a path such as ``prompt.points[0][1]``."""
     problem = problems[0]
     path = ""
     for step in problem["loc"]:
@@ -341,7 +342,7 @@ def invalid_request(problems: Sequence[Any]) -> InvalidRequestError:
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        message = "no such field"
+        message = "unknown field"
     elif problem["type"] == "json_invalid":
         message = f"the body is not JSON: {message.removeprefix('Invalid JSON: ')}"
     return InvalidRequestError(f"{shown(path)}: {message}" if path else message, field=path or None)
