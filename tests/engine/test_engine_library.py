@@ -1,4 +1,5 @@
 import asyncio
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from osamd.errors import (
     SettingsError,
 )
 from osamd.events import Event, ModelLoaded, ModelUnloaded
+from osamd.library import catalog
 from osamd.library.catalog import Model, load_catalog
 from osamd.library.library import Library, open_library
 from osamd.settings import load_settings
@@ -183,3 +185,36 @@ def test_a_file_that_is_replaced_while_it_is_loaded_labels_no_embedding(tmp_path
             await engine.close()
 
     asyncio.run(main())
+
+
+def test_files_are_not_stamped_on_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of the user's own models may be on a slow network volume."""
+    encoder = tmp_path / "encoder.onnx"
+    encoder.write_bytes(b"weights")
+    rows = tmp_path / "models.toml"
+    rows.write_text(
+        f'[[model]]\nname = "mine"\nfamily = "sam"\nblobs.encoder.url = "file://{encoder}"\n'
+        f'blobs.decoder.url = "file://{encoder}"\n'
+    )
+    stamp, threads = catalog._stamp, set[threading.Thread]()
+
+    def watched(url: str) -> str:
+        threads.add(threading.current_thread())
+        return stamp(url)
+
+    monkeypatch.setattr(catalog, "_stamp", watched)
+    settings = load_settings(preload=())
+
+    async def main() -> None:
+        library = Library(settings, catalog=load_catalog(rows), store=FullStore(Path("nowhere")))
+        engine = Engine(settings, library=library, load=lambda _: FakeModel())
+        try:
+            first = await segment(engine, request(picture(), click(5, 5), model="mine"))
+            await segment(engine, request(first.image.image_id, click(6, 6)))
+        finally:
+            await engine.close()
+
+    asyncio.run(main())
+
+    assert threads
+    assert threading.main_thread() not in threads

@@ -112,8 +112,8 @@ def test_model_is_loaded_once() -> None:
         assert ["a:latest"] * 5 == await asyncio.gather(*(host.use(A) for _ in range(5)))
         await host.use(A)
         assert ["load a"] == host.events
-        assert host.residency.is_loaded(A)
-        assert not host.residency.is_loaded(B)
+        assert await host.residency.is_loaded(A)
+        assert not await host.residency.is_loaded(B)
 
     run(main)
 
@@ -473,10 +473,10 @@ def test_changed_files_are_loaded_again(tmp_path: Path) -> None:
         host.residency._measure = lambda _: 10
         done = asyncio.Event()
         holder = asyncio.ensure_future(host.hold(row, done))
-        await breathe()
-        assert host.residency.is_loaded(row)
+        while not await host.residency.is_loaded(row):
+            await breathe()
         file.write_bytes(b"other")
-        assert not host.residency.is_loaded(row)
+        assert not await host.residency.is_loaded(row)
         await host.use(row)
         assert ["load o", "unload o", "load o"] == host.events
         done.set()

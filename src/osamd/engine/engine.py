@@ -24,7 +24,7 @@ from osamd.engine.workers import Workers
 from osamd.errors import EmbeddingExpiredError, InferenceError, InvalidRequestError, OsamdError, UnknownModelError
 from osamd.events import Event, ModelLoaded, ModelUnloaded, Sink, tell
 from osamd.keep_alive import KeepAlive
-from osamd.library.catalog import DEFAULT_MODEL, Model
+from osamd.library.catalog import DEFAULT_MODEL, Model, read_digest
 from osamd.library.families import capabilities_of
 from osamd.library.library import Library
 from osamd.models.base import Adapter
@@ -310,7 +310,7 @@ class Engine:
         if source.image_id is None:
             return None
         image = await self._images.find(source.image_id, owner=owner, timings=timings)
-        if image is None or image.digest != image.model.digest:
+        if image is None or image.digest != await read_digest(image.model):
             raise _expired()
         if model_name is not None and self.library.resolve(model_name).name != image.model.name:
             raise InvalidRequestError(f"this image_id belongs to the model {image.model.name}", field="model")
@@ -321,7 +321,7 @@ class Engine:
         self, model: Model, *, keep_alive_s: KeepAlive = None, by_operator: bool = True
     ) -> AsyncIterator[Adapter]:
         """The model's adapter; its files are pulled and loaded if needed."""
-        if not self._models.is_loaded(model):
+        if not await self._models.is_loaded(model):
             await self.library.pulls.bring(model)
         async with self._models.using(model, keep_alive_s=keep_alive_s, by_operator=by_operator) as adapter:
             yield adapter

@@ -17,7 +17,7 @@ from osamd.engine.inference import decode_whole, prepare_image
 from osamd.engine.remembered_images import EncodedImage, RememberedImages
 from osamd.engine.workers import Workers
 from osamd.errors import ImageTooLargeError, OverloadedError
-from osamd.library.catalog import Model
+from osamd.library.catalog import Model, read_digest
 from osamd.models.base import Adapter
 from osamd.timings import Timings
 from osamd.types import ByteArray, Decode, Embedding, ExchangedEmbedding, ImageHandle, ImageSource
@@ -61,9 +61,9 @@ class _Wanted:
     def encoded(self, embedding: Embedding) -> EncodedImage:
         return EncodedImage(embedding, self.model, self.digest)
 
-    def check_unchanged(self) -> None:
+    async def check_unchanged(self) -> None:
         """Refuse to label an embedding with a digest other than that of the loaded model's files."""
-        if self.model.digest != self.digest:
+        if await read_digest(self.model) != self.digest:
             raise replaced(self.model)
 
 
@@ -110,7 +110,7 @@ class ImageEncoder:
             ModelError: the model is not available or failed.
         """
         # Read before holding the model, which is reloaded if its file has changed, and again while holding it.
-        digest = model.digest
+        digest = await read_digest(model)
         name = image_id(source, model=model.name, digest=digest, owner=owner)
         known = await self._images.find(name, owner=owner, timings=timings)
         if known is not None:
@@ -144,7 +144,7 @@ class ImageEncoder:
     async def _encode(self, wanted: _Wanted, timings: Timings) -> EncodedImage:
         run = functools.partial(self._workers.run, model=wanted.model.name, timings=timings, owner=wanted.owner)
         async with self._using(wanted.model) as adapter:
-            wanted.check_unchanged()
+            await wanted.check_unchanged()
             loop = asyncio.get_running_loop()
             prepare = functools.partial(
                 prepare_image, adapter, wanted.source, self._max_pixels, timings, decode=self._decode
@@ -168,7 +168,7 @@ class ImageEncoder:
                 f"expected an image of at most {self._max_pixels:,} pixels", field="image_embedding"
             )
         async with self._using(wanted.model) as adapter:
-            wanted.check_unchanged()
+            await wanted.check_unchanged()
             image = wanted.encoded(restore(exchanged, adapter.feature_shapes, model=wanted.model.name))
         self._remember(wanted, image)
         return image

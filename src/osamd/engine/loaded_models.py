@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from osamd.errors import ModelLoadError, OverloadedError
 from osamd.keep_alive import PINNED, KeepAlive
-from osamd.library.catalog import Model
+from osamd.library.catalog import Model, read_digest
 from osamd.models.base import Adapter
 from osamd.runtime.container import memory_bytes
 from osamd.status import Resident
@@ -71,10 +71,10 @@ class LoadedModels:
         places.sort(key=lambda place: -place.used)
         return [self._resident(place) for place in places]
 
-    def is_loaded(self, model: Model) -> bool:
+    async def is_loaded(self, model: Model) -> bool:
         """Whether the model, as its files are now, can answer at once."""
         place = self._places.get(model.name)
-        return place is not None and place.adapter is not None and place.digest == model.digest
+        return place is not None and place.adapter is not None and place.digest == await read_digest(model)
 
     def is_current(self, model: Model, adapter: Adapter, *, digest: str) -> bool:
         """Whether this is the model's adapter now, loaded from the files with this digest."""
@@ -102,7 +102,7 @@ class LoadedModels:
             ModelError: it could not be loaded.
             OverloadedError: there is no room, and models that are pinned hold it.
         """
-        place = self._claim(model)
+        place = self._claim(model, await read_digest(model))
         try:
             if place.filling is None:
                 raise RuntimeError("a place is filled as soon as it is made")
@@ -143,16 +143,16 @@ class LoadedModels:
         for place in places:
             self._drop(place)
 
-    def _claim(self, model: Model) -> _Place:
+    def _claim(self, model: Model, digest: str) -> _Place:
         """The model's place, perhaps still empty, with the caller counted as a user, so that nobody takes it away."""
         place = self._places.get(model.name)
-        if place is not None and place.digest != model.digest:
+        if place is not None and place.digest != digest:
             # Its file was changed. Whoever uses the old model goes on with it.
             self._drop(place)
             place = None
         if place is None:
             is_operators = self._keep_alive_s == PINNED or self._preloaded(model)
-            place = _Place(model, model.digest, self._keep_alive_s, is_operators=is_operators)
+            place = _Place(model, digest, self._keep_alive_s, is_operators=is_operators)
             self._places[model.name] = place
             place.filling = asyncio.ensure_future(self._fill(place))
             place.filling.add_done_callback(_see_failure)
@@ -180,7 +180,7 @@ class LoadedModels:
                 place.nbytes = await self._make_room(place.model)
                 place.has_room = True
                 place.adapter = await self._load(place.model)
-            if place.digest != place.model.digest:
+            if place.digest != await read_digest(place.model):
                 # Its file was changed meanwhile, and nobody knows which one was read: the next caller loads it anew.
                 place.digest = ""
         except BaseException:

@@ -1,5 +1,6 @@
 """The model catalogue: names, aliases, families, blobs and licences, from osamd's own rows and the user's."""
 
+import asyncio
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,10 +81,10 @@ class Model:
         model's digest changes when the file does. Hashing the content each time would take seconds. Callers that
         store results of the model must take the digest before loading it.
         """
-        return self._fixed_digest or self._digest_now()
+        return self.fixed_digest or self._digest_now()
 
     @cached_property
-    def _fixed_digest(self) -> str:
+    def fixed_digest(self) -> str:
         """The digest if every file has one; otherwise an empty string."""
         return self._digest_now() if all(file.sha256 for _, file in self._files()) else ""
 
@@ -103,6 +104,11 @@ class Model:
             yield role, blob
             for attachment in blob.attachments:
                 yield f"{role}+", attachment
+
+
+async def read_digest(model: Model) -> str:
+    """The model's digest, without touching the disk on the event loop: network volumes can be slow."""
+    return model.fixed_digest or await asyncio.to_thread(lambda: model.digest)
 
 
 class Catalog:
