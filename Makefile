@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 .PHONY: help demo serve test test-weights test-reference image-test image-drive release-check lint format docs pins clean
 
 help: ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(VENV)/runtime: requirements/runtime.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; say: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is required; try: make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
@@ -20,13 +20,13 @@ $(VENV)/dev: requirements/dev.txt $(VENV)/runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 
-# Checkers of deploy/, 36 MB, in an environment of their own: they want other versions of what the tests want.
+# Linters for deploy/, 36 MB, in a separate environment: their dependencies conflict with the tests'.
 $(VENV)/deploy: requirements/deploy.txt
 	@test -x $(VENV)/checkers/bin/python || $(PYTHON) -m venv $(VENV)/checkers
 	$(VENV)/checkers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/deploy.txt
 	@touch $@
 
-demo: $(VENV)/runtime ## Segment a photo with the built-in model, offline: demo/mask.png, demo/overlay.png
+demo: $(VENV)/runtime ## Segment a photo offline with the built-in model; writes demo/mask.png and demo/overlay.png
 	$(BIN)/python scripts/demo.py
 
 serve: $(VENV)/runtime ## Serve in development mode on 127.0.0.1:11368
@@ -36,20 +36,20 @@ serve: $(VENV)/runtime ## Serve in development mode on 127.0.0.1:11368
 
 TEST_PROCESSES ?= 2
 
-test: $(VENV)/dev ## Run the tests, on TEST_PROCESSES=2 processes
+test: $(VENV)/dev ## Run the tests in TEST_PROCESSES (2) parallel processes
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 $(VENV)/proof: requirements/proof.txt $(VENV)/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/proof.txt
 	@touch $@
 
-proof: $(VENV)/proof ## Search for inputs nobody thought of: PROOF_S=60 seconds for each of schemathesis and the fuzzers
+proof: $(VENV)/proof ## Run schemathesis and the fuzzers, for PROOF_S (60) seconds each
 	$(BIN)/python -m pytest -m proof -s tests/proof $(PYTEST_ARGS)
 
 test-weights: $(VENV)/dev ## Pull every real model (10 GB, from the internet) and compare it with osam on a photo
 	$(BIN)/python -m pytest -m weights -s tests/weights $(PYTEST_ARGS)
 
-test-reference: $(VENV)/dev ## Compare SAM with its authors' own code and random weights (installs PyTorch)
+test-reference: $(VENV)/dev ## Compare SAM with the authors' own code on random weights (installs PyTorch)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps segment-anything-py==1.0.1
 	$(BIN)/python -m pytest -m reference -s tests/reference $(PYTEST_ARGS)
@@ -69,10 +69,10 @@ bench-blobs: $(VENV)/dev
 	@$(BIN)/python -m benchmarks.recipe '$(BENCH_CACHE)' || { \
 		$(MAKE) $(EXPORT)/made && $(EXPORT)/bin/python -W ignore -m benchmarks.blobs '$(BENCH_CACHE)'; }
 
-bench: bench-blobs ## Measure beside osam and bare ONNX Runtime: benchmarks/results (25 minutes; PyTorch the first time)
+bench: bench-blobs ## Benchmark against osam and plain ONNX Runtime; writes benchmarks/results (25 minutes; first run installs PyTorch)
 	$(BIN)/python -m benchmarks.run
 
-bench-quick: bench-blobs ## The same with few samples, in five minutes: benchmarks/results/quick
+bench-quick: bench-blobs ## The same with fewer samples; writes benchmarks/results/quick (5 minutes)
 	$(BIN)/python -m benchmarks.run --quick
 
 .PHONY: train
@@ -88,22 +88,22 @@ $(TRAINING)/made: requirements/runtime.txt pyproject.toml
 	$(TRAINING)/bin/python -m pip install --quiet --disable-pip-version-check --group training
 	@touch $@
 
-train: $(TRAINING)/made ## Train the built-in network from nothing (Debian; 100 minutes on two cores), or go on; put it into the package
+train: $(TRAINING)/made ## Train the built-in network, or resume, and put it into the package (Debian; 100 minutes on two cores)
 	test -f '$(TRAINING_FOLDER)/manifest.json' || $(TRAINING)/bin/python -m training.prepare '$(TRAINING_FOLDER)'
 	$(TRAINING)/bin/python -m training.train '$(TRAINING_FOLDER)' --steps $(TRAINING_STEPS) --resume
 	$(TRAINING)/bin/python -W ignore -m training.ship '$(TRAINING_FOLDER)'
 
-image-test: $(VENV)/dev ## Build the image with buildah, run it with podman and drive it (root, Debian's tools)
+image-test: $(VENV)/dev ## Build the container image with buildah and test it with podman (needs root on Debian)
 	scripts/image-build cpu
 	$(MAKE) image-drive
 
-image-drive: $(VENV)/dev ## Drive an image that is built: OSAMD_IMAGE, by OSAMD_CONTAINER_TOOL
+image-drive: $(VENV)/dev ## Test the built image OSAMD_IMAGE with OSAMD_CONTAINER_TOOL
 	$(BIN)/python -m pytest -m image tests/image $(PYTEST_ARGS)
 
-release-check: $(VENV)/dev ## Build sdist and wheel, install them where nothing else is, segment a photo offline
+release-check: $(VENV)/dev ## Build sdist and wheel, install them into empty environments and segment a photo offline
 	$(BIN)/python scripts/release_check.py --tag "$(TAG)"
 
-lint: $(VENV)/dev $(VENV)/deploy ## Check style, types, imports, generated docs and deploy/; writes nothing
+lint: $(VENV)/dev $(VENV)/deploy ## Check style, types, imports, generated docs, deploy/, secrets and advisories; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -117,13 +117,13 @@ format: $(VENV)/dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/dev ## Write docs/reference from the code
+docs: $(VENV)/dev ## Regenerate docs/reference from the code
 	$(BIN)/python scripts/reference.py
 
-pins: $(VENV)/dev ## Pin the newest versions that pyproject.toml allows
+pins: $(VENV)/dev ## Update requirements/ to the newest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/pin
 
-clean: ## Remove what make made
+clean: ## Remove everything make has created
 	rm -rf $(VENV) $(EXPORT) $(TRAINING) demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

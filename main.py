@@ -1,6 +1,6 @@
 """The deployment's entry point: ``uvicorn main:app``, or ``python main.py``.
 
-A ``.env`` file beside this one is read; real environment variables win over it.
+Reads a ``.env`` file next to this one; real environment variables take precedence.
 """
 
 import sys
@@ -19,7 +19,7 @@ with faster_imports():
         prepare_process(settings)
         app = create_app(settings)
     except SettingsError as error:
-        # A sentence that names the variable; a traceback would bury it.
+        # The message names the variable; a traceback would bury it.
         print(f"osamd: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 

@@ -1,4 +1,4 @@
-"""Send a photo and a prompt to an osamd server, and save what comes back.
+"""Send a photo and a prompt to an osamd server, and save the result.
 
     python send_request_example.py --image photo.jpg --point 320,240
 
@@ -33,18 +33,18 @@ def parse_arguments() -> argparse.Namespace:
     """Arguments over environment over constants."""
     here = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description="Send a photo and a prompt to an osamd server.")
-    parser.add_argument("--url", default=os.environ.get("OSAMD_URL") or API_ENDPOINT, help="the server")
-    parser.add_argument("--api-key", default=os.environ.get("API_KEY") or API_KEY, help="better set in API_KEY")
-    parser.add_argument("--model", help="a model's name; the built-in one by default")
+    parser.add_argument("--url", default=os.environ.get("OSAMD_URL") or API_ENDPOINT, help="URL of the server")
+    parser.add_argument("--api-key", default=os.environ.get("API_KEY") or API_KEY, help="better set API_KEY")
+    parser.add_argument("--model", help="model name (default: the built-in model)")
     parser.add_argument("--image", type=Path, default=here / "examples" / "cat.jpg", help="the photo")
     parser.add_argument("--point", action="append", default=[], metavar="X,Y", help="a click on the object")
-    parser.add_argument("--background", action="append", default=[], metavar="X,Y", help="a click beside it")
+    parser.add_argument("--background", action="append", default=[], metavar="X,Y", help="a click outside it")
     parser.add_argument("--box", metavar="X1,Y1,X2,Y2", help="a box around it")
     parser.add_argument("--text", action="append", default=[], help="words, for models that take them")
     parser.add_argument(
-        "--patience", type=float, default=60.0, metavar="S", help="seconds to wait for a server that wakes up (60)"
+        "--patience", type=float, default=60.0, metavar="S", help="seconds to wait for a starting server (60)"
     )
-    parser.add_argument("--output", type=Path, default=Path(), metavar="DIR", help="where the files go (here)")
+    parser.add_argument("--output", type=Path, default=Path(), metavar="DIR", help="output folder (default: current)")
     return parser.parse_args()
 
 
@@ -53,17 +53,17 @@ def numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise SystemExit(f"not numbers separated by commas: {text!r}") from None
+        raise SystemExit(f"expected numbers separated by commas, such as 320,240; got {text!r}") from None
 
 
 def ask(client: Client, arguments: argparse.Namespace) -> Segmentation:
-    """One request; what is wrong with its numbers is for the server to say."""
+    """Send one request; the server validates the numbers."""
     clicks = [(numbers(point), 1) for point in arguments.point]
     clicks += [(numbers(point), 0) for point in arguments.background]
     return client.segment(
         arguments.image,
         model=arguments.model,
-        # None where nothing was given: the client takes an empty list for a mistake.
+        # None if nothing was given: the client rejects an empty list.
         points=[point for point, _ in clicks] or None,
         labels=[label for _, label in clicks] or None,
         box=numbers(arguments.box) if arguments.box else None,
@@ -87,12 +87,12 @@ def save(found: Segmentation, image: Path, folder: Path) -> list[Path]:
 
 def draw_overlay(image: Path, masks: list[bytes]) -> bytes:
     """The photo with the masks over it, as PNG."""
-    import io  # noqa: PLC0415 - only here
+    import io  # noqa: PLC0415 - only used here
 
-    from PIL import Image, ImageOps  # noqa: PLC0415 - only here
+    from PIL import Image, ImageOps  # noqa: PLC0415 - only used here
 
     with Image.open(image) as opened:
-        # Masks lie on the upright picture, so the photo is turned upright too.
+        # Masks match the upright image, so apply the photo's EXIF orientation.
         photo = ImageOps.exif_transpose(opened).convert("RGB")
     tint = Image.new("RGB", photo.size, (0, 114, 178))
     for data in masks:
@@ -110,16 +110,16 @@ def explain(error: OsamdError) -> str:
     if isinstance(error, UnreachableError):
         return f"No connection: {error}\nIs the server running, and is --url right?"
     if isinstance(error, RequestError):
-        return f"{error.status}, the request needs mending: {error}"
+        return f"{error.status}, the request is invalid: {error}"
     if isinstance(error, ModelUnavailableError):
         return f"{error.status}, the server does not have this model: {error}"
     if isinstance(error, CapacityError):
-        return f"{error.status}, the server is busy or waking up, try again later: {error}"
-    return f"{error.status}, the server has a problem: {error}\nIts log says more."
+        return f"{error.status}, the server is busy or starting, try again later: {error}"
+    return f"{error.status}, server error: {error}\nSee the server's log for details."
 
 
 def main() -> int:
-    """Ask, save, and say what to do when it went wrong."""
+    """Send the request, save the result, and explain errors."""
     arguments = parse_arguments()
     api_key = None if arguments.api_key == PLACEHOLDER_KEY else arguments.api_key
     try:

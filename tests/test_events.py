@@ -120,4 +120,4 @@ def test_bare_connection_is_not_logged(caplog: pytest.LogCaptureFixture) -> None
     log_event(ConnectionCut("head_timeout", "203.0.113.9"))
 
     assert [] == quiet
-    assert ["cut a connection off from=203.0.113.9 code=head_timeout"] == caplog.messages
+    assert ["closed a connection from=203.0.113.9 code=head_timeout"] == caplog.messages

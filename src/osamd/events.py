@@ -1,6 +1,6 @@
-"""What happened, as frozen records.
+"""Events, as frozen records.
 
-The core emits events and knows no log, no metrics library and no header; sinks turn events into those.
+The core emits events and does not depend on logging, metrics or HTTP headers; sinks turn events into those.
 """
 
 import logging
@@ -25,25 +25,25 @@ class ModelLoaded:
 
 @dataclass(frozen=True, slots=True)
 class RequestDone:
-    """An HTTP request was answered, or its client went.
+    """An HTTP request was answered, or its client disconnected.
 
     Attributes:
-        method: as it was sent.
-        path: as it was sent, so print it with ``shown_path`` only.
-        status: of the answer.
-        seconds: from the head of the request to the end of the answer.
-        request_id: in the answer too.
-        code: of the error that was answered, or None.
-        key_name: whose key it came with; None where no key was wanted or none was right.
-        client: the address it came from, or None.
-        route: the path's template, such as ``/api/images/{image_id}``; ``unmatched`` where there is none.
-        model: full name of the model that was asked, or None.
-        cache: ``hit`` or ``miss`` where an image was looked up.
+        method: as sent.
+        path: as sent and unchecked; print it with ``shown_path`` only.
+        status: HTTP status of the response.
+        seconds: from the head of the request to the end of the response.
+        request_id: as in the response.
+        code: error code of the response, or None.
+        key_name: name of the key it was sent with; None if no key was required or the key was not valid.
+        client: the client's address, or None.
+        route: the path's template, such as ``/api/images/{image_id}``; ``unmatched`` if there is none.
+        model: full name of the model used, or None.
+        cache: ``hit`` or ``miss`` if an image was looked up.
         device: where the model ran, or None.
-        stages: seconds in each stage.
-        stages_begun: seconds from the beginning of the request to that of each stage.
-        begun: when the request began, in seconds since 1970.
-        traceparent: the caller's trace, as the header of that name (W3C) has it, unchecked; or None.
+        stages: seconds spent in each stage.
+        stages_begun: start of each stage, in seconds from the start of the request.
+        begun: start of the request, in seconds since 1970.
+        traceparent: the caller's ``traceparent`` header (W3C Trace Context), unchecked; or None.
     """
 
     method: str
@@ -69,16 +69,16 @@ PullStatus = Literal["waiting", "downloading", "verifying", "done"]
 
 @dataclass(frozen=True, slots=True)
 class PullProgress:
-    """How far the pull of one file of a model is.
+    """Progress of the pull of one file of a model.
 
     Attributes:
         model: full name of the model.
         role: the blob's role in the model; attachments have the role of the blob they belong to.
-        digest: SHA-256 of the file that is pulled, hexadecimal.
-        total: its size in bytes, or None while nobody has said.
-        completed: bytes of it that are here.
-        status: ``waiting`` for another thread or process that pulls the same file (with that one's progress),
-            ``downloading``, ``verifying`` bytes that were on the disk already, or ``done``.
+        digest: SHA-256 of the file, hexadecimal.
+        total: its size in bytes, or None while unknown.
+        completed: bytes downloaded so far.
+        status: ``waiting`` for another thread or process that is pulling the same file (with that one's progress),
+            ``downloading``, ``verifying`` bytes that were already on disk, or ``done``.
     """
 
     model: str
@@ -91,14 +91,14 @@ class PullProgress:
 
 @dataclass(frozen=True, slots=True)
 class ModelUnloaded:
-    """A model was let go."""
+    """A model was unloaded."""
 
     model: str
 
 
 @dataclass(frozen=True, slots=True)
 class PullStarted:
-    """A model is being brought here for the first time."""
+    """The pull of a model started."""
 
     model: str
     license: str
@@ -107,14 +107,14 @@ class PullStarted:
 
 @dataclass(frozen=True, slots=True)
 class ModelPulled:
-    """All files of a model are here."""
+    """All files of a model were downloaded and verified."""
 
     model: str
 
 
 @dataclass(frozen=True, slots=True)
 class PullFailed:
-    """A model could not be brought here."""
+    """A model could not be pulled."""
 
     model: str
     reason: str
@@ -122,12 +122,12 @@ class PullFailed:
 
 @dataclass(frozen=True, slots=True)
 class MemoryRanOut:
-    """Something did not fit into memory; it is tried once more without the models that were idle.
+    """An allocation failed; the work is retried once after unloading idle models.
 
     Attributes:
-        model: for which it was.
-        reason: as the library that failed says it.
-        unloaded: full names of the models that were let go.
+        model: full name of the model the work was for.
+        reason: the message of the library that failed.
+        unloaded: full names of the models that were unloaded.
     """
 
     model: str
@@ -137,11 +137,11 @@ class MemoryRanOut:
 
 @dataclass(frozen=True, slots=True)
 class WorkerHung:
-    """A computation did not end; its request was failed and its worker replaced.
+    """A computation hung; its request failed and its worker was replaced.
 
     Attributes:
-        lane: whose worker it was.
-        hung: how many of this lane's workers are in that state now.
+        lane: name of the lane.
+        hung: how many workers of this lane are hung now.
     """
 
     lane: str
@@ -150,13 +150,13 @@ class WorkerHung:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionCut:
-    """A connection ended for a reason that no request of the app shows.
+    """The server closed a connection outside of any request that reached the app.
 
     Attributes:
         code: ``too_many_connections``, ``head_timeout``, ``head_too_large``, ``not_http``, ``no_tunnels`` for
             CONNECT, ``body_unread`` for a client that was answered and did not finish its body, ``answer_unread`` for
-            one that did not read.
-        client: the address it came from, or None.
+            one that did not read its response.
+        client: the client's address, or None.
     """
 
     code: str
@@ -179,7 +179,7 @@ Sink = Callable[[Event], None]
 
 
 def tell(sinks: Iterable[Sink], event: Event) -> None:
-    """Tell every sink. One that fails is logged: what is told of a request must not decide how it ends."""
+    """Send an event to every sink. A sink that fails is logged, so that reporting cannot fail a request."""
     for sink in sinks:
         try:
             sink(event)
@@ -188,7 +188,7 @@ def tell(sinks: Iterable[Sink], event: Event) -> None:
 
 
 def log_event(event: Event) -> None:
-    """The sink that writes a line to the log. Quiet about health probes, which come every few seconds."""
+    """Sink that writes a line to the log; health probes, which come every few seconds, are logged at DEBUG only."""
     match event:
         case ModelLoaded():
             level, message = logging.INFO, f"loaded {event.model} on {event.device} in {event.seconds * 1e3:.0f} ms"
@@ -207,10 +207,10 @@ def log_event(event: Event) -> None:
         case MemoryRanOut():
             gone = ", ".join(event.unloaded) or "nothing"
             level = logging.WARNING
-            message = f"out of memory for {event.model}: {event.reason}; let go of {gone}, and try once more"
+            message = f"out of memory for {event.model}: {event.reason}; unloaded {gone}, retrying once"
         case WorkerHung():
             level = logging.ERROR
-            message = f"work in the {event.lane} lane does not end: gave its worker up, {event.hung} of them now"
+            message = f"a computation in the {event.lane} lane hung: replaced its worker, {event.hung} hung now"
         case ConnectionCut() | RequestDone():
             level, message = _http_line(event)
     logger.log(level, "%s", message, extra={"event": event})
@@ -218,8 +218,8 @@ def log_event(event: Event) -> None:
 
 def _http_line(event: ConnectionCut | RequestDone) -> tuple[int, str]:
     if isinstance(event, ConnectionCut):
-        # Whoever can connect can cause these, so they must not fill a log.
-        return logging.DEBUG, f"cut a connection off from={event.client} code={event.code}"
+        # Anyone who can connect can cause these, so they must not flood the log.
+        return logging.DEBUG, f"closed a connection from={event.client} code={event.code}"
     return logging.DEBUG if event.path in PROBES else logging.INFO, _request_line(event)
 
 
@@ -238,6 +238,6 @@ def _request_line(event: RequestDone) -> str:
 
 
 def shown_path(path: str) -> str:
-    """A path as it may stand in a log: on one line, printable, not endless. Callers without a key choose it."""
+    """A path made safe for a log: one line, printable, of limited length. Callers without a key can choose it."""
     printable = path.encode("unicode_escape").decode("ascii")
     return printable if len(printable) <= LONGEST_PATH else f"{printable[:LONGEST_PATH]}..."
