@@ -92,10 +92,10 @@ def test_a_full_queue_takes_the_place_of_who_has_most() -> None:
         await one.wait("little", "little")
         await asyncio.wait(much, return_when=asyncio.FIRST_COMPLETED)
         assert [False, False, True] == [task.done() for task in much]
-        with pytest.raises(OverloadedError, match="this key has most") as caught:
+        with pytest.raises(OverloadedError, match="this key holds the most") as caught:
             await much[-1]
         assert (503, True) == (caught.value.status, bool(caught.value.retry_after_s))
-        with pytest.raises(OverloadedError, match="3 requests wait already"):
+        with pytest.raises(OverloadedError, match="3 requests are waiting"):
             await one.run("refused", "much")
         await one.wait("little too", "little")
         with pytest.raises(OverloadedError):

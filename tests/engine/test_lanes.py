@@ -52,7 +52,7 @@ def test_a_full_queue_refuses_at_once(workers: int) -> None:
     async def main() -> list[str]:
         tasks = [asyncio.create_task(opened.run(gate, Timings())) for _ in range(workers + 2)]
         await asyncio.sleep(0)
-        with pytest.raises(OverloadedError, match="the test queue is full: 2 requests wait already"):
+        with pytest.raises(OverloadedError, match="the test queue is full: 2 requests are waiting"):
             await opened.run(gate, Timings())
         gate.opened.set()
         answers = await asyncio.gather(*tasks)
@@ -129,7 +129,7 @@ def test_what_waits_too_long_is_refused_and_never_runs() -> None:
     async def main(opened: Lane) -> str:
         running = asyncio.create_task(opened.run(gate, Timings()))
         await wait_for(gate.begun)
-        with pytest.raises(OverloadedError, match=r"waited 0\.05 s in the test queue"):
+        with pytest.raises(OverloadedError, match=r"waiting 0\.05 s in the test queue"):
             await opened.run(lambda: ran.append(1), Timings())
         assert 0 == opened.waiting
         gate.opened.set()

@@ -1,11 +1,11 @@
 """Bounded queues with worker threads behind them. Knows no model.
 
-Every accepted piece of work is answered exactly once: with its result, with its own exception, or with a refusal when
-the lane closes. A waiter that is cancelled gives its place in the queue back at once. Work that does not end is given
-up and its worker replaced; a thread cannot be stopped, so there is a limit to how often.
+Every accepted job completes exactly once: with its result, its own exception, or a refusal when the lane closes.
+Cancelling a waiter frees its queue slot at once. A hung job fails and its worker is replaced; threads cannot be killed,
+so the number of replacements is limited.
 
-Places and workers are shared by owner: nobody waits behind another owner's backlog, and a full queue takes a place
-from the owner that has most.
+Slots and workers are shared fairly between owners: no owner waits behind another's backlog, and a full queue evicts a
+job of the owner that has most.
 """
 
 import asyncio
@@ -24,10 +24,9 @@ from osamd.timings import Timings
 
 Result = TypeVar("Result")
 
-# Threads a lane leaves to work that does not end. Beyond this it reports itself stuck, so that the host restarts the
-# process.
+# Hung threads a lane replaces. Beyond this it reports itself stuck so that the host restarts the process.
 MOST_HUNG: Final = 3
-# How long work in steps goes on before others get the worker: a click on one object is done within it, and 64 are not.
+# Time slice of work in steps: long enough to finish a click on one object, too short for 64.
 SLICE_S: Final = 0.02
 
 
@@ -37,13 +36,13 @@ class Lane:
     Idle workers block on a condition and use no CPU. Threads start with the first job.
 
     Args:
-        name: for messages.
-        workers: how many threads.
-        capacity: how many jobs may wait.
-        wait_s: what has waited for so many seconds is refused; None lets it wait.
-        hang_s: what has run for so many seconds is given up; None lets it run.
-        on_hung: told the lane's name and how many of its threads are given up, on the event loop.
-        has_spare: whether one more thread serves another owner while one owner holds all workers.
+        name: used in messages.
+        workers: number of threads.
+        capacity: maximum number of waiting jobs.
+        wait_s: seconds after which a waiting job is refused; None for no limit.
+        hang_s: seconds after which a running job counts as hung and fails; None for no limit.
+        on_hung: called on the event loop with the lane's name and the number of its hung threads.
+        has_spare: whether an extra thread serves other owners while one owner occupies all workers.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Lane:
         self._draining = False
         self._worker_count = workers
         self._queue: FairQueue[Job] = FairQueue()
-        # Jobs that have not begun; those between two steps wait too, but were let in already.
+        # Jobs that have not started; those between two steps wait too, but were already admitted.
         self._waiting = 0
         self._changed = threading.Condition()
         self._closed = False
@@ -77,34 +76,34 @@ class Lane:
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait to be begun."""
+        """Number of jobs waiting to start."""
         with self._changed:
             return self._waiting
 
     @property
     def hung(self) -> int:
-        """How many of its workers are given up."""
+        """Number of hung workers."""
         with self._changed:
             return self._hung
 
     def status(self) -> LaneStatus:
-        """How it stands at this moment."""
+        """The lane's current state."""
         with self._changed:
             running = self._queue.running
             return LaneStatus(self._name, self._waiting, self._capacity, running=running, hung=self._hung)
 
     async def run(self, work: Callable[[], Result], timings: Timings, *, owner: str = "") -> Result:
-        """Run ``work`` on a worker thread; time in which it did not run is added to the stage ``queue``.
+        """Run ``work`` on a worker thread; the time it spent waiting is added to the stage ``queue``.
 
         Args:
-            work: what to do.
-            timings: the request's stopwatch.
-            owner: whose work it is (the key's name); empty for the server's own.
+            work: the function to run.
+            timings: the request's timings.
+            owner: the key's name; empty for the server's own work.
 
         Raises:
-            OverloadedError: the queue is full, or the wait was too long.
-            ShuttingDownError: the lane is closed, or was closed before the work began.
-            HungError: the work does not end.
+            OverloadedError: the queue is full, or the job waited too long.
+            ShuttingDownError: the lane is closed, or was closed before the job started.
+            HungError: the job ran for longer than ``hang_s``.
         """
         result: Result = await self._answer(Job(work, owner, in_steps=False), timings)
         return result
@@ -112,9 +111,9 @@ class Lane:
     async def run_in_steps(
         self, work: Callable[[], Generator[None, None, Result]], timings: Timings, *, owner: str = ""
     ) -> Result:
-        """Run a generator to its end, whose return value is the result; jobs that wait may take turns where it yields.
+        """Run a generator to its end; its return value is the result. Waiting jobs may take a turn at each ``yield``.
 
-        When the waiter is cancelled it ends at its next ``yield``. Arguments and errors as of ``run``.
+        Cancelling the waiter ends it at its next ``yield``. Arguments and errors as for ``run``.
         """
         result: Result = await self._answer(Job(work, owner, in_steps=True), timings)
         return result
@@ -139,7 +138,7 @@ class Lane:
         return result
 
     def drain(self) -> None:
-        """Refuse what waits; from now on, work is begun at once or refused."""
+        """Refuse waiting jobs; from now on, a job starts at once or is refused."""
         with self._changed:
             self._draining = True
             refused = [job for line in self._queue.lines().values() for job in line if not job.has_begun]
@@ -150,13 +149,13 @@ class Lane:
             job.refuse(_shutting_down())
 
     def close(self, *, patience_s: float | None = None) -> bool:
-        """Refuse what waits and what comes; what runs is finished.
+        """Refuse waiting and new jobs, and wait for running ones.
 
         Args:
-            patience_s: seconds to wait for that; None waits however long it takes.
+            patience_s: seconds to wait; None for no limit.
 
         Returns:
-            Whether all workers are gone.
+            Whether all workers have ended.
         """
         self._closed = True
         self.drain()
@@ -175,22 +174,22 @@ class Lane:
             if self._waiting >= self._capacity + free:
                 evicted = self._to_evict(job.owner)
                 if evicted is None:
-                    raise OverloadedError(f"the {self._name} queue is full: {self._capacity} requests wait already")
+                    raise OverloadedError(f"the {self._name} queue is full: {self._capacity} requests are waiting")
                 self._remove(evicted)
             self._queue.add(job, job.owner)
             self._waiting += 1
             self._wake()
         if evicted is not None:
-            message = f"the {self._name} queue is full, and this key has most of the {self._capacity} places"
+            message = f"the {self._name} queue is full, and this key holds the most of its {self._capacity} places"
             evicted.refuse(OverloadedError(message))
 
     def _free(self, owner: str) -> int:
-        """How many more jobs could run now, the next being this owner's. To be called with the lock held."""
+        """How many more jobs could run now if the next is this owner's. Call with the lock held."""
         free = self._worker_count - self._queue.running
         return max(free, int(self._is_for_spare(owner)))
 
     def _is_for_spare(self, owner: str) -> bool:
-        """Whether one other owner holds all workers, so that this one may use the spare thread."""
+        """Whether another owner occupies all workers, so that this one may use the spare thread."""
         queue = self._queue
         return (
             self._has_spare
@@ -200,7 +199,7 @@ class Lane:
         )
 
     def _to_evict(self, newcomer: str) -> Job | None:
-        """The newest waiting job of the owner with most jobs; None when the newcomer would have as many."""
+        """The newest waiting job of the owner with the most jobs; None if the newcomer would have as many."""
         lines = {
             owner: fresh
             for owner, line in self._queue.lines().items()
@@ -212,13 +211,13 @@ class Lane:
         return lines[most][-1]
 
     def _remove(self, job: Job) -> bool:
-        """Take a waiting job out. To be called with the lock held."""
+        """Remove a waiting job. Call with the lock held."""
         is_removed = self._queue.remove(job, job.owner)
         self._waiting -= is_removed and not job.has_begun
         return is_removed
 
     def _wake(self) -> None:
-        """Have a worker look at the queue. To be called with the lock held."""
+        """Wake or start a worker. Call with the lock held."""
         owner = self._queue.next_owner()
         if owner is None:
             return
@@ -233,7 +232,7 @@ class Lane:
             self._changed.notify()
 
     def _abandon(self, job: Job) -> None:
-        """Forget a job whose waiter has gone; one that runs ends at its next step."""
+        """Drop a job whose waiter was cancelled; a running one ends at its next step."""
         with self._changed:
             job.is_abandoned = True
             is_removed = self._remove(job)
@@ -244,15 +243,15 @@ class Lane:
         with self._changed:
             if job.has_begun or not self._remove(job):
                 return
-        job.refuse(OverloadedError(f"waited {self._wait_s:g} s in the {self._name} queue"))
+        job.refuse(OverloadedError(f"gave up after waiting {self._wait_s:g} s in the {self._name} queue"))
 
     def _unwatch(self, loop: asyncio.AbstractEventLoop, job: Job) -> None:
-        """End the watch over a job, which would keep it and all it holds alive, when it has ended."""
+        """Cancel the watchdog of a job once it has ended; otherwise its timer would keep the job alive."""
         if job.watch is None:
             return
 
         def ended(_: object) -> None:
-            # A loop that was closed watches nothing any more.
+            # A closed event loop has no timers left to cancel.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(lambda: job.watch.cancel() if job.watch is not None else None)
 
@@ -262,7 +261,7 @@ class Lane:
             job.future.add_done_callback(ended)
 
     def _check(self, loop: asyncio.AbstractEventLoop, job: Job, hang_s: float) -> None:
-        """Give a job up that has run for too long; look at a younger one again when it is as old."""
+        """Fail a job that has run for too long; otherwise check again when its time is up."""
         with self._changed:
             if job.future.done():
                 return
@@ -279,7 +278,7 @@ class Lane:
         if left_s > 0:
             job.watch = loop.call_later(left_s, self._check, loop, job, hang_s)
             return
-        job.fail(HungError(f"given up after {hang_s:g} s in the {self._name} lane"))
+        job.fail(HungError(f"hung: not finished after {hang_s:g} s in the {self._name} lane"))
         if self._on_hung is not None:
             self._on_hung(self._name, hung)
 
@@ -296,21 +295,21 @@ class Lane:
                     is_over = True
                 if is_over or (len(self._queue) and job.slice_s >= SLICE_S):
                     self._release(job, is_over=is_over)
-                    # Nothing of a finished job may stay alive in a waiting worker's frame.
+                    # A waiting worker's frame must not keep a finished job alive.
                     del job
                     job = self._next()
                 else:
                     job.take()
 
     def _begin(self, job: Job) -> bool:
-        """Whether the job is to be run: not when its waiter had gone before it began."""
+        """Whether to run the job; False if it was cancelled before it started."""
         if job.has_begun:
             return True
         job.has_begun = True
         return job.future.set_running_or_notify_cancel()
 
     def _release(self, job: Job, *, is_over: bool) -> None:
-        """End a job's turn. To be called with the lock held."""
+        """End a job's turn. Call with the lock held."""
         self._queue.done(job.owner, job.slice_s)
         job.slice_s = 0.0
         job.thread = None
@@ -319,7 +318,7 @@ class Lane:
             self._queue.add(job, job.owner)
 
     def _next(self) -> Job | None:
-        """Wait for a job that may run now, and take it; None when the lane is closed. To be called with the lock."""
+        """Wait for a runnable job and take it; None when the lane is closed. Call with the lock held."""
         while True:
             owner = self._queue.next_owner()
             if owner is not None and self._free(owner) > 0:
@@ -340,6 +339,6 @@ def _shutting_down() -> ShuttingDownError:
 
 
 async def close_lanes(lanes: Iterable[Lane], patience: Patience) -> bool:
-    """Close lanes one after the other, off the loop; returns whether all their workers are gone."""
+    """Close lanes one after the other, off the event loop; returns whether all their workers have ended."""
     closed = [await asyncio.to_thread(lane.close, patience_s=patience.left()) for lane in lanes]
     return all(closed)

@@ -1,4 +1,4 @@
-"""Which models are loaded: within a budget of bytes, the least recently used one goes first."""
+"""The loaded models: a memory budget with least-recently-used eviction."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ class _Place:
     nbytes: int = 0
     adapter: Adapter | None = None
     users: int = 0
-    # Whether an operator, not a mere user, decided how long it stays.
+    # Whether an operator, not a user, decided how long it stays.
     is_operators: bool = False
     used: float = field(default_factory=time.monotonic)
     timer: asyncio.TimerHandle | None = None
@@ -33,16 +33,16 @@ class _Place:
 class LoadedModels:
     """The loaded models. Belongs to one event loop.
 
-    A load that has begun continues when all its callers have left; otherwise impatient callers could keep a large model
-    from ever being loaded.
+    A load that has started continues after all its callers have disconnected; otherwise callers with short timeouts
+    could keep a large model from ever being loaded.
 
     Args:
-        budget_bytes: sizes of all loaded models' files together, at most.
-        keep_alive_s: how long a model stays while no request has said otherwise.
-        load: loads a model, off the loop.
+        budget_bytes: maximum total size of the loaded models' files.
+        keep_alive_s: how long a model stays loaded unless a request says otherwise.
+        load: loads a model, off the event loop.
         measure: the size of a model's files in bytes.
         unloaded: called after a model was unloaded.
-        preloaded: whether the operator has this model loaded at start.
+        preloaded: whether the operator preloads this model.
     """
 
     def __init__(
@@ -72,17 +72,17 @@ class LoadedModels:
         return [self._resident(place) for place in places]
 
     async def is_loaded(self, model: Model) -> bool:
-        """Whether the model, as its files are now, can answer at once."""
+        """Whether the model is loaded from its current files."""
         place = self._places.get(model.name)
         return place is not None and place.adapter is not None and place.digest == await read_digest(model)
 
     def is_current(self, model: Model, adapter: Adapter, *, digest: str) -> bool:
-        """Whether this is the model's adapter now, loaded from the files with this digest."""
+        """Whether this is the model's current adapter, loaded from the files with this digest."""
         place = self._places.get(model.name)
         return place is not None and place.adapter is adapter and place.digest == digest
 
     def users(self, model: Model) -> int:
-        """How many use the model now or wait for it."""
+        """Number of callers using the model or waiting for it."""
         place = self._places.get(model.name)
         return 0 if place is None else place.users
 
@@ -90,17 +90,17 @@ class LoadedModels:
     async def using(
         self, model: Model, *, keep_alive_s: KeepAlive = None, by_operator: bool = True
     ) -> AsyncIterator[Adapter]:
-        """The model's adapter, loaded if need be; it stays loaded at least as long as the block runs.
+        """The model's adapter, loaded if necessary; it stays loaded at least for the duration of the block.
 
         Args:
-            model: the row.
-            keep_alive_s: how long it stays after the block, from now on; None leaves that as it is.
-            by_operator: whether an operator asks. What anybody else says of a model that is preloaded, or whose stay an
-                operator decided, is ignored.
+            model: the model's catalogue row.
+            keep_alive_s: how long it stays loaded after the block; None leaves that unchanged.
+            by_operator: whether the caller is an operator. A user's ``keep_alive_s`` is ignored for a model that is
+                preloaded or whose ``keep_alive`` an operator set.
 
         Raises:
             ModelError: it could not be loaded.
-            OverloadedError: there is no room, and models that are pinned hold it.
+            OverloadedError: pinned models leave no room for it.
         """
         place = self._claim(model, await read_digest(model))
         try:
@@ -114,7 +114,7 @@ class LoadedModels:
             self._leave(place, keep_alive_s, by_operator=by_operator)
 
     def unload(self, model: Model) -> bool:
-        """Let a model go now, or when the last request on it is done; False when it is not loaded."""
+        """Unload a model now, or once its last request is done; False if it is not loaded."""
         place = self._places.get(model.name)
         if place is None:
             return False
@@ -134,7 +134,7 @@ class LoadedModels:
         return [place.model.name for place in idle]
 
     async def close(self) -> None:
-        """Let all models go, and give up those that wait for room."""
+        """Unload all models and cancel loads in progress."""
         places = list(self._places.values())
         filling = [place.filling for place in places if place.filling is not None and not place.filling.done()]
         for task in filling:
@@ -144,10 +144,10 @@ class LoadedModels:
             self._drop(place)
 
     def _claim(self, model: Model, digest: str) -> _Place:
-        """The model's place, perhaps still empty, with the caller counted as a user, so that nobody takes it away."""
+        """The model's place, possibly still empty; counts the caller as a user, so that it is not evicted."""
         place = self._places.get(model.name)
         if place is not None and place.digest != digest:
-            # Its file was changed. Whoever uses the old model goes on with it.
+            # Its file has changed. Current users keep the old model.
             self._drop(place)
             place = None
         if place is None:
@@ -167,7 +167,7 @@ class LoadedModels:
             place.keep_alive_s = keep_alive_s
             place.is_operators = by_operator
         if not place.users and not place.has_room and place.filling is not None:
-            # Nobody waits for it any more, and it has not begun.
+            # No callers are left, and the load has not started.
             self._forget(place)
             place.filling.cancel()
         self._schedule(place)
@@ -175,13 +175,13 @@ class LoadedModels:
 
     async def _fill(self, place: _Place) -> None:
         try:
-            # One load at a time: two at once would need room for both and fight for the cores.
+            # One load at a time: two at once would need room for both and compete for the cores.
             async with self._loading:
                 place.nbytes = await self._make_room(place.model)
                 place.has_room = True
                 place.adapter = await self._load(place.model)
             if place.digest != await read_digest(place.model):
-                # Its file was changed meanwhile, and nobody knows which one was read: the next caller loads it anew.
+                # Its file changed during the load, so it is unknown which one was read: the next caller reloads it.
                 place.digest = ""
         except BaseException:
             self._forget(place)
@@ -189,11 +189,11 @@ class LoadedModels:
         self._schedule(place)
 
     async def _make_room(self, model: Model) -> int:
-        """The bytes of the model, when so many are free."""
+        """Evict idle models, or wait, until this one fits; returns its size in bytes."""
         nbytes = self._measure(model)
         if nbytes > self._budget_bytes:
             raise ModelLoadError(
-                f"{model.name} has {nbytes:,} bytes; OSAMD_MODEL_MEMORY_BYTES allows {self._budget_bytes:,}"
+                f"{model.name} needs {nbytes:,} bytes; OSAMD_MODEL_MEMORY_BYTES allows {self._budget_bytes:,}"
             )
         while True:
             held = [place for place in self._places.values() if place.has_room]
@@ -204,13 +204,13 @@ class LoadedModels:
             if droppable:
                 self._drop(min(droppable, key=lambda place: place.used))
             elif len(idle) == len(held):
-                raise OverloadedError("no room for this model: the loaded ones are pinned with keep_alive -1")
+                raise OverloadedError("no memory left for this model: all loaded models are pinned (keep_alive -1)")
             else:
                 self._changed.clear()
                 await self._changed.wait()
 
     def _schedule(self, place: _Place) -> None:
-        """Arrange the unloading of a model that nobody uses."""
+        """Schedule the unloading of an idle model."""
         if place.users or place.adapter is None or self._places.get(place.model.name) is not place:
             return
         _stop_timer(place)
@@ -221,7 +221,7 @@ class LoadedModels:
             place.timer = loop.call_later(place.keep_alive_s, self._drop, place)
 
     def _drop(self, place: _Place) -> None:
-        """Let a model go. Its memory returns with the last reference to its adapter, which a user may hold."""
+        """Unload a model. Its memory is freed with the last reference to its adapter, which a user may hold."""
         if self._forget(place) and place.adapter is not None:
             self._unloaded(place.model)
 
@@ -252,11 +252,11 @@ def _stop_timer(place: _Place) -> None:
 
 
 def _see_failure(filling: "asyncio.Task[None]") -> None:
-    """Mark a failure as retrieved, even when all its callers have left."""
+    """Mark a failure as retrieved, even if no caller is left to receive it."""
     if not filling.cancelled():
         filling.exception()
 
 
 def half_of_memory() -> int:
-    """Half of what this process may use, in bytes: of the container's limit, or of the machine's memory."""
+    """Half of the memory available to this process, in bytes: the container's limit or the machine's memory."""
     return memory_bytes() // 2

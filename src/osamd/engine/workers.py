@@ -1,4 +1,4 @@
-"""The engine's lanes together, what happens when memory runs out or work does not end, and how they stop."""
+"""The engine's lanes: out-of-memory retries, hung work and shutdown."""
 
 import asyncio
 import contextlib
@@ -17,12 +17,12 @@ from osamd.settings import Settings
 from osamd.status import LaneStatus
 from osamd.timings import Timings
 
-# Each may hold a decoded image of the largest size allowed.
+# Each worker may hold a decoded image of the maximum size.
 PREPARE_WORKERS: Final = (2, 4)
 DECODE_WORKERS: Final = 2
 LOAD_CAPACITY: Final = 64
 LOAD_HANG_S: Final = 900.0
-# An encoder works in up to some gigabytes, which are quicker to keep than to take again while there is work.
+# Encoders use up to a few gigabytes of scratch memory; keeping it while there is work is faster than reallocating it.
 REST_S: Final = 10.0
 
 Result = TypeVar("Result")
@@ -32,9 +32,9 @@ class Workers:
     """A lane for each kind of work. Belongs to one event loop.
 
     Args:
-        settings: how much may wait, and how long.
-        unload_idle: unloads the models that are not in use; returns their names.
-        emit: told about every event.
+        settings: queue sizes and time limits.
+        unload_idle: unloads idle models; returns their names.
+        emit: called with every event.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class Workers:
         self._emit = emit
         make = functools.partial(Lane, on_hung=lambda lane, hung: emit(WorkerHung(lane, hung)))
         watched = functools.partial(make, wait_s=settings.queue_wait_s, hang_s=settings.hang_s)
-        # A large model on a slow disk takes long to load, but not for ever.
+        # A large model on a slow disk takes long to load, but not forever.
         self.load = make("load", workers=1, capacity=LOAD_CAPACITY, hang_s=max(LOAD_HANG_S, settings.hang_s))
         self.encode = watched("encode", workers=1, capacity=settings.encode_queue)
-        # Decodes and resizes images while the encoder is busy; holds as many decoded ones as it has threads.
-        # With the spare threads nobody waits for one other owner's.
+        # Decodes and resizes images while the encoder is busy; holds one decoded image per thread.
+        # The spare threads keep a single owner from blocking everyone else.
         self.prepare = watched("prepare", workers=_prepare_workers(), capacity=settings.encode_queue, has_spare=True)
         self.decode = watched("decode", workers=DECODE_WORKERS, capacity=settings.decode_queue, has_spare=True)
 
@@ -59,23 +59,23 @@ class Workers:
         return any(lane.hung >= MOST_HUNG for lane in (self.load, self.prepare, self.encode, self.decode))
 
     def status(self) -> tuple[LaneStatus, ...]:
-        """How the lanes stand at this moment."""
+        """Current state of the lanes."""
         return tuple(lane.status() for lane in (self.load, self.prepare, self.encode, self.decode))
 
     async def run(
         self, lane: Lane, work: Callable[[], Result], *, model: str, timings: Timings, owner: str = ""
     ) -> Result:
-        """Run work that may need much memory; where there is too little, once more without the models that are idle.
+        """Run memory-intensive work; when memory runs out, unload idle models and retry once.
 
         Args:
-            lane: one of these.
-            work: what to do, on a worker.
+            lane: one of the lanes of this object.
+            work: the function to run on a worker.
             model: full name of the model it is for.
-            timings: the request's stopwatch.
-            owner: whose work it is (the key's name); empty for the server's own.
+            timings: the request's timings.
+            owner: the key's name; empty for the server's own work.
 
         Raises:
-            OutOfMemoryError: there was too little even so.
+            OutOfMemoryError: the retry ran out of memory, too.
             OsamdError: what ``Lane.run`` and the work itself raise.
         """
         return await self._try_twice(functools.partial(lane.run, work, timings, owner=owner), model)
@@ -89,7 +89,7 @@ class Workers:
         timings: Timings,
         owner: str = "",
     ) -> Result:
-        """The same for work in steps; see ``Lane.run_in_steps``."""
+        """Like ``run``, for work in steps; see ``Lane.run_in_steps``."""
         return await self._try_twice(functools.partial(lane.run_in_steps, work, timings, owner=owner), model)
 
     async def _try_twice(self, run: Callable[[], Awaitable[Result]], model: str) -> Result:
@@ -103,36 +103,36 @@ class Workers:
                 reason = f"{type(error).__name__}: {error}"
             finally:
                 self._rest_later()
-            # Not in the handler: the failure's traceback holds what it had allocated.
+            # Outside the handler: the exception's traceback would keep its allocations alive.
             if not is_last:
                 self._emit(MemoryRanOut(model, reason, tuple(self._unload_idle())))
                 await asyncio.to_thread(release_memory)
         raise OutOfMemoryError(reason)
 
     def _rest_later(self) -> None:
-        """Give memory back once nothing has been computed for a while."""
+        """Release memory once nothing has been computed for a while."""
         if self._rest is not None:
             self._rest.cancel()
         loop = asyncio.get_running_loop()
         self._rest = loop.call_later(REST_S, loop.run_in_executor, None, release_memory)
 
     def release_memory_after(self, model: object) -> None:
-        """Give a model's memory back when nobody holds it any more, be it a job that outlived its request."""
+        """Release a model's memory once nothing references it, including jobs that outlive their requests."""
         weakref.finalize(model, _release_on_thread, asyncio.get_running_loop()).atexit = False
 
     def drain(self) -> None:
-        """Refuse what waits; what runs is finished, and what still comes is done if it need not wait."""
+        """Refuse waiting jobs; running ones finish, and new ones run only if they can start at once."""
         for lane in (self.load, self.prepare, self.encode, self.decode):
             lane.drain()
 
     async def close(self, *, patience_s: float | None) -> bool:
-        """Refuse all that waits and comes, and wait for what runs.
+        """Refuse waiting and new jobs, and wait for running ones.
 
         Args:
-            patience_s: seconds to wait; None waits however long it takes.
+            patience_s: seconds to wait; None for no limit.
 
         Returns:
-            Whether everything has ended.
+            Whether all jobs have ended.
         """
         if self._rest is not None:
             self._rest.cancel()
@@ -145,14 +145,14 @@ def _prepare_workers() -> int:
 
 
 def _release_on_thread(loop: asyncio.AbstractEventLoop) -> None:
-    # A loop that has ended needs nothing any more.
+    # Nothing to do once the event loop is closed.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(loop.run_in_executor, None, release_memory)
 
 
 def release_memory() -> None:
-    """Give memory that freed models held back to the system. Takes a moment, so not on a loop."""
-    # ONNX Runtime is loaded with the first model, and not for /health.
+    """Return memory freed by models to the operating system. Blocks, so do not call it on an event loop."""
+    # Imported with the first model, so that /health need not wait for ONNX Runtime.
     from osamd.runtime import sessions
 
     sessions.release_memory()

@@ -231,7 +231,7 @@ def test_waiting_too_long_for_a_turn_is_refused(tmp_path: Path) -> None:
         answered = encoding.status()
 
     assert (503, "overloaded") == (problem["status"], problem["code"])
-    assert "waited 0.5 s in the encode queue" in problem["detail"]
+    assert "waiting 0.5 s in the encode queue" in problem["detail"]
     assert 200 == answered
 
 
