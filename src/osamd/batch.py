@@ -1,4 +1,4 @@
-"""Masks of many images, without a server.
+"""Segment many images without a server.
 
 ::
 
@@ -8,8 +8,8 @@
         for result in segment(["a.jpg", "b.jpg"], [{"points": [[225, 150]], "point_labels": [1]}] * 2):
             print(result.boxes, result.scores, result.masks.shape)
 
-A ``Segmenter`` belongs to one process. Its arguments can be pickled, and so can it: a copy loads the model again. That
-is what worker pools and Ray Data's ``map_batches(Segmenter, ...)`` need.
+A ``Segmenter`` belongs to one process. It can be pickled, as can its arguments; a copy reloads the model. Worker pools
+and Ray Data's ``map_batches(Segmenter, ...)`` rely on that.
 """
 
 import asyncio
@@ -43,18 +43,18 @@ if TYPE_CHECKING:
     AnyImage = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8] | Image.Image
 
 AnyPrompt = Prompt | Mapping[str, Any]
-# What is asked of one image: a prompt, several, or None for the model's default.
+# The prompts for one image: one, several, or None for the model's default.
 Prompts = AnyPrompt | Sequence[AnyPrompt] | None
 
 Value = TypeVar("Value")
 
-# Enough for images to be read and prepared while one is encoded and another is decoded.
+# Enough to read and preprocess images while one is encoded and another is decoded.
 AT_ONCE: Final = 8
-# Whoever asks waits for all of it; nothing is refused for having waited.
+# Callers wait for all results, so nothing may time out.
 PATIENCE_S: Final = 1e9
-# Pillow reads no larger ones.
+# Pillow refuses larger images.
 MOST_IMAGE_PIXELS: Final = 170_000_000
-# Of all masks of one image.
+# For all masks of one image.
 MOST_MASK_PIXELS: Final = 10**12
 CHANNELS: Final = 3
 PIXEL_AXES: Final = 3
@@ -62,13 +62,13 @@ PIXEL_AXES: Final = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """What was found in one image, or why there is nothing.
+    """The objects found in one image, or why it failed.
 
     Attributes:
-        height: rows of the upright image; 0 where it failed.
-        width: columns of the upright image; 0 where it failed.
-        annotations: the objects, in the order of the prompts, best first within one; empty where it failed.
-        error: why this image failed; the others are answered all the same.
+        height: rows of the upright image; 0 if it failed.
+        width: columns of the upright image; 0 if it failed.
+        annotations: the objects, in the order of the prompts, best first within each; empty if it failed.
+        error: why this image failed, or None; other images are not affected.
     """
 
     height: int
@@ -78,7 +78,7 @@ class Result:
 
     @property
     def masks(self) -> BoolArray:
-        """(N, height, width) bool, one a mask in the order of ``annotations``; all False for objects without one.
+        """(N, height, width) bool, one per annotation, in the same order; all False for objects without a mask.
 
         Raises:
             OsamdError: the image failed.
@@ -106,7 +106,7 @@ class Result:
 
     @property
     def scores(self) -> FloatArray:
-        """(N,) float32: the model's confidence, 0..1; NaN where it has none.
+        """(N,) float32: the model's confidence, 0..1; NaN if it has none.
 
         Raises:
             OsamdError: the image failed.
@@ -186,17 +186,17 @@ class Segmenter:
                 ``/api/generate``: ``points`` with ``point_labels``, ``box``, ``texts``. None asks the default of all.
 
         Returns:
-            One result for each image, in their order. An image or prompt that cannot be used makes its own result an
-            error and leaves the others alone.
+            One result for each image, in their order. An invalid image or prompt makes only its own result
+            an error.
 
         Raises:
-            ValueError: there are not as many prompts as images.
-            RuntimeError: it was closed.
+            ValueError: the number of prompts differs from the number of images.
+            RuntimeError: this Segmenter is closed.
         """
         return self._do(self._segment_all(images, prompts))
 
     def close(self) -> None:
-        """Let the model and the threads go. Does nothing the second time."""
+        """Unload the model and stop the threads. Safe to call more than once."""
         if self._loop.is_closed():
             return
         if self._engine is not None:
@@ -219,12 +219,12 @@ class Segmenter:
     def _do(self, work: Coroutine[Any, Any, Value]) -> Value:
         if self._loop.is_closed():
             work.close()
-            raise RuntimeError("this Segmenter was closed")
+            raise RuntimeError("this Segmenter is closed")
         future: Future[Value] = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except BaseException:
-            # Such as KeyboardInterrupt: nobody waits for it any more.
+            # Such as KeyboardInterrupt: no caller is waiting any more.
             future.cancel()
             raise
 
@@ -243,7 +243,7 @@ class Segmenter:
         jobs = enumerate(_pairs(images, prompts))
 
         async def work() -> None:
-            # All workers take from one iterator, so that no more images are drawn from it than are being worked on.
+            # All workers share one iterator, so that it is consumed only as fast as images are processed.
             for index, (image, asked) in jobs:
                 results[index] = await self._segment(image, asked)
 
@@ -302,10 +302,10 @@ def _pairs(images: "Iterable[AnyImage]", prompts: "Iterable[Prompts] | None") ->
 
 
 def _source(image: Any) -> ImageSource:
-    """An image of any of the kinds; on a thread, since it reads files and hashes.
+    """Convert any supported image; runs on a thread, since it reads files and hashes.
 
     Raises:
-        InvalidImageError: it is of no kind that can be read, or its file cannot be read.
+        InvalidImageError: its type is not supported, or its file cannot be read.
     """
     import numpy as np
     from PIL import Image
@@ -343,5 +343,5 @@ def _pillow_pixels(image: "Image.Image") -> "npt.NDArray[np.uint8]":
 
     image.load()
 
-    # Its EXIF orientation is not applied: prompts are in the frame of image.size.
+    # Its EXIF orientation is not applied: prompts use the coordinates of image.size.
     return np.ascontiguousarray(to_rgb(image))

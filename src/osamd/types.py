@@ -1,4 +1,4 @@
-"""The values that travel through osamd. Frozen dataclasses; no behaviour beyond what follows from the data.
+"""Core value types: frozen dataclasses without behaviour beyond simple derived values.
 
 Coordinates: unless a name says otherwise, x and y are pixels of the upright image (EXIF orientation applied), x to the
 right and y down; the centre of the top-left pixel is (0, 0). Boxes are (x1, y1, x2, y2).
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     ByteArray = npt.NDArray[np.uint8]
     AnyFloatArray = npt.NDArray[np.floating]
 else:
-    # NumPy and its types take 150 ms to import, which /health must not wait for.
+    # Importing NumPy takes 150 ms, which /health must not wait for.
     FloatArray = IntArray = BoolArray = ByteArray = AnyFloatArray = Any
 
 
@@ -50,13 +50,13 @@ class Prompt:
     Attributes:
         points: (N, 2) float32, x and y in image pixels.
         point_labels: (N,) int64, 1 foreground and 0 background.
-        boxes: (K, 4) float32, x1, y1, x2, y2 in image pixels, the corners included.
-        texts: words, for models that take them.
+        boxes: (K, 4) float32, x1, y1, x2, y2 in image pixels, both corners included.
+        texts: text prompts, for models that support them.
         mask_id: a mask of an earlier answer to refine, or None.
-        iou_threshold: overlap above which non-maximum suppression drops the weaker box, 0..1 (detectors).
-        score_threshold: objects below it are left out, 0..1 (detectors).
-        max_annotations: at most so many objects, best first (detectors).
-        field: how the request spells this prompt, for messages.
+        iou_threshold: IoU above which non-maximum suppression drops the lower-scoring box, 0..1 (detectors).
+        score_threshold: objects with a lower score are dropped, 0..1 (detectors).
+        max_annotations: maximum number of objects, best first (detectors).
+        field: path of this prompt in the request, for messages.
     """
 
     points: FloatArray = dataclass_field(default_factory=_no_points)
@@ -71,7 +71,7 @@ class Prompt:
 
 
 class WantedSize(Protocol):
-    """Tells how many rows and columns of an upright image of some size are looked at."""
+    """Returns the size at which an upright image is used by the model."""
 
     def __call__(self, *, height: int, width: int) -> tuple[int, int]:
         """Rows and columns."""
@@ -79,13 +79,13 @@ class WantedSize(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """A decoded image, perhaps smaller than it was.
+    """A decoded image, possibly downscaled.
 
     Attributes:
         pixels: (h, w, 3) uint8, RGB, upright, C-contiguous.
-        height: rows of the whole image.
-        width: columns of the whole image.
-        notes: what was done to samples that are not 8-bit RGB, in a few words each.
+        height: rows of the original image.
+        width: columns of the original image.
+        notes: conversions applied to samples that are not 8-bit RGB, in a few words each.
     """
 
     pixels: ByteArray
@@ -103,13 +103,13 @@ class Decode(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """An image as a model's encoder takes it.
+    """An image preprocessed for a model's encoder.
 
     Attributes:
         height: rows of the upright image.
         width: columns of the upright image.
-        inputs: what its graph is fed, by names of the adapter's own.
-        notes: what was done to the image's samples, as ``Picture`` has them.
+        inputs: the encoder's input arrays, by the adapter's own names.
+        notes: conversions applied to the image's samples, as in ``Picture``.
     """
 
     height: int
@@ -120,7 +120,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a model family takes and gives; everything else is refused with a message made from this."""
+    """What a model family supports; other prompts are refused with a message made from this."""
 
     points: bool = False
     boxes: int = 0
@@ -130,7 +130,7 @@ class Capabilities:
     masks: bool = True
 
     def sentence(self) -> str:
-        """The capabilities in words, for error messages and listings."""
+        """The supported prompts in words, for error messages and listings."""
         parts = []
         if self.points:
             parts.append("points")
@@ -145,13 +145,13 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Embedding:
-    """An encoded image: what the decoder needs, and the size of the image it came from.
+    """An encoded image: the decoder's inputs and the size of the original image.
 
     Attributes:
         height: rows of the upright image.
         width: columns of the upright image.
         features: the decoder's image inputs by name, each float (1, C, H, W).
-        notes: what was done to the image's samples, as ``Picture`` has them.
+        notes: conversions applied to the image's samples, as in ``Picture``.
     """
 
     height: int
@@ -161,7 +161,7 @@ class Embedding:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory the features take."""
+        """Size of the features in bytes."""
         return sum(feature.nbytes for feature in self.features.values())
 
 
@@ -170,10 +170,10 @@ class MaskLogits:
     """One candidate mask at the model's low resolution.
 
     Attributes:
-        values: (h, w) float32; above ``threshold`` means object.
-        valid_height: how many rows of ``values``, from the top and not always whole, show the image and not padding.
+        values: (h, w) float32; values above ``threshold`` belong to the object.
+        valid_height: rows of ``values``, from the top, that show the image and not padding; may be fractional.
         valid_width: the same for columns, from the left.
-        threshold: where object begins.
+        threshold: the logit above which a pixel belongs to the object.
     """
 
     values: FloatArray
@@ -187,10 +187,10 @@ class Candidate:
     """One answer of a model to one prompt: a mask, a box, or both.
 
     Attributes:
-        logits: the mask, or None for models that only find boxes.
-        box: x1, y1, x2, y2 in image pixels as the model gave it, or None where it follows from the mask.
-        score: the model's own confidence, 0..1, or None where it has none.
-        text: the words this object answers, or None.
+        logits: the mask, or None for detectors, which return boxes only.
+        box: x1, y1, x2, y2 in image pixels as predicted by the model, or None if it is derived from the mask.
+        score: the model's confidence, 0..1, or None if it has none.
+        text: the text prompt this object matches, or None.
     """
 
     logits: MaskLogits | None = None
@@ -211,11 +211,11 @@ class Box:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mask:
-    """A mask kept as its bounding box and what is inside.
+    """A mask, stored as its bounding box and the pixels inside it.
 
     Attributes:
         inside: (box height, box width) bool; every border row and column has at least one True.
-        box: where ``inside`` lies in the image.
+        box: position of ``inside`` in the image.
         height: rows of the image.
         width: columns of the image.
     """
@@ -228,13 +228,13 @@ class Mask:
 
 @dataclass(frozen=True, slots=True)
 class Cleaning:
-    """What is done to masks before they are written; nothing by default.
+    """Postprocessing of masks before they are written; none by default.
 
     Attributes:
-        smooth: standard deviation, in pixels, of the blur that outlines are smoothed with.
-        fill_holes: holes of at most so many pixels are filled.
-        drop_islands: parts of at most so many pixels are dropped; the largest stays.
-        simplify: outlines of polygons may be off by so many pixels.
+        smooth: standard deviation, in pixels, of the blur that smooths outlines.
+        fill_holes: area, in pixels, up to which holes are filled.
+        drop_islands: area, in pixels, up to which separate parts are dropped; the largest part always stays.
+        simplify: maximum deviation of polygon outlines, in pixels.
     """
 
     smooth: float = 0.0
@@ -249,13 +249,13 @@ class Annotation:
 
     Attributes:
         box: bounding box.
-        mask: the mask, or None for models that only find boxes.
+        mask: the mask, or None for detectors, which return boxes only.
         score: the model's confidence, 0..1, or None.
-        text: the words it answers, or None.
-        prompt_index: which prompt of the request it answers, from 0.
-        mask_index: which candidate of that prompt it is, best first, from 0.
-        mask_id: handle for refining this mask; None where the model cannot, and until it is made.
-        logits: what the mask was made of, until its ``mask_id`` is made.
+        text: the text prompt it matches, or None.
+        prompt_index: index of the prompt in the request, from 0.
+        mask_index: rank among the candidates of that prompt, best first, from 0.
+        mask_id: handle for refining this mask; None if the model cannot refine masks, or until it is assigned.
+        logits: the logits the mask was made from, until its ``mask_id`` is assigned.
     """
 
     box: Box
@@ -270,14 +270,14 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSource:
-    """Where the pixels come from: exactly one of the first four is set.
+    """Source of an image: exactly one of the first four attributes is set.
 
     Attributes:
         data: an encoded image.
         pixels: (height, width, 3) uint8, RGB, upright, C-contiguous.
         image_id: a handle from an earlier answer.
-        exchanged: an embedding that a caller kept.
-        sha256: of the content, 64 hex digits; empty beside a handle.
+        exchanged: an embedding that the caller kept.
+        sha256: hash of the content, 64 hex digits; empty for a handle.
     """
 
     data: bytes | None = None
@@ -288,19 +288,19 @@ class ImageSource:
 
     @classmethod
     def of_bytes(cls, data: bytes) -> "ImageSource":
-        """An encoded image. Hashes it (1 ms for 2 MB), so not on an event loop."""
+        """An encoded image. Hashes it (1 ms for 2 MB), so do not call it on an event loop."""
         return cls(data=data, sha256=hashlib.sha256(data).hexdigest())
 
     @classmethod
     def of_pixels(cls, pixels: ByteArray) -> "ImageSource":
-        """A decoded image. Hashes it, as ``of_bytes`` does."""
+        """A decoded image. Hashes it, like ``of_bytes``."""
         digest = hashlib.sha256(f"pixels {pixels.shape[1]}x{pixels.shape[0]} ".encode())
         digest.update(pixels.data.cast("B"))
         return cls(pixels=pixels, sha256=digest.hexdigest())
 
     @classmethod
     def of_embedding(cls, exchanged: "ExchangedEmbedding") -> "ImageSource":
-        """An embedding that a caller kept. Hashes it, as ``of_bytes`` does."""
+        """An embedding that the caller kept. Hashes it, like ``of_bytes``."""
         import numpy as np
 
         digest = hashlib.sha256(f"embedding {exchanged.width}x{exchanged.height}".encode())
@@ -312,7 +312,7 @@ class ImageSource:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExchangedEmbedding:
-    """An embedding as it travels outside: without the decoder's names, in osam's order.
+    """An embedding in exchange format: without the decoder's input names, in osam's order.
 
     Attributes:
         height: rows of the upright image.
@@ -331,16 +331,16 @@ class SegmentRequest:
 
     Attributes:
         image: the image or its handle.
-        model: a name or alias of the catalogue; None means the handle's model, or the built-in one.
-        prompts: what to segment; None lets the model's default prompt decide.
+        model: a name or alias from the catalogue; None for the handle's model, or the built-in one.
+        prompts: what to segment; None for the model's default prompt.
         multimask: whether to return up to three candidates for each prompt.
         keep_alive: how long the model stays loaded afterwards, as in ``osamd.keep_alive``; None for the default.
-        by_operator: whether ``keep_alive`` may change how long a preloaded model stays, or one an operator gave a time.
-        owner: whose embeddings and handles these are (the key's name).
-        with_embedding: whether the result carries the embedding.
-        with_pixels: whether the result carries the image at its whole size, for which it must be given as such.
-        refinable: whether masks get a ``mask_id`` where the model can refine them.
-        needs_masks: whether a model that finds boxes only is refused.
+        by_operator: whether ``keep_alive`` may override that of a preloaded model, or one set by an operator.
+        owner: owner of the embeddings and handles (the key's name).
+        with_embedding: whether the result includes the embedding.
+        with_pixels: whether the result includes the image at full size; requires an image, not a handle.
+        refinable: whether masks get a ``mask_id`` if the model can refine them.
+        needs_masks: whether to refuse models that return boxes only.
     """
 
     image: ImageSource
@@ -358,15 +358,15 @@ class SegmentRequest:
 
 @dataclass(frozen=True, slots=True)
 class ImageHandle:
-    """A server-made name of an embedded image.
+    """A handle the server issues for an encoded image.
 
     Attributes:
         image_id: the handle.
         model: full name of the model it belongs to.
         width: columns of the upright image.
         height: rows of the upright image.
-        expires_at: when it is forgotten at the latest, if not used before; UTC.
-        notes: what was done to the image's samples, as ``Picture`` has them.
+        expires_at: when it expires at the latest unless it is used again; UTC.
+        notes: conversions applied to the image's samples, as in ``Picture``.
     """
 
     image_id: str
@@ -379,16 +379,16 @@ class ImageHandle:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SegmentResult:
-    """What the engine found.
+    """The engine's answer to a ``SegmentRequest``.
 
     Attributes:
         image: the handle of the image.
-        annotations: objects in the order of the prompts, best first within one.
-        embedding: what the masks were decoded from, where it was asked for.
-        cache_hit: whether the embedding was known before this request.
-        device: where inference ran, such as ``cpu``.
+        annotations: objects in the order of the prompts, best first within each.
+        embedding: the embedding the masks were decoded from, if requested.
+        cache_hit: whether the embedding was already cached.
+        device: the device inference ran on, such as ``cpu``.
         license: SPDX expression of the model's licence.
-        pixels: (height, width, 3) uint8, RGB, upright, where they were asked for.
+        pixels: (height, width, 3) uint8, RGB, upright, if requested.
     """
 
     image: ImageHandle

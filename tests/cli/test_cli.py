@@ -145,7 +145,7 @@ def test_run_that_finds_nothing_says_so(osamd: Osamd, environment: dict[str, str
         (["--image", PHOTO, "--point", "1"], "point: expected 2 numbers"),
         (["--image", PHOTO, "--point", "9000,1"], "prompt.points[0]: point (9000, 1) is outside"),
         (["--image", PHOTO, "--box", "9,9,9000,1"], "prompt.box: box (9, 1, 9000, 9) is outside"),
-        (["yoloworld", "--image", PHOTO, "--text", "cat"], "model: yoloworld:latest finds boxes and makes no masks"),
+        (["yoloworld", "--image", PHOTO, "--text", "cat"], "model: yoloworld:latest returns boxes but no masks"),
         (["--image", PHOTO, "--box", "9,9,1"], "box: expected 4 numbers"),
         (["--image", PHOTO, "--prompt", "{"], "prompt: not JSON"),
         (

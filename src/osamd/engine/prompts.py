@@ -1,4 +1,4 @@
-"""A request's prompts: what the model can take, and what lies inside the image."""
+"""Validation of a request's prompts: the model's capabilities and the image's bounds."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,10 +10,10 @@ from osamd.types import Capabilities, Embedding, Prompt
 
 
 def check_capabilities(prompts: Iterable[Prompt], can: Capabilities, *, model: str) -> None:
-    """Refuse what a model cannot take.
+    """Refuse prompts that a model does not support.
 
     Raises:
-        InvalidPromptError: names the first part it cannot take, and says what it can.
+        InvalidPromptError: names the first unsupported field, and what the model supports.
     """
     for prompt in prompts:
         refused = [
@@ -28,21 +28,21 @@ def check_capabilities(prompts: Iterable[Prompt], can: Capabilities, *, model: s
 
 
 def check_masks(can: Capabilities, *, model: str) -> None:
-    """Refuse a model whose answers have no masks, where nothing else is asked for.
+    """Refuse a model that returns no masks, for a request that needs them.
 
     Raises:
-        InvalidRequestError: says what to ask for instead.
+        InvalidRequestError: says what to request instead.
     """
     if not can.masks:
         raise InvalidRequestError(
-            f"{model} finds boxes and makes no masks, so there is no picture of them: ask for JSON (over HTTP"
-            " Accept: application/json, on the command line --json), or give its boxes to a model that makes masks",
+            f"{model} returns boxes but no masks, so there is no image to return: request JSON (over HTTP"
+            " Accept: application/json, on the command line --json), or pass its boxes to a model that returns masks",
             field="model",
         )
 
 
 def placed_prompts(prompts: tuple[Prompt, ...] | None, adapter: Adapter, embedding: Embedding) -> tuple[Prompt, ...]:
-    """The prompts, which lie inside the image, or the model's own one where there are none.
+    """The prompts, checked to lie inside the image; the model's default prompt if there are none.
 
     Raises:
         InvalidPromptError: one lies outside the image.
@@ -54,7 +54,7 @@ def placed_prompts(prompts: tuple[Prompt, ...] | None, adapter: Adapter, embeddi
         return (adapter.default_prompt(height=height, width=width),)
     if not prompts:
         return prompts
-    # All at once: this is on the event loop, and there may be sixty-four of them.
+    # Check all at once: this runs on the event loop, and there may be 64.
     together = Prompt(
         points=np.concatenate([prompt.points for prompt in prompts]),
         boxes=np.concatenate([prompt.boxes for prompt in prompts]),

@@ -1,4 +1,4 @@
-"""Masks of earlier answers, kept at the model's resolution so that they can be refined."""
+"""Masks of earlier answers, kept at the model's resolution for refinement."""
 
 from dataclasses import dataclass, replace
 from typing import Final
@@ -8,7 +8,7 @@ from osamd.engine.image_ids import new_mask_id
 from osamd.errors import EmbeddingExpiredError, InvalidPromptError
 from osamd.types import Annotation, MaskLogits, Prompt
 
-# 64 MB are 2 600 answers of the built-in model, 250 of SAM's.
+# 64 MB hold 2,600 masks of the built-in model, or 250 of SAM.
 CAPACITY_BYTES: Final = 64_000_000
 
 
@@ -19,17 +19,17 @@ class _Refinement:
 
 
 class Refinements:
-    """Low-resolution masks by ``mask_id``, each for its owner and its image alone. Belongs to one event loop.
+    """Low-resolution masks by ``mask_id``, each valid only for its owner and image. Belongs to one event loop.
 
     Args:
-        ttl_s: seconds an unused one is kept.
+        ttl_s: seconds an unused mask is kept.
     """
 
     def __init__(self, *, ttl_s: float) -> None:
         self._kept: OwnedCache[_Refinement] = OwnedCache(capacity_bytes=CAPACITY_BYTES, ttl_s=ttl_s)
 
     def keep(self, annotation: Annotation, *, image_id: str, owner: str) -> Annotation:
-        """The annotation with a ``mask_id`` instead of its logits, which are kept; as it is where it has none."""
+        """Store the annotation's logits and return it with a ``mask_id`` instead; unchanged if it has none."""
         logits = annotation.logits
         if logits is None:
             return annotation
@@ -38,11 +38,11 @@ class Refinements:
         return replace(annotation, mask_id=mask_id, logits=None)
 
     def find(self, prompt: Prompt, *, image_id: str, owner: str) -> MaskLogits | None:
-        """What a prompt wants refined; None when it wants nothing refined.
+        """The mask that a prompt refines; None if it has no ``mask_input``.
 
         Raises:
-            EmbeddingExpiredError: it is unknown, expired, or another owner's.
-            InvalidPromptError: it is of another image.
+            EmbeddingExpiredError: the mask is unknown, expired or another owner's.
+            InvalidPromptError: the mask belongs to another image.
         """
         if prompt.mask_id is None:
             return None

@@ -1,4 +1,4 @@
-"""The encoded images a server remembers: in memory, and on the disk where that is given room."""
+"""Cache of encoded images: in memory and, if configured, on disk."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from osamd.patience import Patience
 from osamd.timings import Timings
 from osamd.types import Embedding
 
-# Files that wait to be written hold their embeddings in memory, so only so many may.
+# Queued writes hold their embeddings in memory, so their number is limited.
 WRITE_CAPACITY = 32
 READ_CAPACITY = 256
-# A disk that is slower than this is slower than encoding again.
+# If the disk takes longer than this, encoding again is faster.
 READ_WAIT_S = 2.0
 READ_HANG_S = 5.0
 WRITE_WAIT_S = 20.0
@@ -26,12 +26,13 @@ FLUSH_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """An image as a model sees it.
+    """An image encoded by a model.
 
     Attributes:
-        embedding: what the model made of it.
-        model: the row of the catalogue.
-        digest: of the files that made it: a handle outlives a local file's change, its embedding must not.
+        embedding: the encoder's output.
+        model: the model's catalogue row.
+        digest: digest of the model files that made it; a handle survives a change of a local file, its embedding must
+            not.
     """
 
     embedding: Embedding
@@ -40,12 +41,12 @@ class EncodedImage:
 
 
 class RememberedImages:
-    """Encoded images by handle, each for its owner alone. Belongs to one event loop.
+    """Encoded images by handle, visible only to their owner. Belongs to one event loop.
 
     Args:
         memory: the first tier.
         files: the second tier, or None.
-        resolve: finds a row of the catalogue by name.
+        resolve: finds a catalogue row by name.
     """
 
     def __init__(
@@ -56,14 +57,14 @@ class RememberedImages:
         self._resolve = resolve
         self._reads = Lane("read", workers=1, capacity=READ_CAPACITY, wait_s=READ_WAIT_S, hang_s=READ_HANG_S)
         self._disk = Lane("disk", workers=1, capacity=WRITE_CAPACITY, wait_s=WRITE_WAIT_S, hang_s=WRITE_HANG_S)
-        # How often something was forgotten.
+        # Number of deletions so far.
         self._forgotten = 0
         self._writes: set[asyncio.Task[None]] = set()
-        # By owner and handle: what waits to be written. Memory may have dropped it, and the disk does not have it yet.
+        # Images queued for writing, by owner and handle: memory may have evicted them before they are on disk.
         self._unwritten: dict[tuple[str, str], EncodedImage] = {}
 
     async def find(self, image_id: str, *, owner: str, timings: Timings) -> EncodedImage | None:
-        """The image, in memory again when it was on the disk; None when nobody remembers it."""
+        """The image, loaded back into memory if it was on disk; None if it is in neither tier."""
         image = self._memory.get(image_id, owner=owner)
         files = self._files
         if image is not None or files is None:
@@ -75,19 +76,19 @@ class RememberedImages:
         try:
             kept = await self._reads.run(lambda: files.get(image_id, owner=owner), timings, owner=owner)
             model = self._resolve(kept.model) if kept is not None else None
-        # A model that is gone, or a disk that is too slow to wait for: then the image is encoded again.
+        # The model was removed, or the disk is too slow: encode the image again.
         except OsamdError:
             return None
         if kept is None or model is None:
             return None
         image = EncodedImage(kept.embedding, model, kept.digest)
-        # Not brought back by one who was reading while it was forgotten.
+        # Do not bring back an image that was deleted during the read.
         if forgotten == self._forgotten:
             self._put(image_id, image, owner)
         return image
 
     def remember(self, image_id: str, image: EncodedImage, *, owner: str) -> None:
-        """Keep it in memory at once, and on the disk soon."""
+        """Store it in memory at once, and on disk in the background."""
         self._put(image_id, image, owner)
         files = self._files
         if files is None:
@@ -99,11 +100,11 @@ class RememberedImages:
         async def write() -> None:
             try:
                 await self._disk.run(lambda: files.put(image_id, kept, owner=owner), Timings(), owner=owner)
-            # A disk that cannot keep up misses some.
+            # If the disk cannot keep up, some images are not stored on it.
             except OsamdError:
                 pass
             finally:
-                # Unless it was forgotten, or is to be written anew.
+                # Unless it was deleted or queued again meanwhile.
                 if self._unwritten.get((owner, image_id)) is image:
                     del self._unwritten[owner, image_id]
 
@@ -112,10 +113,10 @@ class RememberedImages:
         task.add_done_callback(self._writes.discard)
 
     async def forget(self, image_id: str, *, owner: str) -> bool:
-        """Forget it in both tiers; False when neither had it.
+        """Delete it from both tiers; False if neither had it.
 
         Raises:
-            CapacityError: the disk is too slow to say so.
+            CapacityError: the disk is too slow to confirm the deletion.
         """
         self._forgotten += 1
         had = self._unwritten.pop((owner, image_id), None) is not None
@@ -123,20 +124,20 @@ class RememberedImages:
         files = self._files
         if files is None:
             return had
-        # After the writes that were asked for before.
+        # Queued behind the earlier writes.
         was_kept = await self._disk.run(lambda: files.delete(image_id, owner=owner), Timings(), owner=owner)
-        # Somebody may have begun to read it meanwhile, or have read it.
+        # A concurrent read may have started, or finished, meanwhile.
         self._forgotten += 1
         return self._memory.delete(image_id, owner=owner) or was_kept or had
 
     async def close(self, *, patience_s: float | None = None) -> bool:
-        """Write what is still to be written, for a few seconds at most, and let the memory go.
+        """Finish queued writes, for a few seconds at most, and clear the memory.
 
         Args:
-            patience_s: seconds to wait at most; None waits however long what runs takes.
+            patience_s: seconds to wait at most; None for no limit on running jobs.
 
         Returns:
-            Whether everything has ended.
+            Whether all jobs have ended.
         """
         patience = Patience(patience_s)
         if self._writes:
