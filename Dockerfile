@@ -3,11 +3,11 @@
 
 ARG PYTHON_IMAGE=python:3.13.15-slim-trixie@sha256:9d2e5553305c7c7b0097999bb17187c69b921ccd6bc9d40e4bb5ebe652c00285
 
-# --- Building: none of this reaches the image ---------------------------------------------------------------------------
+# --- Build stages: not part of the final image --------------------------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS tools
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
     UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never UV_COMPILE_BYTECODE=1 \
-    # Layers' time stamps may be rewritten; byte code that compared them would be compiled anew at every start.
+    # Layer timestamps may be rewritten; bytecode validated by timestamp would be recompiled at every start.
     PYC_INVALIDATION_MODE=UNCHECKED_HASH \
     PYTHONHASHSEED=0 SOURCE_DATE_EPOCH=0
 COPY requirements/tools.txt /build/requirements/
@@ -32,28 +32,28 @@ RUN --mount=type=cache,target=/root/.cache/uv /tools/bin/uv venv --quiet --pytho
 FROM tools AS gpu-packages
 ARG CUDA=13
 COPY requirements/gpu-cuda${CUDA}.txt /build/requirements/gpu.txt
-# The last line is what a CPU package of ONNX Runtime in the GPU image fails; it needs no GPU.
+# The import check fails if the CPU package of ONNX Runtime gets into the GPU image; it needs no GPU.
 RUN --mount=type=cache,target=/root/.cache/uv /tools/bin/uv venv --quiet --python python3 /venv \
     && /tools/bin/uv pip sync --quiet --python /venv/bin/python --require-hashes /build/requirements/gpu.txt \
     && /venv/bin/python -B -c 'import onnxruntime as o; assert "CUDAExecutionProvider" in o.get_available_providers()' \
     && sh /build/layers packages
 
-# --- What both images share ---------------------------------------------------------------------------------------------
+# --- Shared by both images ----------------------------------------------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS base
-# /root is 0700 in Debian; 0711 lets uid 999 reach a volume at the seed's mount, /root/.cache/osam, and list nothing.
+# /root is 0700 in Debian; 0711 lets uid 999 reach a volume at /root/.cache/osam without listing /root.
 RUN echo 'osamd:x:999:' >> /etc/group \
     && echo 'osamd:x:999:999::/root:/usr/sbin/nologin' >> /etc/passwd \
     && mkdir -p /root/.cache/osam \
     && chmod 711 /root \
     && chown 999:999 /root/.cache/osam
 ENV PATH=/venv/bin:$PATH HOME=/root OSAMD_CACHE=/root/.cache/osam PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    # For the command below: what `osamd serve` gives uvicorn. Hosts wait from 10 s (Docker) to 30 s and more after SIGTERM.
+    # For the command below: the options `osamd serve` passes to uvicorn. Hosts wait 10 s (Docker) to 30 s or more after SIGTERM.
     UVICORN_HTTP=osamd.server.guard.connections:PatientConnection UVICORN_WS=none UVICORN_ACCESS_LOG=false \
     UVICORN_SERVER_HEADER=false UVICORN_PROXY_HEADERS=false UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN=25
 WORKDIR /app
 EXPOSE 11368
 STOPSIGNAL SIGTERM
-# Liveness alone, as a model may be loading. Not urllib: it would ask a proxy that the environment names.
+# Only liveness, since a model may still be loading. Not urllib, which would use a proxy set in the environment.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 CMD ["/venv/bin/python", "-I", "/app/healthcheck.py"]
 ENTRYPOINT ["/app/entrypoint"]
 CMD ["/venv/bin/uvicorn", "main:app", "--host", "0.0.0.0", "--port", "11368"]
@@ -61,7 +61,7 @@ LABEL org.opencontainers.image.title="osamd" \
       org.opencontainers.image.description="Clicks, boxes and words into masks over HTTP" \
       org.opencontainers.image.licenses="Apache-2.0"
 
-# --- The images: the largest and steadiest layers first -----------------------------------------------------------------
+# --- Final images: largest and most stable layers first -----------------------------------------------------------------
 FROM base AS gpu
 COPY --from=gpu-packages /layers/cuda/ /
 COPY --from=gpu-packages /layers/onnxruntime/ /
@@ -69,10 +69,10 @@ COPY --from=gpu-packages /layers/packages/ /
 COPY --from=app /layers/app/ /
 COPY main.py deploy/image/healthcheck.py /app/
 COPY --chmod=755 deploy/image/entrypoint /app/
-# The toolkit that lends containers the host's driver asks for the first two; some hosts put the driver into the third.
+# The first two are read by the NVIDIA container toolkit; some hosts mount the driver into the third.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64 \
-    # Never silently on the CPU of a machine that is billed for its GPU.
+    # Never fall back to the CPU silently on a machine billed for its GPU.
     OSAMD_DEVICE=cuda
 ARG VERSION=
 ARG REVISION=

@@ -8,7 +8,7 @@ import modal
 IMAGE = "REGISTRY/osamd:gpu"
 CACHE = "/root/.cache/osam"
 
-# Modal starts its own runner; the image's entry point would stand in its way.
+# Modal starts its own runner; the image's entrypoint would prevent that.
 image = modal.Image.from_registry(IMAGE).entrypoint([]).env({"OSAMD_PRELOAD": "sam2:tiny"})
 app = modal.App("osamd")
 
@@ -29,8 +29,8 @@ app = modal.App("osamd")
 @modal.concurrent(max_inputs=8, target_inputs=4)
 @modal.asgi_app()
 def web() -> Any:
-    """The server, behind its own key: Modal asks for none."""
+    """The server, protected by its own key: Modal requires none."""
     sys.path.insert(0, "/app")
-    from main import app as asgi  # noqa: PLC0415 - only in the container
+    from main import app as asgi  # noqa: PLC0415 - exists only in the container
 
     return asgi
