@@ -37,7 +37,7 @@ def idle(target: Target) -> Seen:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_another_user_hardly_notices(target: Target, idle: Seen, name: str) -> None:
+def test_one_key_cannot_degrade_another(target: Target, idle: Seen, name: str) -> None:
     """Clicks, new photos and ``/health`` are answered in time, memory stays within its budget, no thread is lost."""
     seen = asyncio.run(run_attack(target, name, patience_s=PATIENCE_S))
 

@@ -92,8 +92,8 @@ def test_a_blob_that_rots_after_it_was_loaded_is_not_looked_at(tmp_path: Path, p
         assert first.json()["annotations"][0]["mask"] == third.json()["annotations"][0]["mask"]
 
 
-def test_a_blob_that_rotted_before_it_is_loaded_is_found_out(tmp_path: Path, photo: bytes) -> None:
-    """A bit in a weight is enough: it is refused by a documented code, others go on, and a pull brings it again."""
+def test_a_corrupted_blob_is_detected_before_it_is_loaded(tmp_path: Path, photo: bytes) -> None:
+    """One flipped bit is enough: the model is refused with a documented code, others work, and a pull repairs it."""
     with run_library(tmp_path, fresh=1) as library, library.server.client() as client:
         model = next(library.fresh)
         assert 200 == client.post("/api/pull", json={"model": model.name, "stream": False}).status_code

@@ -66,8 +66,8 @@ def test_a_value_larger_than_the_cache_is_not_kept_and_costs_nobody_else() -> No
     assert "A" == cache.get("a", owner="me")
 
 
-def test_who_holds_most_gives_up_first() -> None:
-    """One who puts a hundred values pushes out his own; another's single one, although older, stays."""
+def test_the_owner_holding_most_is_evicted_first() -> None:
+    """An owner with a hundred values evicts their own; another owner's single, older one stays."""
     cache: OwnedCache[int] = OwnedCache(capacity_bytes=100, ttl_s=60)
     cache.put("few", 1, nbytes=10, owner="alice")
     for number in range(100):

@@ -244,7 +244,7 @@ def test_preloading_makes_ready() -> None:
 
 
 def test_who_waits_for_a_model_does_not_wait_for_its_first_run_too() -> None:
-    """A model that somebody waits for while it is loaded is not run once more before: his request is its first run."""
+    """A model that somebody waits for while it is loaded is not warmed up first: that request is its first run."""
     asked_for, unasked = FakeModel(), FakeModel()
     gate = Gate()
 

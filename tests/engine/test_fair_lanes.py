@@ -68,8 +68,8 @@ def held(**limits: Any) -> Iterator[Held]:
         yield Held(opened)
 
 
-def test_another_keys_work_is_next_not_seventeenth() -> None:
-    """One worker, sixteen of one owner waiting: the other owner's goes first when the worker is free."""
+def test_another_key_does_not_wait_behind_a_backlog() -> None:
+    """With one worker and sixteen jobs of one owner waiting, another owner's job goes first."""
 
     async def main(one: Held) -> None:
         await one.hold("much")
@@ -83,8 +83,8 @@ def test_another_keys_work_is_next_not_seventeenth() -> None:
     assert ["little", *[f"much {number}" for number in range(16)]] == one.order
 
 
-def test_a_full_queue_takes_the_place_of_who_has_most() -> None:
-    """Its newest is refused with 503 and Retry-After, and the newcomer is served; between equals nobody is put out."""
+def test_a_full_queue_evicts_from_the_owner_with_most_jobs() -> None:
+    """Their newest job is refused with 503 and Retry-After, and the newcomer is served; equal owners evict nobody."""
 
     async def main(one: Held) -> None:
         await one.hold("much")

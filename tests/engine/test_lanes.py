@@ -363,7 +363,7 @@ def test_the_time_in_the_queue_is_not_the_works() -> None:
 
 
 def test_workers_are_not_replaced_without_end() -> None:
-    """After so many that do not come back there is no new one, until one does."""
+    """Once the limit of hung workers is reached, none is replaced until one returns."""
     gates = [Gate() for _ in range(MOST_HUNG + 1)]
 
     async def main() -> None:

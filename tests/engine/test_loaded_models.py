@@ -202,7 +202,7 @@ def test_two_small_models_are_together() -> None:
 
 
 def test_pinned_models_are_not_pushed_out() -> None:
-    """A pinned model stays; a model that does not fit beside it is told to come back, not made to wait for ever."""
+    """A pinned model stays; a model that does not fit alongside it is refused instead of waiting forever."""
 
     async def main(host: Host) -> None:
         await host.use(A, keep_alive_s=PINNED)

@@ -42,8 +42,8 @@ def test_page_and_its_files_come_from_us(server: RunningServer) -> None:
         assert response.headers["Content-Type"].startswith(kind)
 
 
-def test_page_asks_no_other_host(server: RunningServer) -> None:
-    """Neither the page nor our script nor the styles name another host; Swagger UI's online validator is off."""
+def test_page_contacts_no_other_host(server: RunningServer) -> None:
+    """Neither the page nor our script nor the styles refer to another host; Swagger UI's online validator is off."""
     with server.client(headers={}) as client:
         page, script = client.get("/docs").text, client.get("/docs/start.js").text
         styles = client.get("/docs/swagger-ui.css").text

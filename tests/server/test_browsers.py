@@ -101,8 +101,8 @@ def test_a_listed_page_may_call(open_to_page: RunningServer, origin: str) -> Non
         "https://moz-extension",
     ],
 )
-def test_an_unlisted_page_may_not(open_to_page: RunningServer, origin: str) -> None:
-    """Another scheme, port or name is another origin: its preflight wants the key, and nothing is permitted."""
+def test_unlisted_origins_are_refused(open_to_page: RunningServer, origin: str) -> None:
+    """Another scheme, port or host is another origin: its preflight needs the key and permits nothing."""
     with open_to_page.client(headers={"Origin": origin}) as client:
         preflight = client.options(GENERATE, headers=PREFLIGHT)
         greeted = client.get("/", headers={"X-API-Key": KEY})
@@ -201,8 +201,8 @@ def test_every_answer_keeps_browsers_careful(client: httpx2.Client) -> None:
         assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["X-Request-Id"])
 
 
-def test_private_answers_are_not_kept(client: httpx2.Client) -> None:
-    """What wanted a key, or was refused, is in no cache; public files may be."""
+def test_private_answers_are_not_cached(client: httpx2.Client) -> None:
+    """Answers that need a key, and refusals, are not cacheable; public files may be."""
     kept = [answer.headers.get("Cache-Control") for answer in answers(client)]
 
     assert [None, "no-store", None, None] + ["no-store"] * 4 == kept
@@ -255,8 +255,8 @@ def test_a_trusted_proxys_word_is_believed(open_to_page: RunningServer) -> None:
     assert "203.0.113.9" == address_seen(open_to_page, "198.51.100.1, 203.0.113.9, 10.2.3.4")
 
 
-def test_nobody_else_is_believed(server: RunningServer) -> None:
-    """Without the setting the header counts for nothing, not even from this machine."""
+def test_forwarded_headers_are_ignored_by_default(server: RunningServer) -> None:
+    """Without the setting the header is ignored, even from loopback."""
     assert "127.0.0.1" == address_seen(server, "203.0.113.9")
 
 

@@ -34,8 +34,8 @@ def test_absurd_images_are_refused(client: httpx2.Client, name: str) -> None:
     assert limit in problem["detail"]
 
 
-def test_what_takes_too_long_or_crashes_is_contained(tmp_path: Path, photo: bytes) -> None:
-    """No thread is lost, others are answered meanwhile, and the server's stop leaves no process behind."""
+def test_slow_and_crashing_images_are_contained(tmp_path: Path, photo: bytes) -> None:
+    """No thread is lost, others are answered meanwhile, and stopping the server leaves no process behind."""
     # Some kilobytes, and a second of decoding where there was no limit.
     data = encoded(Image.new("RGB", (4000, 3900)))
     with (

@@ -84,8 +84,8 @@ def test_a_body_is_no_head(reading: RunningServer) -> None:
     assert whole.startswith(b"HTTP/1.1 422 ")
 
 
-def test_only_so_many_requests_wait_behind_each_other(reading: RunningServer) -> None:
-    """Requests of a few bytes in one piece are not all kept; twenty are answered."""
+def test_pipelined_requests_are_limited(reading: RunningServer) -> None:
+    """Many tiny requests sent at once are not all queued; twenty are answered."""
     one = GREETING + b"\r\n"
     last = GREETING + b"Connection: close\r\n\r\n"
 

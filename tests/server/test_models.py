@@ -140,8 +140,8 @@ def test_catalog_tells_whether_this_caller_may_pull(tmp_path: Path) -> None:
                 assert {may_pull} == {model["may_pull"] for model in models(client, "/api/catalog").values()}
 
 
-def test_blob_urls_tell_no_secrets(tmp_path: Path) -> None:
-    """Passwords and signatures of blob URLs are shown to nobody; paths of the server to admins only."""
+def test_blob_urls_show_no_secrets(tmp_path: Path) -> None:
+    """Passwords and signatures in blob URLs are never shown; server paths only to admins."""
     (tmp_path / "keys").write_text("someone user user-key-2mQv-0a8c\n")
     signed = "https://name:hush-pw@example.org/e.onnx?X-Signature=hush-sig#hush"
     here = (tmp_path / "decoder.onnx").as_uri()

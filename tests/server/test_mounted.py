@@ -45,8 +45,8 @@ def run_mounted(folder: Path, main: Callable[[httpx2.AsyncClient, FastAPI], Awai
 
 
 @pytest.mark.parametrize("prefix", ["", "/proxy"])
-def test_keys_pages_and_answers(tmp_path: Path, photo: bytes, prefix: str) -> None:
-    """What is public is, what is guarded is, and a click is answered, also where a proxy's prefix comes on top."""
+def test_authentication_and_answers_work_when_mounted(tmp_path: Path, photo: bytes, prefix: str) -> None:
+    """Public and guarded routes stay so, and a click is answered, also behind a proxy's prefix."""
     body = {"image": base64_of(photo), "prompt": click(CLICK)}
 
     async def main(client: httpx2.AsyncClient, _: FastAPI) -> None:

@@ -100,8 +100,8 @@ def run(folder: Path, main: Callable[[InProcess], Awaitable[None]], model: FakeM
     asyncio.run(whole())
 
 
-def test_requests_wait_for_memory_and_another_keys_do_not(tmp_path: Path) -> None:
-    """Of one key's requests as many are decoded as there is memory for; the others wait, and all are answered."""
+def test_memory_waits_do_not_delay_another_key(tmp_path: Path) -> None:
+    """One key's requests are decoded as memory allows; the others wait, and all are answered."""
     decoding: list[Prompt] = []
     go_on = threading.Event()
     held: list[int] = []

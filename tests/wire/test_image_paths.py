@@ -28,8 +28,8 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["out/secret.jpg", "up/secret.jpg", "file", "out", "up/missing.jpg", "../outside"])
-def test_the_disk_is_asked_for_nothing_outside(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even whether it is there: neither by a path's own letters nor through a link."""
+def test_paths_outside_the_root_are_never_accessed(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even for existence: neither directly nor through a symbolic link."""
     asked: list[str] = []
 
     def watched(function: str) -> None:

@@ -73,8 +73,8 @@ def test_texts_are_told_from_structure(value: Any) -> None:
         ('{"multimask": ' + "1" * 5000 + "}", None, "number out of range"),
     ],
 )
-def test_what_would_take_long_is_refused(body: str, field: str | None, part: str) -> None:
-    """By cheap counts, in words that name the limit."""
+def test_json_that_is_slow_to_parse_is_refused(body: str, field: str | None, part: str) -> None:
+    """Cheap counts decide, and the message names the limit."""
     with pytest.raises(InvalidRequestError, match=part) as caught:
         from_json(body.encode(), GenerateBody)
 

@@ -38,8 +38,8 @@ def test_public_addresses_are_reached(address: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "address"), [(kind, address) for kind, addresses in NOT_PUBLIC.items() for address in addresses]
 )
-def test_others_are_not(kind: str, address: str) -> None:
-    """Neither the machine itself, nor its network, nor its cloud's services, whatever they are dressed as."""
+def test_private_addresses_are_refused(kind: str, address: str) -> None:
+    """Loopback, private networks and cloud metadata services, in every notation."""
     del kind
     assert not may_connect(address)
 
@@ -67,7 +67,7 @@ def test_only_global_unicast_is_reached(address: ipaddress.IPv6Address) -> None:
 
 
 def test_an_operator_may_allow_a_network() -> None:
-    """His object store may be on a private address; nothing beside it is let in with it."""
+    """The operator's object store may have a private address; no other private address is allowed with it."""
     allowed = (ipaddress.ip_network("10.1.0.0/16"),)
 
     assert may_connect("10.1.2.3", allowed)

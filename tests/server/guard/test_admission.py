@@ -97,8 +97,8 @@ def status(running: RunningServer, key: str, **body: object) -> int:
         return client.post(GENERATE, json=body).status_code
 
 
-def test_a_key_has_so_many_requests_at_once(narrow: RunningServer) -> None:
-    """One more gets 429 and when to try again, while another key is let in; when one is done, the next may come."""
+def test_concurrent_requests_are_limited_per_key(narrow: RunningServer) -> None:
+    """One more gets 429 and Retry-After, while another key is served; once one is done, the next is admitted."""
     with half_sent(narrow, ALICE, ALICE) as (first, _):
         refused = post(narrow, ALICE, picture(1))
         others = post(narrow, BOB, picture(1)).status_code
@@ -114,8 +114,8 @@ def test_a_key_has_so_many_requests_at_once(narrow: RunningServer) -> None:
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
-def test_only_so_many_images_are_worked_on(narrow: RunningServer) -> None:
-    """One more is refused by its head, whoever sends it; clicks on known images still pass."""
+def test_concurrent_uploads_are_limited(narrow: RunningServer) -> None:
+    """One more is refused on its head, whichever key sends it; clicks on cached images still pass."""
     with narrow.client() as client:
         known = client.post("/api/embed", content=image(0)).json()["image_id"]
     with half_sent(narrow, ALICE, ALICE, BOB) as (first, *_):

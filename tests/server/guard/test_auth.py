@@ -106,7 +106,7 @@ def test_every_guarded_route_tells_its_refusals() -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), routes(), ids=str)
-def test_a_user_is_let_in_where_users_are(with_user: RunningServer, method: str, path: str) -> None:
+def test_users_reach_all_but_admin_routes(with_user: RunningServer, method: str, path: str) -> None:
     """A key with the role ``user`` gets 403 ``admin_only`` on admins' routes, and past the guard on all others."""
     with with_user.client(headers={"X-API-Key": USER_KEY}) as client:
         answer = client.request(method, address_of(path))
@@ -468,8 +468,8 @@ def digest(secret: bytes) -> bytes:
     return hashlib.sha256(secret).digest()
 
 
-def test_a_request_is_one_guess(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A header that comes twice is no key and nothing of it is tried; ``Authorization`` counts where it is alone."""
+def test_one_request_is_one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repeated header is not a key and is not tried; ``Authorization`` counts only without ``X-API-Key``."""
     compared: list[bytes] = []
     compare = hmac.compare_digest
 

@@ -198,8 +198,8 @@ def test_every_key_is_compared_alike(secret: str, compared: list[tuple[bytes, by
 
 
 @pytest.mark.parametrize("count", [1, 100])
-def test_a_key_file_is_asked_once_whatever_it_holds(tmp_path: Path, count: int) -> None:
-    """By the digest of what was sent: the time depends on neither the secrets nor where a line stands."""
+def test_a_key_is_looked_up_once_whatever_the_file_holds(tmp_path: Path, count: int) -> None:
+    """By the digest of the sent key: the time depends neither on the secrets nor on the position of a line."""
     lines = [f"name{number} user a-long-enough-secret-{number}" for number in range(count)]
     (tmp_path / "keys").write_text("\n".join(lines) + "\n")
     asked: list[bytes] = []
@@ -224,8 +224,8 @@ SHORT = "fifteen-letters"
 
 
 @pytest.mark.parametrize("secret", ["x", SHORT, f"  {SHORT}  \n"])
-def test_a_short_key_ends_the_start(secret: str) -> None:
-    """The message names the variable and the command that makes a good one, and not the secret."""
+def test_short_keys_prevent_startup(secret: str) -> None:
+    """The message names the variable and the command that generates a key, but not the secret."""
     with pytest.raises(SettingsError, match=r"API_KEY: .*16 characters.*`osamd keys new") as caught:
         create_app(Settings(api_key=SecretStr(secret)))
     with pytest.raises(ValueError, match=r"API_KEY: .*16 characters"):

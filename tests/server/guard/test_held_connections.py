@@ -81,10 +81,10 @@ def read_answer(connection: socket.socket) -> int:
     ("path", "headers", "status"),
     [("/docs", (), 200), ("/health", (f"X-API-Key: {KEY}",), 200), ("/nothing", ("X-API-Key: wrong",), 403)],
 )
-def test_public_answers_and_wrong_keys_are_no_key(
+def test_connections_without_a_valid_key_count_as_keyless(
     held: RunningServer, path: str, headers: tuple[str, ...], status: int
 ) -> None:
-    """Such connections count as ones without, whatever they were answered."""
+    """Connections that only got public answers or sent wrong keys count as connections without a key."""
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(asked(held, path, *headers)) for _ in range(KEYLESS + 2)]
         assert {status} == {read_answer(connection) for connection in opened}
@@ -106,8 +106,8 @@ def test_a_wrong_key_undoes_a_right_one(held: RunningServer) -> None:
     assert 1 == len(refused)
 
 
-def test_readers_of_the_docs_hold_no_files(held: RunningServer) -> None:
-    """Whoever asks for the largest file and does not read it holds a connection and nothing else."""
+def test_slow_readers_of_the_docs_hold_no_open_files(held: RunningServer) -> None:
+    """A client that requests the largest file and does not read it holds only a connection."""
     with contextlib.ExitStack() as stack:
         for _ in range(KEYLESS):
             connection = stack.enter_context(asked(held, f"/docs/{BUNDLE}"))

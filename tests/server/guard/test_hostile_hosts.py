@@ -90,7 +90,7 @@ def images(host: Host, **settings: Any) -> RemoteImages:
     ],
     ids=["bytes", "hundreds"],
 )
-def test_a_body_in_too_many_pieces_is_given_up(first: bytes, then: bytes) -> None:
+def test_a_body_in_too_many_chunks_is_refused(first: bytes, then: bytes) -> None:
     """Each piece costs as much as a thousand times as many bytes."""
     with hosting(first, then) as host, pytest.raises(UrlFailedError, match="too many chunks"):
         asyncio.run(images(host, url_s=60).fetch(host.url))
@@ -114,8 +114,8 @@ def test_pieces_of_a_usual_size_are_read() -> None:
     ],
     ids=["early hints", "a body", "a head", "chunks", "a status line"],
 )
-def test_what_trickles_is_given_up_in_time(first: bytes, then: bytes) -> None:
-    """No pause is too long, but all together are."""
+def test_slow_responses_hit_the_deadline(first: bytes, then: bytes) -> None:
+    """No single pause is too long, but their sum is."""
     with hosting(first, then, pause_s=0.02) as host, pytest.raises(UrlFailedError):
         asyncio.run(images(host, url_s=0.5).fetch(host.url))
 
@@ -127,8 +127,8 @@ def test_what_trickles_is_given_up_in_time(first: bytes, then: bytes) -> None:
         *("Content-Encoding: br", "Content-Encoding: deflate", "Transfer-Encoding: gzip, chunked"),
     ],
 )
-def test_packed_bodies_are_refused(header: str) -> None:
-    """Nothing is unpacked, so nothing grows: a megabyte of nothing has a kilobyte here."""
+def test_compressed_bodies_are_refused(header: str) -> None:
+    """Nothing is decompressed, so a small body cannot expand: a megabyte of zeros is a kilobyte here."""
     head = f"HTTP/1.1 200 OK\r\n{header}\r\nContent-Length: {len(PACKED)}\r\n\r\n"
     if "Transfer" in header:
         head = f"HTTP/1.1 200 OK\r\n{header}\r\n\r\n"
@@ -136,8 +136,8 @@ def test_packed_bodies_are_refused(header: str) -> None:
         asyncio.run(images(host, url_s=5).fetch(host.url))
 
 
-def test_hosts_are_spoken_to_on_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host can keep a thread busy, and the loop on which everybody is answered has none of it."""
+def test_fetches_run_on_a_separate_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host can keep a thread busy, but not the event loop."""
     threads: list[int] = []
 
     async def noting(*arguments: Any, **more: Any) -> bytes | str:

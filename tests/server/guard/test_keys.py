@@ -52,8 +52,8 @@ def test_lines_are_secrets_or_hashes(file: Path) -> None:
 @pytest.mark.parametrize(
     "secret", ["", "alice", "user", ALICE[:-1], f"{ALICE} ", hashed(BOB), hashed(ALICE), "# people"]
 )
-def test_nothing_else_is_a_key(file: Path, secret: str) -> None:
-    """Neither names nor parts nor hashes themselves: who reads the file of hashes cannot call."""
+def test_names_parts_and_hashes_of_keys_are_refused(file: Path, secret: str) -> None:
+    """Someone who reads the file of hashes cannot use what it contains as a key."""
     assert KeyFile(file).find(secret.encode()) is None
 
 
@@ -193,8 +193,8 @@ def strangers(file: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, in
     return given
 
 
-def test_the_file_stays_its_owners(file: Path, strangers: list[tuple[int, int]]) -> None:
-    """What root revokes, a server that is not root reads; as it must, or the key would still be good."""
+def test_the_key_file_keeps_its_owner(file: Path, strangers: list[tuple[int, int]]) -> None:
+    """A key file rewritten by root stays readable for a server that is not root; otherwise the key would stay valid."""
     revoke(file, "alice")
 
     assert [(file.stat().st_uid, file.stat().st_gid)] == strangers
@@ -210,8 +210,8 @@ def test_root_leaves_the_file_to_its_owner(file: Path) -> None:
 
 
 @pytest.mark.usefixtures("strangers")
-def test_nothing_is_revoked_where_the_owner_would_change(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is said, and the file is as it was: a server that cannot read the new one would keep the key for ever."""
+def test_revoking_fails_if_the_file_would_change_owner(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails and leaves the file unchanged: a server that cannot read the new file would keep the key valid."""
 
     def forbidden(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -226,10 +226,10 @@ def test_nothing_is_revoked_where_the_owner_would_change(file: Path, monkeypatch
 
 
 @pytest.mark.usefixtures("impatient")
-def test_an_unreadable_file_is_complained_of_until_it_is_mended(
+def test_an_unreadable_key_file_is_logged_until_it_is_fixed(
     file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every minute, since revoked keys let in until then; it is read again also where the file has not changed."""
+    """Once a minute, since revoked keys stay valid until then; it is retried even if the file has not changed."""
     found = KeyFile(file)
     read = keys.read_keys
 
@@ -325,8 +325,8 @@ def seconds_left(client: httpx2.Client) -> float:
     return (datetime.fromisoformat(model["expires_at"]) - datetime.now(UTC)).total_seconds()
 
 
-def test_a_user_has_nothing_pulled_and_nothing_pinned(tmp_path: Path, file: Path, photo: bytes) -> None:
-    """A request of a user starts no download, and the operator decides how long a preloaded model stays."""
+def test_users_cannot_trigger_pulls_or_pin_models(tmp_path: Path, file: Path, photo: bytes) -> None:
+    """A user's request starts no download, and cannot change how long a preloaded model stays loaded."""
     env = {"API_KEY_FILE": str(file), "OSAMD_PULL": "auto", "OSAM_BLOB_ENDPOINT": "http://127.0.0.1:9"}
     env |= {"OSAMD_KEEP_ALIVE": "10m"}
     body = {"image": base64_of(photo)}

@@ -21,8 +21,8 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield running
 
 
-def test_declared_body_over_the_limit_is_refused_unseen(narrow: RunningServer) -> None:
-    """With ``Content-Length`` over the limit the answer comes before any of the body was sent."""
+def test_a_declared_body_over_the_limit_is_refused_unread(narrow: RunningServer) -> None:
+    """With ``Content-Length`` over the limit the answer comes before any of the body is sent."""
     with open_request(narrow, f"Content-Length: {MEBIBYTE + 1}", "Content-Type: image/png") as connection:
         answer = answer_on(connection)
 
@@ -40,7 +40,7 @@ def test_expecting_client_is_not_asked_for_its_body(narrow: RunningServer) -> No
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
-def test_streamed_body_over_the_limit_is_refused_on_the_way(narrow: RunningServer) -> None:
+def test_a_streamed_body_is_refused_once_over_the_limit(narrow: RunningServer) -> None:
     """Without a length, the refusal comes as soon as the limit is passed, while the client could still send."""
     with open_request(narrow, "Transfer-Encoding: chunked") as connection:
         piece = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"

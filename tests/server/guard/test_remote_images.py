@@ -169,8 +169,8 @@ def test_an_image_is_fetched_from_the_address_that_was_checked(outside: Web) -> 
     }
 
 
-def test_a_name_that_changes_its_mind_changes_nothing(outside: Web, inside: Web) -> None:
-    """DNS rebinding: public when checked, loopback when asked again. One fetch stays outside, the next is refused."""
+def test_dns_rebinding_is_refused(outside: Web, inside: Web) -> None:
+    """A name that resolves to a public address first and to loopback later never leads to loopback."""
     names = Names([OUTSIDE], [INSIDE])
     remote = images(outside, names)
 
@@ -184,8 +184,8 @@ def test_a_name_that_changes_its_mind_changes_nothing(outside: Web, inside: Web)
 @pytest.mark.parametrize(
     "answer", [[OUTSIDE, INSIDE], [INSIDE, OUTSIDE], ["::ffff:127.0.0.1"], ["169.254.169.254"], []]
 )
-def test_one_bad_address_is_enough(outside: Web, inside: Web, answer: list[str]) -> None:
-    """A name with a public and a private address, one in disguise, a metadata service, or no address: all the same."""
+def test_one_private_address_refuses_the_name(outside: Web, inside: Web, answer: list[str]) -> None:
+    """A name with a public and a private address, an obfuscated one, a metadata service or no address is refused."""
     with pytest.raises(UrlRefusedError) as caught:
         fetch(images(outside, Names(answer)), outside)
 
@@ -253,8 +253,8 @@ def test_a_redirect_to_a_name_that_changed_is_refused(outside: Web, inside: Web)
         "",
     ],
 )
-def test_only_listed_urls_are_asked_for(outside: Web, inside: Web, url: str) -> None:
-    """Another scheme, port or host, a key in the URL, an address, and what is no URL: refused, and nobody is asked."""
+def test_only_allowed_urls_are_fetched(outside: Web, inside: Web, url: str) -> None:
+    """Another scheme, port or host, a URL with credentials, an address, or an invalid URL: refused unfetched."""
     names = Names([OUTSIDE])
     with pytest.raises(UrlRefusedError):
         asyncio.run(images(outside, names).fetch(url.replace("PORT", str(outside.port))))
@@ -289,8 +289,8 @@ def test_patterns_of_hosts(outside: Web, pattern: str, host: str, *, is_allowed:
             asyncio.run(asked)
 
 
-def test_a_name_is_asked_for_as_it_was_matched(outside: Web) -> None:
-    """What was matched is what is resolved, however people spell it: another spelling may be another name."""
+def test_the_matched_spelling_of_a_name_is_resolved(outside: Web) -> None:
+    """The spelling matched against the allow-list is the one resolved: another spelling may be another name."""
     names = Names([OUTSIDE])
     remote = images(outside, names, url_hosts=(f"xn--strae-oqa.example:{outside.port}",))
 
@@ -371,8 +371,8 @@ def certified(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
 @pytest.mark.parametrize("name", ["img.example", "other.example"])
-def test_the_certificate_must_be_the_names(tmp_path: Path, name: str) -> None:
-    """The connection goes to an address, and yet the certificate is checked against the name in the URL."""
+def test_the_certificate_must_match_the_host_name(tmp_path: Path, name: str) -> None:
+    """The connection is made to an address, but the certificate is checked against the host name in the URL."""
     showing, trusting = certified(tmp_path, name)
     web = Web(OUTSIDE)
     web.socket = showing.wrap_socket(web.socket, server_side=True)

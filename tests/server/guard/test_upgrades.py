@@ -66,8 +66,10 @@ def body(photo: bytes) -> bytes:
 
 @pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
 @pytest.mark.parametrize("comes", ["with the head", "late"])
-def test_an_offer_is_ignored_and_the_body_read(server: RunningServer, body: bytes, offer: str, comes: str) -> None:
-    """Whether it comes with the head or after it; the connection then serves the next request."""
+def test_upgrade_offers_are_ignored_and_the_body_read(
+    server: RunningServer, body: bytes, offer: str, comes: str
+) -> None:
+    """Whether the body comes with the head or after it; the connection then serves the next request."""
     asked = head(offer, f"Content-Length: {len(body)}")
     pieces = [asked, body] if comes == "late" else [asked + body]
 
@@ -131,8 +133,8 @@ def test_frames_of_a_websocket_are_not_http(server: RunningServer) -> None:
 
 @pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
 @pytest.mark.parametrize("target", ["a:80", "/health"])
-def test_there_are_no_tunnels(server: RunningServer, target: str, version: str) -> None:
-    """CONNECT is refused, and what follows it is never run."""
+def test_connect_is_refused(server: RunningServer, target: str, version: str) -> None:
+    """CONNECT is refused, and nothing sent after it is executed."""
     received = exchange(server, head("", line=f"CONNECT {target} {version}") + INNER, INNER)
 
     assert [501] == answers(received)
