@@ -42,8 +42,10 @@ export class ModelsPanel {
 
   async load() {
     const { data } = await this.hooks.patience.run(() => transport.catalog());
+    const isNew = JSON.stringify(data.models) !== JSON.stringify(this.models);
     this.models = data.models;
-    this.draw();
+    // A button that is replaced while it is pressed gets no click.
+    if (isNew) this.draw();
     return this.models;
   }
 
