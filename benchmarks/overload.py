@@ -101,7 +101,7 @@ async def ask(port: int, images: Images) -> Answer:
     """Post an image on a new connection."""
     number, body = images()
     head = (
-        f"POST /api/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: secret-{number % KEYS}\r\n"
+        f"POST /api/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: overload-secret-{number % KEYS:02}\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     start = time.perf_counter()
@@ -169,7 +169,7 @@ def running_server(folder: Path) -> Iterator[tuple[int, int]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    (folder / "keys").write_text("".join(f"name-{number} user secret-{number}\n" for number in range(KEYS)))
+    (folder / "keys").write_text("".join(f"name-{number} user overload-secret-{number:02}\n" for number in range(KEYS)))
     (folder / "keys").chmod(0o600)
     env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     env |= {"API_KEY_FILE": str(folder / "keys"), "OSAMD_CACHE": str(folder), "PORT": str(port)}
