@@ -196,7 +196,7 @@ def test_a_model_without_masks_gives_no_picture(library: Library, photo: bytes) 
         boxes = client.post(GENERATE, params=query, content=photo, headers={"Accept": "application/json"})
 
     assert (problem["status"], problem["code"], problem["field"]) == (422, "invalid_request", "model")
-    assert "ask for JSON" in problem["detail"]
+    assert "request JSON" in problem["detail"]
     assert boxes.status_code == 200, boxes.text
 
 
