@@ -10,9 +10,6 @@ and good user share the machine with the server, so times are upper bounds. Exit
 import argparse
 import asyncio
 import contextlib
-import os
-import socket
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -26,7 +23,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.attacks import ATTACKS, CUT, GAVE_UP, Seen, Target, noise_handle, run_attack, watch_good_user, worst  # noqa: E402
-from benchmarks.overload import wait_until_ready  # noqa: E402
+from benchmarks.overload import running_server  # noqa: E402
 
 CLICK_S: Final = 1.0
 PHOTO_S: Final = 5.0
@@ -38,25 +35,10 @@ ATTACKER, GOOD = "attacker-secret-0123456789", "good-secret-0123456789abc"
 
 
 @contextlib.contextmanager
-def running_server(folder: Path) -> Iterator[tuple[str, int]]:
-    """A server with default limits and two users' keys: its address and its process id."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    keys = folder / "keys"
-    keys.write_text(f"attacker user {ATTACKER}\ngood user {GOOD}\n")
-    keys.chmod(0o600)
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
-    env = kept | {"API_KEY_FILE": str(keys), "OSAMD_CACHE": str(folder), "PORT": str(port), "OSAMD_LOG_LEVEL": "error"}
-    # The good user of this script never pauses; the per-minute rate limit is not what is measured.
-    env |= {"OSAMD_REQUESTS_PER_MINUTE": "100000", "OSAMD_ENCODES_PER_MINUTE": "100000", "OSAMD_PULL": "never"}
-    process = subprocess.Popen([sys.executable, "-m", "osamd", "serve"], env=env)
-    try:
-        wait_until_ready(port)
-        yield f"http://127.0.0.1:{port}", process.pid
-    finally:
-        process.terminate()
-        process.wait(60)
+def attacked_server(folder: Path) -> Iterator[tuple[str, int]]:
+    """A server with default limits, an attacker's and a good user's key: its address and its process id."""
+    with running_server(folder, secrets={"attacker": ATTACKER, "good": GOOD}, env={}) as (port, process):
+        yield f"http://127.0.0.1:{port}", process
 
 
 def promises(seen: Seen) -> dict[str, bool]:
@@ -94,7 +76,7 @@ def main() -> int:
     arguments = parser.parse_args()
     photo = (ROOT / "examples" / "cat.jpg").read_bytes()
     broken = 0
-    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder)) as (url, process):
+    with tempfile.TemporaryDirectory() as folder, attacked_server(Path(folder)) as (url, process):
         with httpx2.Client(base_url=url, headers={"X-API-Key": ATTACKER}, timeout=60.0) as client:
             handle = noise_handle(client, photo)
         print("| attack | worst click | worst new photo | worst /health | most memory | the attacker's answers |")

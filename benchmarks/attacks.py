@@ -44,14 +44,12 @@ class Attack:
         count: how many requests are sent at the same time.
         path: with the query.
         content_type: of the bodies.
-        accept: header ``Accept``, or None.
     """
 
     body: Callable[[int], bytes]
     count: int
     path: str = GENERATE
     content_type: str = JSON_TYPE
-    accept: str | None = None
 
 
 @dataclass
@@ -299,7 +297,7 @@ def send_attack(target: Target, name: str, patience_s: float) -> tuple[list[int]
 
 
 async def _send(client: httpx2.AsyncClient, attack: Attack, number: int, patience_s: float) -> int:
-    headers = {"Content-Type": attack.content_type} | ({"Accept": attack.accept} if attack.accept else {})
+    headers = {"Content-Type": attack.content_type}
     try:
         async with asyncio.timeout(patience_s):
             answer = await client.post(attack.path, content=attack.body(number), headers=headers)

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -97,11 +97,16 @@ class Images:
         return number, self._picture + number.to_bytes(8, "big")
 
 
+def secret_of(number: int) -> str:
+    """The secret of one of the users."""
+    return f"overload-secret-{number:02}"
+
+
 async def ask(port: int, images: Images) -> Answer:
     """Post an image on a new connection."""
     number, body = images()
     head = (
-        f"POST /api/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: overload-secret-{number % KEYS:02}\r\n"
+        f"POST /api/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: {secret_of(number % KEYS)}\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     start = time.perf_counter()
@@ -164,21 +169,25 @@ def times_of(values: list[float]) -> Times:
 
 
 @contextlib.contextmanager
-def running_server(folder: Path) -> Iterator[tuple[int, int]]:
-    """A server with several keys: its port and its process's number; stopped at the end."""
+def running_server(folder: Path, *, secrets: Mapping[str, str], env: Mapping[str, str]) -> Iterator[tuple[int, int]]:
+    """A server with several users' keys: its port and its process id; stopped at the end.
+
+    Args:
+        folder: for its cache and key file.
+        secrets: of the users, by name.
+        env: settings beside the defaults. What a key may ask for in a minute is not limited unless this says so.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    (folder / "keys").write_text("".join(f"name-{number} user overload-secret-{number:02}\n" for number in range(KEYS)))
-    (folder / "keys").chmod(0o600)
-    env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    env |= {"API_KEY_FILE": str(folder / "keys"), "OSAMD_CACHE": str(folder), "PORT": str(port)}
-    env |= {"OSAMD_DEADLINE_S": str(DEADLINE_S), "OSAMD_LOG_LEVEL": "error"}
-    # Full at once, so that memory that grows is not this.
-    env |= {"OSAMD_EMBEDDING_CACHE_BYTES": str(64 << 20)}
-    # Overload is measured, not one key's rate limit.
-    env |= {"OSAMD_REQUESTS_PER_MINUTE": "1000000", "OSAMD_ENCODES_PER_MINUTE": "1000000"}
-    process = subprocess.Popen([sys.executable, "-m", "osamd", "serve"], env=env)
+    keys = folder / "keys"
+    keys.write_text("".join(f"{name} user {secret}\n" for name, secret in secrets.items()))
+    keys.chmod(0o600)
+    passed_on = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+    settings = {"API_KEY_FILE": str(keys), "OSAMD_CACHE": str(folder), "PORT": str(port), "OSAMD_LOG_LEVEL": "error"}
+    # Overload and attacks are measured, not one key's rate limit.
+    settings |= {"OSAMD_REQUESTS_PER_MINUTE": "1000000", "OSAMD_ENCODES_PER_MINUTE": "1000000", "OSAMD_PULL": "never"}
+    process = subprocess.Popen([sys.executable, "-m", "osamd", "serve"], env=passed_on | settings | dict(env))
     try:
         wait_until_ready(port)
         yield port, process.pid
@@ -237,7 +246,13 @@ def main() -> int:
     parser.add_argument("--image", type=Path, default=ROOT / "examples" / "cat.jpg", help="what is sent")
     arguments = parser.parse_args()
     picture = arguments.image.read_bytes()
-    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder)) as (port, process):
+    secrets = {f"name-{number}": secret_of(number) for number in range(KEYS)}
+    # The cache is full at once, so that memory that grows is not this.
+    env = {"OSAMD_DEADLINE_S": str(DEADLINE_S), "OSAMD_EMBEDDING_CACHE_BYTES": str(64 << 20)}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_server(Path(folder), secrets=secrets, env=env) as (port, process),
+    ):
         report = asyncio.run(measure(port, process, picture, arguments.times, arguments.seconds))
     print(json.dumps(asdict(report), indent=1))
     promises = report.promises()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
-from benchmarks.attack import ATTACKER, CLICK_S, GOOD, HEALTH_S, MEMORY_BYTES, PHOTO_S, running_server
+from benchmarks.attack import ATTACKER, CLICK_S, GOOD, HEALTH_S, MEMORY_BYTES, PHOTO_S, attacked_server
 from benchmarks.attacks import ATTACKS, CUT, GAVE_UP, Seen, Target, noise_handle, run_attack, watch_good_user, worst
 
 SLACK, HEALTH_SLACK = 6, 20
@@ -24,7 +24,7 @@ ANSWERS = {200, 408, 413, 415, 422, 429, 503, 504, CUT, GAVE_UP}
 @pytest.fixture(scope="session")
 def target(tmp_path_factory: pytest.TempPathFactory, photo: bytes) -> Iterator[Target]:
     """A server with default limits and two users' keys."""
-    with running_server(tmp_path_factory.mktemp("attacked")) as (url, process):
+    with attacked_server(tmp_path_factory.mktemp("attacked")) as (url, process):
         with httpx2.Client(base_url=url, headers={"X-API-Key": ATTACKER}, timeout=60.0) as client:
             handle = noise_handle(client, photo)
         yield Target(url, process, ATTACKER, GOOD, photo, handle)
