@@ -15,6 +15,7 @@ from blob_server import BlobServer, serve_blobs
 from commands import Ended, Osamd
 from hypothesis import settings
 from serving import KEY, RunningServer, clean_environment, run_server
+from shelf import Library, WebModel, run_library
 from skips import NO_CHROMIUM
 
 from osamd.cli.main import main
@@ -23,6 +24,8 @@ from osamd.cli.main import main
 settings.register_profile("osamd", settings(), deadline=None)
 settings.load_profile("osamd")
 
+# As many models as tests want one that nobody has pulled yet.
+FRESH = 40
 ROOT = Path(__file__).resolve().parents[1]
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -102,6 +105,19 @@ def clicked(server: RunningServer, photo: bytes) -> dict[str, Any]:
     """The shared server's reply to the plainest request: the photo and one click."""
     with server.client() as opened:
         return ask(opened, photo, prompt=click(CLICK))
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
+    """A real server with a local model of each family, and others that can be pulled."""
+    with run_library(tmp_path_factory.mktemp("library"), fresh=FRESH) as running:
+        yield running
+
+
+@pytest.fixture
+def fresh(library: Library) -> WebModel:
+    """A model of that server which is not here yet."""
+    return next(library.fresh)
 
 
 @pytest.fixture
