@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
+from warm_python import WarmProcess, WarmPython
 
 KEY = "test-key-5fPz-Jd72"
 START_S = 60.0
@@ -29,7 +30,7 @@ class RunningServer:
     """A server process that answers."""
 
     url: str
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | WarmProcess
     log: Path
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -67,6 +68,9 @@ def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
     return kept | {"PYTHONUNBUFFERED": "1"} | dict(extra)
 
 
+WARM = WarmPython(clean_environment({}))
+
+
 def gated_command(stage: str, gate: Path) -> tuple[str, ...]:
     """Starts a server in which ``load``, ``encode`` or ``decode`` waits until the file ``gate`` appears."""
     return sys.executable, str(Path(__file__).with_name("gated_server.py")), stage, str(gate)
@@ -93,14 +97,8 @@ def run_server(
     # No test may reach for the real weights; those that pull, from a server of their own, say so.
     env = {"OSAMD_CACHE": str(cache), "PORT": "0", "OSAMD_PULL": "never"} | dict(env or {})
     handle, name = tempfile.mkstemp(prefix="server-", suffix=".log", dir=cache)
-    with os.fdopen(handle, "wb") as output:
-        process = subprocess.Popen(
-            [part.replace("{port}", "0") for part in command],
-            env=clean_environment(env),
-            cwd=cwd,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    os.close(handle)
+    process = _start([part.replace("{port}", "0") for part in command], clean_environment(env), cwd, Path(name))
     key = env.get("API_KEY", "").strip()
     headers = {"X-API-Key": key} if key and key.isascii() else {}
     try:
@@ -111,7 +109,16 @@ def run_server(
         stop(process)
 
 
-def _told_url(process: subprocess.Popen[bytes], log: Path) -> str:
+def _start(
+    command: Sequence[str], env: Mapping[str, str], cwd: Path | None, log: Path
+) -> subprocess.Popen[bytes] | WarmProcess:
+    if WARM.can_run(command, env):
+        return WARM.run(command, env=env, cwd=cwd, log=log)
+    with log.open("wb") as output:
+        return subprocess.Popen(command, env=env, cwd=cwd, stdout=output, stderr=subprocess.STDOUT)
+
+
+def _told_url(process: subprocess.Popen[bytes] | WarmProcess, log: Path) -> str:
     """Where the process says that it listens."""
     until = time.monotonic() + START_S
     while time.monotonic() < until:
@@ -140,7 +147,7 @@ def wait_until_answering(running: RunningServer, path: str) -> None:
     raise RuntimeError(f"{path} did not answer 200 within {START_S:g} s:\n{running.log_text()}")
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes] | WarmProcess) -> None:
     """SIGTERM, then SIGKILL if it does not go."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
