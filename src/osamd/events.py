@@ -44,6 +44,7 @@ class RequestDone:
         stages_begun: start of each stage, in seconds from the start of the request.
         begun: start of the request, in seconds since 1970.
         traceparent: the caller's ``traceparent`` header (W3C Trace Context), unchecked; or None.
+        door: name of the tool's protocol it used, or None for osamd's own.
     """
 
     method: str
@@ -62,6 +63,7 @@ class RequestDone:
     stages_begun: Mapping[str, float] = field(default_factory=dict)
     begun: float = 0.0
     traceparent: str | None = None
+    door: str | None = None
 
 
 PullStatus = Literal["waiting", "downloading", "verifying", "done"]
@@ -227,6 +229,7 @@ def _request_line(event: RequestDone) -> str:
     known = {
         "key": event.key_name,
         "from": event.client,
+        "door": event.door,
         "code": event.code,
         "model": event.model,
         "cache": event.cache,

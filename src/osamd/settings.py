@@ -22,6 +22,8 @@ Include = Literal["image_embedding", "image_embedding_compact"]
 Device = Literal["auto", "cpu", "cuda"]
 LogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+# Other tools' protocols; each is a module of osamd.server.doors.
+DoorName = Literal["roboflow"]
 
 MEBIBYTE = 1024 * 1024
 HOST = re.compile(r"(\*|(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*)(:[0-9]{1,5})?")
@@ -277,6 +279,16 @@ class Settings(BaseSettings):
     include: Annotated[tuple[Include, ...], NoDecode] = Field(
         default=(), description="Default `include`: `image_embedding` for osam clients that expect it in every reply."
     )
+    doors: Annotated[tuple[DoorName, ...], NoDecode] = Field(
+        default=("roboflow",),
+        description="Other tools' protocols that are served, separated by commas; `none` serves osamd's own API only."
+        " Those that answer something without a key are not open by default.",
+    )
+    keyless_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("127.0.0.0/8", "::1"),
+        description="Networks whose clients need no key at doors whose tools cannot send one, separated by commas."
+        " `none` requires a key everywhere.",
+    )
     docs: Literal["on", "off"] = Field(
         default="on", description="Whether /docs, /openapi.json and /playground are served."
     )
@@ -289,7 +301,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         *("models", "preload", "onnx_providers", "include", "cors_origins"),
-        *("trusted_proxies", "url_hosts", "url_schemes", "url_networks"),
+        *("doors", "keyless_networks", "trusted_proxies", "url_hosts", "url_schemes", "url_networks"),
         mode="before",
     )
     @classmethod
@@ -336,7 +348,7 @@ class Settings(BaseSettings):
                 raise ValueError("expected hosts such as example.com, *.example.com, example.com:8443 or *")
         return value
 
-    @field_validator("trusted_proxies", "url_networks")
+    @field_validator("trusted_proxies", "url_networks", "keyless_networks")
     @classmethod
     def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for network in value:

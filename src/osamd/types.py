@@ -341,6 +341,7 @@ class SegmentRequest:
         with_pixels: whether the result includes the image at full size; requires an image, not a handle.
         refinable: whether masks get a ``mask_id`` if the model can refine them.
         needs_masks: whether to refuse models that return boxes only.
+        clip: whether prompts that reach slightly beyond the image are clipped instead of refused.
     """
 
     image: ImageSource
@@ -354,6 +355,7 @@ class SegmentRequest:
     with_pixels: bool = False
     refinable: bool = True
     needs_masks: bool = False
+    clip: bool = False
 
 
 @dataclass(frozen=True, slots=True)

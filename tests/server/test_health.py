@@ -16,7 +16,9 @@ from osamd.settings import Settings
 
 SAM_VIT_B_ENCODER = "3346b9cc551c9902fbf3b203935e933592b22e042365f58321c17fc12641fd6a"
 
-LOADED = {"models": ["builtin:latest"], "devices": {"builtin:latest": "cpu"}}
+DOORS = list(Settings().doors)
+NOTHING_LOADED = {"models": [], "devices": {}, "doors": DOORS}
+LOADED = {"models": ["builtin:latest"], "devices": {"builtin:latest": "cpu"}, "doors": DOORS}
 
 
 def ready_of(running: RunningServer) -> httpx2.Response:
@@ -37,7 +39,10 @@ def test_live_before_ready(tmp_path: Path) -> None:
     command = gated_command("load", gate)
     with run_server(cache=tmp_path, env={"API_KEY": KEY}, command=command, wait_for="/health") as running:
         before = ready_of(running)
-        assert (before.status_code, before.json()) == (503, {"status": "loading", "models": [], "devices": {}})
+        assert (before.status_code, before.json()) == (
+            503,
+            {"status": "loading", **NOTHING_LOADED},
+        )
         assert health_of(running) == 200
 
         gate.touch()
@@ -45,7 +50,7 @@ def test_live_before_ready(tmp_path: Path) -> None:
         after = ready_of(running)
         assert (after.status_code, after.json()) == (
             200,
-            {"status": "ready", "models": ["builtin:latest"], "devices": {"builtin:latest": "cpu"}},
+            {"status": "ready", **LOADED},
         )
 
 
@@ -65,7 +70,10 @@ def test_nothing_to_preload_is_ready(tmp_path: Path, photo: bytes) -> None:
     env = {"API_KEY": KEY, "OSAMD_PRELOAD": "none"}
     with run_server(cache=tmp_path, env=env, wait_for="/health") as running, running.client() as client:
         before = ready_of(running)
-        assert (before.status_code, before.json()) == (200, {"status": "ready", "models": [], "devices": {}})
+        assert (before.status_code, before.json()) == (
+            200,
+            {"status": "ready", **NOTHING_LOADED},
+        )
         assert client.post(GENERATE, content=photo).status_code == 200
         assert ready_of(running).json()["models"] == ["builtin:latest"]
 
@@ -78,7 +86,7 @@ def test_model_that_cannot_load_is_never_ready(tmp_path: Path, photo: bytes) -> 
         answer = ready_of(running)
         assert (answer.status_code, answer.json()) == (
             503,
-            {"status": "loading", "models": ["builtin:latest"], "devices": {"builtin:latest": "cpu"}},
+            {"status": "loading", **LOADED},
         )
         assert health_of(running) == 200
         assert "not ready" in running.log_text()

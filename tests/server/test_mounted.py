@@ -69,9 +69,8 @@ def test_authentication_and_answers_work_when_mounted(tmp_path: Path, photo: byt
         assert [{"url": prefix + PREFIX}] == document["servers"]
         assert 200 == answered.status_code
         assert answered.json()["annotations"]
-        assert (
-            'osamd_requests_total{key="API_KEY",method="POST",route="/api/generate",status="200"} 1.0' in counted.text
-        )
+        labels = 'door="",key="API_KEY",method="POST",route="/api/generate",status="200"'
+        assert f"osamd_requests_total{{{labels}}} 1.0" in counted.text
 
     run_mounted(tmp_path, main, prefix)
 
@@ -163,7 +162,7 @@ def test_metrics_are_counted_without_a_lifespan(monkeypatch: pytest.MonkeyPatch)
 
     assert not counting._early
     assert metrics.EARLY_EVENTS + 51 == counting.load().registry.get_sample_value(
-        "osamd_requests_total", {"route": "/health", "method": "GET", "status": "200", "key": ""}
+        "osamd_requests_total", {"route": "/health", "method": "GET", "status": "200", "key": "", "door": ""}
     )
 
 

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from osamd import __version__
 from osamd.cli.printing import table
@@ -14,7 +14,7 @@ from osamd.errors import OsamdError, SettingsError
 from osamd.files import folder_problem
 from osamd.library.catalog import DEFAULT_MODEL, load_catalog
 from osamd.library.store import Store
-from osamd.settings import Device, Settings, load_settings, variable_of
+from osamd.settings import Device, DoorName, Settings, load_settings, variable_of
 
 if TYPE_CHECKING:
     from osamd.runtime.sessions import Placement
@@ -80,7 +80,7 @@ def examine(device: Device | None = None) -> Report:
     except SettingsError as error:
         findings.append(Finding("settings", str(error), is_wrong=True))
         return Report(tuple(findings))
-    findings += [_key(settings), _cache(settings.cache), *_catalog(settings), *_placement(settings)]
+    findings += [_key(settings), _doors(settings), _cache(settings.cache), *_catalog(settings), *_placement(settings)]
     return Report(tuple(findings))
 
 
@@ -105,6 +105,13 @@ def _key(settings: Settings) -> Finding:
     if settings.app_env == "development":
         return Finding("API_KEY", "not set; with APP_ENV=development every request is accepted")
     return Finding("API_KEY", "not set: in production every request gets 500")
+
+
+def _doors(settings: Settings) -> Finding:
+    known = get_args(DoorName)
+    shut = [name for name in known if name not in settings.doors]
+    text = f"open: {', '.join(settings.doors) or 'none'}"
+    return Finding("doors", f"{text}; closed: {', '.join(shut)} ({variable_of('doors')})" if shut else text)
 
 
 def _cache(cache: Path) -> Finding:

@@ -188,7 +188,7 @@ class Engine:
             if not self._models.is_current(model, adapter, digest=lookup.image.digest):
                 raise replaced(model)
             embedding = lookup.image.embedding
-            prompts = placed_prompts(request.prompts, adapter, embedding)
+            prompts = placed_prompts(request.prompts, adapter, embedding, clip=request.clip)
             find_mask = functools.partial(self._refinements.find, image_id=lookup.image_id, owner=request.owner)
             refined = [find_mask(prompt) for prompt in prompts]
             most = self._settings.max_mask_pixels

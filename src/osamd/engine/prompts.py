@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from osamd.errors import InvalidPromptError, InvalidRequestError
 from osamd.models.base import Adapter
-from osamd.pixels.geometry import check_inside, onto_pixels
+from osamd.pixels.geometry import check_inside, clipped, onto_pixels
 from osamd.types import Capabilities, Embedding, Prompt
 
 
@@ -41,8 +41,16 @@ def check_masks(can: Capabilities, *, model: str) -> None:
         )
 
 
-def placed_prompts(prompts: tuple[Prompt, ...] | None, adapter: Adapter, embedding: Embedding) -> tuple[Prompt, ...]:
+def placed_prompts(
+    prompts: tuple[Prompt, ...] | None, adapter: Adapter, embedding: Embedding, *, clip: bool = False
+) -> tuple[Prompt, ...]:
     """The prompts, checked to lie inside the image; the model's default prompt if there are none.
+
+    Args:
+        prompts: as in ``SegmentRequest``.
+        adapter: the model.
+        embedding: the encoded image.
+        clip: whether to clip prompts that reach slightly beyond the image first.
 
     Raises:
         InvalidPromptError: one lies outside the image.
@@ -54,6 +62,8 @@ def placed_prompts(prompts: tuple[Prompt, ...] | None, adapter: Adapter, embeddi
         return (adapter.default_prompt(height=height, width=width),)
     if not prompts:
         return prompts
+    if clip:
+        prompts = tuple(clipped(prompt, height=height, width=width) for prompt in prompts)
     # Check all at once: this runs on the event loop, and there may be 64.
     together = Prompt(
         points=np.concatenate([prompt.points for prompt in prompts]),

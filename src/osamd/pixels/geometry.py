@@ -1,9 +1,14 @@
 """Coordinate frames and sizes. Pure functions."""
 
 import math
+from dataclasses import replace
+from typing import Final
 
 from osamd.errors import InvalidPromptError
 from osamd.types import FloatArray, Prompt
+
+# How far outside the image points of annotation tools may be, relative to its sides.
+POINT_MARGIN: Final = 0.1
 
 
 def working_size(height: int, width: int, *, area: int, multiple: int) -> tuple[int, int]:
@@ -72,6 +77,29 @@ def check_inside(prompt: Prompt, *, height: int, width: int, field: str) -> None
     if is_swapped[index]:
         raise InvalidPromptError(f"{text} has swapped corners: expected x1 <= x2 and y1 <= y2", field=where)
     raise InvalidPromptError(f"{text} is outside the image, which is {width} x {height} pixels", field=where)
+
+
+def clipped(prompt: Prompt, *, height: int, width: int) -> Prompt:
+    """Clip points and boxes that reach slightly beyond the image, as dragged or rounded by annotation tools.
+
+    Points move to the edge if they are no further from it than a tenth of the image's side; boxes are intersected with
+    the image. Others, such as those in another image's pixels, are kept as they are, for ``check_inside`` to refuse.
+
+    Args:
+        prompt: with ordered boxes.
+        height: rows of the image.
+        width: columns of the image.
+    """
+    import numpy as np
+
+    size = np.array([width, height], np.float32)
+    margin = size * POINT_MARGIN
+    are_near = ((prompt.points >= -margin) & (prompt.points <= size + margin)).all(axis=1, keepdims=True)
+    points = np.where(are_near, np.clip(prompt.points, 0, size), prompt.points).astype(np.float32)
+    corners = prompt.boxes.reshape(-1, 2, 2)
+    do_touch = ((corners[:, :1] <= size) & (corners[:, 1:] >= 0)).all(axis=2, keepdims=True)
+    boxes = np.where(do_touch, np.clip(corners, 0, size), corners).astype(np.float32).reshape(-1, 4)
+    return replace(prompt, points=points, boxes=boxes)
 
 
 def onto_pixels(points: FloatArray, *, height: int, width: int) -> FloatArray:

@@ -222,6 +222,12 @@ def encode_rle(pixels: ByteArray) -> RunLengths:
     return RunLengths(size=(pixels.shape[0], pixels.shape[1]), counts=encoded["counts"].decode("ascii"))
 
 
+def overlaps(one: RunLengths, others: Sequence[RunLengths]) -> list[float]:
+    """Intersection over union of a mask with each of others of the same image, 0..1."""
+    runs = [{"size": list(item.size), "counts": item.counts.encode()} for item in (one, *others)]
+    return [float(value) for value in coco.iou(runs[:1], runs[1:], [0] * len(others))[0]]
+
+
 Ring = tuple[tuple[int, int], ...]
 # The fewest vertices of a ring with an area.
 TRIANGLE = 3

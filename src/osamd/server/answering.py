@@ -49,6 +49,8 @@ class Ask(Generic[How]):
         with_embedding: whether the result includes its embedding.
         needs_masks: whether a model that only finds boxes is refused.
         with_pixels: whether the result includes the image at full size.
+        refinable: whether masks get a ``mask_id`` if the model can refine them; otherwise they keep their logits.
+        clip: whether prompts that reach slightly beyond the image are clipped, for tools that do not do so themselves.
     """
 
     image: ImageSource | None
@@ -61,6 +63,8 @@ class Ask(Generic[How]):
     with_embedding: bool = False
     needs_masks: bool = False
     with_pixels: bool = False
+    refinable: bool = True
+    clip: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,6 +107,8 @@ async def answer(request: Request, parse: Parse[How], write: Write[How]) -> Resp
                 with_embedding=ask.with_embedding,
                 needs_masks=ask.needs_masks,
                 with_pixels=ask.with_pixels,
+                refinable=ask.refinable,
+                clip=ask.clip,
             ),
             timings,
             admit=admit,

@@ -18,15 +18,19 @@ from osamd.errors import OsamdError, SettingsError, UnknownModelError
 from osamd.events import Sink, log_event, tell
 from osamd.library.library import open_library
 from osamd.pixels.decoder import Decoder
-from osamd.server.door import Door, read_secrets, write_problem
+from osamd.server.door import Door, door_of, read_secrets, write_problem
+from osamd.server.door_middleware import DoorMiddleware
+from osamd.server.doors import open_doors
 from osamd.server.guard.auth import (
     DEVELOPMENT,
     KEY_VARIABLE,
     TOO_SHORT,
     ApiKeyMiddleware,
     ASGIApp,
+    Scope,
     is_guessable,
 )
+from osamd.server.guard.connections import is_among
 from osamd.server.guard.headers import OriginsMiddleware, SecurityHeadersMiddleware
 from osamd.server.guard.keys import KeyFile
 from osamd.server.guard.limits import AdmissionMiddleware, BodyMiddleware
@@ -67,7 +71,7 @@ def create_app(
     settings: Settings | None = None,
     engine: Engine | None = None,
     sinks: Sequence[Sink] = (),
-    doors: Sequence[Door] = (),
+    doors: Sequence[Door] | None = None,
 ) -> FastAPI:
     """Build the app. It changes no process-wide state, so it can be mounted in another one.
 
@@ -75,7 +79,7 @@ def create_app(
         settings: read from the environment when None.
         engine: built from the settings when None.
         sinks: receive every event, as the metrics do; the log when empty.
-        doors: other tools' protocols, besides osamd's own.
+        doors: other tools' protocols, besides osamd's own; those of the settings when None.
 
     Raises:
         SettingsError: a setting is invalid.
@@ -100,7 +104,7 @@ def create_app(
         metrics=metrics,
         traces=traces,
         sinks=sinks,
-        doors=tuple(doors),
+        doors=open_doors(settings) if doors is None else tuple(doors),
     )
     app = FastAPI(
         title="osamd",
@@ -118,6 +122,7 @@ def create_app(
             Middleware(BodyMiddleware, settings=settings),
             Middleware(ObserveMiddleware, sinks=sinks),
             *_surroundings(settings),
+            Middleware(DoorMiddleware, doors=services.doors),
             Middleware(_guard(settings, services.doors)),
             Middleware(AdmissionMiddleware, settings=settings, memory=services.memory),
         ],
@@ -127,7 +132,7 @@ def create_app(
     for routes in (health, generate, embed, models, metrics_route):
         app.include_router(routes.router)
     for door in services.doors:
-        app.include_router(door.router)
+        app.include_router(door.router, tags=[door.name])
     if settings.docs == "on":
         app.include_router(docs.router)
         app.include_router(playground.router)
@@ -190,9 +195,17 @@ def _guard(settings: Settings, doors: Sequence[Door]) -> Callable[[ASGIApp], Api
             wrong_keys_per_minute=settings.wrong_keys_per_minute,
             read_secrets=functools.partial(read_secrets, doors),
             write_problem=functools.partial(write_problem, doors),
+            is_public=lambda scope: (door := door_of(doors, scope)) is not None and door.is_public(scope),
+            is_keyless=lambda scope: _is_keyless(doors, settings, scope),
         )
 
     return make
+
+
+def _is_keyless(doors: Sequence[Door], settings: Settings, scope: Scope) -> bool:
+    """Whether a request is from a tool that cannot send a key, in a network whose clients need none."""
+    door = door_of(doors, scope)
+    return door is not None and door.is_keyless and is_among(scope.get("client"), settings.keyless_networks)
 
 
 @asynccontextmanager

@@ -6,60 +6,109 @@ a route is reached, such as authentication, is configured here.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.types import Scope
 
-from osamd.server.guard.auth import header_secrets, own_path
+from osamd.server.guard.auth import ErrorReply, header_secrets, own_path
+from osamd.server.guard.key_channels import given_secrets
 
 # Media type of osamd's own errors (RFC 9457).
 MEDIA_TYPE: Final = "application/problem+json"
+JSON: Final = "application/json"
+# Tools understand 401 as "the key is wrong", and 403 as something else.
+STATUSES: Final = {"access_denied": 401}
+KEY_ADVICE: Final = "the API key is missing or wrong"
 
-# The keys that a request carries in one channel, stripped of white space; a repeated one is not valid.
-KeyChannel = Callable[[Scope], Sequence[bytes]]
-# Turns a problem, as in ``osamd.server.problems.Problem``, into a body and its media type.
-WriteError = Callable[[Mapping[str, Any]], tuple[bytes, str]]
+# Turns a problem, as in ``osamd.server.problems.Problem``, into the reply that the tool understands.
+WriteError = Callable[[Mapping[str, Any]], ErrorReply]
+
+
+def json_errors(
+    *, statuses: Mapping[str, int] | None = None, key_advice: str = KEY_ADVICE, challenge: str = "Bearer"
+) -> WriteError:
+    """Write errors as tools read them: ``application/json`` with ``message``, ``detail``, ``code``, ``request_id``.
+
+    Args:
+        statuses: HTTP statuses by code, where they differ from osamd's own; a missing or wrong key is 401.
+        key_advice: the message for a missing or wrong key; should say where the tool takes it.
+        challenge: the ``WWW-Authenticate`` header that 401 requires. ``Basic`` makes browsers ask for a password.
+    """
+    mapped = {**STATUSES, **(statuses or {})}
+
+    def write(problem: Mapping[str, Any]) -> ErrorReply:
+        status = mapped.get(problem["code"], problem["status"])
+        detail = key_advice if problem["code"] == "access_denied" else problem["detail"]
+        content = {**problem, "status": status, "message": detail, "detail": detail}
+        headers = {"WWW-Authenticate": challenge} if status == 401 else {}  # noqa: PLR2004
+        return ErrorReply(status, json.dumps(content).encode(), JSON, headers)
+
+    return write
+
+
+def json_body(door: str, schema: type[BaseModel]) -> dict[str, Any]:
+    """The ``openapi_extra`` of a route whose JSON body is one of its door's ``schemas``."""
+    reference = {"$ref": f"#/components/schemas/{door}.{schema.__name__}"}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": reference}}}}
+
+
+def never(_: Scope) -> bool:
+    """No request."""
+    return False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Door:
     """Another tool's protocol.
 
+    Its clients may put their key into the headers ``X-API-Key``, ``Token`` and ``Authorization`` (``Bearer``, or
+    ``Basic`` with any user and the key as password). A request with two different keys is refused.
+
     Attributes:
+        name: as in ``OSAMD_DOORS``; label of its metrics and logs, tag in the OpenAPI document.
+        summary: one line about it for the OpenAPI document.
         paths: the paths of its routes; one that ends in a slash includes all below it. No other routes may be there.
         router: its routes.
         write_error: writes an error, including one raised before a route is reached, such as a wrong key.
-        key_channels: where its clients may put their key, in order of precedence: the first that contains any counts.
+        reads_query_and_body: whether the key may also be ``api_key`` in the query or at the beginning of a JSON body.
+        is_public: whether a request needs no key at all; it then has no caller, so it cannot segment.
+        is_keyless: whether the tool cannot send a key: clients in ``OSAMD_KEYLESS_NETWORKS`` need none, and are the
+            user ``anonymous``.
+        schemas: pydantic models that its routes refer to in the OpenAPI document.
     """
 
+    name: str
+    summary: str
     paths: tuple[str, ...]
     router: APIRouter
-    write_error: WriteError
-    key_channels: tuple[KeyChannel, ...] = (header_secrets,)
+    write_error: WriteError = field(default_factory=json_errors)
+    reads_query_and_body: bool = False
+    is_public: Callable[[Scope], bool] = never
+    is_keyless: bool = False
+    schemas: tuple[type[BaseModel], ...] = ()
 
-    def covers(self, scope: Scope) -> bool:
-        """Whether a request is for this door."""
-        path = own_path(scope)
+    def covers(self, path: str) -> bool:
+        """Whether a path, without the prefix of a proxy or mount, belongs to this door."""
         return any(path == own or (own.endswith("/") and path.startswith(own)) for own in self.paths)
 
 
 def door_of(doors: Iterable[Door], scope: Scope) -> Door | None:
     """The door that handles a request; None for osamd's own routes."""
-    return next((door for door in doors if door.covers(scope)), None)
+    path = own_path(scope)
+    return next((door for door in doors if door.covers(path)), None)
 
 
 def read_secrets(doors: Iterable[Door], scope: Scope) -> Sequence[bytes]:
-    """The keys that a request carries, from the first channel of its door that contains any."""
-    door = door_of(doors, scope)
-    for channel in (header_secrets,) if door is None else door.key_channels:
-        if secrets := channel(scope):
-            return secrets
-    return ()
+    """The keys that a request carries: different ones for a door, all for osamd's own routes."""
+    return header_secrets(scope) if door_of(doors, scope) is None else given_secrets(scope)
 
 
-def write_problem(doors: Iterable[Door], scope: Scope, problem: Mapping[str, Any]) -> tuple[bytes, str]:
-    """Write a problem as its door does, or as osamd does: body and media type."""
+def write_problem(doors: Iterable[Door], scope: Scope, problem: Mapping[str, Any]) -> ErrorReply:
+    """Write a problem as its door does, or as osamd does."""
     door = door_of(doors, scope)
-    return (json.dumps(problem).encode(), MEDIA_TYPE) if door is None else door.write_error(problem)
+    if door is None:
+        return ErrorReply(problem["status"], json.dumps(problem).encode(), MEDIA_TYPE)
+    return door.write_error(problem)

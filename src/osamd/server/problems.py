@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -46,7 +46,7 @@ from osamd.errors import (
     WrongKeysError,
     shown,
 )
-from osamd.server.door import MEDIA_TYPE, write_problem
+from osamd.server.door import JSON, MEDIA_TYPE, STATUSES, write_problem
 from osamd.server.services import services_of
 from osamd.wire.schemas import invalid_request
 
@@ -105,6 +105,12 @@ class Problem(BaseModel):
     field: str | None = Field(default=None, description="The field of the request at fault.")
 
 
+class ToolProblem(Problem):
+    """The format of the errors of doors."""
+
+    message: str = Field(description="The same as `detail`.")
+
+
 def problem_response(request: Request, problem: Problem, headers: dict[str, str] | None = None) -> Response:
     """The response for a problem, with the request's id added and long fields truncated."""
     problem.detail = shown(problem.detail, most=LONGEST_DETAIL)
@@ -113,8 +119,9 @@ def problem_response(request: Request, problem: Problem, headers: dict[str, str]
     request.state.code = problem.code
     found = problem.model_dump(exclude_none=True)
     doors = services_of(request).doors if "app" in request.scope else ()
-    content, media_type = write_problem(doors, request.scope, found)
-    return Response(content, status_code=problem.status, media_type=media_type, headers=headers)
+    reply = write_problem(doors, request.scope, found)
+    both = {**(headers or {}), **reply.headers}
+    return Response(reply.body, status_code=reply.status, media_type=reply.media_type, headers=both)
 
 
 def answer_error(request: Request, error: Exception) -> Response:
@@ -177,11 +184,27 @@ def add_error_handlers(app: FastAPI) -> None:
 
 def documented(*errors: type[OsamdError]) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a guarded route: one entry per status with its codes; ``GUARDED`` is always included."""
+    return _responses(errors, {}, MEDIA_TYPE, Problem)
+
+
+def documented_for_tools(
+    *errors: type[OsamdError], statuses: Mapping[str, int] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """The same for a route of a door; ``statuses`` as in ``json_errors``."""
+    return _responses(errors, {**STATUSES, **(statuses or {})}, JSON, ToolProblem)
+
+
+def _responses(
+    errors: Sequence[type[OsamdError]], statuses: Mapping[str, int], media_type: str, schema: type[Problem]
+) -> dict[int | str, dict[str, Any]]:
     responses: dict[int | str, dict[str, Any]] = {}
     for error in (*GUARDED, *errors):
         entry = responses.setdefault(
-            error.status,
-            {"description": "", "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}},
+            statuses.get(error.code, error.status),
+            {
+                "description": "",
+                "content": {media_type: {"schema": {"$ref": f"#/components/schemas/{schema.__name__}"}}},
+            },
         )
         entry["description"] = ", ".join(filter(None, [entry["description"], f"`{error.code}`"]))
     return responses

@@ -38,12 +38,14 @@ LISTS_KEY: Final = b"embedding"
 LISTS: Final = re.compile(rb"\s{0,64}:\s{0,64}(?=\[)")
 
 
-def from_json(raw: bytes, schema: type[Fields]) -> Fields:
+def from_json(raw: bytes, schema: type[Fields], *, base64_key: re.Pattern[bytes] = BASE64_KEY) -> Fields:
     """Parse a JSON body.
 
     Args:
         raw: the body, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
         schema: the expected schema.
+        base64_key: matches the key, colon and opening quotation mark before base64 strings, which the schema has as
+            ``Base64Text``.
 
     Raises:
         InvalidRequestError: it has the wrong form; the message names the field.
@@ -56,7 +58,7 @@ def from_json(raw: bytes, schema: type[Fields]) -> Fields:
         raise InvalidRequestError(
             f"the body is not JSON: it starts like {error.encoding}, but is not valid {error.encoding}"
         ) from None
-    small, texts = _without_long_parts(raw, start)
+    small, texts = _without_long_parts(raw, start, base64_key)
     check_marks(small)
     try:
         return schema.model_validate_json(small, context=texts)
@@ -80,7 +82,7 @@ def check_marks(raw: bytes, field: str | None = None) -> None:
         raise InvalidRequestError(message, field=field)
 
 
-def _without_long_parts(raw: bytes, start: int) -> tuple[bytes, dict[str, LongText]]:
+def _without_long_parts(raw: bytes, start: int, base64_key: re.Pattern[bytes]) -> tuple[bytes, dict[str, LongText]]:
     """Replace base64 strings by placeholders, and nested lists by base64.
 
     Returns:
@@ -106,7 +108,7 @@ def _without_long_parts(raw: bytes, start: int) -> tuple[bytes, dict[str, LongTe
                 texts[name] = LongText(respelt.base64, 0, len(respelt.base64))
                 kept += [(done, lists.end()), respelt.array_named(name)]
                 done = closing = respelt.end
-        elif BASE64_KEY.search(raw, max(start, opening - BEFORE_STRING), opening + 1):
+        elif base64_key.search(raw, max(start, opening - BEFORE_STRING), opening + 1):
             text = LongText(raw, opening + 1, closing)
             # Both spellings of the image may be given if they are equal.
             if last is None or not text.equals(texts[last]):

@@ -159,7 +159,7 @@ def write_reply(
     layout = body.mask_layout or settings.mask_layout
     mask_format = body.mask_format or "png"
     if layout == "full" and mask_format in WHOLE_FORMATS:
-        _check_canvases(result, most=CANVAS_FACTOR * settings.max_mask_pixels)
+        check_canvases(result, most=CANVAS_FACTOR * settings.max_mask_pixels)
     pieces = _Pieces(room)
     pieces.add(to_json(handle_schema(result.image))[:-1] + b',"image_embedding":')
     yield from _write_embedding(result.embedding, included(body, settings), pieces)
@@ -205,8 +205,12 @@ def no_limit(_: int) -> None:
     """A ``room`` without a limit."""
 
 
-def _check_canvases(result: SegmentResult, *, most: int) -> None:
-    """Limit masks at image size: each is painted in full, however small the object."""
+def check_canvases(result: SegmentResult, *, most: int) -> None:
+    """Limit masks at image size: each is painted in full, however small the object.
+
+    Raises:
+        InvalidPromptError: together they have more pixels than ``most``.
+    """
     count = sum(annotation.mask is not None for annotation in result.annotations)
     pixels = count * result.image.height * result.image.width
     if pixels > most:

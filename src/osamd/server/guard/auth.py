@@ -16,7 +16,7 @@ import logging
 import math
 import os
 from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -29,8 +29,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 ReadSecrets = Callable[[Scope], Sequence[bytes]]
-# Turns a problem (RFC 9457) into a body and its media type.
-WriteProblem = Callable[[Scope, Mapping[str, Any]], tuple[bytes, str]]
 
 logger = logging.getLogger("osamd")
 
@@ -73,6 +71,27 @@ class Keys(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ErrorReply:
+    """An error as it is sent.
+
+    Attributes:
+        status: HTTP status.
+        body: the whole body.
+        media_type: of the body.
+        headers: further headers.
+    """
+
+    status: int
+    body: bytes
+    media_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+# Turns a problem (RFC 9457) into a reply.
+WriteProblem = Callable[[Scope, Mapping[str, Any]], ErrorReply]
+
+
+@dataclass(frozen=True, slots=True)
 class _Refusal:
     status: int
     code: str
@@ -109,6 +128,8 @@ class ApiKeyMiddleware:
         wrong_keys_per_minute: wrong keys per minute from one address.
         read_secrets: extracts the keys from a request; None reads the two headers.
         write_problem: formats a refusal; None formats it as ``application/problem+json``.
+        is_public: whether a request needs no key, whatever its method; None means no others.
+        is_keyless: whether a request without a key comes from the user ``anonymous``; None means never.
 
     Raises:
         ValueError: outside development, the secret is shorter than ``LEAST_SECRET_CHARS``.
@@ -128,6 +149,8 @@ class ApiKeyMiddleware:
         wrong_keys_per_minute: int = WRONG_KEYS_PER_MINUTE,
         read_secrets: ReadSecrets | None = None,
         write_problem: WriteProblem | None = None,
+        is_public: Callable[[Scope], bool] | None = None,
+        is_keyless: Callable[[Scope], bool] | None = None,
     ) -> None:
         key = os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key
         env = os.environ.get(ENVIRONMENT_VARIABLE, "") if app_env is None else app_env
@@ -146,6 +169,8 @@ class ApiKeyMiddleware:
         self._allowed_origins = allowed_origins
         self._read_secrets = read_secrets or header_secrets
         self._write_problem = write_problem or _problem_json
+        self._is_more_public = is_public or _never
+        self._is_keyless = is_keyless or _never
         self._guesses = Guesses(wrong_keys_per_minute)
         if self._is_open:
             logger.warning(
@@ -182,6 +207,11 @@ class ApiKeyMiddleware:
     async def _caller_of(self, scope: Scope) -> Caller | _Refusal:
         secrets = self._read_secrets(scope)
         if not secrets:
+            if self._is_keyless(scope) and not _is_forwarded(scope):
+                if _is_of_a_foreign_page(scope, self._allowed_origins):
+                    detail = "cross-site requests without a key are refused"
+                    return _Refusal(403, "foreign_origin", f"{detail}: use the server's IP address or localhost")
+                return Caller(ANONYMOUS, USER)
             # A missing key does not count as a guess: probes and browsers send none.
             return DENIED
         address = address_of(scope.get("client"))
@@ -206,7 +236,9 @@ class ApiKeyMiddleware:
     def _is_public(self, scope: Scope) -> bool:
         path = own_path(scope)
         is_reading = scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}
-        return is_reading and (path in self._public_paths or path.startswith(self._public_prefixes or ("\0",)))
+        if is_reading and (path in self._public_paths or path.startswith(self._public_prefixes or ("\0",))):
+            return True
+        return scope["type"] == "http" and self._is_more_public(scope)
 
 
 def is_guessable(secret: str) -> bool:
@@ -292,6 +324,10 @@ def _is_local_name(host: str) -> bool:
     return "." not in name or name.lower().endswith(".localhost")
 
 
+def _never(_: Scope) -> bool:
+    return False
+
+
 async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: _Refusal, write_problem: WriteProblem) -> None:
     scope.setdefault("state", {})["code"] = refusal.code
     if scope["type"] == "websocket":
@@ -303,16 +339,17 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: _Refusal,
     request_id = scope["state"].get("request_id")
     if request_id is not None:
         problem["request_id"] = request_id
-    body, media_type = write_problem(scope, problem)
-    headers = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
+    reply = write_problem(scope, problem)
+    headers = [(b"content-type", reply.media_type.encode()), (b"content-length", str(len(reply.body)).encode())]
+    headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
     if refusal.retry_after_s is not None:
         headers.append((b"retry-after", str(math.ceil(refusal.retry_after_s)).encode()))
     if scope["method"] not in {"GET", "HEAD"}:
         # The body has not been read and will not be.
         headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
 
 
-def _problem_json(_: Scope, problem: Mapping[str, Any]) -> tuple[bytes, str]:
-    return json.dumps(problem).encode(), "application/problem+json"
+def _problem_json(_: Scope, problem: Mapping[str, Any]) -> ErrorReply:
+    return ErrorReply(problem["status"], json.dumps(problem).encode(), "application/problem+json")

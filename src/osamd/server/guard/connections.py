@@ -89,7 +89,7 @@ class PatientConnection(HttpToolsProtocol):
             return
         self._await_head()
         # A proxy's connection carries requests of many clients, with and without keys.
-        if not _is_among(self.client, self._settings.trusted_proxies):
+        if not is_among(self.client, self._settings.trusted_proxies):
             self._showing = self.loop.call_later(SHOW_KEY_S, self._check_key_shown)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -296,7 +296,7 @@ def _has_key(state: Mapping[str, Any], *, before: bool) -> bool:
     return "key_name" in state or (before and "code" not in state)
 
 
-def _is_among(client: tuple[str, int] | None, networks: Sequence[str]) -> bool:
+def is_among(client: tuple[str, int] | None, networks: Sequence[str]) -> bool:
     """Whether a client's address is in any of the networks."""
     if client is None or not networks:
         return False

@@ -3,6 +3,7 @@
 Swagger UI's files come from the package ``fastapi-offline``; its code is not imported.
 """
 
+from collections.abc import Sequence
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, RedirectResponse
+from pydantic import BaseModel
 
 from osamd.errors import NotFoundError
+from osamd.server.door import Door
 from osamd.server.routes.packaged import packaged_file
 
 router = APIRouter(include_in_schema=False)
@@ -70,18 +73,36 @@ def openapi_document(app: FastAPI) -> dict[str, object]:
     return app.openapi_schema
 
 
+def _add_schema(schemas: dict[str, object], model: type[BaseModel], prefix: str = "") -> None:
+    """Add a model and those it consists of."""
+    schema = model.model_json_schema(ref_template=f"#/components/schemas/{prefix}{{model}}")
+    schemas.update({f"{prefix}{name}": part for name, part in schema.pop("$defs", {}).items()})
+    schemas[f"{prefix}{model.__name__}"] = schema
+
+
+def _tags(doors: Sequence[Door]) -> list[dict[str, str]]:
+    return [{"name": door.name, "description": door.summary} for door in doors]
+
+
 def _build(app: FastAPI) -> dict[str, object]:
-    from osamd.server.problems import Problem
+    from osamd.server.problems import Problem, ToolProblem
     from osamd.wire.management import ModelBody, PullBody
     from osamd.wire.schemas import EmbedBody, GenerateBody
 
-    document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+    doors: Sequence[Door] = app.state.services.doors
+    document = get_openapi(
+        title=app.title, version=app.version, summary=app.summary, routes=app.routes, tags=_tags(doors)
+    )
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    for model in (GenerateBody, EmbedBody, ModelBody, PullBody, Problem):
-        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas.update(schema.pop("$defs", {}))
-        schemas[model.__name__] = schema
+    own: list[type[BaseModel]] = [GenerateBody, EmbedBody, ModelBody, PullBody, Problem]
+    if doors:
+        own.append(ToolProblem)
+    for model in own:
+        _add_schema(schemas, model)
+    for door in doors:
+        for model in door.schemas:
+            _add_schema(schemas, model, prefix=f"{door.name}.")
     components["securitySchemes"] = {
         "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         "bearer": {"type": "http", "scheme": "bearer"},

@@ -37,14 +37,19 @@ async def health(request: Request) -> JSONResponse:
     responses={503: {"description": "Some are not loaded yet or failed to load, or the server is stopping or stuck."}},
 )
 async def ready(request: Request) -> JSONResponse:
-    """Whether the configured models are loaded, and where they run; `hung` counts hung computations."""
-    status = services_of(request).status()
+    """Whether the configured models are loaded and where they run, and which doors are open.
+
+    `hung` counts hung computations.
+    """
+    services = services_of(request)
+    status = services.status()
     hung = {lane.name: lane.hung for lane in status.lanes if lane.hung}
     return JSONResponse(
         {
             "status": status.state,
             "models": [resident.model.name for resident in status.residents],
             "devices": {resident.model.name: resident.device for resident in status.residents},
+            "doors": [door.name for door in services.doors],
             **({"hung": hung} if hung else {}),
         },
         status_code=200 if status.state == "ready" else 503,

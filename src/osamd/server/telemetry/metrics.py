@@ -105,14 +105,15 @@ class _Counters:
         registry = self.registry
         self._requests = Counter(
             "osamd_requests",
-            "HTTP requests answered. `key` is the name of the caller's key, empty if none was needed or valid.",
-            ("route", "method", "status", "key"),
+            "HTTP requests answered. `key` is the name of the caller's key, empty if none was needed or valid; `door`"
+            " is the tool's protocol, empty for osamd's own.",
+            ("route", "method", "status", "key", "door"),
             registry=registry,
         )
         self._seconds = Histogram(
             "osamd_request_seconds",
             "Seconds from the head of a request to the end of its answer.",
-            ("route", "model"),
+            ("route", "model", "door"),
             buckets=REQUEST_BUCKETS,
             registry=registry,
         )
@@ -180,8 +181,9 @@ class _Counters:
     def _count_request(self, event: RequestDone) -> None:
         model = event.model or ""
         method = event.method if event.method in METHODS else OTHER
-        self._requests.labels(event.route, method, str(event.status), event.key_name or "").inc()
-        self._seconds.labels(event.route, model).observe(event.seconds)
+        door = event.door or ""
+        self._requests.labels(event.route, method, str(event.status), event.key_name or "", door).inc()
+        self._seconds.labels(event.route, model, door).observe(event.seconds)
         for stage, seconds in event.stages.items():
             self._stages.labels(stage, model).observe(seconds)
         if event.code is not None:

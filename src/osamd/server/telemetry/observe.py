@@ -87,5 +87,6 @@ class ObserveMiddleware:
                 stages_begun=timings.begun(),
                 begun=begun,
                 traceparent=Headers(scope=scope).get("traceparent"),
+                door=scope["state"].get("door"),
             )
             tell(self._sinks, event)

@@ -121,6 +121,7 @@ class Traces:
             "http.response.status_code": event.status,
             "osamd.request_id": event.request_id,
             "osamd.key_name": event.key_name,
+            "osamd.door": event.door,
             "osamd.model": event.model,
             "osamd.engine.cache": event.cache,
             "osamd.device": event.device,
