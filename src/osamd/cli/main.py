@@ -90,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_keys(commands)
     _add_doctor(commands)
     _add_bench(commands)
+    _add_labelme(commands)
     return parser
 
 
@@ -236,6 +237,20 @@ def _add_bench(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("--json", metavar="FILE", help="write all measurements to FILE; - writes to standard output")
     parser.add_argument("--plot", metavar="FILE", help="write a chart as SVG to FILE; - writes to standard output")
     parser.set_defaults(command=("osamd.cli.bench.command", "run"))
+
+
+def _add_labelme(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "labelme",
+        help="run labelme with its AI models on a server",
+        description="Run labelme, which must be installed in the same Python environment, with its AI models answered"
+        " by the server in OSAMD_URL (http://127.0.0.1:11368), with the key in OSAMD_API_KEY.",
+        # All arguments are labelme's, --help and --version too: no prefix makes an option of them.
+        prefix_chars="\0",
+        add_help=False,
+    )
+    parser.add_argument("arguments", nargs="*", metavar="...", help="labelme's own arguments")
+    parser.set_defaults(command=("osamd.cli.labelme", "run"))
 
 
 def _count(text: str) -> int:
