@@ -102,8 +102,7 @@ class WarmPython:
         """Whether a child can do what a new interpreter would do."""
         if sys.platform != "linux" or command[0] != sys.executable or len(command) < 2:
             return False
-        is_module = command[1] == "-m" and command[2] in {"osamd", "uvicorn"}
-        return (is_module or command[1].endswith(".py")) and early(env) == early(self._env)
+        return (command[1] in {"-c", "-m"} or command[1].endswith(".py")) and early(env) == early(self._env)
 
     def run(self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path | None, log: Path) -> WarmProcess:
         """Start a command whose output goes to ``log``."""
@@ -181,6 +180,11 @@ def become(request: Mapping[str, Any], set_by_imports: Mapping[str, str]) -> Non
         sys.path[0] = request["cwd"]
         sys.argv = [module, *arguments]
         runpy.run_module(module, run_name="__main__", alter_sys=True)
+    elif what == "-c":
+        program, *arguments = arguments
+        sys.path[0] = ""
+        sys.argv = ["-c", *arguments]
+        exec(program, {"__name__": "__main__"})  # noqa: S102 - what the tests wrote
     else:
         sys.path[0] = str(Path(what).parent)
         sys.argv = [what, *arguments]

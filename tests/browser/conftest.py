@@ -5,36 +5,57 @@ from typing import Any
 
 import pytest
 from chromium import KEY_NAME, Opener, Playground, run_chromium
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, BrowserContext
 from serving import KEY, RunningServer
 
+VIEWPORT: dict[str, Any] = {"viewport": {"width": 1200, "height": 800}}
 
-@pytest.fixture(scope="module")
+
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """A Chromium. Not for the whole session: while it runs, tests with asyncio of their own could not."""
     with run_chromium() as running:
         yield running
 
 
+@pytest.fixture(scope="package")
+def shared_context(browser: Browser) -> BrowserContext:
+    """What most pages have in common, since a context of its own makes a page cost half as much again."""
+    return browser.new_context(**VIEWPORT)
+
+
 @pytest.fixture
-def open_playground(browser: Browser) -> Iterator[Opener]:
-    """Opens playgrounds, each in a context of its own, and checks at the end what they complained about."""
+def open_playground(browser: Browser, shared_context: BrowserContext) -> Iterator[Opener]:
+    """Opens playgrounds, and checks at the end what they complained about.
+
+    Those with the key and without options share a context, whose storage is empty and whose permissions are the usual
+    ones when a test begins.
+    """
     opened: list[Playground] = []
 
     def opener(server: RunningServer, *, key: str | None = KEY, prefix: str = "", **options: Any) -> Playground:
-        context = browser.new_context(**{"viewport": {"width": 1200, "height": 800}} | options)
+        is_plain = key == KEY and not options
+        context = shared_context if is_plain else browser.new_context(**VIEWPORT | options)
+        page = context.new_page()
+        context.new_cdp_session(page).send("Storage.clearDataForOrigin", {"origin": server.url, "storageTypes": "all"})
         if key is not None:
-            context.add_init_script(f"sessionStorage.setItem({KEY_NAME!r}, {key!r})")
-        playground = Playground(context.new_page(), server, prefix)
+            page.add_init_script(f"sessionStorage.setItem({KEY_NAME!r}, {key!r})")
+        playground = Playground(page, server, prefix)
         opened.append(playground)
         playground.open()
         return playground
 
     yield opener
     for playground in opened:
+        page = playground.page
         # A route that still fetches would fail in the next test.
-        playground.page.unroute_all(behavior="ignoreErrors")
-        playground.page.context.close()
+        page.unroute_all(behavior="ignoreErrors")
+        if page.context is not shared_context:
+            page.context.close()
+    for page in shared_context.pages:
+        page.close()
+    shared_context.clear_permissions()
+    shared_context.set_offline(offline=False)
     for playground in opened:
         playground.check()
 
