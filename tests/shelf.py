@@ -64,6 +64,10 @@ class Shelf:
         self._add(name, family, {role: {"url": path.as_uri()} for role, path in paths.items()}, texts)
         return paths
 
+    def add_chain(self, name: str, *, detector: str, segmenter: str) -> None:
+        """A row of two other models."""
+        self._add(name, "chain", {}, {"detector": detector, "segmenter": segmenter})
+
     def add_web(self, name: str, family: str = "efficientsam", *, shares: WebModel | None = None) -> WebModel:
         """A row of blobs on the web server; its encoder is that of another row where ``shares`` is given."""
         contents = {} if shares is None else {"encoder": shares.contents["encoder"]}
@@ -133,6 +137,7 @@ def run_library(
     with serve_blobs() as web:
         shelf = Shelf(folder / "rows", web)
         paths = {name: shelf.add_local(name, family) for name, family in LOCAL.items()}
+        shelf.add_chain("words", detector="yoloworld", segmenter="sam2:tiny")
         shelf.add_local("freie", "efficientsam", license="Lizenz für alle, frei")
         first = shelf.add_web("first")
         named = {"sam:100m": shelf.add_web("sam:100m", "sam"), "first": first}

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from osamd.engine import Engine
 from osamd.errors import InvalidImageError, InvalidPromptError, OsamdError
-from osamd.keep_alive import PINNED
+from osamd.keep_alive import LONGEST_S
 from osamd.library.catalog import DEFAULT_MODEL
 from osamd.library.library import open_library
 from osamd.settings import Settings, load_settings
@@ -127,7 +127,8 @@ class Segmenter:
     Images are read, decoded and resized on several threads while others are encoded; ``AT_ONCE`` are held at once.
 
     Args:
-        model: a name or alias of the catalogue; it is pulled where it is not here, and that is allowed.
+        model: a name or alias of the catalogue, or a chain such as ``yoloworld+builtin``, which turns words into masks;
+            it is pulled where it is not here, and that is allowed.
         multimask: whether to return up to three candidates for each prompt, where the model has them.
         device: where it runs.
         threads: of one inference; 0 means one for each core.
@@ -153,7 +154,8 @@ class Segmenter:
             device=device,
             threads=threads,
             preload=(model,),
-            keep_alive=PINNED,
+            # Not pinned: where memory does not hold both parts of a chain, each makes room for the other.
+            keep_alive=LONGEST_S,
             max_image_pixels=MOST_IMAGE_PIXELS,
             max_mask_pixels=MOST_MASK_PIXELS,
             embedding_cache_bytes=0,

@@ -256,6 +256,8 @@ class Annotation:
         mask_index: rank among the candidates of that prompt, best first, from 0.
         mask_id: handle for refining this mask; None if the model cannot refine masks, or until it is assigned.
         logits: the logits the mask was made from, until its ``mask_id`` is assigned.
+        predicted_iou: the segmenter's estimate of the mask's IoU with the object, 0..1, if ``score`` is that of a
+            detector before it; otherwise None.
     """
 
     box: Box
@@ -266,6 +268,7 @@ class Annotation:
     mask_index: int
     mask_id: str | None = None
     logits: MaskLogits | None = None
+    predicted_iou: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,8 +10,7 @@ from osamd.cli import printing
 from osamd.client import Client
 from osamd.errors import ModelUnavailableError
 from osamd.events import PullProgress
-from osamd.library.catalog import Model
-from osamd.library.families import capabilities_of
+from osamd.library.catalog import ROLES, Model
 from osamd.library.library import Library, open_library
 from osamd.library.rows import shown_url
 from osamd.library.store import Store
@@ -84,9 +83,10 @@ def show_model(name: str) -> str:
         ("name", model.name),
         ("aliases", ", ".join(model.aliases) or "none"),
         ("family", model.family),
-        ("takes", capabilities_of(model.family).sentence()),
+        ("takes", model.capabilities.sentence()),
         ("licence", terms(model)),
         ("source", model.source_url or "unknown"),
+        *((role, f"{part.name}, licence {terms(part)}") for role, part in zip(ROLES, model.parts, strict=False)),
         ("here", "no" if size is None else printing.size(size)),
     ]
     rows += [(role, f"sha256:{blob.sha256} {shown_url(blob.url)}") for role, blob in model.blobs.items()]
@@ -106,7 +106,8 @@ def pull_model(name: str) -> None:
 
 def bring(model: Model, store: Store) -> None:
     """Pull a model, given its row."""
-    print(f"osamd: {model.name} has the licence {terms(model)}", file=sys.stderr)
+    for member in model.members:
+        print(f"osamd: {member.name} has the licence {terms(member)}", file=sys.stderr)
     bar = _Bar() if sys.stderr.isatty() else None
     store.pull(model, bar.show if bar is not None else _tell_ends())
     if bar is not None:

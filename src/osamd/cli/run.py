@@ -10,7 +10,6 @@ from osamd.cli.models import bring, own_library
 from osamd.engine import Engine
 from osamd.engine.prompts import check_masks
 from osamd.errors import InvalidRequestError
-from osamd.library.families import capabilities_of
 from osamd.pixels.images import decode_image
 from osamd.pixels.masks import encode_color_png, overlay
 from osamd.settings import Settings, load_settings
@@ -97,7 +96,7 @@ def _segment(data: bytes, body: GenerateBody, settings: Settings, *, needs_masks
     model = library.resolve(body.model)
     if needs_masks:
         # Checked before pulling the model in vain.
-        check_masks(capabilities_of(model.family), model=model.name)
+        check_masks(model.capabilities, model=model.name)
     if not library.store.is_present(model) and settings.pull == "auto":
         bring(model, library.store)
 

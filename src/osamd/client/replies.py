@@ -29,6 +29,7 @@ class FoundObject:
         mask_id: for ``mask_input``, or None.
         prompt_index: which prompt it answers.
         mask_index: which candidate of it, best first.
+        predicted_iou: for a chain, the segmenter's estimate of the mask's quality, 0..1; ``score`` is the detector's.
     """
 
     box: tuple[int, int, int, int]
@@ -38,6 +39,7 @@ class FoundObject:
     mask_id: str | None
     prompt_index: int
     mask_index: int
+    predicted_iou: float | None = None
 
     @property
     def mask_png(self) -> bytes:
@@ -102,6 +104,7 @@ def segmentation_of(response: "httpx2.Response") -> Segmentation:
                 mask_id=item.get("mask_id"),
                 prompt_index=item.get("prompt_index", 0),
                 mask_index=item.get("mask_index", 0),
+                predicted_iou=item.get("predicted_iou"),
             )
             for item in raw["annotations"]
         )

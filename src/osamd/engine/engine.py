@@ -13,6 +13,7 @@ from typing import Final
 
 from osamd.engine.admit import EVERYTHING, Admit
 from osamd.engine.cache import OwnedCache
+from osamd.engine.chain import Chains
 from osamd.engine.embedding_files import embedding_files
 from osamd.engine.image_encoder import ImageEncoder, Lookup, replaced
 from osamd.engine.inference import decode_prompts, load_model, mask_bytes, run_once
@@ -21,11 +22,17 @@ from osamd.engine.prompts import check_capabilities, check_masks, placed_prompts
 from osamd.engine.refinements import Refinements
 from osamd.engine.remembered_images import EncodedImage, RememberedImages
 from osamd.engine.workers import Workers
-from osamd.errors import EmbeddingExpiredError, InferenceError, InvalidRequestError, OsamdError, UnknownModelError
+from osamd.errors import (
+    EmbeddingExpiredError,
+    InferenceError,
+    InvalidRequestError,
+    OsamdError,
+    RequestError,
+    UnknownModelError,
+)
 from osamd.events import Event, ModelLoaded, ModelUnloaded, Sink, tell
 from osamd.keep_alive import KeepAlive
 from osamd.library.catalog import DEFAULT_MODEL, Model, read_digest
-from osamd.library.families import capabilities_of
 from osamd.library.library import Library
 from osamd.models.base import Adapter
 from osamd.patience import Patience
@@ -92,6 +99,7 @@ class Engine:
         self._encoder = ImageEncoder(
             self._images, self._workers, using=self._using, max_pixels=settings.max_image_pixels, decode=decode
         )
+        self._chains = Chains(segment=self.segment, embed=self.embed, bring=self._bring, ttl_s=self._remembered_s)
 
     @property
     def state(self) -> State:
@@ -101,8 +109,10 @@ class Engine:
         if self._workers.is_stuck:
             return "stuck"
         try:
-            is_warm = all(self.library.resolve(name).name in self._warm for name in self._to_preload)
-        except UnknownModelError:
+            is_warm = all(
+                member.name in self._warm for name in self._to_preload for member in self.library.resolve(name).members
+            )
+        except RequestError:
             is_warm = False
         return "ready" if is_warm else "loading"
 
@@ -122,8 +132,8 @@ class Engine:
         )
 
     def _is_preloaded(self, model: Model) -> bool:
-        with contextlib.suppress(UnknownModelError):
-            return model.name in {self.library.resolve(name).name for name in self._to_preload}
+        with contextlib.suppress(RequestError):
+            return any(model in self.library.resolve(name).members for name in self._to_preload)
         return False
 
     async def preload(self) -> None:
@@ -135,20 +145,23 @@ class Engine:
         first: OsamdError | None = None
         for name in self._to_preload:
             try:
-                model = self.library.resolve(name)
-                # No request is waiting, and without retries the server would never be ready.
-                await self.library.pulls.bring(model, is_patient=True)
-                async with self._using(model) as adapter:
-                    # On a GPU, loading included a run. If a request is waiting for the model, it is the first run
-                    # itself and must not wait for another one.
-                    if adapter.device != "cuda" and self._models.users(model) == 1:
-                        once = functools.partial(run_once, adapter, model)
-                        await self._workers.run(self._workers.load, once, model=model.name, timings=Timings())
-                self._warm.add(model.name)
+                for model in self.library.resolve(name).members:
+                    await self._preload(model)
             except OsamdError as error:
                 first = first or error
         if first is not None:
             raise first
+
+    async def _preload(self, model: Model) -> None:
+        # No request is waiting, and without retries the server would never be ready.
+        await self.library.pulls.bring(model, is_patient=True)
+        async with self._using(model) as adapter:
+            # On a GPU, loading included a run. If a request is waiting for the model, it is the first run
+            # itself and must not wait for another one.
+            if adapter.device != "cuda" and self._models.users(model) == 1:
+                once = functools.partial(run_once, adapter, model)
+                await self._workers.run(self._workers.load, once, model=model.name, timings=Timings())
+        self._warm.add(model.name)
 
     async def segment(self, request: SegmentRequest, timings: Timings, *, admit: Admit = EVERYTHING) -> SegmentResult:
         """Answer a request, without a deadline.
@@ -167,13 +180,16 @@ class Engine:
             raise InvalidRequestError(
                 "a cut-out needs the image itself: send it instead of its image_id or embedding", field="mask_format"
             )
+        chain = self._chain(request.model)
+        if chain is not None:
+            return await self._chains.segment(chain, request, timings, admit)
         async with contextlib.AsyncExitStack() as stack:
             known = await self._recall(request.image, request.model, request.owner, timings)
             model = known.image.model if known is not None else self.library.resolve(request.model)
             timings.model = model.name
             await admit.model(model)
             # Checked before anything is pulled, loaded or encoded.
-            capabilities = capabilities_of(model.family)
+            capabilities = model.capabilities
             check_capabilities(request.prompts or (), capabilities, model=model.name)
             if request.needs_masks:
                 check_masks(capabilities, model=model.name)
@@ -245,6 +261,9 @@ class Engine:
             CapacityError: the engine is overloaded.
             ModelError: the model is not available or failed.
         """
+        chain = self._chain(model)
+        if chain is not None:
+            return await self._chains.embed(chain, image, owner=owner, timings=timings, admit=admit)
         known = await self._recall(image, model, owner, timings)
         row = known.image.model if known is not None else self.library.resolve(model)
         timings.model = row.name
@@ -260,6 +279,8 @@ class Engine:
         Raises:
             EmbeddingExpiredError: this owner has no such image.
         """
+        for linked in self._chains.forget(image_id, owner=owner):
+            await self._images.forget(linked, owner=owner)
         if not await self._images.forget(image_id, owner=owner):
             raise _expired()
         self._refinements.forget(image_id)
@@ -305,6 +326,19 @@ class Engine:
         self._refinements.clear()
         return are_pulled and has_ended and is_kept
 
+    def _chain(self, name: str | None) -> Model | None:
+        """The chain of this name; None if it names a single model, or nothing known."""
+        with contextlib.suppress(UnknownModelError):
+            model = None if name is None else self.library.resolve(name)
+            return model if model is not None and model.parts else None
+        return None
+
+    async def _bring(self, model: Model) -> None:
+        """Pull the files of all members, unless they are loaded."""
+        are_loaded = [await self._models.is_loaded(member) for member in model.members]
+        if not all(are_loaded):
+            await self.library.pulls.bring(model)
+
     async def _recall(self, source: ImageSource, model_name: str | None, owner: str, timings: Timings) -> Lookup | None:
         """The image of a handle; None if the source is not a handle."""
         if source.image_id is None:
@@ -321,8 +355,7 @@ class Engine:
         self, model: Model, *, keep_alive_s: KeepAlive = None, by_operator: bool = True
     ) -> AsyncIterator[Adapter]:
         """The model's adapter; its files are pulled and loaded if needed."""
-        if not await self._models.is_loaded(model):
-            await self.library.pulls.bring(model)
+        await self._bring(model)
         async with self._models.using(model, keep_alive_s=keep_alive_s, by_operator=by_operator) as adapter:
             yield adapter
 

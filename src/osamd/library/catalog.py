@@ -8,13 +8,17 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
-from osamd.errors import UnknownModelError
+from osamd.errors import InvalidRequestError, UnknownModelError
 from osamd.files import stamp_of, text_encoding
+from osamd.library.families import CHAIN, capabilities_of, chained, is_detector, is_segmenter
 from osamd.library.rows import DEFAULT_TAG, CatalogProblem, Row, local_path, read_rows
+from osamd.types import Capabilities
 
 DEFAULT_MODEL = f"builtin:{DEFAULT_TAG}"
 SHIPPED = "catalog.toml"
 SHOWN_CHARS = 64
+# Between the names of a chain's parts; catalogue names cannot contain it.
+PLUS = "+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class Model:
         source_url: where the model comes from.
         aliases: other names for it.
         origin: the user's file that defines it; None for a row that ships with osamd.
+        parts: a chain's detector and segmenter, whose files it uses; empty for other models.
     """
 
     name: str
@@ -72,6 +77,18 @@ class Model:
     source_url: str = ""
     aliases: tuple[str, ...] = ()
     origin: Path | None = None
+    parts: "tuple[Model, ...]" = ()
+
+    @property
+    def members(self) -> "tuple[Model, ...]":
+        """The models that are loaded to run it: a chain's parts, or the model itself."""
+        return self.parts or (self,)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Which prompts it takes and what it returns, known without loading it."""
+        families = [model.family for model in self.members]
+        return chained(*families) if self.parts else capabilities_of(*families)
 
     @property
     def digest(self) -> str:
@@ -112,7 +129,7 @@ async def read_digest(model: Model) -> str:
 
 
 class Catalog:
-    """Models by name. A name without a tag means ``NAME:latest``; aliases are exact.
+    """Models by name. A name without a tag means ``NAME:latest``; aliases are exact; ``A+B`` is a chain of two models.
 
     Args:
         models: the rows.
@@ -129,11 +146,14 @@ class Catalog:
         return iter(self._models.values())
 
     def resolve(self, name: str) -> Model:
-        """Look up a model by name or alias.
+        """Look up a model by name or alias, or a chain by the names of its parts: ``DETECTOR+SEGMENTER``.
 
         Raises:
             UnknownModelError: no such model.
+            InvalidRequestError: these models cannot be chained.
         """
+        if PLUS in name:
+            return self._resolve_chain(name)
         full = name if ":" in name else f"{name}:{DEFAULT_TAG}"
         model = self._aliases.get(name) or self._models.get(full)
         if model is None:
@@ -141,6 +161,64 @@ class Catalog:
             known = ", ".join(sorted(self._models))
             raise UnknownModelError(f"unknown model {shown!r}; expected one of: {known}", field="model")
         return model
+
+    def _resolve_chain(self, name: str) -> Model:
+        names = name.split(PLUS)
+        if len(names) != len(ROLES) or not all(names):
+            raise InvalidRequestError(
+                "expected a model's name, or DETECTOR+SEGMENTER such as yoloworld+builtin", field="model"
+            )
+        parts = [self.resolve(part) for part in names]
+        problem = chain_problem(*parts)
+        if problem is not None:
+            role, message = problem
+            fitting = ", ".join(model.name for model in self._models.values() if not model.parts and _fits(model, role))
+            raise InvalidRequestError(f"the {role} {message}; expected one of: {fitting}", field="model")
+        return chain(PLUS.join(part.name for part in parts), *parts)
+
+
+# The parts of a chain, in order.
+ROLES = ("detector", "segmenter")
+
+
+def _fits(model: Model, role: str) -> bool:
+    return is_detector(model.family) if role == "detector" else is_segmenter(model.family)
+
+
+def chain_problem(detector: Model, segmenter: Model) -> tuple[str, str] | None:
+    """Why two models cannot be chained: the role at fault, and a message to be read after it."""
+    if detector.parts or not is_detector(detector.family):
+        return "detector", f"of a chain must turn words into boxes, which {detector.name} does not"
+    if segmenter.parts or not is_segmenter(segmenter.family):
+        return "segmenter", f"of a chain must turn a box into a mask, which {segmenter.name} does not"
+    return None
+
+
+def chain(name: str, detector: Model, segmenter: Model, *, row: Row | None = None, origin: Path | None = None) -> Model:
+    """A model that turns words into masks: the detector finds boxes, and the segmenter the object in each.
+
+    Args:
+        name: its full name.
+        detector: turns words into boxes.
+        segmenter: turns a box into a mask.
+        row: the row that defines it, if there is one.
+        origin: the user's file that defines it.
+    """
+    parts = (detector, segmenter)
+    licenses = dict.fromkeys(part.license or "unknown" for part in parts)
+    return Model(
+        name=name,
+        family=CHAIN,
+        blobs={
+            f"{role}.{key}": blob for role, part in zip(ROLES, parts, strict=True) for key, blob in part.blobs.items()
+        },
+        license=(row.license if row else "") or " AND ".join(licenses),
+        license_url=row.license_url if row else "",
+        source_url=row.source_url if row else "",
+        aliases=tuple(row.aliases) if row else (),
+        origin=origin,
+        parts=parts,
+    )
 
 
 def load_catalog(user_file: Path | None = None) -> Catalog:
@@ -172,17 +250,48 @@ def _with_user_rows(shipped: Iterable[Model], file: Path) -> Catalog:
     except (OSError, UnicodeDecodeError) as error:
         return Catalog(models.values(), [CatalogProblem(file, None, "", "", f"cannot be read: {error}")])
     owners = {answer: model.name for model in models.values() for answer in _answers(model)}
-    for number, row in rows.items():
+    # Chains last, since their parts may be rows that come after them.
+    for number, row in sorted(rows.items(), key=lambda item: item[1].family == CHAIN):
         replaced = models.get(row.name)
-        model = _model(row, origin=file, more_aliases=replaced.aliases if replaced else ())
-        wrong = _clash(model, replaced, owners)
-        if wrong is not None:
-            problems.append(CatalogProblem(file, number, row.name, *wrong))
+        try:
+            model = _made(row, file, models, replaced)
+            _check_names(model, replaced, owners)
+        except _RowError as error:
+            problems.append(CatalogProblem(file, number, row.name, error.field, error.message))
             continue
         models[model.name] = model
         owners |= dict.fromkeys(_answers(model), model.name)
     problems.sort(key=lambda problem: problem.row or 0)
     return Catalog(models.values(), problems)
+
+
+class _RowError(Exception):
+    """A row that contradicts another one: the field at fault, and a message to be read after it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(field, message)
+        self.field = field
+        self.message = message
+
+
+def _made(row: Row, file: Path, models: Mapping[str, Model], replaced: Model | None) -> Model:
+    """The model of a user's row."""
+    aliases = replaced.aliases if replaced else ()
+    if row.family != CHAIN:
+        return _model(row, origin=file, more_aliases=aliases)
+    if replaced is not None:
+        raise _RowError("name", "is already used by another model")
+    known = Catalog(models.values())
+    parts = []
+    for role, name in zip(ROLES, (row.detector, row.segmenter), strict=True):
+        try:
+            parts.append(known.resolve(name or ""))
+        except UnknownModelError:
+            raise _RowError(role, f"must name a model of the catalogue, which {name} is not") from None
+    problem = chain_problem(*parts)
+    if problem is not None:
+        raise _RowError(*problem)
+    return chain(row.name, *parts, row=row, origin=file)
 
 
 def _answers(model: Model) -> list[str]:
@@ -191,17 +300,16 @@ def _answers(model: Model) -> list[str]:
     return [model.name, *([bare] if tag == DEFAULT_TAG else []), *model.aliases]
 
 
-def _clash(model: Model, replaced: Model | None, owners: Mapping[str, str]) -> tuple[str, str] | None:
-    """The field and the message if one of the model's names is taken."""
+def _check_names(model: Model, replaced: Model | None, owners: Mapping[str, str]) -> None:
+    """Refuse a model one of whose names is taken."""
     if model.name == DEFAULT_MODEL:
-        return "name", "is reserved: osamd checks itself with this model"
+        raise _RowError("name", "is reserved: osamd checks itself with this model")
     if replaced is not None and replaced.origin is not None:
-        return "name", "is already used by an earlier row"
+        raise _RowError("name", "is already used by an earlier row")
     for answer in _answers(model):
         if owners.get(answer, model.name) != model.name:
             field = "aliases" if answer in model.aliases else "name"
-            return field, f"cannot be {answer}, which already names {owners[answer]}"
-    return None
+            raise _RowError(field, f"cannot be {answer}, which already names {owners[answer]}")
 
 
 def _stamp(url: str) -> str:

@@ -1,13 +1,15 @@
 """The model families: files, adapter and capabilities of each. The only place that lists them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from osamd.types import Capabilities
 
 MOST_TEXTS: Final = 64
 MOST_BOXES: Final = 64
+# A detector and a segmenter of other families: words to boxes to masks. It has no adapter of its own.
+CHAIN: Final = "chain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +70,25 @@ def capabilities_of(family: str) -> Capabilities:
         family: a key of ``FAMILIES``.
     """
     return FAMILIES[family].capabilities
+
+
+def is_detector(family: str) -> bool:
+    """Whether models of this family turn words into boxes, and so can be the first part of a chain."""
+    can = capabilities_of(family)
+    return can.texts > 0 and not can.masks
+
+
+def is_segmenter(family: str) -> bool:
+    """Whether models of this family turn a box into the mask of the object in it, and so can be the second part."""
+    can = capabilities_of(family)
+    return can.points and can.boxes > 0 and can.masks
+
+
+def chained(detector: str, segmenter: str) -> Capabilities:
+    """The capabilities of a chain: the words of the detector, and everything of the segmenter.
+
+    Args:
+        detector: the family of the first part.
+        segmenter: the family of the second part.
+    """
+    return replace(capabilities_of(segmenter), texts=capabilities_of(detector).texts)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from osamd.errors import SettingsError, UnknownModelError
+from osamd.errors import RequestError, SettingsError
 from osamd.events import Sink, tell
 from osamd.library.catalog import DEFAULT_MODEL, Catalog, Model, load_catalog
 from osamd.library.pulling import Pulling
@@ -46,6 +46,7 @@ class Library:
 
         Raises:
             UnknownModelError: there is no such model.
+            InvalidRequestError: these models cannot be chained.
         """
         return self.catalog.resolve(DEFAULT_MODEL if name is None else name)
 
@@ -64,6 +65,6 @@ def open_library(settings: Settings, sinks: Sequence[Sink] = ()) -> Library:
 
 def _allowed(settings: Settings, catalog: Catalog) -> frozenset[str]:
     try:
-        return frozenset(catalog.resolve(name).name for name in settings.models)
-    except UnknownModelError as error:
+        return frozenset(model.name for name in settings.models for model in catalog.resolve(name).members)
+    except RequestError as error:
         raise SettingsError(f"{variable_of('models')}: {error}") from None

@@ -87,7 +87,8 @@ class Pulling:
 
     def may_pull(self, model: Model) -> bool:
         """Whether the operator allows this model to be pulled over HTTP."""
-        return self._policy == "auto" and (not self._allowed or model.name in self._allowed)
+        is_allowed = not self._allowed or all(member.name in self._allowed for member in model.members)
+        return self._policy == "auto" and is_allowed
 
     def check_may_pull(self, model: Model) -> None:
         """Raise ``PullForbiddenError`` if the operator forbids pulling this model."""

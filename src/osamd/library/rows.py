@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes, urlparse, urlsplit, urlunsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from osamd.library.families import FAMILIES
+from osamd.library.families import CHAIN, FAMILIES
 
 DEFAULT_TAG = "latest"
 FILE_SCHEME = "file://"
@@ -194,7 +194,9 @@ class Row(BaseModel):
     license: _Line = ""
     license_url: _Link = ""
     source_url: _Link = ""
-    blobs: dict[str, BlobRow]
+    blobs: dict[str, BlobRow] = Field(default_factory=dict, validate_default=True)
+    detector: _Name | None = Field(default=None, validate_default=True)
+    segmenter: _Name | None = Field(default=None, validate_default=True)
 
     @field_validator("name")
     @classmethod
@@ -204,8 +206,8 @@ class Row(BaseModel):
     @field_validator("family")
     @classmethod
     def _is_known(cls, value: str) -> str:
-        if value not in FAMILIES:
-            raise _wrong(f"must be one of {', '.join(FAMILIES)}")
+        if value not in FAMILIES and value != CHAIN:
+            raise _wrong(f"must be one of {', '.join([*FAMILIES, CHAIN])}")
         return value
 
     @field_validator("blobs")
@@ -214,12 +216,28 @@ class Row(BaseModel):
         family = info.data.get("family")
         if family is None:
             return value
+        if family == CHAIN:
+            if value:
+                raise _wrong("must be left out: the files of a chain are those of its detector and its segmenter")
+            return value
+        if not value:
+            raise _wrong("is missing")
         roles = FAMILIES[family].roles
         lacking = [role for role in roles if role not in value]
         if lacking:
             raise _wrong(f"must have {' and '.join(lacking)}, which the family {family} requires")
         if len(value) > len(roles):
             raise _wrong(f"must only have {' and '.join(roles)}, the files of the family {family}")
+        return value
+
+    @field_validator("detector", "segmenter")
+    @classmethod
+    def _belongs_to_a_chain(cls, value: str | None, info: ValidationInfo) -> str | None:
+        family = info.data.get("family")
+        if family == CHAIN and value is None:
+            raise _wrong("is missing; expected the name of a model")
+        if family not in {CHAIN, None} and value is not None:
+            raise _wrong(f"is only for the family {CHAIN}")
         return value
 
 

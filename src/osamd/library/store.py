@@ -123,17 +123,21 @@ class Store:
             Bytes freed.
 
         Raises:
-            InvalidRequestError: its files are not in the cache: they ship with osamd or are ``file://`` blobs.
+            InvalidRequestError: its files are not in the cache: they ship with osamd or are ``file://`` blobs; or it is
+                a chain.
             OverloadedError: it is being pulled.
             StorageError: the cache cannot be written.
         """
+        if model.parts:
+            names = " and ".join(part.name for part in model.parts)
+            raise InvalidRequestError(f"{model.name} has no files of its own: delete {names} instead", field="model")
         own = [blob for blob in model.blobs.values() if is_ours(blob)]
         if not own:
             raise InvalidRequestError(f"cannot delete {model.name}: its files are not in the cache")
         needed = {
             self._layout.place(blob)
             for other in catalog
-            if other.name != model.name and self.is_present(other)
+            if other.name != model.name and not other.parts and self.is_present(other)
             for blob in other.blobs.values()
         }
         return sum(self._remove_blob(blob, model, is_needed=self._layout.place(blob) in needed) for blob in own)

@@ -168,7 +168,8 @@ async def _asked(request: Request, parse: Parse[How]) -> AsyncIterator[tuple[Ask
 
 async def _check_may_use(services: Services, caller: Caller, model: Model) -> None:
     # A loaded model needs no pull, so clicks do not access the disk, which may be a network volume.
-    if not caller.is_admin and all(resident.model.name != model.name for resident in services.engine.residents):
+    loaded = {resident.model.name for resident in services.engine.residents}
+    if not caller.is_admin and any(member.name not in loaded for member in model.members):
         await services.library.pulls.check_may_use(model)
 
 

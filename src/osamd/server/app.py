@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 
 from osamd import __version__
 from osamd.engine import Engine
-from osamd.errors import OsamdError, SettingsError, UnknownModelError
+from osamd.errors import OsamdError, RequestError, SettingsError
 from osamd.events import Sink, log_event, tell
 from osamd.library.library import open_library
 from osamd.pixels.decoder import Decoder
@@ -145,7 +145,7 @@ def _build_engine(settings: Settings, sinks: Sequence[Sink], decoder: Decoder) -
     for name in settings.preload:
         try:
             library.resolve(name)
-        except UnknownModelError as error:
+        except RequestError as error:
             raise SettingsError(f"{variable_of('preload')}: {error}") from None
     return Engine(settings, library=library, sinks=sinks, decode=decoder)
 

@@ -8,7 +8,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, S
 from osamd.events import PullProgress
 from osamd.keep_alive import PINNED
 from osamd.library.catalog import Model
-from osamd.library.families import capabilities_of
 from osamd.library.rows import FILE_SCHEME, shown_url
 from osamd.library.store import Store
 from osamd.status import Resident
@@ -193,7 +192,7 @@ def show(model: Model, store: Store, *, is_loaded: bool, may_pull: bool, is_admi
         may_pull: whether the caller may trigger a pull.
         is_admin: whether the caller may see server paths.
     """
-    capabilities = capabilities_of(model.family)
+    capabilities = model.capabilities
     modified = store.modified(model)
     return ShowReply(
         name=model.name,
@@ -237,7 +236,7 @@ def _common(model: Model, store: Store) -> dict[str, Any]:
         "size": store.size(model) or 0,
         "digest": model.digest,
         "details": details(model),
-        "capabilities": capability_names(capabilities_of(model.family)),
+        "capabilities": capability_names(model.capabilities),
     }
 
 

@@ -20,6 +20,7 @@ REPEATABLE: Final = frozenset({"point", "background", "text", "include"})
 SWITCHES: Final = {"true": True, "1": True, "false": False, "0": False}
 # In JSON.
 DOCUMENTS: Final = frozenset({"prompt", "prompts"})
+MODEL: Final = frozenset({"model", "model_id"})
 IMAGES: Final = frozenset({"image", "image_base64"})
 LONGEST_FIELD: Final = 65_536
 # Limit for a query or a form, whose parser is pure Python.
@@ -36,10 +37,12 @@ def pairs_of(query: str) -> list[tuple[str, str]]:
         InvalidRequestError: it has too many, or is not UTF-8.
     """
     try:
-        return parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
     except ValueError:
         message = f"malformed query string or form: expected UTF-8 and at most {MOST_FIELDS:,} fields"
         raise InvalidRequestError(message) from None
+    # A plus sign stands for a space here, but names of models contain no spaces: they are chains, A+B, left unescaped.
+    return [(name, value.replace(" ", "+") if name in MODEL else value) for name, value in pairs]
 
 
 def refuse_query(query: str, schema: type[Body]) -> None:

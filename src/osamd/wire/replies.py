@@ -69,6 +69,10 @@ class AnnotationSchema(BaseModel):
     bounding_box: BoundingBoxSchema
     text: str | None = None
     score: float | None = Field(default=None, description="The model's confidence, 0 to 1, if it has one.")
+    predicted_iou: float | None = Field(
+        default=None,
+        description="Chains: the segmenter's estimate of the mask's quality, 0 to 1; `score` is the detector's.",
+    )
     mask: str | RleSchema | list[PolygonSchema] | None = None
     mask_id: str | None = Field(default=None, description="For `prompt.mask_input`, if the model can refine masks.")
     prompt_index: int = 0
@@ -267,6 +271,7 @@ def _annotation_schema(annotation: Annotation, form: _Form) -> AnnotationSchema:
         bounding_box=BoundingBoxSchema(xmin=box.xmin, ymin=box.ymin, xmax=box.xmax, ymax=box.ymax),
         text=annotation.text,
         score=annotation.score,
+        predicted_iou=annotation.predicted_iou,
         mask=None if annotation.mask is None else _mask_value(annotation.mask, form),
         mask_id=annotation.mask_id,
         prompt_index=annotation.prompt_index,

@@ -113,7 +113,7 @@ class PromptSchema(WireModel):
         default=0.1, description="Detectors: objects with a lower score are left out."
     )
     max_annotations: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        default=100, description="Detectors: maximum number of objects."
+        default=100, description="Detectors: maximum number of objects. Chains: at most 100 over all prompts."
     )
 
     @model_validator(mode="before")
@@ -197,7 +197,9 @@ class ImageFields(WireModel):
     """The fields that name a model and an image, in every spelling."""
 
     model: StrictStr | None = Field(
-        default=None, description="A model's name or alias; the built-in one by default. Also accepted as `model_id`."
+        default=None,
+        description="A model's name or alias, or `DETECTOR+SEGMENTER` to turn words into masks; the built-in one by"
+        " default. Also accepted as `model_id`.",
     )
     image: Base64Text | None = Field(
         default=None, description="An encoded image in base64, or a data URI. Also accepted as `image_base64`."

@@ -164,7 +164,7 @@ def _show(request: Request) -> Callable[[Model], ShowReply]:
         return show(
             model,
             library.store,
-            is_loaded=model.name in loaded,
+            is_loaded=all(member.name in loaded for member in model.members),
             may_pull=is_admin and library.pulls.may_pull(model),
             is_admin=is_admin,
         )
