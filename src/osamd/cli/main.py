@@ -126,7 +126,7 @@ def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
         description="Segment one photo. Without -o, PNG bytes go to stdout: the mask, or with --overlay (and, like"
         " osam, with --prompt) the photo with the mask over it.",
     )
-    parser.add_argument("model", nargs="?", help="a model's name (builtin)")
+    parser.add_argument("model", nargs="?", help="a model's name, or DETECTOR+SEGMENTER for words to masks (builtin)")
     parser.add_argument("--image", required=True, metavar="FILE", help="the photo; - reads standard input")
     parser.add_argument("--point", action="append", default=[], metavar="X,Y", help="a click on the object; repeatable")
     parser.add_argument(
