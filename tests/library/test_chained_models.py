@@ -1,6 +1,7 @@
 """Chains in the catalogue: names, rows, files and what may be pulled."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_row_that_makes_no_sense_is_reported(tmp_path: Path, text: str, problem:
     assert not found.resolve("builtin").parts
 
 
-def settings(folder: Path, **flags: object) -> Settings:
+def settings(folder: Path, **flags: Any) -> Settings:
     """Settings with a cache of their own."""
     return load_settings(cache=folder, catalog=folder / "models.toml", **flags)
 
