@@ -184,7 +184,7 @@ def test_simplified_polygons_stay_within_the_tolerance(tolerance: float) -> None
     mask = mask_of(disc())
     exact, simple = polygons(mask)[0], polygons(mask, tolerance=tolerance)[0]
 
-    assert set(simple.exterior) <= set(exact.exterior)
+    assert set(map(tuple, simple.exterior.tolist())) <= set(map(tuple, exact.exterior.tolist()))
     assert len(simple.exterior) < len(exact.exterior) / 2
     ring = np.array(simple.exterior, np.float32)
     assert (
@@ -203,7 +203,7 @@ def test_parts_without_area_are_dropped() -> None:
     assert len(parts[0].exterior) >= 3
 
     pixel = mask_of(np.eye(1, dtype=np.bool_))
-    assert polygons(pixel) == polygons(pixel, tolerance=5)
+    assert polygons(pixel)[0].exterior.tolist() == polygons(pixel, tolerance=5)[0].exterior.tolist()
 
 
 @settings(deadline=None, max_examples=80)

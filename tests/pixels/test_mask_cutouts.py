@@ -28,7 +28,7 @@ def mask(x: int, y: int) -> Mask:
     return found
 
 
-def read(data: bytes) -> Pixels:
+def read(data: memoryview) -> Pixels:
     """RGBA."""
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
         assert "RGBA" == image.mode

@@ -26,7 +26,7 @@ from osamd.server.guard import guessing
 from osamd.server.guard.auth import ErrorReply
 from osamd.settings import Settings
 from osamd.types import ImageSource, Prompt, SegmentResult
-from osamd.wire.replies import Room
+from osamd.wire.json_pieces import Room
 
 PREDICT = "/tool/predict"
 TOKEN = {"Token": KEY}

@@ -3,12 +3,10 @@
 import base64
 import contextlib
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
-from typing import Self
 
 import pytest
+from ticker import Ticker
 
 from osamd.errors import RequestError
 from osamd.wire.parsing import parse_body
@@ -47,34 +45,6 @@ BODIES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "a field of numbers": (FORM, lambda: part("point", filled(b"1,"))),
     "a file": (FORM, lambda: part("image", filled(b"\r\n--sea"), '; filename="a"')),
 }
-
-
-class Ticker:
-    """A thread that wants to run every millisecond, and notes how long it could not.
-
-    Attributes:
-        longest_s: the longest pause, without the one asked for.
-    """
-
-    def __init__(self) -> None:
-        self.longest_s = 0.0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._tick)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _tick(self) -> None:
-        last = time.perf_counter()
-        while not self._ended.wait(0.001):
-            now = time.perf_counter()
-            self.longest_s = max(self.longest_s, now - last - 0.001)
-            last = now
 
 
 @pytest.fixture(autouse=True)

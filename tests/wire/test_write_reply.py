@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from osamd.settings import load_settings
 from osamd.types import Annotation, Box, Embedding, ImageHandle, Mask, SegmentResult
-from osamd.wire.replies import GenerateReply, crossings, finish, no_limit, write_reply
+from osamd.wire.mask_values import crossings
+from osamd.wire.replies import BYTES_PER_CROSSING, GenerateReply, finish, no_limit, write_reply
 from osamd.wire.schemas import GenerateBody
 
 SIDE = 20
@@ -65,7 +66,7 @@ def test_a_reply_without_room_is_not_finished() -> None:
             raise ValueError(nbytes)
 
     body = GenerateBody.model_validate({"mask_format": "polygon"})
-    with pytest.raises(ValueError, match=str(300 * crossings(mask(0)))[:-3]):
+    with pytest.raises(ValueError, match=str(BYTES_PER_CROSSING * crossings(mask(0)))[:-3]):
         finish(write_reply(result(1), body, SETTINGS, room))
 
 

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         png = (
             _overlay_png(data, result, cleaning, settings)
             if wants_overlay
-            else write_union(result, body, settings, no_limit)
+            else b"".join(write_union(result, body, settings, no_limit))
         )
         write_output(png, arguments.output or "-")
     if not result.annotations:

@@ -14,7 +14,7 @@ ALPHA: Final = 3
 PNG_LEVEL: Final = 1
 
 
-def cut_out(pixels: ByteArray, masks: Sequence[Mask], *, is_whole: bool) -> bytes:
+def cut_out(pixels: ByteArray, masks: Sequence[Mask], *, is_whole: bool) -> memoryview:
     """Encode a cut-out as PNG with alpha.
 
     Args:
@@ -39,7 +39,8 @@ def cut_out(pixels: ByteArray, masks: Sequence[Mask], *, is_whole: bool) -> byte
     done, data = cv2.imencode(".png", canvas, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
     if not done:
         raise RuntimeError("OpenCV failed to encode a PNG")
-    return data.tobytes()
+    # Copying it whole would hold the interpreter lock.
+    return data.reshape(-1).data
 
 
 def _whole(pixels: ByteArray) -> Box:

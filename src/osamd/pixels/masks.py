@@ -1,22 +1,21 @@
-"""Mask logits to masks, and masks to boxes, PNG, COCO run lengths and polygons. Pure functions.
+"""Mask logits to masks, and masks to boxes, PNG and polygons. Pure functions.
 
-OpenCV resizes and finds connected components and contours; zlib-ng compresses PNG; pycocotools writes run lengths, so
-that they are byte-identical to COCO's.
+OpenCV resizes and finds connected components and contours; zlib-ng compresses PNG. COCO's run lengths are in
+``run_lengths``.
 """
 
 import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco
 from zlib_ng import zlib_ng
 
-from osamd.types import Box, ByteArray, Mask, MaskLogits
+from osamd.types import Box, ByteArray, IntArray, Mask, MaskLogits
 
 # How much faster OpenCV's resize is than its warp: measured 0.15 against 1.5 ns a pixel.
 RESIZE_ADVANTAGE = 8
@@ -203,47 +202,21 @@ def overlay(image: ByteArray, masks: Sequence[Mask]) -> ByteArray:
     return canvas
 
 
-@dataclass(frozen=True, slots=True)
-class RunLengths:
-    """COCO's compressed run-length encoding.
-
-    Attributes:
-        size: rows and columns.
-        counts: the compressed string; columns first, as COCO has it.
-    """
-
-    size: tuple[int, int]
-    counts: str
-
-
-def encode_rle(pixels: ByteArray) -> RunLengths:
-    """COCO run lengths of (h, w) uint8 pixels, non-zero for the object, for pycocotools' ``decode``."""
-    encoded = cast("dict[str, Any]", coco.encode(np.asfortranarray(pixels > 0, np.uint8)))
-    return RunLengths(size=(pixels.shape[0], pixels.shape[1]), counts=encoded["counts"].decode("ascii"))
-
-
-def overlaps(one: RunLengths, others: Sequence[RunLengths]) -> list[float]:
-    """Intersection over union of a mask with each of others of the same image, 0..1."""
-    runs = [{"size": list(item.size), "counts": item.counts.encode()} for item in (one, *others)]
-    return [float(value) for value in coco.iou(runs[:1], runs[1:], [0] * len(others))[0]]
-
-
-Ring = tuple[tuple[int, int], ...]
 # The fewest vertices of a ring with an area.
 TRIANGLE = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Polygon:
     """One 8-connected part of a mask, in image pixels.
 
-    The vertices are centres of mask pixels, also around holes. A pixel belongs to the part exactly if its centre
-    is inside or on ``exterior`` and not strictly inside any of ``holes`` (what GEOS and shapely call ``covers``). An
-    island in a hole is a separate part.
+    Rings are (n, 2) int64, x and y of vertices, which are centres of mask pixels, also around holes. A pixel belongs to
+    the part exactly if its centre is inside or on ``exterior`` and not strictly inside any of ``holes`` (what GEOS and
+    shapely call ``covers``). An island in a hole is a separate part.
     """
 
-    exterior: Ring
-    holes: tuple[Ring, ...]
+    exterior: IntArray
+    holes: tuple[IntArray, ...]
 
 
 def polygons(mask: Mask, *, tolerance: float = 0.0) -> tuple[Polygon, ...]:
@@ -267,9 +240,9 @@ def polygons(mask: Mask, *, tolerance: float = 0.0) -> tuple[Polygon, ...]:
     outlines = [cv2.approxPolyDP(contour, tolerance, closed=True) if tolerance else contour for contour in contours]
     if tolerance and len(outlines[parts[0]]) < TRIANGLE:
         outlines[parts[0]] = contours[parts[0]]
-    rings: list[Ring] = [tuple((int(x), int(y)) for x, y in outline[:, 0] + shift) for outline in outlines]
+    rings: list[IntArray] = [outline[:, 0] + shift for outline in outlines]
     fewest = TRIANGLE if tolerance else 1
-    holes: dict[int, list[Ring]] = {}
+    holes: dict[int, list[IntArray]] = {}
     for ring, parent in zip(rings, parents, strict=True):
         if parent >= 0 and len(ring) >= fewest:
             holes.setdefault(parent, []).append(ring)

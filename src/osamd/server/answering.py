@@ -26,7 +26,8 @@ from osamd.server.services import Caller, Services, caller_of, holding_of, servi
 from osamd.settings import Settings
 from osamd.timings import Timings
 from osamd.types import ImageHandle, ImageSource, Prompt, SegmentRequest, SegmentResult
-from osamd.wire.replies import Room, license_header, notes_header
+from osamd.wire.json_pieces import Room
+from osamd.wire.replies import license_header, notes_header
 
 How = TypeVar("How")
 

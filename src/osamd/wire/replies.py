@@ -1,28 +1,27 @@
 """Writes the engine's results in the wire format."""
 
-import base64
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from osamd.errors import InvalidPromptError
-from osamd.settings import Include, MaskLayout, Settings
+from osamd.settings import Include, Settings
 from osamd.types import (
     Annotation,
-    ByteArray,
     Cleaning,
     Embedding,
     ExchangedEmbedding,
     FloatArray,
     ImageHandle,
-    Mask,
     SegmentResult,
 )
-from osamd.wire.mask_fields import MaskFormat
-from osamd.wire.schemas import ArraySchema, ArrayType, EmbeddingSchema, GenerateBody
+from osamd.wire.json_pieces import ReplyPieces, Room
+from osamd.wire.mask_values import MaskForm, crossings, cut_out_of, write_array, write_mask
+from osamd.wire.pieces import PIECE_BYTES
+from osamd.wire.schemas import ArrayType, EmbeddingSchema, GenerateBody
 
 # Pixels allowed for masks written at image size, relative to OSAMD_MAX_MASK_PIXELS: they cost time, but memory only one
 # at a time.
@@ -32,11 +31,8 @@ WHOLE_FORMATS: Final = frozenset({"png", "rle", "cutout"})
 CUTOUT_BYTES_PER_PIXEL: Final = 12
 # Memory of a polygon while it is written, per pixel at which a row enters or leaves the mask: measured with noise,
 # which has at most two vertices for each.
-BYTES_PER_CROSSING: Final = 300
-ROWS_AT_ONCE: Final = 256
+BYTES_PER_CROSSING: Final = 150
 
-# Called with the bytes a reply takes so far, without its masks; raises if there is not enough memory.
-Room = Callable[[int], None]
 Written = TypeVar("Written")
 
 
@@ -117,35 +113,12 @@ def notes_header(handle: ImageHandle) -> dict[str, str]:
     return {"X-Osamd-Image": "; ".join(handle.notes)} if handle.notes else {}
 
 
-class _Pieces:
-    """The pieces of a reply so far.
-
-    Args:
-        room: called with their total size in bytes.
-    """
-
-    def __init__(self, room: Room) -> None:
-        self._room = room
-        self.written: list[bytes] = []
-        self._nbytes = 0
-
-    def expect(self, nbytes: int) -> None:
-        """Reserve more bytes while a piece is created."""
-        self._room(self._nbytes + nbytes)
-
-    def add(self, piece: bytes) -> None:
-        """Append a piece."""
-        self.written.append(piece)
-        self._nbytes += len(piece)
-        self._room(self._nbytes)
-
-
 def write_reply(
     result: SegmentResult, body: GenerateBody, settings: Settings, room: Room
 ) -> Generator[None, None, list[bytes]]:
     """Write a result in the requested layout and format, as a ``GenerateReply`` in JSON.
 
-    Yields between masks and rows of the embedding, so that other jobs can run in between.
+    Yields between masks and between pieces of them, so that other jobs can run in between.
 
     Args:
         result: the engine's result.
@@ -164,7 +137,7 @@ def write_reply(
     mask_format = body.mask_format or "png"
     if layout == "full" and mask_format in WHOLE_FORMATS:
         check_canvases(result, most=CANVAS_FACTOR * settings.max_mask_pixels)
-    pieces = _Pieces(room)
+    pieces = ReplyPieces(room)
     pieces.add(to_json(handle_schema(result.image))[:-1] + b',"image_embedding":')
     yield from _write_embedding(result.embedding, included(body, settings), pieces)
     pieces.add(b',"annotations":[')
@@ -179,10 +152,10 @@ def write_reply(
         if mask_format == "cutout" and item.mask is not None:
             area = item.mask.inside.size if layout == "crop" else result.image.height * result.image.width
             pieces.expect(CUTOUT_BYTES_PER_PIXEL * area)
-        form = _Form(layout, mask_format, cleaning.simplify, result.pixels)
-        pieces.add(to_json(_annotation_schema(item, form)))
+        form = MaskForm(layout, mask_format, cleaning.simplify, result.pixels)
+        yield from _write_annotation(item, form, pieces)
     pieces.add(b"]}")
-    return pieces.written
+    return pieces.all()
 
 
 def cleaned(annotation: Annotation, cleaning: Cleaning) -> Annotation:
@@ -231,7 +204,7 @@ def included(body: GenerateBody, settings: Settings) -> Sequence[Include]:
 
 
 def _write_embedding(
-    embedding: Embedding | None, include: Sequence[Include], pieces: _Pieces
+    embedding: Embedding | None, include: Sequence[Include], pieces: ReplyPieces
 ) -> Generator[None, None, None]:
     """Write an ``EmbeddingSchema``, or null if none is to be included."""
     if embedding is None or not include:
@@ -243,7 +216,7 @@ def _write_embedding(
     dtype: ArrayType = "float16" if is_compact else "float32"
     pieces.add(b'{"original_height":%d,"original_width":%d,"embedding":' % (value.height, value.width))
     if is_compact:
-        pieces.add(to_json(_array_schema(first, dtype)))
+        yield from pieces.add_all(_array_pieces(first, dtype))
     else:
         # Formatting lists of numbers is slow, so they are written one channel at a time.
         for index, channel in enumerate(first):
@@ -252,85 +225,47 @@ def _write_embedding(
             pieces.add((b"," if index else b"[") + to_json(channel.tolist()))
         pieces.add(b"]")
     yield
-    pieces.add(b',"extra_features":' + to_json([_array_schema(array, dtype) for array in rest]) + b"}")
+    pieces.add(b',"extra_features":[')
+    for index, array in enumerate(rest):
+        pieces.add(b"," if index else b"")
+        yield from pieces.add_all(_array_pieces(array, dtype))
+    pieces.add(b"]}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """Write one mask."""
-
-    layout: MaskLayout
-    mask_format: MaskFormat
-    simplify: float
-    pixels: ByteArray | None
-
-
-def _annotation_schema(annotation: Annotation, form: _Form) -> AnnotationSchema:
+def _write_annotation(annotation: Annotation, form: MaskForm, pieces: ReplyPieces) -> Generator[None, None, None]:
+    """Write an ``AnnotationSchema``."""
     box = annotation.box
-    return AnnotationSchema(
+    schema = AnnotationSchema(
         bounding_box=BoundingBoxSchema(xmin=box.xmin, ymin=box.ymin, xmax=box.xmax, ymax=box.ymax),
         text=annotation.text,
         score=annotation.score,
         predicted_iou=annotation.predicted_iou,
-        mask=None if annotation.mask is None else _mask_value(annotation.mask, form),
         mask_id=annotation.mask_id,
         prompt_index=annotation.prompt_index,
         mask_index=annotation.mask_index,
     )
+    if annotation.mask is None:
+        pieces.add(to_json(schema))
+        return
+    # Written around the mask, which may be too large for one call.
+    pieces.add(to_json(schema, include={"bounding_box", "text", "score", "predicted_iou"})[:-1] + b',"mask":')
+    yield from pieces.add_all(write_mask(annotation.mask, form))
+    pieces.add(b"," + to_json(schema, include={"mask_id", "prompt_index", "mask_index"})[1:])
 
 
-def crossings(mask: Mask) -> int:
-    """How often rows enter and leave the mask, which bounds the number of its polygons' vertices."""
-    import numpy as np
-
-    inside = mask.inside
-    within = sum(
-        int(np.count_nonzero(rows[:, 1:] != rows[:, :-1]))
-        for start in range(0, len(inside), ROWS_AT_ONCE)
-        for rows in (inside[start : start + ROWS_AT_ONCE],)
-    )
-    # Rows begin and end outside.
-    return within + 2 * len(inside)
-
-
-def _mask_value(mask: Mask, form: _Form) -> str | RleSchema | list[PolygonSchema] | None:
-    from osamd.pixels import masks
-
-    if form.mask_format == "none":
-        return None
-    if form.mask_format == "cutout":
-        return base64.b64encode(_cut_out(form.pixels, [mask], form.layout)).decode("ascii")
-    if form.mask_format == "polygon":
-        return [
-            PolygonSchema(exterior=list(part.exterior), holes=[list(hole) for hole in part.holes])
-            for part in masks.polygons(mask, tolerance=form.simplify)
-        ]
-    pixels = masks.full_array(mask) if form.layout == "full" else masks.cropped_array(mask)
-    if form.mask_format == "rle":
-        runs = masks.encode_rle(pixels)
-        return RleSchema(size=runs.size, counts=runs.counts)
-    return base64.b64encode(masks.encode_png(pixels)).decode("ascii")
-
-
-def _cut_out(pixels: ByteArray | None, found: Sequence[Mask], layout: MaskLayout) -> bytes:
-    from osamd.pixels.cutouts import cut_out
-
-    if pixels is None:
-        raise RuntimeError("cut-outs need a result with pixels")
-    return cut_out(pixels, found, is_whole=layout == "full")
-
-
-def write_union(result: SegmentResult, body: GenerateBody, settings: Settings, room: Room) -> bytes:
-    """The union of all masks as one PNG at image size, black outside, or as one cut-out.
+def write_union(result: SegmentResult, body: GenerateBody, settings: Settings, room: Room) -> list[bytes]:
+    """The union of all masks as one PNG at image size, black outside, or as one cut-out; in pieces.
 
     Arguments and errors as for ``write_reply``.
     """
     cleaning = body.to_cleaning()
     if body.mask_format != "cutout":
-        return _union_png(result, cleaning)
+        return [_union_png(result, cleaning)]
     room(CUTOUT_BYTES_PER_PIXEL * result.image.height * result.image.width)
     found = [mask for item in result.annotations if (mask := cleaned(item, cleaning).mask) is not None]
-    return _cut_out(result.pixels, found, body.mask_layout or settings.mask_layout)
+    layout = body.mask_layout or settings.mask_layout
+    png = cut_out_of(result.pixels, found, is_whole=layout == "full")
+    return [bytes(png[start : start + PIECE_BYTES]) for start in range(0, len(png), PIECE_BYTES)]
 
 
 def _union_png(result: SegmentResult, cleaning: Cleaning) -> bytes:
@@ -355,8 +290,8 @@ def exchanged(embedding: Embedding) -> ExchangedEmbedding:
     )
 
 
-def _array_schema(array: FloatArray, dtype: ArrayType) -> ArraySchema:
+def _array_pieces(array: FloatArray, dtype: ArrayType) -> Iterable[bytes]:
     import numpy as np
 
-    data = base64.b64encode(np.ascontiguousarray(array, dtype).tobytes()).decode("ascii")
-    return ArraySchema(shape=list(array.shape), dtype=dtype, data=data)
+    values = np.ascontiguousarray(array, dtype)
+    return write_array(values.reshape(-1).view(np.uint8).data, shape=array.shape, dtype=dtype)

@@ -13,7 +13,8 @@ from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
 from osamd.settings import Settings
 from osamd.types import SegmentResult
-from osamd.wire.replies import GenerateReply, Room, included, write_reply, write_union
+from osamd.wire.json_pieces import Room
+from osamd.wire.replies import GenerateReply, included, write_reply, write_union
 from osamd.wire.schemas import GenerateBody
 
 router = APIRouter(tags=["segmentation"])
@@ -65,6 +66,6 @@ def _ask(body: RawBody, settings: Settings) -> Ask[_How]:
 def _write(result: SegmentResult, ask: Ask[_How], settings: Settings, room: Room) -> Generator[None, None, Content]:
     headers = {"Vary": "Accept"}
     if ask.how.is_png:
-        return Content([write_union(result, ask.how.fields, settings, room)], media_type=PNG, headers=headers)
+        return Content(write_union(result, ask.how.fields, settings, room), media_type=PNG, headers=headers)
     pieces = yield from write_reply(result, ask.how.fields, settings, room)
     return Content(pieces, media_type=JSON, headers=headers)

@@ -6,13 +6,13 @@ import zipfile
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Final
 
-from pydantic_core import to_json
-
 from osamd.server.answering import Ask, Content
 from osamd.server.doors.roboflow.bodies import Format, How
 from osamd.settings import Settings
 from osamd.types import Annotation, ByteArray, Mask, SegmentResult
-from osamd.wire.replies import BYTES_PER_CROSSING, CANVAS_FACTOR, Room, check_canvases, crossings
+from osamd.wire.json_pieces import ReplyPieces, Room, json_pieces
+from osamd.wire.mask_values import crossings
+from osamd.wire.replies import BYTES_PER_CROSSING, CANVAS_FACTOR, check_canvases, no_limit
 
 BINARY: Final = "application/octet-stream"
 ROWS_AT_ONCE: Final = 1024
@@ -29,7 +29,11 @@ def write_clicks(
     if ask.how.format == "binary":
         return (yield from _binary(best, result, settings, room))
     predictions = yield from _predictions(best, ask.how.format, result, settings, room)
-    return _json({"predictions": predictions, "time": time.perf_counter() - ask.how.begun, "model": result.image.model})
+    return (
+        yield from _json(
+            {"predictions": predictions, "time": time.perf_counter() - ask.how.begun, "model": result.image.model}
+        )
+    )
 
 
 def write_sam(result: SegmentResult, ask: Ask[How], settings: Settings, room: Room) -> Generator[None, None, Content]:
@@ -39,7 +43,7 @@ def write_sam(result: SegmentResult, ask: Ask[How], settings: Settings, room: Ro
         return (yield from _binary(found, result, settings, room))
     predictions = yield from _predictions(found, ask.how.format, result, settings, room)
     masks = [prediction["masks"] for prediction in predictions]
-    return _json({"masks": masks, "low_res_masks": [], "time": time.perf_counter() - ask.how.begun})
+    return (yield from _json({"masks": masks, "low_res_masks": [], "time": time.perf_counter() - ask.how.begun}))
 
 
 def write_concepts(
@@ -59,17 +63,19 @@ def write_concepts(
     for item, prediction in zip(found, predictions, strict=True):
         results[item.prompt_index]["predictions"].append(prediction)
     taken = time.perf_counter() - ask.how.begun
-    return _json({"prompt_results": results, "time": taken, "model": result.image.model})
+    return (yield from _json({"prompt_results": results, "time": taken, "model": result.image.model}))
 
 
-def _json(content: Mapping[str, Any]) -> Content:
-    return Content([to_json(content)])
+def _json(content: Mapping[str, Any]) -> Generator[None, None, Content]:
+    pieces = ReplyPieces(no_limit)
+    yield from pieces.add_all(json_pieces(content))
+    return Content(pieces.all())
 
 
 def _predictions(
     found: Sequence[Annotation | None], form: Format, result: SegmentResult, settings: Settings, room: Room
 ) -> Generator[None, None, list[dict[str, Any]]]:
-    from osamd.pixels import masks
+    from osamd.pixels import masks, run_lengths
 
     if form == "rle":
         check_canvases(result, most=CANVAS_FACTOR * settings.max_mask_pixels)
@@ -80,8 +86,9 @@ def _predictions(
         mask = None if item is None else item.mask
         value: Any
         if form == "rle":
-            runs = masks.encode_rle(_canvas(mask, result))
-            value = {"size": runs.size, "counts": runs.counts}
+            size = result.image.height, result.image.width
+            runs = run_lengths.no_runs(*size) if mask is None else run_lengths.runs_at_image_size(mask)
+            value = {"size": size, "counts": runs.counts}
             nbytes += len(runs.counts)
         else:
             crossed = 0 if mask is None else crossings(mask)
@@ -138,17 +145,17 @@ def _binary(
 
 def _suppressed(found: Sequence[Annotation], most: float) -> Generator[None, None, list[Annotation]]:
     """The objects without those that overlap a better one of any prompt by more than ``most``, in their order."""
-    from osamd.pixels import masks
+    from osamd.pixels.run_lengths import overlaps, runs_at_image_size
 
     runs = []
     for item in found:
         yield
-        runs.append(None if item.mask is None else masks.encode_rle(masks.full_array(item.mask)))
+        runs.append(None if item.mask is None else runs_at_image_size(item.mask))
     kept: list[int] = []
     for index in sorted(range(len(found)), key=lambda index: -(found[index].score or 0.0)):
         yield
         mine = runs[index]
         others = [run for other in kept if (run := runs[other]) is not None]
-        if mine is None or not others or max(masks.overlaps(mine, others)) <= most:
+        if mine is None or not any(overlap > most for overlap in overlaps(mine, others)):
             kept.append(index)
     return [found[index] for index in sorted(kept)]
