@@ -13,6 +13,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.types import Scope
 
+from osamd.errors import with_field
 from osamd.server.guard.auth import ErrorReply, header_secrets, own_path
 from osamd.server.guard.key_channels import given_secrets
 
@@ -42,6 +43,8 @@ def json_errors(
     def write(problem: Mapping[str, Any]) -> ErrorReply:
         status = mapped.get(problem["code"], problem["status"])
         detail = key_advice if problem["code"] == "access_denied" else problem["detail"]
+        # Tools show one text and nothing else.
+        detail = with_field(detail, problem.get("field"))
         content = {**problem, "status": status, "message": detail, "detail": detail}
         headers = {"WWW-Authenticate": challenge} if status == 401 else {}  # noqa: PLR2004
         return ErrorReply(status, json.dumps(content).encode(), JSON, headers)
