@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-weights test-reference image-test image-drive release-check lint format docs pins clean
+.PHONY: help demo serve test test-weights test-tools test-reference image-test image-drive release-check lint format docs pins clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,17 @@ test: $(VENV)/dev ## Run the tests in TEST_PROCESSES (2) parallel processes
 $(VENV)/proof: requirements/proof.txt $(VENV)/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/proof.txt
 	@touch $@
+
+# The real annotation tools, each in an environment of its own: their dependencies conflict. A tool needs
+# requirements/tool-NAME.txt and its name here.
+TOOLS := roboflow
+.venv-tools/%/made: requirements/tool-%.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+test-tools: $(VENV)/dev $(TOOLS:%=.venv-tools/%/made) ## Drive the real annotation tools against a server (installs them, 1 GB)
+	$(BIN)/python -m pytest -m tools tests/tools $(PYTEST_ARGS)
 
 proof: $(VENV)/proof ## Run schemathesis and the fuzzers, for PROOF_S (60) seconds each
 	$(BIN)/python -m pytest -m proof -s tests/proof $(PYTEST_ARGS)
@@ -125,5 +136,5 @@ pins: $(VENV)/dev ## Update requirements/ to the newest versions that pyproject.
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/pin
 
 clean: ## Remove everything make has created
-	rm -rf $(VENV) $(EXPORT) $(TRAINING) demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(EXPORT) $(TRAINING) .venv-tools demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
