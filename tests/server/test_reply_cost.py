@@ -9,7 +9,8 @@ import pytest
 from osamd.errors import InvalidPromptError
 from osamd.settings import load_settings
 from osamd.types import Annotation, Box, Embedding, ImageHandle, Mask, SegmentResult
-from osamd.wire.replies import CANVAS_FACTOR, GenerateReply, finish, no_limit, write_reply
+from osamd.wire.mask_fields import CANVAS_FACTOR
+from osamd.wire.replies import GenerateReply, finish, no_limit, write_reply
 from osamd.wire.schemas import GenerateBody
 
 SIDE = 100

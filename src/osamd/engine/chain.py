@@ -4,6 +4,7 @@ The parts run one after the other, each as a request of its own that holds its m
 needs no more memory than its larger part; where there is room for both, both stay loaded.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,8 +13,9 @@ from typing import Final, Protocol
 from osamd.engine.admit import Admit
 from osamd.engine.cache import OwnedCache
 from osamd.engine.prompts import check_capabilities
-from osamd.errors import EmbeddingExpiredError, InvalidPromptError, InvalidRequestError
+from osamd.errors import EmbeddingExpiredError, InvalidPromptError, InvalidRequestError, UnknownModelError
 from osamd.library.catalog import Model
+from osamd.library.library import Library
 from osamd.timings import Timings
 from osamd.types import Annotation, ImageHandle, ImageSource, Prompt, SegmentRequest, SegmentResult
 
@@ -22,6 +24,14 @@ MOST_BOXES: Final = 100
 # Links between the parts' handles of the same image, some 5,000.
 CAPACITY_BYTES: Final = 1_000_000
 LINK_BYTES: Final = 200
+
+
+def chain_of(name: str | None, library: Library) -> Model | None:
+    """The chain of this name; None if it names a single model, or nothing known."""
+    with contextlib.suppress(UnknownModelError):
+        model = None if name is None else library.resolve(name)
+        return model if model is not None and model.parts else None
+    return None
 
 
 class Segment(Protocol):

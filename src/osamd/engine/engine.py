@@ -8,13 +8,15 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from osamd.engine.admit import EVERYTHING, Admit
 from osamd.engine.cache import OwnedCache
-from osamd.engine.chain import Chains
+from osamd.engine.chain import Chains, chain_of
 from osamd.engine.embedding_files import embedding_files
+from osamd.engine.everything import Update, check_everything, find_everything
 from osamd.engine.image_encoder import ImageEncoder, Lookup, replaced
 from osamd.engine.inference import decode_prompts, load_model, mask_bytes, run_once
 from osamd.engine.loaded_models import LoadedModels, half_of_memory
@@ -36,6 +38,7 @@ from osamd.library.catalog import DEFAULT_MODEL, Model, read_digest
 from osamd.library.library import Library
 from osamd.models.base import Adapter
 from osamd.patience import Patience
+from osamd.pixels.everything import Everything
 from osamd.runtime.graphs import forget_graphs
 from osamd.settings import Settings
 from osamd.status import CacheStatus, EngineStatus, Resident, State
@@ -180,29 +183,10 @@ class Engine:
             raise InvalidRequestError(
                 "a cut-out needs the image itself: send it instead of its image_id or embedding", field="mask_format"
             )
-        chain = self._chain(request.model)
-        if chain is not None:
+        if chain := chain_of(request.model, self.library):
             return await self._chains.segment(chain, request, timings, admit)
-        async with contextlib.AsyncExitStack() as stack:
-            known = await self._recall(request.image, request.model, request.owner, timings)
-            model = known.image.model if known is not None else self.library.resolve(request.model)
-            timings.model = model.name
-            await admit.model(model)
-            # Checked before anything is pulled, loaded or encoded.
-            capabilities = model.capabilities
-            check_capabilities(request.prompts or (), capabilities, model=model.name)
-            if request.needs_masks:
-                check_masks(capabilities, model=model.name)
-            # Held from here on, so that it is not unloaded between encoding and decoding.
-            with timings.stage("queue"):
-                adapter = await stack.enter_async_context(
-                    self._using(model, keep_alive_s=request.keep_alive, by_operator=request.by_operator)
-                )
-            # An export may support less than its family.
-            check_capabilities(request.prompts or (), adapter.capabilities, model=model.name)
-            lookup = known or await self._encoder.find_or_encode(request.image, model, request.owner, timings, admit)
-            if not self._models.is_current(model, adapter, digest=lookup.image.digest):
-                raise replaced(model)
+        check = functools.partial(check_capabilities, request.prompts or ())
+        async with self._opened(request, timings, admit, check) as (model, adapter, lookup):
             embedding = lookup.image.embedding
             prompts = placed_prompts(request.prompts, adapter, embedding, clip=request.clip)
             find_mask = functools.partial(self._refinements.find, image_id=lookup.image_id, owner=request.owner)
@@ -249,6 +233,30 @@ class Engine:
             pixels=pixels,
         )
 
+    def everything(
+        self, request: SegmentRequest, asked: Everything, timings: Timings, *, are_kept: bool, admit: Admit = EVERYTHING
+    ) -> AsyncGenerator[Update, None]:
+        """Find everything in an image; ``Begun`` is the first update, ``Ended`` the last. Close it when done.
+
+        Args:
+            request: the image and the model, of a chain the segmenter; prompts are ignored. Errors as for ``segment``.
+            asked: the parameters.
+            timings: as for ``segment``.
+            are_kept: whether the caller keeps the masks in memory until the end.
+            admit: callbacks that may refuse it.
+        """
+        if chain := chain_of(request.model, self.library):
+            request = replace(request, model=chain.parts[1].name)
+        return find_everything(
+            self._opened(request, timings, admit, check_everything),
+            *(asked, timings),
+            run=functools.partial(self._workers.run_in_steps, self._workers.decode, owner=request.owner),
+            keep=functools.partial(self._refinements.keep, owner=request.owner) if request.refinable else None,
+            admit=admit,
+            are_kept=are_kept,
+            kept_s=self._remembered_s,
+        )
+
     async def embed(
         self, image: ImageSource, *, model: str | None, owner: str, timings: Timings, admit: Admit = EVERYTHING
     ) -> ImageHandle:
@@ -261,8 +269,7 @@ class Engine:
             CapacityError: the engine is overloaded.
             ModelError: the model is not available or failed.
         """
-        chain = self._chain(model)
-        if chain is not None:
+        if chain := chain_of(model, self.library):
             return await self._chains.embed(chain, image, owner=owner, timings=timings, admit=admit)
         known = await self._recall(image, model, owner, timings)
         row = known.image.model if known is not None else self.library.resolve(model)
@@ -326,13 +333,6 @@ class Engine:
         self._refinements.clear()
         return are_pulled and has_ended and is_kept
 
-    def _chain(self, name: str | None) -> Model | None:
-        """The chain of this name; None if it names a single model, or nothing known."""
-        with contextlib.suppress(UnknownModelError):
-            model = None if name is None else self.library.resolve(name)
-            return model if model is not None and model.parts else None
-        return None
-
     async def _bring(self, model: Model) -> None:
         """Pull the files of all members, unless they are loaded."""
         are_loaded = [await self._models.is_loaded(member) for member in model.members]
@@ -349,6 +349,31 @@ class Engine:
         if model_name is not None and self.library.resolve(model_name).name != image.model.name:
             raise InvalidRequestError(f"this image_id belongs to the model {image.model.name}", field="model")
         return Lookup(image, source.image_id, hit=True)
+
+    @contextlib.asynccontextmanager
+    async def _opened(
+        self, request: SegmentRequest, timings: Timings, admit: Admit, check: Callable[..., None]
+    ) -> AsyncIterator[tuple[Model, Adapter, Lookup]]:
+        """The model of a request, held loaded, and its encoded image."""
+        known = await self._recall(request.image, request.model, request.owner, timings)
+        model = known.image.model if known is not None else self.library.resolve(request.model)
+        timings.model = model.name
+        await admit.model(model)
+        # Checked before anything is pulled, loaded or encoded.
+        check(model.capabilities, model=model.name)
+        if request.needs_masks:
+            check_masks(model.capabilities, model=model.name)
+        async with contextlib.AsyncExitStack() as stack:
+            # Held from here on, so that it is not unloaded between encoding and decoding.
+            with timings.stage("queue"):
+                using = self._using(model, keep_alive_s=request.keep_alive, by_operator=request.by_operator)
+                adapter = await stack.enter_async_context(using)
+            # An export may support less than its family.
+            check(adapter.capabilities, model=model.name)
+            lookup = known or await self._encoder.find_or_encode(request.image, model, request.owner, timings, admit)
+            if not self._models.is_current(model, adapter, digest=lookup.image.digest):
+                raise replaced(model)
+            yield model, adapter, lookup
 
     @contextlib.asynccontextmanager
     async def _using(

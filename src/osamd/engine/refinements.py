@@ -1,7 +1,7 @@
 """Masks of earlier answers, kept at the model's resolution for refinement."""
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from osamd.engine.cache import OwnedCache
 from osamd.engine.image_ids import new_mask_id
@@ -10,6 +10,8 @@ from osamd.types import Annotation, MaskLogits, Prompt
 
 # 64 MB hold 2,600 masks of the built-in model, or 250 of SAM.
 CAPACITY_BYTES: Final = 64_000_000
+
+Kept = TypeVar("Kept", bound=Annotation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Refinements:
     def __init__(self, *, ttl_s: float) -> None:
         self._kept: OwnedCache[_Refinement] = OwnedCache(capacity_bytes=CAPACITY_BYTES, ttl_s=ttl_s)
 
-    def keep(self, annotation: Annotation, *, image_id: str, owner: str) -> Annotation:
+    def keep(self, annotation: Kept, *, image_id: str, owner: str) -> Kept:
         """Store the annotation's logits and return it with a ``mask_id`` instead; unchanged if it has none."""
         logits = annotation.logits
         if logits is None:

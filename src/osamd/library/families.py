@@ -20,11 +20,13 @@ class Family:
         roles: the ONNX files its adapter needs, by role.
         adapter: module and class of the adapter, imported when its first model is loaded.
         capabilities: which prompts it takes and what it returns.
+        thresholds: least predicted IoU and stability of masks in everything mode, by default.
     """
 
     roles: tuple[str, ...]
     adapter: tuple[str, str]
     capabilities: Capabilities
+    thresholds: tuple[float, float] = (0.0, 0.0)
 
 
 FAMILIES: Final[Mapping[str, Family]] = {
@@ -32,16 +34,21 @@ FAMILIES: Final[Mapping[str, Family]] = {
         ("encoder", "decoder"),
         ("osamd.models.builtin", "Builtin"),
         Capabilities(points=True, boxes=1, mask_input=True, multimask=True),
+        # Its logits are soft, so its masks are less stable than SAM's.
+        thresholds=(0.5, 0.6),
     ),
     "sam": Family(
         ("encoder", "decoder"),
         ("osamd.models.sam", "Sam"),
         Capabilities(points=True, boxes=1, mask_input=True),
+        # The authors' own, here and below.
+        thresholds=(0.88, 0.95),
     ),
     "sam2": Family(
         ("encoder", "decoder"),
         ("osamd.models.sam2", "Sam2"),
         Capabilities(points=True, boxes=1, mask_input=True, multimask=True),
+        thresholds=(0.8, 0.95),
     ),
     "sam3": Family(
         ("image_encoder", "language_encoder", "decoder"),
@@ -52,6 +59,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
         ("encoder", "decoder"),
         ("osamd.models.efficientsam", "EfficientSam"),
         Capabilities(points=True, boxes=1, multimask=True),
+        thresholds=(0.7, 0.9),
     ),
     "yoloworld": Family(
         ("textual", "yolo"),

@@ -20,8 +20,8 @@ from osamd.types import Box, ByteArray, IntArray, Mask, MaskLogits
 # How much faster OpenCV's resize is than its warp: measured 0.15 against 1.5 ns a pixel.
 RESIZE_ADVANTAGE = 8
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# The rest of IHDR: 8 bits, grey, default compression and filter methods, not interlaced.
-GREY_8_BIT = bytes([8, 0, 0, 0, 0])
+# Colour types of IHDR.
+GREY, INDEXED = 0, 3
 PNG_LEVEL = 1
 PNG_MEMORY_LEVEL = 9
 
@@ -149,14 +149,32 @@ def encode_png(pixels: ByteArray) -> bytes:
     Eight bits rather than one: clients test ``> 127``, and some decoders return 0 and 1 for one-bit PNG. Masks have
     rows of few long runs, for which zlib's run-length strategy is fastest and gives the smallest files.
     """
+    return _png(pixels, GREY)
+
+
+def encode_labels(labels: ByteArray) -> bytes:
+    """Encode (h, w) uint8 labels as an indexed PNG whose pixel values are the labels; 0 is black.
+
+    Labels that follow each other have colours that are easy to tell apart.
+    """
+    steps = np.arange(256)
+    # Hues a golden ratio apart, at three levels of brightness.
+    hues = np.stack([steps * 0.618034 % 1 * 180, np.full(256, 170), 255 - steps % 3 * 55], axis=1)
+    palette = cv2.cvtColor(hues.astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0]
+    palette[0] = 0
+    return _png(labels, INDEXED, _chunk(b"PLTE", palette.tobytes()))
+
+
+def _png(pixels: ByteArray, color_type: int, palette: bytes = b"") -> bytes:
     height, width = pixels.shape
     # Each row begins with its filter type, 0 for none.
     rows = np.zeros((height, width + 1), np.uint8)
     rows[:, 1:] = pixels
     stream = zlib_ng.compressobj(PNG_LEVEL, zlib_ng.DEFLATED, zlib_ng.MAX_WBITS, PNG_MEMORY_LEVEL, zlib_ng.Z_RLE)
     compressed = stream.compress(rows) + stream.flush()
-    header = struct.pack(">II", width, height) + GREY_8_BIT
-    return PNG_SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", compressed) + _chunk(b"IEND", b"")
+    # 8 bits, default compression and filter methods, not interlaced.
+    header = struct.pack(">II", width, height) + bytes([8, color_type, 0, 0, 0])
+    return PNG_SIGNATURE + _chunk(b"IHDR", header) + palette + _chunk(b"IDAT", compressed) + _chunk(b"IEND", b"")
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -1,11 +1,16 @@
-"""Content negotiation between JSON and PNG by the header ``Accept`` (RFC 9110, section 12.5.1)."""
+"""Content negotiation between JSON, PNG and JSON lines by the header ``Accept`` (RFC 9110, section 12.5.1)."""
 
 from typing import Final
 
 PNG: Final = "image/png"
 JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
 # From the most to the least specific range that matches a type.
-RANGES: Final = {PNG: (PNG, "image/*", "*/*"), JSON: (JSON, "application/*", "*/*")}
+RANGES: Final = {
+    PNG: (PNG, "image/*", "*/*"),
+    JSON: (JSON, "application/*", "*/*"),
+    NDJSON: (NDJSON, "application/*", "*/*"),
+}
 # More ranges than any client sends; the header may have 64 KiB.
 MOST_RANGES: Final = 64
 
@@ -18,6 +23,13 @@ def prefers_png(accept: str) -> bool:
     qualities = _qualities(accept)
     png, json = _rank(qualities, RANGES[PNG]), _rank(qualities, RANGES[JSON])
     return png is not None and (json is None or png > json)
+
+
+def prefers_lines(accept: str) -> bool:
+    """Whether JSON lines are preferred to JSON, as in ``prefers_png``; ``application/*`` means JSON."""
+    qualities = _qualities(accept)
+    lines, json = _rank(qualities, RANGES[NDJSON]), _rank(qualities, RANGES[JSON])
+    return lines is not None and (json is None or lines > json)
 
 
 def _rank(qualities: dict[str, tuple[float, int]], ranges: tuple[str, ...]) -> tuple[float, int, int] | None:

@@ -15,9 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from osamd.engine.admit import Admit
+from osamd.engine.everything import collect
 from osamd.errors import AdminOnlyError
 from osamd.keep_alive import PINNED, KeepAlive, at_most
 from osamd.library.catalog import Model
+from osamd.pixels.everything import Everything
 from osamd.server.bodies import RawBody, receive_body
 from osamd.server.client_watch import client_watched
 from osamd.server.deadline import deadline
@@ -30,6 +32,7 @@ from osamd.wire.json_pieces import Room
 from osamd.wire.replies import license_header, notes_header
 
 How = TypeVar("How")
+Written = TypeVar("Written")
 
 # A reply with a few objects needs no more memory than this beside its masks.
 SMALL_REPLY_BYTES: Final = 64 * 1024
@@ -52,6 +55,7 @@ class Ask(Generic[How]):
         with_pixels: whether the result includes the image at full size.
         refinable: whether masks get a ``mask_id`` if the model can refine them; otherwise they keep their logits.
         clip: whether prompts that reach slightly beyond the image are clipped, for tools that do not do so themselves.
+        everything: parameters of everything mode, instead of prompts; or None.
     """
 
     image: ImageSource | None
@@ -66,6 +70,7 @@ class Ask(Generic[How]):
     with_pixels: bool = False
     refinable: bool = True
     clip: bool = False
+    everything: Everything | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,38 +98,31 @@ async def answer(request: Request, parse: Parse[How], write: Write[How]) -> Resp
     Raises:
         OsamdError: as ``Engine.segment``; it exceeded its deadline, or the client disconnected.
     """
+    async with asked(request, parse) as (ask, image, admit):
+        return await answered(request, ask, image, admit, write)
+
+
+async def answered(request: Request, ask: Ask[How], image: ImageSource, admit: Admit, write: Write[How]) -> Response:
+    """The reply to what was asked; call it within ``asked``. Arguments and errors as for ``answer``."""
     services, timings, caller = services_of(request), timings_of(request), caller_of(request)
     holding = holding_of(request)
-    async with _asked(request, parse) as (ask, image, admit):
-        result = await services.engine.segment(
-            SegmentRequest(
-                image=image,
-                model=ask.model,
-                prompts=ask.prompts,
-                multimask=ask.multimask,
-                keep_alive=_allowed_keep_alive(ask.keep_alive, caller, services.settings),
-                by_operator=caller.is_admin,
-                owner=caller.name,
-                with_embedding=ask.with_embedding,
-                needs_masks=ask.needs_masks,
-                with_pixels=ask.with_pixels,
-                refinable=ask.refinable,
-                clip=ask.clip,
-            ),
-            timings,
-            admit=admit,
-        )
+    wanted = segment_request(ask, image, caller, services.settings)
+    if ask.everything is None:
+        result = await services.engine.segment(wanted, timings, admit=admit)
+    else:
+        updates = services.engine.everything(wanted, ask.everything, timings, are_kept=True, admit=admit)
+        result = await collect(updates, with_embedding=ask.with_embedding)
 
-        held = sum(item.mask.inside.nbytes for item in result.annotations if item.mask is not None)
-        # Masks are reserved at image size. Most are far smaller, and written as PNG or RLE they take no more again.
-        held += 0 if result.pixels is None else result.pixels.nbytes
-        holding.shrink(SMALL_REPLY_BYTES + 2 * held)
-        content = await services.pools.write(
-            lambda: _timed(write(result, ask, services.settings, lambda nbytes: holding.grow(held + nbytes)), timings),
-            timings,
-            owner=caller.name,
-        )
-        holding.shrink(sum(map(len, content.pieces)))
+    held = sum(item.mask.inside.nbytes for item in result.annotations if item.mask is not None)
+    # Masks are reserved at image size. Most are far smaller, and written as PNG or RLE they take no more again.
+    held += 0 if result.pixels is None else result.pixels.nbytes
+    holding.shrink(SMALL_REPLY_BYTES + 2 * held)
+    content = await services.pools.write(
+        lambda: timed(write(result, ask, services.settings, lambda nbytes: holding.grow(held + nbytes)), timings),
+        timings,
+        owner=caller.name,
+    )
+    holding.shrink(sum(map(len, content.pieces)))
     headers = {
         "X-Osamd-Cache": "hit" if result.cache_hit else "miss",
         "X-Osamd-Device": result.device,
@@ -133,6 +131,28 @@ async def answer(request: Request, parse: Parse[How], write: Write[How]) -> Resp
         **content.headers,
     }
     return PiecewiseResponse(content.pieces, media_type=content.media_type, headers=headers)
+
+
+def segment_request(ask: Ask[How], image: ImageSource, caller: Caller, settings: Settings) -> SegmentRequest:
+    """The engine's request.
+
+    Raises:
+        AdminOnlyError: this caller may not keep a model loaded forever.
+    """
+    return SegmentRequest(
+        image=image,
+        model=ask.model,
+        prompts=ask.prompts,
+        multimask=ask.multimask,
+        keep_alive=_allowed_keep_alive(ask.keep_alive, caller, settings),
+        by_operator=caller.is_admin,
+        owner=caller.name,
+        with_embedding=ask.with_embedding,
+        needs_masks=ask.needs_masks,
+        with_pixels=ask.with_pixels,
+        refinable=ask.refinable,
+        clip=ask.clip,
+    )
 
 
 async def embed(request: Request, parse: Parse[How]) -> ImageHandle:
@@ -145,14 +165,14 @@ async def embed(request: Request, parse: Parse[How]) -> ImageHandle:
     Raises:
         OsamdError: as ``Engine.embed``; it exceeded its deadline, or the client disconnected.
     """
-    async with _asked(request, parse) as (ask, image, admit):
+    async with asked(request, parse) as (ask, image, admit):
         return await services_of(request).engine.embed(
             image, model=ask.model, owner=caller_of(request).name, timings=timings_of(request), admit=admit
         )
 
 
 @asynccontextmanager
-async def _asked(request: Request, parse: Parse[How]) -> AsyncIterator[tuple[Ask[How], ImageSource, Admit]]:
+async def asked(request: Request, parse: Parse[How]) -> AsyncIterator[tuple[Ask[How], ImageSource, Admit]]:
     """Yield a request's ask, image and admission callbacks; cancel the block on deadline or disconnect."""
     services, timings, caller = services_of(request), timings_of(request), caller_of(request)
     admit = Admit(
@@ -203,13 +223,13 @@ def _allowed_keep_alive(keep_alive: KeepAlive, caller: Caller, settings: Setting
     return at_most(keep_alive, settings.keep_alive)
 
 
-def _timed(writing: Generator[None, None, Content], timings: Timings) -> Generator[None, None, Content]:
+def timed(writing: Generator[None, None, Written], timings: Timings) -> Generator[None, None, Written]:
     """Add the time spent writing a reply, without that of other jobs in between, to the stage ``reply``."""
     while True:
         with timings.stage("reply"):
             try:
                 next(writing)
             except StopIteration as end:
-                content: Content = end.value
-                return content
+                written: Written = end.value
+                return written
         yield

@@ -11,6 +11,10 @@ from osamd.wire.fields import Number, WireModel
 
 MaskFormat = Literal["png", "rle", "polygon", "cutout", "none"]
 
+# Pixels allowed for masks written at image size, relative to OSAMD_MAX_MASK_PIXELS: they cost time, but memory only one
+# at a time.
+CANVAS_FACTOR: Final = 4
+WHOLE_FORMATS: Final = frozenset({"png", "rle", "cutout"})
 # Pixels. A stronger blur would dissolve masks instead of smoothing them.
 MOST_SMOOTH: Final = 50
 

@@ -15,7 +15,7 @@ from osamd.wire.schemas import SPELLINGS, GenerateBody, ImageFields, invalid_req
 
 Body = TypeVar("Body", bound=ImageFields)
 
-PROMPT_FIELDS: Final = frozenset({"point", "background", "box", "text", "mask_input"})
+PROMPT_FIELDS: Final = frozenset({"point", "background", "box", "text", "mask_input", "everything"})
 REPEATABLE: Final = frozenset({"point", "background", "text", "include"})
 SWITCHES: Final = {"true": True, "1": True, "false": False, "0": False}
 # In JSON.
@@ -124,9 +124,20 @@ def _add_to_prompt(prompt: dict[str, Any], name: str, text: str) -> None:
             prompt["box"] = _numbers(text, XYXY, name)
         case "mask_input":
             prompt["mask_input"] = text
+        case "everything":
+            prompt["everything"] = _switch_or_document(text)
         case _:
             prompt.setdefault("points", []).append(_numbers(text, XY, name))
             prompt.setdefault("point_labels", []).append(1 if name == "point" else 0)
+
+
+def _switch_or_document(text: str) -> Any:
+    if text.lower() in SWITCHES:
+        return SWITCHES[text.lower()]
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise InvalidRequestError("expected true, false or parameters as JSON", field="everything") from None
 
 
 def _plain_value(name: str, text: str) -> Any:

@@ -1,16 +1,18 @@
 """Writes the engine's results in the wire format."""
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Final, TypeVar
 
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from osamd.errors import InvalidPromptError
+from osamd.pixels.everything import EverythingResult, Proposal, Stopped
 from osamd.settings import Include, Settings
 from osamd.types import (
     Annotation,
+    ByteArray,
     Cleaning,
     Embedding,
     ExchangedEmbedding,
@@ -19,14 +21,11 @@ from osamd.types import (
     SegmentResult,
 )
 from osamd.wire.json_pieces import ReplyPieces, Room
+from osamd.wire.mask_fields import CANVAS_FACTOR, WHOLE_FORMATS
 from osamd.wire.mask_values import MaskForm, crossings, cut_out_of, write_array, write_mask
 from osamd.wire.pieces import PIECE_BYTES
 from osamd.wire.schemas import ArrayType, EmbeddingSchema, GenerateBody
 
-# Pixels allowed for masks written at image size, relative to OSAMD_MAX_MASK_PIXELS: they cost time, but memory only one
-# at a time.
-CANVAS_FACTOR: Final = 4
-WHOLE_FORMATS: Final = frozenset({"png", "rle", "cutout"})
 # Memory per pixel of a cut-out while it is written: as pixels, as PNG and as base64.
 CUTOUT_BYTES_PER_PIXEL: Final = 12
 # Memory of a polygon while it is written, per pixel at which a row enters or leaves the mask: measured with noise,
@@ -75,6 +74,33 @@ class AnnotationSchema(BaseModel):
     mask_index: int = 0
 
 
+class ProposalSchema(AnnotationSchema):
+    """One object of everything mode."""
+
+    number: int = Field(description="In the order in which masks were found; names the mask in a stream.")
+    point: tuple[float, float] = Field(description="The click that found it: x, y in pixels.")
+    stability_score: float = Field(description="0 to 1; see `stability_score_offset`.")
+    area: int = Field(description="Pixels of the mask, before `smooth`, `fill_holes` and `drop_islands`.")
+
+
+class ProgressSchema(BaseModel):
+    """How far everything mode is."""
+
+    points_total: int = Field(description="Points of the grid.")
+    points_tried: int = Field(description="Points decoded so far.")
+    points_skipped: int = Field(description="Points skipped so far because a mask explains them.")
+    masks: int = Field(description="Masks found so far, without those replaced by better ones.")
+
+
+class EverythingReport(ProgressSchema):
+    """How everything mode ended."""
+
+    stopped: Stopped = Field(
+        description="`all_points`: no points were left. `max_masks`, `max_seconds`: that limit was reached."
+        " `mask_limit`: the server's limit for masks was reached; crops or another `mask_format` may need less."
+    )
+
+
 class HandleSchema(BaseModel):
     """Answer of ``POST /api/embed``."""
 
@@ -90,6 +116,14 @@ class GenerateReply(HandleSchema):
 
     image_embedding: EmbeddingSchema | None = None
     annotations: list[AnnotationSchema]
+
+
+class EverythingReply(HandleSchema):
+    """Answer of ``POST /api/generate`` in everything mode; the best masks come first."""
+
+    image_embedding: EmbeddingSchema | None = None
+    annotations: list[ProposalSchema]
+    everything: EverythingReport
 
 
 def handle_schema(handle: ImageHandle) -> HandleSchema:
@@ -116,7 +150,7 @@ def notes_header(handle: ImageHandle) -> dict[str, str]:
 def write_reply(
     result: SegmentResult, body: GenerateBody, settings: Settings, room: Room
 ) -> Generator[None, None, list[bytes]]:
-    """Write a result in the requested layout and format, as a ``GenerateReply`` in JSON.
+    """Write a result in the requested layout and format, as a ``GenerateReply`` or ``EverythingReply`` in JSON.
 
     Yields between masks and between pieces of them, so that other jobs can run in between.
 
@@ -133,29 +167,47 @@ def write_reply(
         InvalidPromptError: at image size, the masks have too many pixels.
         OsamdError: what ``room`` raises.
     """
-    layout = body.mask_layout or settings.mask_layout
-    mask_format = body.mask_format or "png"
-    if layout == "full" and mask_format in WHOLE_FORMATS:
+    is_whole = (body.mask_layout or settings.mask_layout) == "full"
+    if is_whole and (body.mask_format or "png") in WHOLE_FORMATS:
         check_canvases(result, most=CANVAS_FACTOR * settings.max_mask_pixels)
     pieces = ReplyPieces(room)
     pieces.add(to_json(handle_schema(result.image))[:-1] + b',"image_embedding":')
     yield from _write_embedding(result.embedding, included(body, settings), pieces)
     pieces.add(b',"annotations":[')
-    cleaning = body.to_cleaning()
     for index, found in enumerate(result.annotations):
         if index:
             yield
             pieces.add(b",")
-        item = cleaned(found, cleaning)
-        if mask_format == "polygon" and item.mask is not None:
-            pieces.expect(BYTES_PER_CROSSING * crossings(item.mask))
-        if mask_format == "cutout" and item.mask is not None:
-            area = item.mask.inside.size if layout == "crop" else result.image.height * result.image.width
-            pieces.expect(CUTOUT_BYTES_PER_PIXEL * area)
-        form = MaskForm(layout, mask_format, cleaning.simplify, result.pixels)
-        yield from _write_annotation(item, form, pieces)
-    pieces.add(b"]}")
+        yield from write_annotation(found, body, settings, pieces, pixels=result.pixels)
+    pieces.add(b"]")
+    if isinstance(result, EverythingResult):
+        report = EverythingReport(**asdict(result.progress), stopped=result.stopped)
+        pieces.add(b',"everything":' + to_json(report))
+    pieces.add(b"}")
     return pieces.all()
+
+
+def write_annotation(
+    found: Annotation, body: GenerateBody, settings: Settings, pieces: ReplyPieces, *, pixels: ByteArray | None = None
+) -> Generator[None, None, None]:
+    """Write one object in the requested layout and format, as an ``AnnotationSchema`` or ``ProposalSchema``.
+
+    Args:
+        found: the object.
+        body: the request's fields.
+        settings: defaults for fields that are not given.
+        pieces: receives the JSON.
+        pixels: (height, width, 3) uint8 RGB, the image, for cut-outs.
+    """
+    layout, mask_format = body.mask_layout or settings.mask_layout, body.mask_format or "png"
+    cleaning = body.to_cleaning()
+    item = cleaned(found, cleaning)
+    if mask_format == "polygon" and item.mask is not None:
+        pieces.expect(BYTES_PER_CROSSING * crossings(item.mask))
+    if mask_format == "cutout" and item.mask is not None:
+        area = item.mask.inside.size if layout == "crop" else item.mask.height * item.mask.width
+        pieces.expect(CUTOUT_BYTES_PER_PIXEL * area)
+    yield from _write_item(item, MaskForm(layout, mask_format, cleaning.simplify, pixels), pieces)
 
 
 def cleaned(annotation: Annotation, cleaning: Cleaning) -> Annotation:
@@ -232,8 +284,7 @@ def _write_embedding(
     pieces.add(b"]}")
 
 
-def _write_annotation(annotation: Annotation, form: MaskForm, pieces: ReplyPieces) -> Generator[None, None, None]:
-    """Write an ``AnnotationSchema``."""
+def _write_item(annotation: Annotation, form: MaskForm, pieces: ReplyPieces) -> Generator[None, None, None]:
     box = annotation.box
     schema = AnnotationSchema(
         bounding_box=BoundingBoxSchema(xmin=box.xmin, ymin=box.ymin, xmax=box.xmax, ymax=box.ymax),
@@ -244,21 +295,27 @@ def _write_annotation(annotation: Annotation, form: MaskForm, pieces: ReplyPiece
         prompt_index=annotation.prompt_index,
         mask_index=annotation.mask_index,
     )
+    if isinstance(annotation, Proposal):
+        more = {name: getattr(annotation, name) for name in ("number", "point", "stability_score", "area")}
+        schema = ProposalSchema(**dict(schema), **more)
     if annotation.mask is None:
         pieces.add(to_json(schema))
         return
     # Written around the mask, which may be too large for one call.
-    pieces.add(to_json(schema, include={"bounding_box", "text", "score", "predicted_iou"})[:-1] + b',"mask":')
+    before = {"bounding_box", "text", "score", "predicted_iou"}
+    pieces.add(to_json(schema, include=before)[:-1] + b',"mask":')
     yield from pieces.add_all(write_mask(annotation.mask, form))
-    pieces.add(b"," + to_json(schema, include={"mask_id", "prompt_index", "mask_index"})[1:])
+    pieces.add(b"," + to_json(schema, exclude=before | {"mask"})[1:])
 
 
 def write_union(result: SegmentResult, body: GenerateBody, settings: Settings, room: Room) -> list[bytes]:
-    """The union of all masks as one PNG at image size, black outside, or as one cut-out; in pieces.
+    """All masks as one PNG, in pieces: their union at image size, black outside, or a cut-out; of everything, labels.
 
     Arguments and errors as for ``write_reply``.
     """
     cleaning = body.to_cleaning()
+    if isinstance(result, EverythingResult):
+        return [_labels_png(result, cleaning)]
     if body.mask_format != "cutout":
         return [_union_png(result, cleaning)]
     room(CUTOUT_BYTES_PER_PIXEL * result.image.height * result.image.width)
@@ -266,6 +323,20 @@ def write_union(result: SegmentResult, body: GenerateBody, settings: Settings, r
     layout = body.mask_layout or settings.mask_layout
     png = cut_out_of(result.pixels, found, is_whole=layout == "full")
     return [bytes(png[start : start + PIECE_BYTES]) for start in range(0, len(png), PIECE_BYTES)]
+
+
+def _labels_png(result: EverythingResult, cleaning: Cleaning) -> bytes:
+    """An indexed PNG: each pixel is 1 + the rank of the smallest mask there, or 0."""
+    import numpy as np
+
+    from osamd.pixels import masks
+
+    labels = np.zeros((result.image.height, result.image.width), np.uint8)
+    found = [(rank, mask) for rank, item in enumerate(result.annotations, 1) if (mask := cleaned(item, cleaning).mask)]
+    for rank, mask in sorted(found, key=lambda item: -np.count_nonzero(item[1].inside)):
+        box = mask.box
+        labels[box.ymin : box.ymax + 1, box.xmin : box.xmax + 1][mask.inside] = rank
+    return masks.encode_labels(labels)
 
 
 def _union_png(result: SegmentResult, cleaning: Cleaning) -> bytes:

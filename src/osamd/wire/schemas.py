@@ -4,28 +4,17 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Discriminator,
-    Field,
-    StrictBool,
-    StrictStr,
-    Tag,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import BeforeValidator, Discriminator, Field, StrictBool, StrictStr, Tag, WithJsonSchema, model_validator
 
 from osamd.errors import InvalidPromptError, InvalidRequestError, shown
 from osamd.keep_alive import KeepAlive, parse_keep_alive
+from osamd.pixels.everything import Everything
 from osamd.settings import Include, Settings
-from osamd.types import (
-    ExchangedEmbedding,
-    FloatArray,
-    Prompt,
-)
+from osamd.types import ExchangedEmbedding, FloatArray, Prompt
 from osamd.wire.base64_text import Base64Text, decode_base64
+from osamd.wire.everything import PARAMETERS, SWITCH, EverythingField, EverythingSchema
 from osamd.wire.fields import Number, WireModel, number
-from osamd.wire.mask_fields import MaskFields
+from osamd.wire.mask_fields import CANVAS_FACTOR, WHOLE_FORMATS, MaskFields
 
 ArrayType = Literal["float32", "float16"]
 
@@ -106,6 +95,11 @@ class PromptSchema(WireModel):
         fail_fast=True, default=None, max_length=LONGEST_LIST, description="Text prompts, for models that support them."
     )
     mask_input: StrictStr | None = Field(default=None, description="The `mask_id` of an earlier answer, to refine it.")
+    everything: EverythingField | None = Field(
+        default=None,
+        description="Find everything in the image, for models that take points: `true`, or parameters. Alone in"
+        " `prompt`.",
+    )
     iou_threshold: Annotated[Number, Field(ge=0, le=1)] | None = Field(
         default=0.5, description="Detectors: overlap above which the weaker of two boxes is dropped."
     )
@@ -120,6 +114,23 @@ class PromptSchema(WireModel):
     @classmethod
     def _spellings(cls, values: Any) -> Any:
         return fold(values, {"labels": "point_labels"})
+
+    @property
+    def wants_everything(self) -> bool:
+        """Whether ``everything`` is given and not ``false``."""
+        return self.everything is not None and self.everything is not False
+
+    def to_everything(self, *, most_seconds: float, max_canvas_pixels: int | None) -> Everything:
+        """The parameters of everything mode; arguments as for ``EverythingSchema.to_everything``.
+
+        Raises:
+            InvalidPromptError: the time limit is too long, or the prompt contains something else, too.
+        """
+        for name in ("points", "point_labels", "box", "texts", "mask_input"):
+            if getattr(self, name):
+                raise InvalidPromptError("everything stands alone: remove this field", field=f"prompt.{name}")
+        schema = self.everything if isinstance(self.everything, EverythingSchema) else EverythingSchema()
+        return schema.to_everything(most_seconds=most_seconds, max_canvas_pixels=max_canvas_pixels)
 
     def to_prompt(self, settings: Settings, field: str) -> Prompt:
         """The engine's prompt.
@@ -138,9 +149,12 @@ class PromptSchema(WireModel):
         if self.box is not None:
             boxes.insert(0, self.box)
         clicks = [(point, label) for point, label in zip(points, labels, strict=True) if label <= FOREGROUND]
+        if self.wants_everything:
+            raise InvalidPromptError("everything cannot be one of several prompts", field=f"{field}.everything")
         if not (clicks or boxes or self.texts or self.mask_input):
             raise InvalidPromptError(
-                "the prompt is empty: give points with point_labels, a box, texts or mask_input", field=field
+                "the prompt is empty: give points with point_labels, a box, texts, mask_input or everything",
+                field=field,
             )
         _check_count(len(points), settings.max_points, f"{field}.points")
         _check_count(len(boxes), settings.max_boxes, f"{field}.boxes")
@@ -320,18 +334,47 @@ class GenerateBody(ImageFields, MaskFields):
     annotations: None = Field(default=None, description="Ignored; null for osam's clients.")
 
     def to_prompts(self, settings: Settings) -> tuple[Prompt, ...] | None:
-        """The engine's prompts; None for the model's default.
+        """The engine's prompts; None for the model's default, or for everything.
 
         Raises:
             InvalidPromptError: one of them is invalid, or there are too many.
             InvalidRequestError: both ``prompt`` and ``prompts`` are given.
         """
         if self.prompts is None:
-            return None if self.prompt is None else (self.prompt.to_prompt(settings, "prompt"),)
+            if self.prompt is None or self.prompt.wants_everything:
+                return None
+            return (self.prompt.to_prompt(settings, "prompt"),)
         if self.prompt is not None:
             raise InvalidRequestError("give either prompt or prompts", field="prompts")
         _check_count(len(self.prompts), settings.max_prompts, "prompts")
         return tuple(prompt.to_prompt(settings, f"prompts[{index}]") for index, prompt in enumerate(self.prompts))
+
+    def to_everything(self, settings: Settings, *, most_seconds: float) -> Everything | None:
+        """The parameters of everything mode, or None if it is not requested.
+
+        Args:
+            settings: the server's limits.
+            most_seconds: largest time limit.
+
+        Raises:
+            InvalidPromptError: a parameter is out of range, or the prompt contains something else, too.
+            InvalidRequestError: another field does not go with it.
+        """
+        if self.prompt is None or not self.prompt.wants_everything:
+            return None
+        if self.prompts is not None:
+            raise InvalidRequestError("give either prompt or prompts", field="prompts")
+        if self.multimask:
+            raise InvalidRequestError("everything already returns all candidates: remove multimask", field="multimask")
+        if self.mask_format == "cutout":
+            raise InvalidRequestError(
+                "everything returns no cut-outs: request png, rle, polygon or none", field="mask_format"
+            )
+        is_whole = (self.mask_layout or settings.mask_layout) == "full" and self.mask_format in WHOLE_FORMATS
+        return self.prompt.to_everything(
+            most_seconds=most_seconds,
+            max_canvas_pixels=CANVAS_FACTOR * settings.max_mask_pixels if is_whole else None,
+        )
 
 
 def invalid_request(problems: Sequence[Any]) -> InvalidRequestError:
@@ -339,7 +382,7 @@ def invalid_request(problems: Sequence[Any]) -> InvalidRequestError:
     problem = problems[0]
     path = ""
     for step in problem["loc"]:
-        if step in {LISTS, BASE64}:
+        if step in {LISTS, BASE64, SWITCH, PARAMETERS}:
             continue
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
     message = problem["msg"].removeprefix("Value error, ")

@@ -86,6 +86,7 @@ def _tags(doors: Sequence[Door]) -> list[dict[str, str]]:
 
 def _build(app: FastAPI) -> dict[str, object]:
     from osamd.server.problems import Problem, ToolProblem
+    from osamd.wire.everything_lines import EverythingLine
     from osamd.wire.management import ModelBody, PullBody
     from osamd.wire.schemas import EmbedBody, GenerateBody
 
@@ -95,7 +96,7 @@ def _build(app: FastAPI) -> dict[str, object]:
     )
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    own: list[type[BaseModel]] = [GenerateBody, EmbedBody, ModelBody, PullBody, Problem]
+    own: list[type[BaseModel]] = [GenerateBody, EverythingLine, EmbedBody, ModelBody, PullBody, Problem]
     if doors:
         own.append(ToolProblem)
     for model in own:

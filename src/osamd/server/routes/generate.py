@@ -1,20 +1,24 @@
 """``POST /api/generate``: an image and prompts in, masks out."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
+from osamd.engine.everything import Begun, Ended, Update
 from osamd.errors import InvalidPromptError
-from osamd.server.accept import JSON, PNG, prefers_png
+from osamd.server.accept import JSON, NDJSON, PNG, prefers_lines, prefers_png
 from osamd.server.answering import Ask, Content, answer
 from osamd.server.bodies import RawBody, parse_fields
 from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
+from osamd.server.streaming import EverythingStream
 from osamd.settings import Settings
 from osamd.types import SegmentResult
+from osamd.wire.everything_lines import done_line, error_line, found_lines, image_line
 from osamd.wire.json_pieces import Room
-from osamd.wire.replies import GenerateReply, included, write_reply, write_union
+from osamd.wire.replies import EverythingReply, GenerateReply, included, write_reply, write_union
 from osamd.wire.schemas import GenerateBody
 
 router = APIRouter(tags=["segmentation"])
@@ -23,18 +27,30 @@ router = APIRouter(tags=["segmentation"])
 @router.post(
     "/api/generate",
     summary="Segment",
-    response_model=GenerateReply,
-    response_description="The masks; with `Accept: image/png` their union as one PNG.",
-    responses={**documented(*IMAGE_ERRORS, InvalidPromptError), 200: {"content": {PNG: {}}}},
+    response_model=GenerateReply | EverythingReply,
+    response_description="The masks; with `Accept: image/png` their union as one PNG. In everything mode the masks with"
+    " a report, with `image/png` a map of their numbers, with `application/x-ndjson` one JSON line per update.",
+    responses={
+        **documented(*IMAGE_ERRORS, InvalidPromptError),
+        200: {"content": {PNG: {}, NDJSON: {"schema": {"$ref": "#/components/schemas/EverythingLine"}}}},
+    },
     openapi_extra=body_documentation(GenerateBody),
 )
 async def generate(request: Request) -> Response:
-    """Turn clicks, a box or words into masks.
+    """Turn clicks, a box or words into masks, or find everything.
 
     The body is JSON, `multipart/form-data` (a file `image`, and a JSON part `request` or plain fields), or a bare
     encoded image with `?model=&point=x,y&background=x,y&box=x1,y1,x2,y2&text=` in the query.
     """
+    if prefers_lines(request.headers.get("accept", "")):
+        return EverythingStream(request, _ask, _write, write_lines=_write_lines, write_error=error_line)
     return await answer(request, _ask, _write)
+
+
+# Time limits of everything mode end a request well before its deadline does.
+DEADLINE_SHARE: Final = 0.75
+# Of 8-bit pixels, without 0.
+MOST_LABELS: Final = 255
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +65,11 @@ def _ask(body: RawBody, settings: Settings) -> Ask[_How]:
     is_png = prefers_png(body.accept)
     # Refuse before doing any work.
     fields.to_cleaning()
+    everything = fields.to_everything(settings, most_seconds=DEADLINE_SHARE * settings.deadline_s)
+    if is_png and everything is not None and everything.max_masks > MOST_LABELS:
+        raise InvalidPromptError(
+            f"a PNG has at most {MOST_LABELS} labels: request fewer masks, or JSON", field="prompt.everything.max_masks"
+        )
     return Ask(
         image=parsed.image,
         how=_How(fields, is_png=is_png),
@@ -60,6 +81,7 @@ def _ask(body: RawBody, settings: Settings) -> Ask[_How]:
         with_embedding=bool(included(fields, settings)),
         needs_masks=is_png,
         with_pixels=fields.mask_format == "cutout",
+        everything=everything,
     )
 
 
@@ -69,3 +91,13 @@ def _write(result: SegmentResult, ask: Ask[_How], settings: Settings, room: Room
         return Content(write_union(result, ask.how.fields, settings, room), media_type=PNG, headers=headers)
     pieces = yield from write_reply(result, ask.how.fields, settings, room)
     return Content(pieces, media_type=JSON, headers=headers)
+
+
+def _write_lines(
+    update: Update, ask: Ask[_How], settings: Settings, room: Room
+) -> Generator[None, None, Sequence[bytes]]:
+    if isinstance(update, Begun):
+        return [image_line(update.image)]
+    if isinstance(update, Ended):
+        return [done_line(update.progress, update.stopped)]
+    return (yield from found_lines(update.proposals, update.dropped, update.progress, ask.how.fields, settings, room))

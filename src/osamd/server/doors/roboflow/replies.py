@@ -11,8 +11,9 @@ from osamd.server.doors.roboflow.bodies import Format, How
 from osamd.settings import Settings
 from osamd.types import Annotation, ByteArray, Mask, SegmentResult
 from osamd.wire.json_pieces import ReplyPieces, Room, json_pieces
+from osamd.wire.mask_fields import CANVAS_FACTOR
 from osamd.wire.mask_values import crossings
-from osamd.wire.replies import BYTES_PER_CROSSING, CANVAS_FACTOR, check_canvases, no_limit
+from osamd.wire.replies import BYTES_PER_CROSSING, check_canvases, no_limit
 
 BINARY: Final = "application/octet-stream"
 ROWS_AT_ONCE: Final = 1024

@@ -1,0 +1,86 @@
+"""The parameters of everything mode on the wire."""
+
+from typing import Annotated, Any, Final
+
+from pydantic import Discriminator, Field, StrictBool, Tag
+
+from osamd.errors import InvalidPromptError
+from osamd.pixels.everything import Everything
+from osamd.wire.fields import Number, WireModel
+
+MOST_POINTS_PER_SIDE: Final = 64
+MOST_MASKS: Final = 1000
+MOST_OFFSET: Final = 10
+DEFAULTS: Final = Everything()
+# The two spellings; pydantic puts these names into error paths, from which they are removed again.
+SWITCH, PARAMETERS = "(switch)", "(parameters)"
+
+
+class EverythingSchema(WireModel):
+    """How to find everything: a grid of clicks, as in the paper's automatic mask generation."""
+
+    points_per_side: Annotated[int, Field(ge=1, le=MOST_POINTS_PER_SIDE)] | None = Field(
+        default=DEFAULTS.points_per_side, description="The grid has this many points in each direction."
+    )
+    pred_iou_thresh: Annotated[Number, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="Masks with a lower predicted IoU (`score`) are left out. By default as in the authors' code: 0.88"
+        " for SAM, 0.8 for SAM 2, 0.7 for EfficientSAM; 0.5 for the built-in model.",
+    )
+    stability_score_thresh: Annotated[Number, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="Masks with a lower stability are left out: the IoU between the mask at a threshold raised and"
+        " lowered by `stability_score_offset`. By default 0.95, EfficientSAM 0.9, the built-in model 0.6.",
+    )
+    stability_score_offset: Annotated[Number, Field(ge=0, le=MOST_OFFSET)] | None = Field(
+        default=DEFAULTS.stability_score_offset, description="That offset, in logits."
+    )
+    box_nms_thresh: Annotated[Number, Field(ge=0, le=1)] | None = Field(
+        default=DEFAULTS.box_nms_thresh,
+        description="Of two masks whose boxes have a higher IoU, the one with the lower predicted IoU is left out.",
+    )
+    min_mask_region_area: Annotated[Number, Field(ge=0)] | None = Field(
+        default=DEFAULTS.min_mask_region_area,
+        description="Holes and separate parts of up to this many pixels are removed, and masks of up to this many left"
+        " out.",
+    )
+    max_masks: Annotated[int, Field(ge=1, le=MOST_MASKS)] | None = Field(
+        default=DEFAULTS.max_masks, description="Maximum number of masks."
+    )
+    max_seconds: Annotated[Number, Field(gt=0)] | None = Field(
+        default=None,
+        description="Time limit in seconds, from the first click; what was found by then is the answer. At most three"
+        " quarters of the server's `OSAMD_DEADLINE_S`; 30 by default, or that if it is less.",
+    )
+    skip_explained: StrictBool | None = Field(
+        default=DEFAULTS.skip_explained,
+        description="Skip points that a mask already explains. Without it every point is decoded, as in the paper.",
+    )
+
+    def to_everything(self, *, most_seconds: float, max_canvas_pixels: int | None) -> Everything:
+        """The engine's parameters.
+
+        Args:
+            most_seconds: largest time limit.
+            max_canvas_pixels: as in ``Everything``.
+
+        Raises:
+            InvalidPromptError: the time limit is too long.
+        """
+        if self.max_seconds is not None and self.max_seconds > most_seconds:
+            raise InvalidPromptError(
+                f"expected at most {most_seconds:g}, three quarters of this server's deadline",
+                field="prompt.everything.max_seconds",
+            )
+        given = {name: value for name, value in self.model_dump().items() if value is not None}
+        given.setdefault("max_seconds", min(DEFAULTS.max_seconds, most_seconds))
+        return Everything(**given, max_canvas_pixels=max_canvas_pixels)
+
+
+def _spelling(value: Any) -> str:
+    return SWITCH if isinstance(value, bool) else PARAMETERS
+
+
+EverythingField = Annotated[
+    Annotated[StrictBool, Tag(SWITCH)] | Annotated[EverythingSchema, Tag(PARAMETERS)], Discriminator(_spelling)
+]
