@@ -23,7 +23,7 @@ Device = Literal["auto", "cpu", "cuda"]
 LogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 # Other tools' protocols; each is a module of osamd.server.doors.
-DoorName = Literal["roboflow"]
+DoorName = Literal["roboflow", "qupath"]
 
 MEBIBYTE = 1024 * 1024
 HOST = re.compile(r"(\*|(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*)(:[0-9]{1,5})?")

@@ -24,7 +24,9 @@ PLACES = {"{model}": "builtin", "{name}": "builtin", "{model_id}": "builtin"}
 # Routes that need no key at all, by method and path; a new one fails a test until it is listed here.
 PUBLIC: set[tuple[str, str]] = set()
 # Guarded like the others, but where the operator says so a client without a key may come in.
-KEYLESS: set[str] = set()
+KEYLESS = {"/qupath", "/qupath/", "/qupath/version/", "/qupath/weights/", "/qupath/sam3/"}
+# Other spellings of routes that are described.
+UNDESCRIBED = {"/qupath"}
 ELSEWHERE = ("192.0.2.7", 4711)
 
 
@@ -159,7 +161,7 @@ def test_every_route_is_described_under_its_doors_tag() -> None:
     """With what the guard answers, as the statuses that this door gives them, and with schemas that are there."""
     document: Any = openapi_document(create_app(every_door()))
     for method, path, door in routes():
-        if method == "HEAD":
+        if method == "HEAD" or path in UNDESCRIBED:
             continue
         operation = document["paths"][path][method.lower()]
         assert [door.name] == operation["tags"], path
