@@ -13,7 +13,8 @@ Built on httpx2, with the same API for both; needs neither NumPy nor the server'
 
 from osamd.client.arguments import Image, SegmentArguments
 from osamd.client.clients import DEFAULT_PATIENCE_S, DEFAULT_TIMEOUT_S, DEFAULT_URL, AsyncClient, Client
-from osamd.client.replies import FoundObject, Handle, Segmentation
+from osamd.client.replies import FoundObject, Handle, Progress, Segmentation
+from osamd.client.streams import Dropped, EverythingUpdate
 
 __all__ = [
     "DEFAULT_PATIENCE_S",
@@ -21,9 +22,12 @@ __all__ = [
     "DEFAULT_URL",
     "AsyncClient",
     "Client",
+    "Dropped",
+    "EverythingUpdate",
     "FoundObject",
     "Handle",
     "Image",
+    "Progress",
     "SegmentArguments",
     "Segmentation",
 ]

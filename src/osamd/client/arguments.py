@@ -66,7 +66,9 @@ class SegmentArguments(TypedDict, total=False):
         box: x1, y1, x2, y2 in pixels.
         texts: words, for models that take them; one may be given as a string.
         mask_input: a ``mask_id`` to refine.
-        prompts: several prompts in the API's format, instead of the five above.
+        everything: find everything: True, or parameters such as ``{"points_per_side": 16, "max_masks": 50}``, instead
+            of the five above.
+        prompts: several prompts in the API's format, instead of the six above.
         multimask: up to three candidates per prompt, if the model has them.
         mask_layout: ``full`` or ``crop``.
         mask_format: ``png``, ``rle``, ``polygon``, ``cutout`` or ``none``.
@@ -85,6 +87,7 @@ class SegmentArguments(TypedDict, total=False):
     box: Sequence[float] | Array | None
     texts: Sequence[str] | str | None
     mask_input: str | None
+    everything: Mapping[str, Any] | bool | None
     prompts: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None
     multimask: bool | None
     mask_layout: Literal["full", "crop"] | None
@@ -97,7 +100,7 @@ class SegmentArguments(TypedDict, total=False):
     keep_alive: str | float | None
 
 
-ONE_PROMPT: Final = ("points", "labels", "box", "texts", "mask_input")
+ONE_PROMPT: Final = ("points", "labels", "box", "texts", "mask_input", "everything")
 LISTS: Final = ("points", "labels", "texts", "prompts", "include")
 OPTIONS: Final = (
     "prompts",
@@ -128,6 +131,8 @@ def segment_call(image: object, arguments: Mapping[str, Any]) -> Call[Segmentati
     if unknown:
         raise TypeError(f"segment() got unexpected keyword arguments: {', '.join(sorted(unknown))}")
     given = {name: _plain(value, name) for name, value in arguments.items() if value is not None}
+    if given.get("everything") is False:
+        del given["everything"]
     for name in NEVER_EMPTY & set(given):
         if given[name] in ([], {}):
             raise InvalidPromptError(f"must not be empty; omit {name} to use the model's default prompt", field=name)
@@ -141,6 +146,11 @@ def segment_call(image: object, arguments: Mapping[str, Any]) -> Call[Segmentati
     return Call(
         "POST", "/api/generate", segmentation_of, body | {name: given[name] for name in OPTIONS if name in given}
     )
+
+
+def everything_call(image: object, arguments: Mapping[str, Any]) -> Call[Segmentation]:
+    """``POST /api/generate`` in everything mode; raises as ``segment_call`` does."""
+    return segment_call(image, {**arguments, "everything": arguments.get("everything") or True})
 
 
 WIRE_NAMES: Final = {"labels": "point_labels"}

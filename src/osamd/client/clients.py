@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 import time
+from collections.abc import AsyncGenerator, Generator
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, Unpack
 
@@ -15,6 +16,7 @@ from osamd.client.arguments import (
     Reply,
     SegmentArguments,
     embed_call,
+    everything_call,
     forget_call,
     ready_call,
     running_models_call,
@@ -22,7 +24,8 @@ from osamd.client.arguments import (
 )
 from osamd.client.replies import Handle, Segmentation
 from osamd.client.retries import Attempts
-from osamd.errors import InvalidRequestError
+from osamd.client.streams import ACCEPT_LINES, EverythingUpdate, check_ended, update_of
+from osamd.errors import InvalidRequestError, UnreachableError
 from osamd.proxies import is_address, proxy_for, tls_context, without_secrets
 
 DEFAULT_URL: Final = "http://127.0.0.1:11368"
@@ -156,6 +159,43 @@ class Client(_Base[int, httpx2.Client]):
         """
         return self._send(segment_call(image, arguments))
 
+    def everything(
+        self, image: Image | None = None, **arguments: Unpack[SegmentArguments]
+    ) -> Generator[EverythingUpdate]:
+        """Find everything in an image, and yield the masks as they are found.
+
+        First the image's ``Handle``, then ``FoundObject`` for each new mask, ``Dropped`` for masks that better ones
+        replaced, and ``Progress`` every few points, at last with ``stopped``. Leaving the loop stops the server.
+
+        Args:
+            image: as for ``segment``.
+            arguments: as for ``segment``; ``everything`` is True by default.
+
+        Raises:
+            OsamdError: as ``segment``; once masks have been yielded, it is not retried.
+        """
+        call = everything_call(image, arguments)
+        attempts, pool = self._attempts(), self._pool_of(os.getpid())
+        last: EverythingUpdate | None = None
+        while True:
+            outcome: httpx2.Response | httpx2.RequestError
+            try:
+                with pool.stream(call.method, call.path, json=call.body, headers=ACCEPT_LINES) as outcome:
+                    if outcome.is_success:
+                        for line in outcome.iter_lines():
+                            last = update_of(line)
+                            yield last
+                        check_ended(last)
+                        return
+                    outcome.read()
+            except httpx2.RequestError as failure:
+                if last is not None:
+                    raise UnreachableError("the connection was lost before the last line") from failure
+                outcome = failure
+            settled = attempts.settle(outcome)
+            if isinstance(settled, float):
+                time.sleep(settled)
+
     def embed(self, image: Image, *, model: str | None = None) -> Handle:
         """Embed an image ahead of the first click; takes and raises what ``segment`` does."""
         return self._send(embed_call(image, model))
@@ -213,6 +253,32 @@ class AsyncClient(_Base[asyncio.AbstractEventLoop, httpx2.AsyncClient]):
     async def segment(self, image: Image | None = None, **arguments: Unpack[SegmentArguments]) -> Segmentation:
         """Segment an image; takes and raises what ``Client.segment`` does."""
         return await self._send(segment_call(image, arguments))
+
+    async def everything(
+        self, image: Image | None = None, **arguments: Unpack[SegmentArguments]
+    ) -> AsyncGenerator[EverythingUpdate, None]:
+        """Find everything in an image, and yield the masks as they are found; see ``Client.everything``."""
+        call = everything_call(image, arguments)
+        attempts, pool = self._attempts(), self._pool_of(asyncio.get_running_loop())
+        last: EverythingUpdate | None = None
+        while True:
+            outcome: httpx2.Response | httpx2.RequestError
+            try:
+                async with pool.stream(call.method, call.path, json=call.body, headers=ACCEPT_LINES) as outcome:
+                    if outcome.is_success:
+                        async for line in outcome.aiter_lines():
+                            last = update_of(line)
+                            yield last
+                        check_ended(last)
+                        return
+                    await outcome.aread()
+            except httpx2.RequestError as failure:
+                if last is not None:
+                    raise UnreachableError("the connection was lost before the last line") from failure
+                outcome = failure
+            settled = attempts.settle(outcome)
+            if isinstance(settled, float):
+                await asyncio.sleep(settled)
 
     async def embed(self, image: Image, *, model: str | None = None) -> Handle:
         """Embed an image ahead of the first click; takes and raises what ``segment`` does."""

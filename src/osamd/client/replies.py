@@ -30,6 +30,10 @@ class FoundObject:
         prompt_index: which prompt it answers.
         mask_index: which candidate of it, best first.
         predicted_iou: for a chain, the segmenter's estimate of the mask's quality, 0..1; ``score`` is the detector's.
+        number: in everything mode, its rank in the order in which masks were found; else None, as the next three.
+        point: the click that found it: x, y in pixels.
+        stability_score: its stability, 0..1.
+        area: pixels of the mask.
     """
 
     box: tuple[int, int, int, int]
@@ -40,6 +44,10 @@ class FoundObject:
     prompt_index: int
     mask_index: int
     predicted_iou: float | None = None
+    number: int | None = None
+    point: tuple[float, float] | None = None
+    stability_score: float | None = None
+    area: int | None = None
 
     @property
     def mask_png(self) -> bytes:
@@ -51,6 +59,25 @@ class FoundObject:
         if not isinstance(self.mask, str):
             raise TypeError("mask_png needs mask_format='png'")
         return base64.b64decode(self.mask)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far everything mode is.
+
+    Attributes:
+        points_total: points of the grid.
+        points_tried: points decoded so far.
+        points_skipped: points skipped so far because a mask explains them.
+        masks: masks found so far, without those replaced by better ones.
+        stopped: at the end, why: ``all_points``, ``max_masks``, ``max_seconds`` or ``mask_limit``; None before.
+    """
+
+    points_total: int
+    points_tried: int
+    points_skipped: int
+    masks: int
+    stopped: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +94,7 @@ class Segmentation:
         timings_ms: milliseconds by stage, from ``Server-Timing``.
         sent_bytes: of the request's body.
         received_bytes: of the answer's body, as received over the network.
+        everything: in everything mode, how it ended; else None.
     """
 
     model: str
@@ -78,6 +106,7 @@ class Segmentation:
     timings_ms: Mapping[str, float]
     sent_bytes: int
     received_bytes: int
+    everything: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +124,7 @@ def segmentation_of(response: "httpx2.Response") -> Segmentation:
     """The reply of ``/api/generate``."""
     raw = _json_object(response)
     try:
-        annotations = tuple(
-            FoundObject(
-                box=tuple(item["bounding_box"][side] for side in ("xmin", "ymin", "xmax", "ymax")),
-                mask=item.get("mask"),
-                score=item.get("score"),
-                text=item.get("text"),
-                mask_id=item.get("mask_id"),
-                prompt_index=item.get("prompt_index", 0),
-                mask_index=item.get("mask_index", 0),
-                predicted_iou=item.get("predicted_iou"),
-            )
-            for item in raw["annotations"]
-        )
+        annotations = tuple(map(found_object, raw["annotations"]))
         return Segmentation(
             model=raw["model"],
             image_id=raw["image_id"],
@@ -118,9 +135,29 @@ def segmentation_of(response: "httpx2.Response") -> Segmentation:
             timings_ms=_server_timing(response.headers.get("server-timing", "")),
             sent_bytes=int(response.request.headers.get("content-length", 0)),
             received_bytes=response.num_bytes_downloaded,
+            everything=progress_of(raw["everything"]) if "everything" in raw else None,
         )
     except (KeyError, TypeError):
         raise UnreachableError("unexpected answer: is this an osamd server?") from None
+
+
+def found_object(item: Mapping[str, Any]) -> FoundObject:
+    """One annotation of a reply; raises ``KeyError`` if it is none."""
+    point = item.get("point")
+    return FoundObject(
+        box=tuple(item["bounding_box"][side] for side in ("xmin", "ymin", "xmax", "ymax")),
+        mask=item.get("mask"),
+        score=item.get("score"),
+        text=item.get("text"),
+        mask_id=item.get("mask_id"),
+        prompt_index=item.get("prompt_index", 0),
+        mask_index=item.get("mask_index", 0),
+        predicted_iou=item.get("predicted_iou"),
+        number=item.get("number"),
+        point=None if point is None else (point[0], point[1]),
+        stability_score=item.get("stability_score"),
+        area=item.get("area"),
+    )
 
 
 def handle_of(response: "httpx2.Response") -> Handle:
@@ -157,6 +194,17 @@ def _subclasses(root: type[OsamdError]) -> Iterator[type[OsamdError]]:
         yield from _subclasses(child)
 
 
+def progress_of(raw: Mapping[str, Any]) -> Progress:
+    """The progress of everything mode; raises ``KeyError`` if it is none."""
+    return Progress(
+        points_total=raw["points_total"],
+        points_tried=raw["points_tried"],
+        points_skipped=raw["points_skipped"],
+        masks=raw["masks"],
+        stopped=raw.get("stopped"),
+    )
+
+
 def nothing_of(_: "httpx2.Response") -> None:
     """For calls without a result."""
 
@@ -180,14 +228,18 @@ def error_of(response: "httpx2.Response") -> OsamdError:
             f"unexpected {response.status_code} from {response.url.host}, not from osamd: {text}",
             retry_after_s=retry_after_s,
         )
-    kinds = {kind.code: kind for kind in _subclasses(OsamdError)}
-    kind = kinds.get(str(problem["code"]), OsamdError)
+    kind = error_kind(str(problem["code"]))
     detail = str(problem.get("detail", problem["code"]))
     field = problem.get("field")
     request_id = problem.get("request_id")
     if response.status_code >= SERVER_ERRORS and request_id:
         detail = f"{detail} (request {request_id})"
     return kind(errors.with_field(detail, field), field=field, retry_after_s=retry_after_s)
+
+
+def error_kind(code: str) -> type[OsamdError]:
+    """The exception of a code."""
+    return {kind.code: kind for kind in _subclasses(OsamdError)}.get(code, OsamdError)
 
 
 def retry_after(response: "httpx2.Response") -> float | None:
