@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from osamd.models.base import Shape
+from osamd.pixels.mask_pictures import MaskFrame
 from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prepared, Prompt
 
 # How far a fake mask reaches from its click on each side, for the first, second and third candidate.
@@ -54,6 +55,10 @@ class FakeModel:
     def input_size(self, *, height: int, width: int) -> tuple[int, int]:
         """All of the image."""
         return height, width
+
+    def mask_frame(self, *, height: int, width: int) -> MaskFrame | None:
+        """The image itself."""
+        return MaskFrame(height, width, float(height), float(width)) if self.capabilities.mask_input else None
 
     def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
         """The image itself."""

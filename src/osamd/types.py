@@ -53,6 +53,7 @@ class Prompt:
         boxes: (K, 4) float32, x1, y1, x2, y2 in image pixels, both corners included.
         texts: text prompts, for models that support them.
         mask_id: a mask of an earlier answer to refine, or None.
+        mask_png: a mask to refine, as a greyscale PNG of the image's size, or None.
         iou_threshold: IoU above which non-maximum suppression drops the lower-scoring box, 0..1 (detectors).
         score_threshold: objects with a lower score are dropped, 0..1 (detectors).
         max_annotations: maximum number of objects, best first (detectors).
@@ -64,6 +65,7 @@ class Prompt:
     boxes: FloatArray = dataclass_field(default_factory=_no_boxes)
     texts: tuple[str, ...] = ()
     mask_id: str | None = None
+    mask_png: bytes | None = None
     iou_threshold: float = 0.5
     score_threshold: float = 0.1
     max_annotations: int = 100

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import disc_picture, encoded
+from pictures import base64_of, disc_picture, encoded
 from PIL import Image
 from serving import KEY, run_server
 from tiffs import tiff
@@ -74,10 +74,23 @@ def seeds_of_images(folder: Path) -> None:
 def seeds_of_bodies(folder: Path) -> None:
     """A request of each kind."""
     prompt = {"points": [[1, 2], [3, 4]], "point_labels": [1, 0], "box": [1, 2, 3, 4], "texts": ["cat"]}
-    whole = {"model": "sam", "image": "aGVsbG8=", "prompts": [prompt], "multimask": True, "mask_format": "rle"}
+    mask = base64_of(encoded(disc_picture().convert("L")))
+    whole = {
+        "model": "sam",
+        "image": "aGVsbG8=",
+        "prompts": [prompt, {"mask_input": mask}],
+        "multimask": True,
+        "mask_format": "rle",
+    }
     parts = "".join(
         f'--seam\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-        for name, value in {"point": "1,2", "box": "1,2,3,4", "image_id": "img_0", "keep_alive": "5m"}.items()
+        for name, value in {
+            "point": "1,2",
+            "box": "1,2,3,4",
+            "image_id": "img_0",
+            "keep_alive": "5m",
+            "mask_input": mask,
+        }.items()
     )
     lists = {"original_height": 8, "original_width": 8, "embedding": [[[0.5, 1e-3], [1, 2]]] * 2}
     bodies = {

@@ -140,6 +140,11 @@ def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
         metavar="WORDS",
         help="what to find, for models that take text; repeatable",
     )
+    parser.add_argument(
+        "--mask-input",
+        metavar="MASK",
+        help="a mask to refine: a greyscale PNG of the photo's size, white on the object",
+    )
     parser.add_argument("--prompt", metavar="JSON", help="a prompt as in the HTTP API")
     parser.add_argument("--multimask", action="store_true", help="up to three candidate masks")
     parser.add_argument("--json", action="store_true", help="write the reply as JSON to stdout")

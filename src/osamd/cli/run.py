@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import base64
 import sys
 from typing import Final
 
@@ -34,6 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     pairs += [("text", text) for text in arguments.text]
     given = ((name, getattr(arguments, name)) for name in GIVEN)
     pairs += [(name, value) for name, value in given if value is not None]
+    if arguments.mask_input is not None:
+        pairs.append(("mask_input", base64.b64encode(read_image(arguments.mask_input)).decode("ascii")))
     if arguments.cutout:
         _check_cutout(arguments)
         pairs += CUTOUT

@@ -7,7 +7,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar
 from urllib.parse import quote
 
-from osamd.client.pictures import image_fields
+from osamd.client.pictures import image_fields, mask_text
 from osamd.client.replies import Handle, Segmentation, handle_of, models_of, nothing_of, segmentation_of
 from osamd.errors import InvalidPromptError, InvalidRequestError
 
@@ -65,7 +65,8 @@ class SegmentArguments(TypedDict, total=False):
         labels: (N,) one per point, 1 foreground and 0 background; all foreground if omitted.
         box: x1, y1, x2, y2 in pixels.
         texts: words, for models that take them; one may be given as a string.
-        mask_input: a ``mask_id`` to refine.
+        mask_input: a mask to refine: a ``mask_id``, or a mask of the image's size: an (H, W) array of bool or uint8, a
+            Pillow image, a ``Path`` or the bytes of a greyscale PNG; above 127 for the object.
         everything: find everything: True, or parameters such as ``{"points_per_side": 16, "max_masks": 50}``, instead
             of the five above.
         prompts: several prompts in the API's format, instead of the six above.
@@ -86,7 +87,7 @@ class SegmentArguments(TypedDict, total=False):
     labels: Sequence[int] | int | Array | None
     box: Sequence[float] | Array | None
     texts: Sequence[str] | str | None
-    mask_input: str | None
+    mask_input: "str | bytes | PathLike[str] | BinaryFile | Array | None"
     everything: Mapping[str, Any] | bool | None
     prompts: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None
     multimask: bool | None
@@ -130,6 +131,9 @@ def segment_call(image: object, arguments: Mapping[str, Any]) -> Call[Segmentati
     unknown = set(arguments) - set(SegmentArguments.__annotations__)
     if unknown:
         raise TypeError(f"segment() got unexpected keyword arguments: {', '.join(sorted(unknown))}")
+    mask = arguments.get("mask_input")
+    if mask is not None and not isinstance(mask, str):
+        arguments = {**arguments, "mask_input": mask_text(mask)}
     given = {name: _plain(value, name) for name, value in arguments.items() if value is not None}
     if given.get("everything") is False:
         del given["everything"]

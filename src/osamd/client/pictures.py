@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from osamd.client.png import array_to_png
-from osamd.errors import InvalidImageError
+from osamd.errors import InvalidImageError, InvalidPromptError
 
 # A drive letter is not a scheme.
 SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -43,6 +43,19 @@ def image_fields(image: object) -> dict[str, str]:
                 raise InvalidImageError(f"{scheme[0]} URLs are not supported: expected {KINDS}", field="image")
             return {"image_url": image}
     return {"image": base64.b64encode(_encoded(image)).decode("ascii")}
+
+
+def mask_text(mask: object) -> str:
+    """A mask to refine, in base64.
+
+    Raises:
+        InvalidPromptError: it cannot be sent; the message says what is expected.
+        OSError: the file cannot be read.
+    """
+    try:
+        return base64.b64encode(_encoded(mask)).decode("ascii")
+    except InvalidImageError as error:
+        raise InvalidPromptError(str(error), field="mask_input") from None
 
 
 def _encoded(image: Any) -> bytes:

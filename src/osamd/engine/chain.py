@@ -192,7 +192,8 @@ def _check_prompts(request: SegmentRequest, chain: Model) -> None:
     prompts = request.prompts or ()
     check_capabilities(prompts, chain.capabilities, model=chain.name)
     for prompt in prompts:
-        if prompt.texts and (len(prompt.points) or len(prompt.boxes) or prompt.mask_id is not None):
+        has_mask = prompt.mask_id is not None or prompt.mask_png is not None
+        if prompt.texts and (len(prompt.points) or len(prompt.boxes) or has_mask):
             raise InvalidPromptError(
                 f"{chain.name} takes words, or points, boxes and masks, but not both in one prompt: give two prompts",
                 field=f"{prompt.field}.texts",

@@ -20,7 +20,7 @@ from osamd.engine.everything import Update, check_everything, find_everything
 from osamd.engine.image_encoder import ImageEncoder, Lookup, replaced
 from osamd.engine.inference import decode_prompts, load_model, mask_bytes, run_once
 from osamd.engine.loaded_models import LoadedModels, half_of_memory
-from osamd.engine.prompts import check_capabilities, check_masks, placed_prompts
+from osamd.engine.prompts import check_capabilities, check_mask_pixels, check_masks, placed_prompts
 from osamd.engine.refinements import Refinements
 from osamd.engine.remembered_images import EncodedImage, RememberedImages
 from osamd.engine.workers import Workers
@@ -190,7 +190,9 @@ class Engine:
             embedding = lookup.image.embedding
             prompts = placed_prompts(request.prompts, adapter, embedding, clip=request.clip)
             find_mask = functools.partial(self._refinements.find, image_id=lookup.image_id, owner=request.owner)
-            refined = [find_mask(prompt) for prompt in prompts]
+            check_mask_pixels(prompts, embedding, most=self._settings.max_mask_pixels)
+            read_mask = functools.partial(self._encoder.mask_of, model=model.name, owner=request.owner, timings=timings)
+            refined = [find_mask(prompt) or await read_mask(prompt, adapter, embedding) for prompt in prompts]
             most = self._settings.max_mask_pixels
             with timings.stage("queue"):
                 worst = mask_bytes(adapter, embedding, prompts, multimask=request.multimask, most_pixels=most)

@@ -13,14 +13,23 @@ from osamd.engine.admit import Admit
 from osamd.engine.cache import SingleFlight
 from osamd.engine.exchange import restore
 from osamd.engine.image_ids import image_id
-from osamd.engine.inference import decode_whole, prepare_image
+from osamd.engine.inference import decode_whole, prepare_image, read_mask
 from osamd.engine.remembered_images import EncodedImage, RememberedImages
 from osamd.engine.workers import Workers
 from osamd.errors import ImageTooLargeError, OverloadedError
 from osamd.library.catalog import Model, read_digest
 from osamd.models.base import Adapter
 from osamd.timings import Timings
-from osamd.types import ByteArray, Decode, Embedding, ExchangedEmbedding, ImageHandle, ImageSource
+from osamd.types import (
+    ByteArray,
+    Decode,
+    Embedding,
+    ExchangedEmbedding,
+    ImageHandle,
+    ImageSource,
+    MaskLogits,
+    Prompt,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +149,23 @@ class ImageEncoder:
         """
         decode = functools.partial(decode_whole, source, self._max_pixels, timings, decode=self._decode)
         return await self._workers.run(self._workers.prepare, decode, model=model, timings=timings, owner=owner)
+
+    async def mask_of(
+        self, prompt: Prompt, adapter: Adapter, embedding: Embedding, *, model: str, owner: str, timings: Timings
+    ) -> MaskLogits | None:
+        """The mask that a prompt refines, if it is given as a picture; otherwise None.
+
+        Raises:
+            InvalidPromptError: the picture is not a mask of this image.
+            CapacityError: the engine is overloaded.
+        """
+        data = prompt.mask_png
+        if data is None:
+            return None
+        read = functools.partial(
+            read_mask, adapter, data, embedding, timings, field=f"{prompt.field}.mask_input", decode=self._decode
+        )
+        return await self._workers.run(self._workers.prepare, read, model=model, timings=timings, owner=owner)
 
     async def _encode(self, wanted: _Wanted, timings: Timings) -> EncodedImage:
         run = functools.partial(self._workers.run, model=wanted.model.name, timings=timings, owner=wanted.owner)

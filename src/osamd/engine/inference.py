@@ -3,7 +3,7 @@
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
-from osamd.errors import InferenceError, InvalidPromptError, ModelLoadError, SettingsError
+from osamd.errors import InferenceError, InvalidPromptError, ModelLoadError, RequestError, SettingsError
 from osamd.library.catalog import Model
 from osamd.library.store import Store
 from osamd.models.base import Adapter, encode_pixels
@@ -105,6 +105,40 @@ def decode_whole(source: ImageSource, max_pixels: int, timings: Timings, *, deco
     with timings.stage("decode_image"):
         picture = _picture(source) or (decode or _decode_here)(source.data or b"", max_pixels=max_pixels)
     return picture.pixels
+
+
+def read_mask(
+    adapter: Adapter, data: bytes, embedding: Embedding, timings: Timings, *, field: str, decode: Decode | None
+) -> MaskLogits:
+    """The logits of a mask that a caller sends as a picture of the image's size; adds the stage ``decode_image``.
+
+    Args:
+        adapter: the model.
+        data: a greyscale PNG.
+        embedding: the encoded image.
+        timings: the request's stopwatch.
+        field: the field it is in, for messages.
+        decode: decodes pictures; None decodes in this process.
+
+    Raises:
+        InvalidPromptError: it is not a mask of this image, or empty.
+    """
+    from osamd.pixels.mask_pictures import check_header, logits_of_picture
+
+    height, width = embedding.height, embedding.width
+    frame = adapter.mask_frame(height=height, width=width)
+    if frame is None:
+        raise RuntimeError("a model that takes masks has a frame for them")
+    try:
+        check_header(data, height=height, width=width)
+        with timings.stage("decode_image"):
+            picture = (decode or _decode_here)(data, max_pixels=height * width)
+            if picture.pixels.shape[:2] != (height, width):
+                # Turned by its EXIF orientation.
+                raise InvalidPromptError("expected a mask without an orientation tag")
+            return logits_of_picture(picture.pixels[:, :, 0], frame)
+    except RequestError as error:
+        raise InvalidPromptError(str(error), field=field) from None
 
 
 def _picture(source: ImageSource) -> Picture | None:

@@ -20,7 +20,7 @@ def check_capabilities(prompts: Iterable[Prompt], can: Capabilities, *, model: s
             (len(prompt.points) > 0 and not can.points, "points"),
             (len(prompt.boxes) > can.boxes, "boxes" if len(prompt.boxes) > 1 else "box"),
             (len(prompt.texts) > can.texts, "texts"),
-            (prompt.mask_id is not None and not can.mask_input, "mask_input"),
+            (not (prompt.mask_id is None and prompt.mask_png is None) and not can.mask_input, "mask_input"),
         ]
         for is_refused, part in refused:
             if is_refused:
@@ -38,6 +38,21 @@ def check_masks(can: Capabilities, *, model: str) -> None:
             f"{model} returns boxes but no masks, so there is no image to return: request JSON (over HTTP"
             " Accept: application/json, on the command line --json), or pass its boxes to a model that returns masks",
             field="model",
+        )
+
+
+def check_mask_pixels(prompts: Iterable[Prompt], embedding: Embedding, *, most: int) -> None:
+    """Limit the masks that a request refines as pictures, each of the image's size.
+
+    Raises:
+        InvalidPromptError: they have more than ``most`` pixels together.
+    """
+    given = [prompt for prompt in prompts if prompt.mask_png is not None]
+    pixels = len(given) * embedding.height * embedding.width
+    if pixels > most:
+        raise InvalidPromptError(
+            f"{len(given)} masks to refine have {pixels:,} pixels; the limit is {most:,}: send fewer at once",
+            field=f"{given[-1].field}.mask_input",
         )
 
 

@@ -6,6 +6,7 @@ An adapter holds loaded sessions, has no state that affects its answers, and is 
 from collections.abc import Mapping
 from typing import Protocol
 
+from osamd.pixels.mask_pictures import MaskFrame
 from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prepared, Prompt
 
 Shape = tuple[int | str | None, ...]
@@ -31,6 +32,9 @@ class Adapter(Protocol):
 
     def input_size(self, *, height: int, width: int) -> tuple[int, int]:
         """Rows and columns that ``prepare`` resizes an image of this size to; more resolution has no effect."""
+
+    def mask_frame(self, *, height: int, width: int) -> MaskFrame | None:
+        """The geometry of ``mask_input`` for an image of this size; None if the model takes no masks."""
 
     def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
         """Resize and normalise an image; called from several threads, never uses the device.

@@ -20,12 +20,15 @@ import numpy.typing as npt
 from osamd.library.families import capabilities_of
 from osamd.models.tensors import FOREGROUND, ranked
 from osamd.pixels.geometry import to_fractions, working_size
+from osamd.pixels.mask_pictures import MaskFrame
 from osamd.runtime.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prepared, Prompt
 
 # Working areas in pixels: the size the network was trained at, and a larger one that improves later clicks.
 AREAS: Final = {"small": 320 * 320, "large": 448 * 448}
 MULTIPLE: Final = 32
+# Working pixels per low-resolution pixel.
+STRIDE: Final = 4
 MEAN: Final = 127.0
 SCALE: Final = 128.0
 FEATURES: Final = ("p4", "p8", "p16", "e")
@@ -69,6 +72,12 @@ class Builtin:
         """Twice the larger of the two working sizes, because masks depend on the resampling of the last step."""
         rows, columns = working_size(height, width, area=AREAS["large"], multiple=MULTIPLE)
         return 2 * rows, 2 * columns
+
+    def mask_frame(self, *, height: int, width: int) -> MaskFrame:
+        """The decoder's grid at the larger working size, without padding."""
+        rows, columns = working_size(height, width, area=AREAS["large"], multiple=MULTIPLE)
+        rows, columns = rows // STRIDE, columns // STRIDE
+        return MaskFrame(rows, columns, float(rows), float(columns))
 
     def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
         """(1, 3, h, w) float32 at each of the two working sizes, ``small`` and ``large``, 3.6 MB together.

@@ -12,6 +12,7 @@ from osamd.library.families import capabilities_of
 from osamd.models.contract import FLOAT, Input
 from osamd.models.tensors import labelled_points, planes, ranked, resize
 from osamd.models.two_graphs import TwoGraphs
+from osamd.pixels.mask_pictures import MaskFrame
 from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prepared, Prompt
 
 SIDE: Final = 1024
@@ -45,6 +46,11 @@ class Sam(TwoGraphs):
         """The image's part of the square input."""
         return _resized(height, width)
 
+    def mask_frame(self, *, height: int, width: int) -> MaskFrame:
+        """A square, of which the image has the same part as of the encoder's input."""
+        rows, columns = _resized(height, width)
+        return MaskFrame(MASK_SIDE, MASK_SIDE, rows * MASK_SIDE / SIDE, columns * MASK_SIDE / SIDE)
+
     def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
         """(1, 3, 1024, 1024) float32, 13 MB.
 
@@ -76,12 +82,12 @@ class Sam(TwoGraphs):
             "orig_im_size": np.full(2, MASK_SIDE, np.float32),
         }
         masks, scores = self._decoder.run(feeds, self._answers)
-        # The low-resolution masks cover the square; the image has the same part of it as of the encoder's input.
+        frame = self.mask_frame(height=embedding.height, width=embedding.width)
         return ranked(
             masks[0],
             scores[0],
-            valid_height=rows * MASK_SIDE / SIDE,
-            valid_width=columns * MASK_SIDE / SIDE,
+            valid_height=frame.valid_height,
+            valid_width=frame.valid_width,
             multimask=multimask,
         )
 

@@ -12,6 +12,7 @@ from osamd.models.contract import FLOAT, INT64, Input
 from osamd.models.sam import EARLIER_MASK, MASK_SIDE, PADDING_LABEL, SIDE, mask_feeds
 from osamd.models.tensors import labelled_points, planes, ranked, resize
 from osamd.models.two_graphs import TwoGraphs
+from osamd.pixels.mask_pictures import MaskFrame
 from osamd.types import ByteArray, Candidate, Embedding, MaskLogits, Prepared, Prompt
 
 MEAN: Final = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -40,6 +41,11 @@ class Sam2(TwoGraphs):
         """The square input."""
         del height, width
         return SIDE, SIDE
+
+    def mask_frame(self, *, height: int, width: int) -> MaskFrame:
+        """A square that shows all of the image; its aspect ratio is not kept."""
+        del height, width
+        return MaskFrame(MASK_SIDE, MASK_SIDE, float(MASK_SIDE), float(MASK_SIDE))
 
     def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
         """(1, 3, 1024, 1024) float32, 13 MB; the image's aspect ratio is not kept."""

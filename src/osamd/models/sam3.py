@@ -15,6 +15,7 @@ from osamd.library.families import capabilities_of
 from osamd.models.clip_tokens import tokenize
 from osamd.models.contract import BOOL, FLOAT, INT64, UINT8, Input, check_inputs, check_outputs
 from osamd.models.tensors import confidence, resize
+from osamd.pixels.mask_pictures import MaskFrame
 from osamd.runtime.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prepared, Prompt
 
@@ -83,6 +84,11 @@ class Sam3:
         """The square input."""
         del height, width
         return SIDE, SIDE
+
+    def mask_frame(self, *, height: int, width: int) -> MaskFrame | None:
+        """None: it takes no masks."""
+        del height, width
+        return None
 
     def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
         """(3, 1008, 1008) uint8; the image's aspect ratio is not kept."""

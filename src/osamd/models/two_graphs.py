@@ -6,6 +6,7 @@ from typing import ClassVar, Final
 
 from osamd.models.contract import Input, Shape, check_inputs, check_outputs
 from osamd.models.tensors import middle_click
+from osamd.pixels.mask_pictures import MaskFrame
 from osamd.runtime.sessions import Placement, Session, device_of
 from osamd.types import Embedding, Prepared, Prompt
 
@@ -50,6 +51,11 @@ class TwoGraphs:
     def default_prompt(self, *, height: int, width: int) -> Prompt:
         """One foreground click in the centre, as in osam."""
         return middle_click(height=height, width=width)
+
+    def mask_frame(self, *, height: int, width: int) -> MaskFrame | None:
+        """None: it takes no masks."""
+        del height, width
+        return None
 
     def encode(self, prepared: Prepared) -> Embedding:
         """The decoder's image inputs: one (1, 256, 64, 64) feature map of 4 MB, or SAM 2's three of 17 MB."""

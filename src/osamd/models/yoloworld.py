@@ -17,6 +17,7 @@ from osamd.library.families import capabilities_of
 from osamd.models.clip_tokens import tokenize
 from osamd.models.contract import FLOAT, INT64, Input, check_inputs, check_outputs
 from osamd.models.tensors import confidence
+from osamd.pixels.mask_pictures import MaskFrame
 from osamd.runtime.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Embedding, FloatArray, IntArray, MaskLogits, Prepared, Prompt
 
@@ -64,6 +65,11 @@ class YoloWorld:
     def input_size(self, *, height: int, width: int) -> tuple[int, int]:
         """The image's part of the square input."""
         return _resized(height, width)
+
+    def mask_frame(self, *, height: int, width: int) -> MaskFrame | None:
+        """None: it takes no masks."""
+        del height, width
+        return None
 
     def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
         """(1, 3, 640, 640) float16, padded: values 0..255, exact and half the size of the graph's input."""

@@ -46,6 +46,25 @@ class LongText:
         return all(one == another for one, another in zip(mine, theirs, strict=True))
 
 
+def short_text(value: str | LongText, *, most: int) -> str | None:
+    """The characters of a string that may be something else than base64.
+
+    None if it has more than ``most`` bytes, or is not valid JSON, which is not checked where it is left in place.
+    """
+    if isinstance(value, str):
+        return value if len(value) <= most else None
+    if value.end - value.start > most:
+        return None
+    raw = value.raw[value.start : value.end]
+    if not value.is_json:
+        return raw.decode("utf-8", "replace")
+    try:
+        text: str = from_json(b'"' + raw + b'"')
+    except ValueError:
+        return None
+    return text
+
+
 def _text(value: object, info: ValidationInfo) -> str | LongText:
     if not isinstance(value, str):
         raise ValueError("expected a string")  # noqa: TRY004 - pydantic reports ValueError only

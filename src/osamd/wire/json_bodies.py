@@ -31,7 +31,7 @@ MOST_QUOTES: Final = 60_000
 MOST_BYTES: Final = 4_000_000
 LONGEST_STRING: Final = 65_536
 # Matches the keys before base64 strings.
-BASE64_KEY: Final = re.compile(rb'"(image|image_base64|data)"\s{0,64}:\s{0,64}"\Z')
+BASE64_KEY: Final = re.compile(rb'"(image|image_base64|data|mask_input)"\s{0,64}:\s{0,64}"\Z')
 ANY_KEY: Final = re.compile(rb'"([^"\\]{1,64})"\s{0,64}:\s{0,64}"\Z')
 BEFORE_STRING: Final = 256
 LISTS_KEY: Final = b"embedding"

@@ -3,6 +3,7 @@
 Parsing takes time, so it belongs on a thread.
 """
 
+import base64
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from osamd.wire.json_bodies import EMPTY, from_json
 from osamd.wire.multipart import read_parts
 from osamd.wire.pieces import ENOUGH_TO_DETECT, as_utf8
 from osamd.wire.plain_fields import Body, fields_from, pairs_of, refuse_query
-from osamd.wire.schemas import GenerateBody, ImageFields
+from osamd.wire.schemas import GenerateBody, ImageFields, check_mask_bytes
 
 JSON_TYPES: Final = frozenset({"application/json", "text/json"})
 MULTIPART_TYPE: Final = "multipart/form-data"
@@ -122,8 +123,12 @@ def _from_multipart(raw: bytes, content_type: str, schema: type[Body]) -> tuple[
     files = [part for part in parts if part.is_file and part.name != "request"]
     data: bytes | None = None
     for part in files:
+        if part.name == "mask_input":
+            check_mask_bytes(len(part.content), part.name)
+            plain.append((part.name, base64.b64encode(part.content)))
+            continue
         if part.name != "image":
-            raise InvalidRequestError("unknown file field: expected image or request", field=part.name)
+            raise InvalidRequestError("unknown file field: expected image, mask_input or request", field=part.name)
         if data is not None:
             raise InvalidRequestError("expected a single file", field=part.name)
         if not part.content:

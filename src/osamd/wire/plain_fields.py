@@ -82,10 +82,10 @@ def fields_from(pairs: Iterable[tuple[str, bytes]], schema: type[Body]) -> Body:
         if name in seen and name not in REPEATABLE:
             raise InvalidRequestError("expected this field only once", field=name)
         seen.add(name)
-        if name in IMAGES:
+        if name in IMAGES or name == "mask_input":
             # Not copied into a string, since it may be most of the body.
             images[name] = LongText(content, 0, len(content), is_json=False)
-            values[name] = name
+            (values if name in IMAGES else prompt)[name] = name
             continue
         text = _text(name, content)
         if name in PROMPT_FIELDS:
@@ -122,8 +122,6 @@ def _add_to_prompt(prompt: dict[str, Any], name: str, text: str) -> None:
             prompt.setdefault("texts", []).append(text)
         case "box":
             prompt["box"] = _numbers(text, XYXY, name)
-        case "mask_input":
-            prompt["mask_input"] = text
         case "everything":
             prompt["everything"] = _switch_or_document(text)
         case _:
