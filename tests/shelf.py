@@ -144,5 +144,6 @@ def run_library(
         named["twin"] = shelf.add_web("twin", shares=first)
         models = iter([shelf.add_web(f"fresh{number}") for number in range(fresh)])
         catalog = {"API_KEY": KEY, "OSAMD_CATALOG": str(shelf.write()), "OSAMD_THREADS": "1", "OSAMD_PULL": "auto"}
+        catalog["OSAMD_CVAT_TEXTS"] = "cat, dog"
         with run_server(cache=cache, env=catalog | dict(env or {}), command=command) as running:
             yield Library(running, cache, web, paths, models, named)

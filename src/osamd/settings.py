@@ -23,7 +23,7 @@ Device = Literal["auto", "cpu", "cuda"]
 LogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 # Other tools' protocols; each is a module of osamd.server.doors.
-DoorName = Literal["roboflow", "qupath"]
+DoorName = Literal["cvat", "roboflow", "qupath"]
 
 MEBIBYTE = 1024 * 1024
 HOST = re.compile(r"(\*|(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*)(:[0-9]{1,5})?")
@@ -280,9 +280,13 @@ class Settings(BaseSettings):
         default=(), description="Default `include`: `image_embedding` for osam clients that expect it in every reply."
     )
     doors: Annotated[tuple[DoorName, ...], NoDecode] = Field(
-        default=("roboflow",),
+        default=("cvat", "roboflow"),
         description="Other tools' protocols that are served, separated by commas; `none` serves osamd's own API only."
         " Those that answer something without a key are not open by default.",
+    )
+    cvat_texts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Words that models which take text offer to CVAT as a detector, separated by commas.",
     )
     keyless_networks: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("127.0.0.0/8", "::1"),
@@ -301,7 +305,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         *("models", "preload", "onnx_providers", "include", "cors_origins"),
-        *("doors", "keyless_networks", "trusted_proxies", "url_hosts", "url_schemes", "url_networks"),
+        *("doors", "cvat_texts", "keyless_networks", "trusted_proxies", "url_hosts", "url_schemes", "url_networks"),
         mode="before",
     )
     @classmethod

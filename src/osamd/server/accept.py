@@ -60,3 +60,10 @@ def _quality(parameters: list[str]) -> float:
             except ValueError:
                 return 0.0
     return 1.0
+
+
+def takes_gzip(accept_encoding: str) -> bool:
+    """Whether a reply may be compressed with gzip, by the header ``Accept-Encoding``."""
+    qualities = _qualities(accept_encoding)
+    quality, _ = qualities.get("gzip", qualities.get("*", (0.0, 0)))
+    return quality > 0.0

@@ -1,0 +1,73 @@
+"""The routes of CVAT's door."""
+
+import functools
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+
+from osamd.errors import InvalidPromptError, UnknownModelError
+from osamd.server.accept import takes_gzip
+from osamd.server.answering import answer
+from osamd.server.door import Door, json_body, json_errors
+from osamd.server.doors.cvat import bodies, replies
+from osamd.server.doors.cvat.functions import FUNCTION_HEADER, function_named, functions
+from osamd.server.problems import IMAGE_ERRORS, documented_for_tools
+from osamd.server.services import caller_of, services_of, timings_of
+
+NAME: Final = "cvat"
+
+router = APIRouter(prefix="/api")
+
+
+@router.get("/functions", summary="List functions", responses=documented_for_tools())
+async def list_functions(request: Request) -> dict[str, Any]:
+    """The models on this server as CVAT's functions, by their ids."""
+    services = services_of(request)
+    library = services.library
+
+    def described() -> dict[str, Any]:
+        here = (model for model in library.catalog if library.store.is_present(model))
+        return {name: function.described() for name, function in functions(here, services.settings).items()}
+
+    return await services.pools.parse(described, timings_of(request), owner=caller_of(request).name)
+
+
+@router.get("/functions/{name}", summary="About a function", responses=documented_for_tools(UnknownModelError))
+async def describe_function(request: Request, name: str) -> dict[str, Any]:
+    """One of them."""
+    services = services_of(request)
+    return function_named(name, services.library.catalog, services.settings).described()
+
+
+@router.post(
+    "/function_invocations",
+    summary="Call a function",
+    responses=documented_for_tools(*IMAGE_ERRORS, InvalidPromptError),
+    openapi_extra=json_body(NAME, bodies.InvokeBody),
+)
+async def invoke(request: Request) -> Response:
+    """Call the function named by the header `x-nuclio-function-name`: a mask for an interactor, objects for a detector.
+
+    Masks are lists of 0 and 1 within `bounds`. With `Accept-Encoding: gzip` they take a hundredth of their size.
+    """
+    services = services_of(request)
+    function = function_named(request.headers.get(FUNCTION_HEADER, ""), services.library.catalog, services.settings)
+    write = replies.write_objects if function.texts else replies.write_mask
+    return await answer(
+        request,
+        functools.partial(bodies.invocation, function=function),
+        functools.partial(write, is_compressed=takes_gzip(request.headers.get("accept-encoding", ""))),
+    )
+
+
+DOOR = Door(
+    name=NAME,
+    summary="CVAT's serverless functions, as nuclio's dashboard has them.",
+    paths=("/api/functions", "/api/functions/", "/api/function_invocations"),
+    router=router,
+    write_error=json_errors(
+        challenge="Basic",
+        key_advice="the API key is missing or wrong: give it to CVAT's containers as a password in a netrc file",
+    ),
+    schemas=(bodies.InvokeBody,),
+)
