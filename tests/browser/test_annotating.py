@@ -1,5 +1,6 @@
 """What annotators need for many objects: views, classes by keys, brush and eraser, several photos, training files."""
 
+import base64
 import io
 import json
 import re
@@ -182,7 +183,10 @@ def test_all_photos_in_one_file(ready: Playground) -> None:
 
 
 def test_brush_and_eraser(ready: Playground) -> None:
-    """Strokes add pixels to a mask and take them away, in every file; undo takes them back; a click keeps them."""
+    """Strokes add pixels to a mask and take them away, in every file; undo takes them back.
+
+    A click keeps them, and sends the mask with them, so that the model continues from it.
+    """
     page = ready.page
     ready.click(*ON)
     ready.wait_for_mask()
@@ -200,11 +204,15 @@ def test_brush_and_eraser(ready: Playground) -> None:
     changed = before != painted
     assert not changed[100:120, 20:60].any()
     page.keyboard.press("a")
+    asked = ready.listen()
     ready.click(330, 200)
     expect(ready.objects).to_contain_text(["2 clicks, painted"])
     ready.wait_for_mask()
     clicked = png_pixels(ready.download("mask")) > 0
     assert (clicked[30, 415], clicked[ON[1], ON[0]]) == (True, False)
+    (body,) = asked
+    sent = body["prompt"]["mask_input"].removeprefix("data:image/png;base64,")
+    np.testing.assert_array_equal(painted, png_pixels(base64.b64decode(sent)) > 0)
     for _ in range(3):
         page.keyboard.press("Control+z")
     ready.wait_for_mask()

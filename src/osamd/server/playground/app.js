@@ -221,12 +221,12 @@ function changed() {
   refresh();
 }
 
-/** The document after a click. A picked candidate is refined, where the model can do that. */
+/** The document after a click. A picked candidate or a painted mask is refined, where the model can do that. */
 function clicked(pixel, label) {
   const object = doc.activeOf(history.present);
   const isOfThisModel = !object?.found || object.found.model === asking.model;
   const maskId = object && isOfThisModel && asking.capabilities.has("mask_input") ? asking.answeredShapesOf(object)[0]?.maskId : null;
-  return doc.addPoint(history.present, pixel, label, maskId);
+  return doc.addPoint(history.present, pixel, label, (object && asking.paintedMaskOf(object)) ?? maskId);
 }
 
 function hover(pixel, label) {

@@ -2,7 +2,7 @@
 // Answers are kept by request, so that undo and redo cost nothing.
 
 import { activeOf, promptOf } from "./document.js";
-import { paintedShapes, preparedShape, shapeOf } from "./masks.js";
+import { maskPng, paintedShapes, preparedShape, shapeOf } from "./masks.js";
 import * as transport from "./transport.js";
 import { Trouble } from "./troubles.js";
 
@@ -10,6 +10,14 @@ import { Trouble } from "./troubles.js";
 const PREVIEW_MS = 180;
 const PREVIEW_PAUSE_MS = 40;
 const REMEMBERED = 400;
+
+function uriOf(blob) {
+  return new Promise((resolve) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.readAsDataURL(blob);
+  });
+}
 
 export class Asking {
   /**
@@ -31,6 +39,7 @@ export class Asking {
     this.announced = new Map(); // the answers that were announced, by object
     this.painted = new WeakMap(); // shapes with strokes over them, by the strokes
     this.paintings = new Set();
+    this.masks = new Map(); // painted masks to refine, by name: functions that give a data URI
     this.searching = null;
     this.asked = null; // what the last preview asked
     this.previewTimes = [];
@@ -143,7 +152,7 @@ export class Asking {
   fieldsOf(object) {
     const prompt = promptOf(object);
     if (!prompt || !this.takes(object)) return null;
-    if (this.lostMasks.has(prompt.mask_input)) delete prompt.mask_input;
+    if (this.lostMasks.has(prompt.mask_input) || !this.capabilities.has("mask_input")) delete prompt.mask_input;
     const fields = { prompt };
     if (object.isMultimask && this.capabilities.has("multimask") && !prompt.mask_input) fields.multimask = true;
     return fields;
@@ -164,13 +173,30 @@ export class Asking {
     if (known && known.under === shapes[0]) return known.shapes;
     const entry = { under: shapes[0], shapes, isPending: true };
     this.painted.set(strokes, entry);
-    const painting = paintedShapes(shapes, strokes, this.photo).then((result) => {
+    const { photo } = this;
+    const painting = paintedShapes(shapes, strokes, photo).then((result) => {
       Object.assign(entry, { shapes: result, isPending: false });
       this.paintings.delete(painting);
       this.hooks.onChange();
+      return result;
     });
+    let uri;
+    entry.uri = () => (uri ??= painting.then((result) => maskPng(result, photo)).then((png) => png && uriOf(png)));
     this.paintings.add(painting);
     return shapes;
+  }
+
+  /** Names the mask of an object with its strokes, for clicks to refine it; null without strokes, or an empty mask. */
+  paintedMaskOf(object) {
+    if (!this.capabilities.has("mask_input") || !object.strokes.length) return null;
+    const isEmpty = !this.shapesOf(object).length;
+    const entry = this.painted.get(object.strokes);
+    if (isEmpty && !entry.isPending) return null;
+    if (!entry.name) {
+      entry.name = `painted ${this.masks.size}`;
+      this.masks.set(entry.name, entry.uri);
+    }
+    return entry.name;
   }
 
   /** Resolves when all strokes are part of their masks. */
@@ -306,6 +332,9 @@ export class Asking {
       signal.throwIfAborted();
       try {
         const body = { model: this.model, image_id, mask_layout: "crop", ...fields, ...more };
+        const painted = this.masks.get(fields.prompt.mask_input);
+        if (painted) body.prompt = { ...fields.prompt, mask_input: (await painted()) ?? undefined };
+        signal.throwIfAborted();
         return await transport.generate(body, signal);
       } catch (error) {
         if (isSecond || error.kind !== "expired") throw error;

@@ -29,7 +29,7 @@ export function newObject(doc, fields = {}) {
     box: null,
     found: null, // {texts, model, index, annotation}: what a word search found
     strokes: [], // of brush and eraser, drawn over whatever mask the prompts give
-    base: null, // the mask_id of a picked candidate, which later clicks refine
+    base: null, // what later clicks refine: the mask_id of a picked candidate, or the name of a painted mask
     isMultimask: doc.isMultimask, // whether candidates are asked for
     picked: 0,
     isHidden: false,
@@ -40,11 +40,14 @@ export function newObject(doc, fields = {}) {
 
 const withActive = (doc) => (activeOf(doc) ? doc : newObject(doc));
 
-/** Clicks after a candidate was picked refine that one. What a word search found is refined from its mask or its box. */
+/** Whether what clicks refine is a mask that was painted here, which any model can take. */
+export const isPainted = (base) => Boolean(base?.startsWith("painted "));
+
+/** Clicks refine a picked candidate or a painted mask. What a search found is refined from its mask or its box. */
 export function addPoint(doc, pixel, label, maskId = null) {
   const next = withActive(doc);
   const object = activeOf(next);
-  const isRefined = maskId && (object.picked > 0 || object.found);
+  const isRefined = maskId && (isPainted(maskId) || object.picked > 0 || object.found);
   const base = isRefined ? maskId : object.base;
   return change(next, object.id, {
     points: [...object.points, { x: pixel.x, y: pixel.y, label }],
@@ -107,7 +110,7 @@ export function remove(doc, id) {
 
 /** Without what belongs to the previous model: candidates, and the masks that clicks refined. */
 export function withoutCandidates(doc) {
-  return { ...doc, objects: doc.objects.map((object) => ({ ...object, base: null, picked: 0 })) };
+  return { ...doc, objects: doc.objects.map((object) => ({ ...object, base: isPainted(object.base) ? object.base : null, picked: 0 })) };
 }
 
 /** The `prompt` of the API, or null where there is nothing to ask: the object is blank, found, or painted alone. */

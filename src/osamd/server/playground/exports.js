@@ -5,7 +5,7 @@
 import { colorOf } from "./colors.js";
 import { polygonsOf } from "./contours.js";
 import { classOf } from "./document.js";
-import { exactMask } from "./masks.js";
+import { exactMask, maskPng, paste } from "./masks.js";
 import { pixelsOf } from "./photo.js";
 import { encodePng } from "./png.js";
 import { encodeRle } from "./rle.js";
@@ -29,22 +29,10 @@ export function resultsOf(asking, doc) {
 /** The classes in the order of their numbers: those of the list, then those that only objects have. */
 export const classesOf = (photos, listed) => [...new Set([...listed, ...photos.flatMap(({ results }) => results.map(({ name }) => name))])];
 
-/** A grey PNG of the photo's size, 255 inside. */
 export async function maskFile(asking, object) {
   const { photo } = asking;
-  const mask = await exactMask(asking.shapesOf(object));
-  if (!mask) return null;
-  const pixels = new Uint8Array(photo.width * photo.height);
-  paste(pixels, photo, mask, 255);
-  const blob = await encodePng(pixels, photo.width, photo.height, 1);
-  return { blob, name: `${stemOf(photo)}-${slug(classOf(object))}-mask.png` };
-}
-
-function paste(pixels, photo, mask, value) {
-  for (let y = 0; y < mask.height; y++) {
-    const start = (y + mask.y) * photo.width + mask.x;
-    for (let x = 0; x < mask.width; x++) if (mask.bits[y * mask.width + x]) pixels[start + x] = value;
-  }
+  const blob = await maskPng(asking.shapesOf(object), photo);
+  return blob && { blob, name: `${stemOf(photo)}-${slug(classOf(object))}-mask.png` };
 }
 
 /** The object alone, transparent around it, as large as its bounding box. */

@@ -1,6 +1,7 @@
 // Masks as the API sends them (a grey PNG of the bounding box, in base64) into what is drawn and what is exported.
 
 import { trace } from "./contours.js";
+import { encodePng } from "./png.js";
 
 // What is drawn is traced at this many pixels at most; what is exported always at all of them.
 const DRAWN_PIXELS = 1_000_000;
@@ -119,6 +120,23 @@ export async function paintedShapes(shapes, strokes, photo) {
   }
   for (const bit of inside) area += bit;
   return [{ box, path: outlineOf(inside, box.width, box.height, box), area, score: null, text: null, maskId: null, bits: inside, hasMask: true }];
+}
+
+/** Set the pixels of a mask in those of the photo. */
+export function paste(pixels, photo, mask, value) {
+  for (let y = 0; y < mask.height; y++) {
+    const start = (y + mask.y) * photo.width + mask.x;
+    for (let x = 0; x < mask.width; x++) if (mask.bits[y * mask.width + x]) pixels[start + x] = value;
+  }
+}
+
+/** A grey PNG of the photo's size, 255 inside; null where there is no mask. */
+export async function maskPng(shapes, photo) {
+  const mask = await exactMask(shapes);
+  if (!mask) return null;
+  const pixels = new Uint8Array(photo.width * photo.height);
+  paste(pixels, photo, mask, 255);
+  return encodePng(pixels, photo.width, photo.height, 1);
 }
 
 function tightBox(bits, { x, y, width, height }) {

@@ -92,7 +92,7 @@ const WRITERS = { curl, python, javascript };
 export function snippet(language, request) {
   const code = WRITERS[language](request);
   const notes = [];
-  if (request.prompt.mask_input) notes.push("Without the mask that these clicks refined: a mask_id expires.", "The result may differ.");
+  if (request.prompt.mask_input && !request.isPainted) notes.push("Without the mask that these clicks refined: a mask_id expires.", "The result may differ.");
   if (request.isPainted) notes.push("Without the brush strokes, which only this page has.");
   const mark = language === "javascript" ? "/".repeat(2) : "#";
   return [...notes.map((note) => `${mark} ${note}`), code].join("\n");
