@@ -22,7 +22,18 @@ import httpx2
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.attacks import ATTACKS, CUT, GAVE_UP, Seen, Target, noise_handle, run_attack, watch_good_user, worst  # noqa: E402
+from benchmarks.attacks import (  # noqa: E402
+    ATTACKS,
+    CUT,
+    GAVE_UP,
+    Seen,
+    Target,
+    attacker_process,
+    noise_handle,
+    run_attack,
+    watch_good_user,
+    worst,
+)
 from benchmarks.overload import running_server  # noqa: E402
 
 CLICK_S: Final = 1.0
@@ -76,7 +87,11 @@ def main() -> int:
     arguments = parser.parse_args()
     photo = (ROOT / "examples" / "cat.jpg").read_bytes()
     broken = 0
-    with tempfile.TemporaryDirectory() as folder, attacked_server(Path(folder)) as (url, process):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        attacked_server(Path(folder)) as (url, process),
+        attacker_process() as attacker,
+    ):
         with httpx2.Client(base_url=url, headers={"X-API-Key": ATTACKER}, timeout=60.0) as client:
             handle = noise_handle(client, photo)
         print("| attack | worst click | worst new photo | worst /health | most memory | the attacker's answers |")
@@ -86,7 +101,7 @@ def main() -> int:
         for name in ATTACKS:
             if arguments.only not in name:
                 continue
-            seen = asyncio.run(run_attack(target, name, patience_s=arguments.patience))
+            seen = asyncio.run(run_attack(target, name, attacker, patience_s=arguments.patience))
             print(row(name, seen), flush=True)
             missed = [promise for promise, is_kept in promises(seen).items() if not is_kept]
             if missed:

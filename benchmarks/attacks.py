@@ -12,7 +12,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -244,14 +244,18 @@ class Target:
     handle: str
 
 
-async def run_attack(target: Target, name: str, *, patience_s: float) -> Seen:
-    """Attack a server while a good user works, and return what that user saw.
+def attacker_process() -> ProcessPoolExecutor:
+    """The attacker: a process of its own, so that sending much does not slow down the good user's clock."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
-    The attacker is a process of its own, so that sending much does not slow down the good user's clock.
+
+async def run_attack(target: Target, name: str, attacker: Executor, *, patience_s: float) -> Seen:
+    """Attack a server while a good user works, and return what that user saw.
 
     Args:
         target: the server.
         name: one of ``ATTACKS``.
+        attacker: from ``attacker_process``.
         patience_s: seconds after which the attacker no longer waits for answers.
     """
     user = GoodUser(target.url, target.good, target.photo)
@@ -264,14 +268,13 @@ async def run_attack(target: Target, name: str, *, patience_s: float) -> Seen:
             most = max(most, sum(map(resident_bytes, family(target.process))))
             await asyncio.sleep(0.05)
 
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as attacker:
-        # Started before anything is measured.
-        await asyncio.wrap_future(attacker.submit(os.getpid))
-        working = asyncio.create_task(user.use(stop))
-        watching = asyncio.create_task(watch())
-        await user.is_at_work.wait()
-        cpu = sum(map(cpu_seconds, family(target.process)))
-        statuses, seconds = await asyncio.wrap_future(attacker.submit(send_attack, target, name, patience_s))
+    # Started before anything is measured.
+    await asyncio.wrap_future(attacker.submit(os.getpid))
+    working = asyncio.create_task(user.use(stop))
+    watching = asyncio.create_task(watch())
+    await user.is_at_work.wait()
+    cpu = sum(map(cpu_seconds, family(target.process)))
+    statuses, seconds = await asyncio.wrap_future(attacker.submit(send_attack, target, name, patience_s))
     stop.set()
     await working
     over.set()

@@ -1,5 +1,6 @@
 """Fixtures for all tests: no network beyond the loopback, a real server process, photos, a fake model."""
 
+import gc
 import io
 import os
 import socket
@@ -14,6 +15,7 @@ from asking import CLICK, ask, click
 from blob_server import BlobServer, serve_blobs
 from commands import Ended, Osamd
 from hypothesis import settings
+from scheduling import LongestFirst, longest_first
 from serving import KEY, RunningServer, clean_environment, run_server
 from shelf import Library, WebModel, run_library
 from skips import NO_CHROMIUM
@@ -33,6 +35,30 @@ LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 def is_loopback(address: str) -> bool:
     """Whether it is this machine's own."""
     return address in LOOPBACK or address.startswith("127.")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect without the garbage collector, which would look through thousands of tests again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order the tests of parallel processes."""
+    if hasattr(config, "workerinput"):
+        items[:] = longest_first(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | None:
+    """Give each of the parallel processes of ``make test`` a file at a time, the longest first."""
+    return LongestFirst(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

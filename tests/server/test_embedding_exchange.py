@@ -1,6 +1,7 @@
 import base64
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import httpx2
@@ -26,6 +27,7 @@ MODELS: dict[str, tuple[Any, dict[str, Any], float]] = {
 }
 ALL = [*MODELS, "yoloworld:latest", "builtin:latest"]
 Sent = dict[str, Any]
+Replies = Callable[[str, str], Sent]
 
 
 @pytest.fixture(scope="module")
@@ -46,24 +48,30 @@ def prompt_of(model: str) -> dict[str, Any]:
     return MODELS[model][1] if model in MODELS else TEXT if model.startswith("yolo") else CLICK
 
 
-def embedding_of(client: httpx2.Client, picture: bytes, model: str, kind: str) -> Sent:
-    """What a reply includes."""
-    embedding: Sent = ask(client, picture, model=model, prompt=prompt_of(model), include=[kind])["image_embedding"]
-    return embedding
+@pytest.fixture(scope="module")
+def replies(library: Library, picture: bytes) -> Replies:
+    """The reply to a model's prompt that includes an embedding of a kind; millions of numbers, so each only once."""
+
+    @cache
+    def reply(model: str, kind: str) -> Sent:
+        with library.server.client() as client:
+            return ask(client, picture, model=model, prompt=prompt_of(model), include=[kind])
+
+    return reply
 
 
 @pytest.fixture(scope="module")
-def sent(library: Library, picture: bytes) -> Sent:
+def sent(replies: Replies) -> Sent:
     """An embedding of the built-in family's friend SAM 2.1, which has extra features, in the compact form."""
-    with library.server.client() as client:
-        return embedding_of(client, picture, "sam2:tiny", "image_embedding_compact")
+    embedding: Sent = replies("sam2:tiny", "image_embedding_compact")["image_embedding"]
+    return embedding
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_embedding_is_osams(library: Library, client: httpx2.Client, picture: bytes, model: str) -> None:
+def test_embedding_is_osams(library: Library, replies: Replies, model: str) -> None:
     """A client of osam reads the embedding in the reply, and it is what osam computes."""
     kind, _, tolerance = MODELS[model]
-    actual = ImageEmbedding.model_validate(embedding_of(client, picture, model, "image_embedding"))
+    actual = ImageEmbedding.model_validate(replies(model, "image_embedding")["image_embedding"])
     expected = osam_model(kind, library.paths[model]).encode_image(smooth_photo(HEIGHT, WIDTH))
     assert (HEIGHT, WIDTH) == (actual.original_height, actual.original_width)
     for theirs, ours in zip(
@@ -90,10 +98,10 @@ def test_osams_own_embedding_is_taken(library: Library, client: httpx2.Client, p
 
 @pytest.mark.parametrize("kind", ["image_embedding", "image_embedding_compact"])
 @pytest.mark.parametrize("model", ALL)
-def test_embedding_comes_back(client: httpx2.Client, picture: bytes, model: str, kind: str) -> None:
+def test_embedding_comes_back(client: httpx2.Client, replies: Replies, model: str, kind: str) -> None:
     """An embedding that is sent back gives the same answer without an image, and a handle like any image's."""
     prompt = prompt_of(model)
-    first = ask(client, picture, model=model, prompt=prompt, include=[kind])
+    first = replies(model, kind)
     body = {"model": model, "prompt": prompt, "image_embedding": first["image_embedding"]}
     response = client.post(GENERATE, json=body)
     assert response.status_code == 200, response.text
@@ -116,10 +124,10 @@ def test_embedding_comes_back(client: httpx2.Client, picture: bytes, model: str,
         assert actual["mask"] == handled["mask"]
 
 
-def test_compact_is_smaller(client: httpx2.Client, picture: bytes) -> None:
+def test_compact_is_smaller(replies: Replies) -> None:
     """The compact form is a fraction of osam's."""
     sizes = {
-        kind: len(str(embedding_of(client, picture, "efficientsam:10m", kind)))
+        kind: len(str(replies("efficientsam:10m", kind)["image_embedding"]))
         for kind in ("image_embedding", "image_embedding_compact")
     }
     assert sizes["image_embedding_compact"] < sizes["image_embedding"] / 4
