@@ -16,6 +16,7 @@ from serving import clean_environment
 
 from osamd.batch import Segmenter
 from osamd.errors import InvalidImageError, InvalidPromptError, UnknownModelError
+from osamd.pixels.everything import Everything, Proposal
 from osamd.types import Prompt
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,3 +159,30 @@ def test_the_example_cuts_out_a_folder(tmp_path: Path) -> None:
     assert "text.jpg: not an image" in ended.stderr
     with Image.open(tmp_path / "masks" / "cat.png") as mask:
         assert (451, 300) == mask.size
+
+
+def test_everything_is_a_prompt(segment: Segmenter) -> None:
+    """As in the API, or as the engine's own parameters; limits of time are the caller's."""
+    asked: dict[str, Any] = {
+        "points_per_side": 4,
+        "pred_iou_thresh": 0.3,
+        "stability_score_thresh": 0.3,
+        "max_seconds": 1000,
+    }
+    image = encoded(disc_picture())
+    one, other, wrong, mixed = segment(
+        [image] * 4,
+        [
+            {"everything": asked},
+            Everything(**asked),
+            {"everything": {"points_per_side": 0}},
+            {"everything": True, **CLICK},
+        ],
+    )
+    assert len(one.annotations) == len(other.annotations) > 0
+    assert one.scores.tolist() == sorted(one.scores.tolist(), reverse=True)
+    assert all(isinstance(item, Proposal) for item in one.annotations)
+    np.testing.assert_array_equal(one.masks, other.masks)
+    assert isinstance(wrong.error, InvalidPromptError)
+    assert wrong.error.field == "prompt.everything.points_per_side"
+    assert isinstance(mixed.error, InvalidPromptError)

@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 from pydantic import ValidationError
 
 from osamd.engine import Engine
+from osamd.engine.everything import collect
 from osamd.errors import InvalidImageError, InvalidPromptError, OsamdError
 from osamd.keep_alive import LONGEST_S
 from osamd.library.catalog import DEFAULT_MODEL
 from osamd.library.library import open_library
+from osamd.pixels.everything import Everything
 from osamd.settings import Settings, load_settings
 from osamd.timings import Timings
 from osamd.types import Annotation, BoolArray, FloatArray, ImageSource, IntArray, Prompt, SegmentRequest
@@ -43,8 +45,8 @@ if TYPE_CHECKING:
     AnyImage = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8] | Image.Image
 
 AnyPrompt = Prompt | Mapping[str, Any]
-# The prompts for one image: one, several, or None for the model's default.
-Prompts = AnyPrompt | Sequence[AnyPrompt] | None
+# The prompts for one image: one, several, everything, or None for the model's default.
+Prompts = AnyPrompt | Sequence[AnyPrompt] | Everything | None
 
 Value = TypeVar("Value")
 
@@ -185,7 +187,8 @@ class Segmenter:
                 orientation; arrays and Pillow images are taken as they are in memory.
             prompts: one entry for each image: a prompt, several, or None for the model's default (a click in the
                 middle for most). A prompt is an ``osamd.types.Prompt``, or a mapping as in the body of
-                ``/api/generate``: ``points`` with ``point_labels``, ``box``, ``texts``. None asks the default of all.
+                ``/api/generate``: ``points`` with ``point_labels``, ``box``, ``texts``; or ``everything`` alone,
+                True or its parameters, which finds ``Proposal`` objects, best first. None asks the default of all.
 
         Returns:
             One result for each image, in their order. An invalid image or prompt makes only its own result
@@ -261,21 +264,36 @@ class Segmenter:
         if self._engine is None:
             raise RuntimeError("this Segmenter was not started")
         try:
+            everything = self._everything(asked)
             request = SegmentRequest(
                 image=await asyncio.to_thread(_source, image),
                 model=self._model,
-                prompts=self._prompts(asked),
+                prompts=None if everything is not None else self._prompts(asked),
                 multimask=self._multimask,
                 owner="batch",
                 refinable=False,
             )
-            found = await self._engine.segment(request, Timings())
+            if everything is None:
+                found = await self._engine.segment(request, Timings())
+            else:
+                found = await collect(self._engine.everything(request, everything, Timings(), are_kept=True))
         except OsamdError as error:
             return Result(height=0, width=0, annotations=(), error=error)
         return Result(height=found.image.height, width=found.image.width, annotations=found.annotations)
 
+    def _everything(self, asked: Prompts) -> Everything | None:
+        """The parameters of everything mode, or None if something else is asked."""
+        if isinstance(asked, Everything):
+            return asked
+        if not isinstance(asked, Mapping):
+            return None
+        schema = _parsed(asked, "prompt")
+        if not schema.wants_everything:
+            return None
+        return schema.to_everything(most_seconds=PATIENCE_S, max_canvas_pixels=None)
+
     def _prompts(self, asked: Prompts) -> tuple[Prompt, ...] | None:
-        if asked is None:
+        if asked is None or isinstance(asked, Everything):
             return None
         if isinstance(asked, Prompt | Mapping):
             return (self._prompt(asked, "prompt"),)
@@ -284,11 +302,15 @@ class Segmenter:
     def _prompt(self, prompt: AnyPrompt, field: str) -> Prompt:
         if isinstance(prompt, Prompt):
             return prompt
-        try:
-            return PromptSchema.model_validate(dict(prompt)).to_prompt(self._settings, field)
-        except ValidationError as error:
-            found = invalid_request(error.errors(include_url=False, include_input=False, include_context=False))
-            raise InvalidPromptError(str(found), field=f"{field}.{found.field}" if found.field else field) from None
+        return _parsed(prompt, field).to_prompt(self._settings, field)
+
+
+def _parsed(prompt: Mapping[str, Any], field: str) -> PromptSchema:
+    try:
+        return PromptSchema.model_validate(dict(prompt))
+    except ValidationError as error:
+        found = invalid_request(error.errors(include_url=False, include_input=False, include_context=False))
+        raise InvalidPromptError(str(found), field=f"{field}.{found.field}" if found.field else field) from None
 
 
 def _restored(arguments: dict[str, Any]) -> Segmenter:

@@ -493,3 +493,39 @@ def test_run_cuts_the_object_out(osamd: Osamd, environment: dict[str, str], tmp_
         assert (*np.asarray(photo)[CLICK[1], CLICK[0]], 255) == cut.getpixel((x, y))
     assert 2 == both.returncode
     assert b"--cutout and --overlay" in both.stderr
+
+
+def test_run_finds_everything(osamd: Osamd, environment: dict[str, str], tmp_path: Path) -> None:
+    """JSON with run lengths, a map of labels, and an overlay; why it ended early is on standard error."""
+    small = '{"everything": {"points_per_side": 4, "pred_iou_thresh": 0.3, "stability_score_thresh": 0.3}}'
+    path = tmp_path / "labels.png"
+    arguments = ("run", "--image", PHOTO, "--prompt", small, "--json", "--mask-format", "rle", "-o", str(path))
+    done = osamd(*arguments, env=environment)
+    reply = json.loads(done.stdout)
+    assert reply["everything"]["masks"] == len(reply["annotations"]) > 1
+    assert "stopped" not in done.err
+    with Image.open(path) as labels:
+        assert labels.mode == "P"
+        assert len(np.unique(np.asarray(labels))) > 2
+
+    limited = small.replace("0.3}", '0.3, "max_masks": 1}')
+    done = osamd("run", "--image", PHOTO, "--prompt", limited, "--overlay", "-o", str(path), env=environment)
+    assert "osamd: stopped by max_masks; masks found: 1\n" in done.err
+    assert overlay_size(path.read_bytes(), tmp_path)[1] == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["sam3", "--everything"], "takes points"),
+        (["--everything", "--point", "3,4"], "everything stands alone"),
+        (["--prompt", '{"everything": {"max_masks": 300}}'], "at most 255 labels"),
+    ],
+)
+def test_run_refuses_what_does_not_go_with_everything(
+    osamd: Osamd, environment: dict[str, str], arguments: list[str], part: str
+) -> None:
+    """Before anything is pulled."""
+    done = osamd("run", *arguments, "--image", PHOTO, "-o", "-", env=environment)
+    assert done.returncode != 0
+    assert part in done.err

@@ -124,7 +124,7 @@ def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
         "run",
         help="segment one photo, without a server",
         description="Segment one photo. Without -o, PNG bytes go to stdout: the mask, or with --overlay (and, like"
-        " osam, with --prompt) the photo with the mask over it.",
+        " osam, with --prompt) the photo with the mask over it; of everything, a map of labels.",
     )
     parser.add_argument("model", nargs="?", help="a model's name, or DETECTOR+SEGMENTER for words to masks (builtin)")
     parser.add_argument("--image", required=True, metavar="FILE", help="the photo; - reads standard input")
@@ -144,6 +144,9 @@ def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
         "--mask-input",
         metavar="MASK",
         help="a mask to refine: a greyscale PNG of the photo's size, white on the object",
+    )
+    parser.add_argument(
+        "--everything", action="store_true", help="find everything; parameters: --prompt '{\"everything\": {...}}'"
     )
     parser.add_argument("--prompt", metavar="JSON", help="a prompt as in the HTTP API")
     parser.add_argument("--multimask", action="store_true", help="up to three candidate masks")

@@ -9,19 +9,25 @@ from typing import Final
 from osamd.cli.files import check_output, read_image, write_output
 from osamd.cli.models import bring, own_library
 from osamd.engine import Engine
+from osamd.engine.everything import check_everything, collect
 from osamd.engine.prompts import check_masks
 from osamd.errors import InvalidRequestError
+from osamd.pixels.everything import EverythingResult
 from osamd.pixels.images import decode_image
 from osamd.pixels.masks import encode_color_png, overlay
 from osamd.settings import Settings, load_settings
 from osamd.timings import Timings
 from osamd.types import Cleaning, ImageSource, SegmentRequest, SegmentResult
+from osamd.wire.everything import check_labels
 from osamd.wire.plain_fields import body_from_pairs
 from osamd.wire.replies import cleaned, finish, included, no_limit, write_reply, write_union
 from osamd.wire.schemas import GenerateBody
 
 # Flags that are fields of a request.
 GIVEN: Final = ("model", "box", "prompt", "mask_format", "fill_holes", "drop_islands", "smooth", "simplify")
+
+# Longest time limit of everything mode.
+MOST_SECONDS: Final = 3600.0
 
 # What --cutout means: only the object, cropped to its bounding box.
 CUTOUT: Final = [("mask_format", "cutout"), ("mask_layout", "crop")]
@@ -37,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     pairs += [(name, value) for name, value in given if value is not None]
     if arguments.mask_input is not None:
         pairs.append(("mask_input", base64.b64encode(read_image(arguments.mask_input)).decode("ascii")))
+    if arguments.everything:
+        pairs.append(("everything", "true"))
     if arguments.cutout:
         _check_cutout(arguments)
         pairs += CUTOUT
@@ -47,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     is_picture = arguments.output is not None or not arguments.json
     result = _segment(data, body, settings, needs_masks=is_picture)
+    if isinstance(result, EverythingResult) and result.stopped != "all_points":
+        print(f"osamd: stopped by {result.stopped}; masks found: {len(result.annotations)}", file=sys.stderr)
     for note in result.image.notes:
         print(f"osamd: {note}", file=sys.stderr)
     if arguments.json:
@@ -95,8 +105,13 @@ def _segment(data: bytes, body: GenerateBody, settings: Settings, *, needs_masks
         with_pixels=body.mask_format == "cutout",
     )
 
+    everything = body.to_everything(settings, most_seconds=MOST_SECONDS)
+    if everything is not None and needs_masks:
+        check_labels(everything)
     library = own_library()
     model = library.resolve(body.model)
+    if everything is not None:
+        check_everything(model.capabilities, model=model.name)
     if needs_masks:
         # Checked before pulling the model in vain.
         check_masks(model.capabilities, model=model.name)
@@ -106,7 +121,11 @@ def _segment(data: bytes, body: GenerateBody, settings: Settings, *, needs_masks
     async def segment() -> SegmentResult:
         engine = Engine(settings, library=library)
         try:
-            return await engine.segment(request, Timings())
+            if everything is None:
+                return await engine.segment(request, Timings())
+            return await collect(
+                engine.everything(request, everything, Timings(), are_kept=True), with_embedding=request.with_embedding
+            )
         finally:
             await engine.close()
 
@@ -115,5 +134,9 @@ def _segment(data: bytes, body: GenerateBody, settings: Settings, *, needs_masks
 
 def _overlay_png(data: bytes, result: SegmentResult, cleaning: Cleaning, settings: Settings) -> bytes:
     pixels = decode_image(data, max_pixels=settings.max_image_pixels).pixels
-    masks = [cleaned(item, cleaning).mask for item in result.annotations]
-    return encode_color_png(overlay(pixels, [mask for mask in masks if mask is not None]))
+    found = (cleaned(item, cleaning).mask for item in result.annotations)
+    masks = [mask for mask in found if mask is not None]
+    if isinstance(result, EverythingResult):
+        # Small ones on top.
+        masks.sort(key=lambda mask: -mask.inside.size)
+    return encode_color_png(overlay(pixels, masks))

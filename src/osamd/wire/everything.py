@@ -11,6 +11,8 @@ from osamd.wire.fields import Number, WireModel
 MOST_POINTS_PER_SIDE: Final = 64
 MOST_MASKS: Final = 1000
 MOST_OFFSET: Final = 10
+# Of 8-bit pixels, without 0.
+MOST_LABELS: Final = 255
 DEFAULTS: Final = Everything()
 # The two spellings; pydantic puts these names into error paths, from which they are removed again.
 SWITCH, PARAMETERS = "(switch)", "(parameters)"
@@ -75,6 +77,18 @@ class EverythingSchema(WireModel):
         given = {name: value for name, value in self.model_dump().items() if value is not None}
         given.setdefault("max_seconds", min(DEFAULTS.max_seconds, most_seconds))
         return Everything(**given, max_canvas_pixels=max_canvas_pixels)
+
+
+def check_labels(asked: Everything) -> None:
+    """Refuse more masks than a PNG of labels can tell apart.
+
+    Raises:
+        InvalidPromptError: there may be more.
+    """
+    if asked.max_masks > MOST_LABELS:
+        raise InvalidPromptError(
+            f"a PNG has at most {MOST_LABELS} labels: request fewer masks, or JSON", field="prompt.everything.max_masks"
+        )
 
 
 def _spelling(value: Any) -> str:

@@ -16,6 +16,7 @@ from osamd.server.problems import IMAGE_ERRORS, documented
 from osamd.server.streaming import EverythingStream
 from osamd.settings import Settings
 from osamd.types import SegmentResult
+from osamd.wire.everything import check_labels
 from osamd.wire.everything_lines import done_line, error_line, found_lines, image_line
 from osamd.wire.json_pieces import Room
 from osamd.wire.replies import EverythingReply, GenerateReply, included, write_reply, write_union
@@ -49,8 +50,6 @@ async def generate(request: Request) -> Response:
 
 # Time limits of everything mode end a request well before its deadline does.
 DEADLINE_SHARE: Final = 0.75
-# Of 8-bit pixels, without 0.
-MOST_LABELS: Final = 255
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,10 +65,8 @@ def _ask(body: RawBody, settings: Settings) -> Ask[_How]:
     # Refuse before doing any work.
     fields.to_cleaning()
     everything = fields.to_everything(settings, most_seconds=DEADLINE_SHARE * settings.deadline_s)
-    if is_png and everything is not None and everything.max_masks > MOST_LABELS:
-        raise InvalidPromptError(
-            f"a PNG has at most {MOST_LABELS} labels: request fewer masks, or JSON", field="prompt.everything.max_masks"
-        )
+    if is_png and everything is not None:
+        check_labels(everything)
     return Ask(
         image=parsed.image,
         how=_How(fields, is_png=is_png),
