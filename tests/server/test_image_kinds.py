@@ -131,8 +131,8 @@ def test_what_was_done_to_the_samples_is_said(client: httpx2.Client, kind: str) 
     new, again = (client.post(GENERATE, content=KINDS[kind]) for _ in range(2))
     embedded = client.post("/api/embed", content=KINDS[kind])
 
-    assert [SCALED[kind]] * 3 == [answer.headers["X-Osamd-Image"] for answer in (new, again, embedded)]
-    assert "X-Osamd-Image" not in client.post(GENERATE, content=KINDS["PNG, 16 bit"]).headers
+    assert [SCALED[kind]] * 3 == [answer.headers["X-Osamd-Conversion"] for answer in (new, again, embedded)]
+    assert "X-Osamd-Conversion" not in client.post(GENERATE, content=KINDS["PNG, 16 bit"]).headers
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar
 from urllib.parse import quote
 
 from osamd.client.pictures import image_fields, mask_text
 from osamd.client.replies import Handle, Segmentation, handle_of, models_of, nothing_of, segmentation_of
+from osamd.client.routing import routing_headers
 from osamd.errors import InvalidPromptError, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -44,12 +45,14 @@ class Call(Generic[Reply]):
         path: below the server's URL.
         read: parses the answer; raises ``UnreachableError`` if it is not osamd's.
         body: sent as JSON.
+        headers: sent with it.
     """
 
     method: str
     path: str
     read: "Callable[[httpx2.Response], Reply]"
     body: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class SegmentArguments(TypedDict, total=False):
@@ -147,9 +150,9 @@ def segment_call(image: object, arguments: Mapping[str, Any]) -> Call[Segmentati
     body: dict[str, Any] = _model_and_image(image, given.get("image_id"), given.get("model"))
     if prompt:
         body["prompt"] = {WIRE_NAMES.get(name, name): value for name, value in prompt.items()}
-    return Call(
-        "POST", "/api/generate", segmentation_of, body | {name: given[name] for name in OPTIONS if name in given}
-    )
+    headers = routing_headers(body)
+    body |= {name: given[name] for name in OPTIONS if name in given}
+    return Call("POST", "/api/generate", segmentation_of, body, headers)
 
 
 def everything_call(image: object, arguments: Mapping[str, Any]) -> Call[Segmentation]:
@@ -162,12 +165,14 @@ WIRE_NAMES: Final = {"labels": "point_labels"}
 
 def embed_call(image: object, model: str | None) -> Call[Handle]:
     """``POST /api/embed``; raises as ``segment_call`` does."""
-    return Call("POST", "/api/embed", handle_of, _model_and_image(image, None, model))
+    body = _model_and_image(image, None, model)
+    return Call("POST", "/api/embed", handle_of, body, routing_headers(body))
 
 
 def forget_call(image_id: str) -> Call[None]:
     """``DELETE /api/images/{image_id}``."""
-    return Call("DELETE", f"/api/images/{quote(image_id, safe='')}", nothing_of)
+    headers = routing_headers({"image_id": image_id})
+    return Call("DELETE", f"/api/images/{quote(image_id, safe='')}", nothing_of, headers=headers)
 
 
 def running_models_call() -> Call[list[dict[str, Any]]]:

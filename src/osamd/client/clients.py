@@ -216,7 +216,9 @@ class Client(_Base[int, httpx2.Client]):
         attempts, pool = self._attempts(), self._pool_of(os.getpid())
         while True:
             try:
-                outcome: httpx2.Response | httpx2.RequestError = pool.request(call.method, call.path, json=call.body)
+                outcome: httpx2.Response | httpx2.RequestError = pool.request(
+                    call.method, call.path, json=call.body, headers=call.headers
+                )
             except httpx2.RequestError as failure:
                 outcome = failure
             settled = attempts.settle(outcome)
@@ -301,7 +303,7 @@ class AsyncClient(_Base[asyncio.AbstractEventLoop, httpx2.AsyncClient]):
         while True:
             try:
                 outcome: httpx2.Response | httpx2.RequestError = await pool.request(
-                    call.method, call.path, json=call.body
+                    call.method, call.path, json=call.body, headers=call.headers
                 )
             except httpx2.RequestError as failure:
                 outcome = failure

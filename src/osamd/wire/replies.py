@@ -143,8 +143,8 @@ def license_header(name: str) -> dict[str, str]:
 
 
 def notes_header(handle: ImageHandle) -> dict[str, str]:
-    """``X-Osamd-Image``: how the image was converted, if its samples were not 8-bit RGB."""
-    return {"X-Osamd-Image": "; ".join(handle.notes)} if handle.notes else {}
+    """``X-Osamd-Conversion``: how the image was converted, if its samples were not 8-bit RGB."""
+    return {"X-Osamd-Conversion": "; ".join(handle.notes)} if handle.notes else {}
 
 
 def write_reply(

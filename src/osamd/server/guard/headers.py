@@ -15,12 +15,12 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-CALLERS_HEADERS = ("Authorization", "Content-Type", "X-API-Key", "X-Request-Id")
+CALLERS_HEADERS = ("Authorization", "Content-Type", "X-API-Key", "X-Osamd-Image", "X-Request-Id")
 READABLE_HEADERS = (
     "Retry-After",
     "Server-Timing",
     "X-Osamd-Cache",
-    "X-Osamd-Image",
+    "X-Osamd-Conversion",
     "X-Osamd-Device",
     "X-Osamd-License",
     "X-Request-Id",
