@@ -1,5 +1,6 @@
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,73 @@ def test_what_killed_processes_left_behind_is_swept(tmp_path: Path) -> None:
     opened(tmp_path).put(FIRST, kept(), owner="me")
 
     assert ["osamd-part-new"] == [path.name for path in tmp_path.glob("osamd-part-*")]
+
+
+def test_a_put_does_not_list_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that many replicas share may hold millions: of 200 writes that each push one out, few list it."""
+    listings: list[object] = []
+    listed = EmbeddingFiles._listed
+
+    def counted(self: EmbeddingFiles) -> Iterator[Path]:
+        listings.append(self)
+        return listed(self)
+
+    monkeypatch.setattr(EmbeddingFiles, "_listed", counted)
+    clock = Clock()
+    opened(tmp_path / "one", clock).put(FIRST, kept(side=2), owner="me")
+    (one,) = files_in(tmp_path / "one")
+    listings.clear()
+    files = opened(tmp_path / "all", clock, capacity_bytes=int(100.5 * one.stat().st_size))
+    for number in range(200):
+        files.put(f"img_{number:032x}", kept(side=2), owner="me")
+        clock.now += 1
+
+    assert [f"img_{number:032x}.npz" for number in range(100, 200)] == [p.name for p in files_in(tmp_path / "all")]
+    assert len(listings) <= 200 / (100 / 16) + 1
+
+
+def test_several_writers_share_one_budget(tmp_path: Path) -> None:
+    """Three replicas write in turns: the folder is over its limit by an eighth at most, and the newest are there."""
+    clock = Clock()
+    opened(tmp_path / "one", clock).put(FIRST, kept(side=2), owner="me")
+    nbytes = files_in(tmp_path / "one")[0].stat().st_size
+    writers = [opened(tmp_path / "all", clock, capacity_bytes=int(48.5 * nbytes)) for _ in range(3)]
+    for number in range(300):
+        writers[number % 3].put(f"img_{number:032x}", kept(side=2), owner="me")
+        clock.now += 1
+        assert len(files_in(tmp_path / "all")) <= 48 * (1 + 2 / 16) + 3
+
+    names = {path.stem for path in files_in(tmp_path / "all")}
+    assert len(names) >= 40
+    assert {f"img_{number:032x}" for number in range(270, 300)} <= names
+
+
+def test_files_that_cannot_be_deleted_do_not_stop_a_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's files, say: they are skipped, however few of them are remembered."""
+    monkeypatch.setattr("osamd.engine.folder_budget.REMEMBERED", 2)
+    clock = Clock()
+    first = opened(tmp_path, clock)
+    for number in range(5):
+        first.put(f"img_{number:032x}", kept(side=2), owner="me")
+    nbytes = files_in(tmp_path)[0].stat().st_size
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    files = opened(tmp_path, clock, capacity_bytes=3 * nbytes)
+    files.put(THIRD, kept(side=2), owner="me")
+
+    assert files.get(THIRD, owner="me") is not None
+
+
+def test_a_replaced_file_is_counted_once(tmp_path: Path) -> None:
+    """Writing the same image again and again pushes no other out."""
+    clock = Clock()
+    opened(tmp_path / "one", clock).put(FIRST, kept(), owner="me")
+    files = opened(tmp_path, clock, capacity_bytes=int(2.5 * files_in(tmp_path / "one")[0].stat().st_size))
+    for number in range(20):
+        files.put(FIRST if number else SECOND, kept(), owner="me")
+        clock.now += 1
+
+    assert files.get(SECOND, owner="me") is not None

@@ -12,11 +12,12 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from osamd.engine.folder_budget import FolderBudget
 from osamd.files import temporary_folder
 from osamd.settings import Settings
 from osamd.types import AnyFloatArray, Embedding
@@ -61,6 +62,7 @@ class EmbeddingFiles:
         self._capacity_bytes = capacity_bytes
         self._ttl_s = ttl_s
         self._clock = clock
+        self._budget = FolderBudget(self._listed, capacity_bytes=capacity_bytes, ttl_s=ttl_s, clock=clock)
 
     def get(self, image_id: str, *, owner: str) -> KeptEmbedding | None:
         """The stored embedding; None if it is unknown, expired, another owner's or corrupt."""
@@ -98,7 +100,7 @@ class EmbeddingFiles:
                 _write(file, kept)
                 nbytes = file.stat().st_size
                 if nbytes <= self._capacity_bytes:
-                    self._make_room(nbytes)
+                    self._budget.add(path, nbytes)
                     self._touch(file)
                     file.replace(path)
         except OSError as error:
@@ -123,24 +125,15 @@ class EmbeddingFiles:
             return None
         return self._folder / hashlib.sha256(owner.encode()).hexdigest()[:32] / f"{image_id}{SUFFIX}"
 
-    def _make_room(self, nbytes: int) -> None:
-        """Delete expired files, then the least recently used, until ``nbytes`` fit."""
-        files = []
-        for path in self._folder.glob(f"*/*{SUFFIX}"):
-            # Do not delete through links, or other programs' arrays.
-            if path.parent.is_symlink() or not IMAGE_ID.fullmatch(path.stem):
-                continue
-            with contextlib.suppress(OSError):
-                status = path.stat()
-                files.append((status.st_mtime, status.st_size, path))
-        files.sort(key=lambda file: file[0])
-        held = sum(size for _, size, _ in files)
-        for used, size, path in files:
-            if held + nbytes <= self._capacity_bytes and self._clock() - used <= self._ttl_s:
-                return
-            with contextlib.suppress(OSError):
-                path.unlink()
-            held -= size
+    def _listed(self) -> Iterator[Path]:
+        """All embeddings in the folder, but nothing behind links and no other program's arrays."""
+        with os.scandir(self._folder) as owners:
+            folders = [owner.path for owner in owners if owner.is_dir(follow_symlinks=False)]
+        for folder in folders:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.endswith(SUFFIX) and IMAGE_ID.fullmatch(entry.name.removesuffix(SUFFIX)):
+                        yield Path(entry.path)
 
 
 def embedding_files(settings: Settings) -> EmbeddingFiles | None:
