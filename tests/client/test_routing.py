@@ -35,7 +35,7 @@ def test_an_image_and_its_handles_have_the_same_header(
         {HEADER: found.image_id[4:12]} == handle == segment_call(image, {}).headers == embed_call(image, None).headers
     )
     assert handle == forget_call(found.image_id).headers
-    assert [handle[HEADER]] * len(found.annotations) == [item.mask_id[5:13] for item in found.annotations]
+    assert [handle[HEADER]] * len(found.annotations) == [str(item.mask_id)[5:13] for item in found.annotations]
 
 
 def test_both_clients_send_it(photo: bytes) -> None:
