@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from osamd.server.bodies import RawBody
 from osamd.server.door import Door, json_errors
 from osamd.server.guard import guessing
 from osamd.server.guard.auth import ErrorReply
+from osamd.server.guard.key_channels import SEARCHED_BYTES, given_secrets, take_secrets
 from osamd.settings import Settings
 from osamd.types import ImageSource, Prompt, SegmentResult
 from osamd.wire.json_pieces import Room
@@ -217,6 +219,29 @@ def test_the_whole_body_arrives_behind_a_key_in_it(tmp_path: Path, photo: bytes)
         assert 403 == (await client.post(PREDICT, json=late)).status_code
 
     run(tmp_path, main)
+
+
+@pytest.mark.parametrize("piece", [b"x", b'"', b"x" * 1000, b"x" * 100_000])
+def test_only_the_beginning_of_a_body_is_searched_for_a_key(piece: bytes) -> None:
+    """However large it is, and in however small pieces it arrives; then it is passed on whole."""
+    count = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal count
+        count += 1
+        return {"type": "http.request", "body": piece, "more_body": True}
+
+    async def main() -> None:
+        scope: dict[str, Any] = {"method": "POST", "query_string": b"", "headers": [], "state": {}}
+        again = await take_secrets(scope, receive)
+        received = count
+        assert received == math.ceil(SEARCHED_BYTES / len(piece))
+        assert not given_secrets(scope)
+        for _ in range(received):
+            assert piece == (await again())["body"]
+        assert count == received
+
+    asyncio.run(main())
 
 
 async def iterate(pieces: list[bytes]) -> AsyncIterator[bytes]:

@@ -25,6 +25,7 @@ from osamd.pixels.edge_polygons import edge_polygons
 from osamd.pixels.masks import mask_from_array
 from osamd.server.app import create_app
 from osamd.settings import Settings
+from osamd.wire.replies import finish
 
 BASE = "/qupath/"
 BOX = [60, 20, 400, 290]
@@ -270,7 +271,7 @@ def test_outlines_have_exactly_the_pixels(inside: Inside) -> None:
     mask = mask_from_array(inside, offset=(2, 1), height=12, width=12)
     if mask is None:
         return
-    parts = edge_polygons(mask)
+    parts = finish(edge_polygons(mask))
     polygons = [[ring.tolist() for ring in (part.exterior, *part.holes)] for part in parts]
     expected = np.zeros((12, 12), bool)
     expected[1 : 1 + inside.shape[0], 2 : 2 + inside.shape[1]] = inside

@@ -5,8 +5,8 @@ The extension cannot send a key, so this door is closed by default, and clients 
 """
 
 import re
-from collections.abc import Generator, Iterator, Mapping
-from typing import Annotated, Final
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Final
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -20,7 +20,7 @@ from osamd.server.bodies import RawBody
 from osamd.server.door import Door, json_body, json_errors
 from osamd.server.problems import IMAGE_ERRORS, documented_for_tools
 from osamd.settings import Settings
-from osamd.types import Annotation, AnyFloatArray, ImageSource, Mask, Prompt, SegmentResult
+from osamd.types import Annotation, AnyFloatArray, ImageSource, Prompt, SegmentResult
 from osamd.wire.base64_text import Base64Text, decode_base64
 from osamd.wire.fields import Number
 from osamd.wire.json_bodies import from_json
@@ -29,6 +29,9 @@ from osamd.wire.mask_values import crossings
 from osamd.wire.replies import BYTES_PER_CROSSING
 from osamd.wire.schemas import LONGEST_LIST
 from osamd.wire.tool_fields import ToolModel, prompt_of
+
+if TYPE_CHECKING:
+    from osamd.pixels.edge_polygons import EdgePolygon
 
 NAME: Final = "qupath"
 # The version of samapi whose protocol this is.
@@ -50,7 +53,6 @@ BUILTIN: Final = "builtin:latest"
 # In the extension, weights are a URL. These are a model's name.
 WEIGHTS: Final = "osamd:"
 BASE64_KEY: Final = re.compile(rb'"(?:b64img|b64mask)"\s{0,64}:\s{0,64}"\Z')
-OUTLINE_BYTES_PER_PIXEL: Final = 9
 
 Coordinates = Annotated[list[Number], Field(min_length=2, max_length=2, fail_fast=True)]
 Corners = Annotated[list[Number], Field(min_length=4, max_length=4, fail_fast=True)]
@@ -198,30 +200,30 @@ def _whole(body: RawBody) -> bytes:
 
 
 def _write(result: SegmentResult, ask: Ask[str], _: Settings, room: Room) -> Generator[None, None, Content]:
+    from osamd.pixels.edge_polygons import edge_polygons
+
     pieces = ReplyPieces(room)
     separator = b"["
     for found in result.annotations:
         if found.mask is None:
             continue
-        yield
-        pieces.expect(OUTLINE_BYTES_PER_PIXEL * found.mask.inside.size + BYTES_PER_CROSSING * crossings(found.mask))
+        # Of rows and of columns.
+        pieces.expect(2 * BYTES_PER_CROSSING * crossings(found.mask))
+        parts = yield from edge_polygons(found.mask)
         pieces.add(separator)
         separator = b","
-        yield from pieces.add_all(_feature(found, found.mask, ask.how))
+        yield from pieces.add_all(_feature(found, parts, ask.how))
     pieces.add(b"[]" if separator == b"[" else b"]")
     return Content(pieces.all())
 
 
-def _feature(found: Annotation, mask: Mask, kind: str) -> Iterator[bytes]:
+def _feature(found: Annotation, parts: Sequence["EdgePolygon"], kind: str) -> Iterator[bytes]:
     """GeoJSON. Without ``object_idx``, of which the extension would make a class of the object."""
-    from osamd.pixels.edge_polygons import edge_polygons
-
     properties = {"label": "object", "quality": 1.0 if found.score is None else found.score, "sam_model": kind}
-    yield (
-        b'{"type":"Feature","properties":' + to_json(properties) + b',"geometry":{"type":"MultiPolygon","coordinates":'
-    )
+    yield b'{"type":"Feature","properties":' + to_json(properties)
+    yield b',"geometry":{"type":"MultiPolygon","coordinates":'
     separator = b"["
-    for part in edge_polygons(mask):
+    for part in parts:
         yield separator
         separator = b","
         opening = b"["
@@ -236,7 +238,7 @@ def _feature(found: Annotation, mask: Mask, kind: str) -> Iterator[bytes]:
 def _ring(points: AnyFloatArray) -> Iterator[bytes]:
     for start in range(0, len(points), PAIRS_AT_ONCE):
         some = points[start : start + PAIRS_AT_ONCE]
-        written = b",[%.2f,%.2f]" * len(some) % tuple(some.ravel().tolist())
+        written = b",[%.1f,%.1f]" * len(some) % tuple(some.ravel().tolist())
         yield written if start else b"[" + written[1:]
     yield b"]"
 

@@ -81,12 +81,18 @@ async def _begin(receive: Receive) -> tuple[list[Message], bytes]:
     """Receive the beginning of a body: its messages, and their bytes as far as they are searched."""
     messages: list[Message] = []
     start = b""
+    searched = 0
     while len(start) < SEARCHED_BYTES:
         message = await receive()
         messages.append(message)
         start += message.get("body", b"")[: SEARCHED_BYTES - len(start)]
-        if message["type"] != "http.request" or not message.get("more_body", False) or _of_body(start):
+        if message["type"] != "http.request" or not message.get("more_body", False):
             break
+        # Not after every byte of a client that sends them one by one.
+        if len(start) >= 2 * searched:
+            searched = len(start)
+            if _of_body(start):
+                break
     return messages, start
 
 
