@@ -173,7 +173,7 @@ def test_memory_is_given_back_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ["released"] == given_back
 
 
-@pytest.mark.parametrize("name", ["load", "prepare", "encode", "decode"])
+@pytest.mark.parametrize("name", ["load", "prepare", "encode", "whole", "decode"])
 def test_every_lane_gives_up_what_hangs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading too, after a longer while; three hung jobs are told as stuck."""
     monkeypatch.setattr(workers, "LOAD_HANG_S", 0.0)

@@ -282,6 +282,14 @@ class Engine:
         lookup = await self._encoder.find_or_encode(image, row, owner, timings, admit)
         return lookup.handle(self._remembered_s)
 
+    def check_room(self, owner: str) -> None:
+        """Check whether a new image of this owner could wait to be encoded now.
+
+        Raises:
+            OverloadedError: too many are waiting.
+        """
+        self._workers.prepare.check_room(owner)
+
     async def forget(self, image_id: str, *, owner: str) -> None:
         """Delete an image, in memory and on disk.
 

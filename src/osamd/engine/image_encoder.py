@@ -148,7 +148,7 @@ class ImageEncoder:
             CapacityError: the engine is overloaded.
         """
         decode = functools.partial(decode_whole, source, self._max_pixels, timings, decode=self._decode)
-        return await self._workers.run(self._workers.prepare, decode, model=model, timings=timings, owner=owner)
+        return await self._workers.run(self._workers.whole, decode, model=model, timings=timings, owner=owner)
 
     async def mask_of(
         self, prompt: Prompt, adapter: Adapter, embedding: Embedding, *, model: str, owner: str, timings: Timings
@@ -168,25 +168,27 @@ class ImageEncoder:
         return await self._workers.run(self._workers.prepare, read, model=model, timings=timings, owner=owner)
 
     async def _encode(self, wanted: _Wanted, timings: Timings) -> EncodedImage:
-        run = functools.partial(self._workers.run, model=wanted.model.name, timings=timings, owner=wanted.owner)
+        model, owner, workers = wanted.model.name, wanted.owner, self._workers
         async with self._using(wanted.model) as adapter:
             await wanted.check_unchanged()
             loop = asyncio.get_running_loop()
             prepare = functools.partial(
                 prepare_image, adapter, wanted.source, self._max_pixels, timings, decode=self._decode
             )
-            prepared = await run(self._workers.prepare, prepare)
+            prepared = await workers.run_and_hold(workers.prepare, prepare, model=model, timings=timings, owner=owner)
+            with prepared:
 
-            def encode() -> EncodedImage:
-                with timings.stage("encode"):
-                    embedding = replace(adapter.encode(prepared), notes=prepared.notes)
-                image = wanted.encoded(embedding)
-                # Stored here and not by the waiter, which may have gone and may retry after a timeout.
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(self._remember, wanted, image)
-                return image
+                def encode() -> EncodedImage:
+                    inputs = prepared.use()
+                    with timings.stage("encode"):
+                        embedding = replace(adapter.encode(inputs), notes=inputs.notes)
+                    image = wanted.encoded(embedding)
+                    # Stored here and not by the waiter, which may have gone and may retry after a timeout.
+                    with contextlib.suppress(RuntimeError):
+                        loop.call_soon_threadsafe(self._remember, wanted, image)
+                    return image
 
-            return await run(self._workers.encode, encode)
+                return await workers.run(workers.encode, encode, model=model, timings=timings, owner=owner)
 
     async def _restore(self, wanted: _Wanted, exchanged: ExchangedEmbedding) -> EncodedImage:
         if exchanged.height * exchanged.width > self._max_pixels:

@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, InvalidStateError
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 from osamd.errors import DeadlineExceededError
+
+Result = TypeVar("Result")
 
 
 class Job:
@@ -19,9 +21,11 @@ class Job:
             run between steps. The generator's return value is the result.
         owner: the name of the key it belongs to.
         in_steps: whether ``work`` returns such a generator.
+        holds: whether it keeps its place after it has finished, until its result is used.
 
     Attributes:
         owner: the name of the key it belongs to.
+        holds: as given.
         future: receives the result.
         seconds: how long the work has run so far.
         slice_s: how long it has run since it was last started or resumed.
@@ -32,18 +36,21 @@ class Job:
         is_given_up: whether it was found hung.
         is_replaced: whether its worker was replaced because of that.
         is_abandoned: whether its waiter has gone; it then ends before its next step.
+        is_held: whether it has finished and keeps its place.
+        is_used: whether its result has been used, so that it need not keep its place.
     """
 
     __slots__ = (
-        *("_in_steps", "_steps", "_work", "future", "has_begun", "is_abandoned", "is_given_up", "is_replaced"),
-        *("owner", "seconds", "slice_s", "started", "thread", "watch"),
+        *("_in_steps", "_steps", "_work", "future", "has_begun", "holds", "is_abandoned", "is_given_up", "is_held"),
+        *("is_replaced", "is_used", "owner", "seconds", "slice_s", "started", "thread", "watch"),
     )
 
-    def __init__(self, work: Callable[[], Any], owner: str, *, in_steps: bool) -> None:
+    def __init__(self, work: Callable[[], Any], owner: str, *, in_steps: bool = False, holds: bool = False) -> None:
         self._work = work
         self._in_steps = in_steps
         self._steps: Generator[None, None, Any] | None = None
         self.owner = owner
+        self.holds = holds
         self.future: Future[Any] = Future()
         self.seconds = 0.0
         self.slice_s = 0.0
@@ -54,6 +61,14 @@ class Job:
         self.is_given_up = False
         self.is_replaced = False
         self.is_abandoned = False
+        self.is_held = False
+        self.is_used = False
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it has succeeded and its result is still to be used."""
+        has_result = self.future.done() and not self.future.cancelled() and self.future.exception() is None
+        return has_result and not (self.is_abandoned or self.is_given_up or self.is_used)
 
     def take(self) -> None:
         """Mark it as running on this thread."""
@@ -116,3 +131,27 @@ class Job:
         spent = time.perf_counter() - started
         self.seconds += spent
         self.slice_s += spent
+
+
+class Held(Generic[Result]):
+    """The result of a job that keeps its place in a lane until ``use`` is called, or the block ends.
+
+    Args:
+        result: of the job.
+        let_go: gives up the place; may be called several times, on any thread.
+    """
+
+    def __init__(self, result: Result, let_go: Callable[[], None]) -> None:
+        self._result = result
+        self._let_go = let_go
+
+    def use(self) -> Result:
+        """The result; gives up the place. Thread-safe."""
+        self._let_go()
+        return self._result
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._let_go()

@@ -10,13 +10,14 @@ job of the owner that has most.
 
 import asyncio
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Final, TypeVar
 
 from osamd.engine.fair_queue import FairQueue
-from osamd.engine.jobs import Job
+from osamd.engine.jobs import Held, Job
 from osamd.errors import HungError, OverloadedError, ShuttingDownError
 from osamd.patience import Patience
 from osamd.status import LaneStatus
@@ -105,8 +106,17 @@ class Lane:
             ShuttingDownError: the lane is closed, or was closed before the job started.
             HungError: the job ran for longer than ``hang_s``.
         """
-        result: Result = await self._answer(Job(work, owner, in_steps=False), timings)
+        result: Result = await self._answer(Job(work, owner), timings)
         return result
+
+    async def run_and_hold(self, work: Callable[[], Result], timings: Timings, *, owner: str = "") -> Held[Result]:
+        """Like ``run``, but the job counts as running until its result is used, so that results do not pile up.
+
+        Arguments and errors as for ``run``. The caller must use the result or leave the block of ``Held``.
+        """
+        job = Job(work, owner, holds=True)
+        result: Result = await self._answer(job, timings)
+        return Held(result, functools.partial(self._let_go, job))
 
     async def run_in_steps(
         self, work: Callable[[], Generator[None, None, Result]], timings: Timings, *, owner: str = ""
@@ -136,6 +146,16 @@ class Lane:
             self._unwatch(loop, job)
         timings.add("queue", time.perf_counter() - submitted - job.seconds, begun=submitted)
         return result
+
+    def check_room(self, owner: str) -> None:
+        """Check whether a job of this owner would be accepted now.
+
+        Raises:
+            OverloadedError: the queue is full.
+        """
+        with self._changed:
+            if self._is_full(owner) and self._to_evict(owner) is None:
+                raise self._overloaded()
 
     def drain(self) -> None:
         """Refuse waiting jobs; from now on, a job starts at once or is refused."""
@@ -171,10 +191,10 @@ class Lane:
             free = self._free(job.owner)
             if self._closed or (self._draining and len(self._queue) >= free):
                 raise _shutting_down()
-            if self._waiting >= self._capacity + free:
+            if self._is_full(job.owner):
                 evicted = self._to_evict(job.owner)
                 if evicted is None:
-                    raise OverloadedError(f"the {self._name} queue is full: {self._capacity} requests are waiting")
+                    raise self._overloaded()
                 self._remove(evicted)
             self._queue.add(job, job.owner)
             self._waiting += 1
@@ -182,6 +202,13 @@ class Lane:
         if evicted is not None:
             message = f"the {self._name} queue is full, and this key holds the most of its {self._capacity} places"
             evicted.refuse(OverloadedError(message))
+
+    def _overloaded(self) -> OverloadedError:
+        return OverloadedError(f"the {self._name} queue is full: {self._capacity} requests are waiting")
+
+    def _is_full(self, owner: str) -> bool:
+        """Whether a job of this owner needs the place of another. Call with the lock held."""
+        return self._waiting >= self._capacity + self._free(owner)
 
     def _free(self, owner: str) -> int:
         """How many more jobs could run now if the next is this owner's. Call with the lock held."""
@@ -236,8 +263,21 @@ class Lane:
         with self._changed:
             job.is_abandoned = True
             is_removed = self._remove(job)
+            self._give_up_place(job)
         if is_removed and job.has_begun:
             job.forget()
+
+    def _let_go(self, job: Job) -> None:
+        with self._changed:
+            job.is_used = True
+            self._give_up_place(job)
+
+    def _give_up_place(self, job: Job) -> None:
+        """Free the place that a finished job holds. Call with the lock held."""
+        if job.is_held:
+            job.is_held = False
+            self._queue.done(job.owner, job.slice_s)
+            self._wake()
 
     def _expire(self, job: Job) -> None:
         with self._changed:
@@ -310,10 +350,13 @@ class Lane:
 
     def _release(self, job: Job, *, is_over: bool) -> None:
         """End a job's turn. Call with the lock held."""
-        self._queue.done(job.owner, job.slice_s)
-        job.slice_s = 0.0
         job.thread = None
         self._idle += 1
+        if is_over and job.holds and job.is_awaited:
+            job.is_held = True
+            return
+        self._queue.done(job.owner, job.slice_s)
+        job.slice_s = 0.0
         if not is_over:
             self._queue.add(job, job.owner)
 

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Generator
 from typing import Final, TypeVar
 
+from osamd.engine.jobs import Held
 from osamd.engine.lanes import MOST_HUNG, Lane, close_lanes
 from osamd.errors import OutOfMemoryError
 from osamd.events import Event, MemoryRanOut, WorkerHung
@@ -48,19 +49,23 @@ class Workers:
         # A large model on a slow disk takes long to load, but not forever.
         self.load = make("load", workers=1, capacity=LOAD_CAPACITY, hang_s=max(LOAD_HANG_S, settings.hang_s))
         self.encode = watched("encode", workers=1, capacity=settings.encode_queue)
-        # Decodes and resizes images while the encoder is busy; holds one decoded image per thread.
+        # Decodes and resizes images while the encoder is busy. Each holds its place until the encoder takes it, so that
+        # requests wait before any work is done for them, and in one queue.
         # The spare threads keep a single owner from blocking everyone else.
         self.prepare = watched("prepare", workers=_prepare_workers(), capacity=settings.encode_queue, has_spare=True)
+        # Decodes images at full size for cut-outs, which do not wait for the encoder.
+        self.whole = watched("whole", workers=1, capacity=settings.encode_queue, has_spare=True)
         self.decode = watched("decode", workers=DECODE_WORKERS, capacity=settings.decode_queue, has_spare=True)
+        self._all = (self.load, self.prepare, self.encode, self.whole, self.decode)
 
     @property
     def is_stuck(self) -> bool:
         """Whether so many computations are hung that only a restart of the process helps."""
-        return any(lane.hung >= MOST_HUNG for lane in (self.load, self.prepare, self.encode, self.decode))
+        return any(lane.hung >= MOST_HUNG for lane in self._all)
 
     def status(self) -> tuple[LaneStatus, ...]:
         """Current state of the lanes."""
-        return tuple(lane.status() for lane in (self.load, self.prepare, self.encode, self.decode))
+        return tuple(lane.status() for lane in self._all)
 
     async def run(
         self, lane: Lane, work: Callable[[], Result], *, model: str, timings: Timings, owner: str = ""
@@ -79,6 +84,12 @@ class Workers:
             OsamdError: what ``Lane.run`` and the work itself raise.
         """
         return await self._try_twice(functools.partial(lane.run, work, timings, owner=owner), model)
+
+    async def run_and_hold(
+        self, lane: Lane, work: Callable[[], Result], *, model: str, timings: Timings, owner: str = ""
+    ) -> Held[Result]:
+        """Like ``run``; see ``Lane.run_and_hold``."""
+        return await self._try_twice(functools.partial(lane.run_and_hold, work, timings, owner=owner), model)
 
     async def run_in_steps(
         self,
@@ -122,7 +133,7 @@ class Workers:
 
     def drain(self) -> None:
         """Refuse waiting jobs; running ones finish, and new ones run only if they can start at once."""
-        for lane in (self.load, self.prepare, self.encode, self.decode):
+        for lane in self._all:
             lane.drain()
 
     async def close(self, *, patience_s: float | None) -> bool:
@@ -136,7 +147,8 @@ class Workers:
         """
         if self._rest is not None:
             self._rest.cancel()
-        return await close_lanes([self.prepare, self.encode, self.decode, self.load], Patience(patience_s))
+        lanes = [self.prepare, self.encode, self.whole, self.decode, self.load]
+        return await close_lanes(lanes, Patience(patience_s))
 
 
 def _prepare_workers() -> int:

@@ -124,7 +124,9 @@ def create_app(
             *_surroundings(settings),
             Middleware(DoorMiddleware, doors=services.doors),
             Middleware(_guard(settings, services.doors)),
-            Middleware(AdmissionMiddleware, settings=settings, memory=services.memory),
+            Middleware(
+                AdmissionMiddleware, settings=settings, memory=services.memory, check_room=services.engine.check_room
+            ),
         ],
     )
     app.state.services = services

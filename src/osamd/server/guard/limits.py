@@ -1,8 +1,11 @@
 """Limits checked before a request reaches its route: concurrency per key, concurrent uploads, slow and large bodies."""
 
 import asyncio
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -22,6 +25,11 @@ SMALL_BODY_BYTES = 8 * 1024
 LINGER_S = 2.0
 
 
+# While the queue of images is full, one request with an image in this time is read all the same: known images need not
+# wait in it. Reading and refusing all of them would take CPU time from those that were accepted.
+LOOK_EVERY_S: Final = 0.1
+
+
 class AdmissionMiddleware:
     """Refuses requests, on their head, that exceed the limits of their key or of the server.
 
@@ -31,12 +39,17 @@ class AdmissionMiddleware:
         app: the app behind it.
         settings: the limits.
         memory: provides a holding for each request, which is released when its reply is sent.
+        check_room: called with a key's name; raises ``OverloadedError`` if its next image could not be encoded.
     """
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, memory: MemoryBudget) -> None:
+    def __init__(
+        self, app: ASGIApp, *, settings: Settings, memory: MemoryBudget, check_room: Callable[[str], None]
+    ) -> None:
         self._app = app
         self._settings = settings
         self._memory = memory
+        self._check_room = check_room
+        self._look_at = 0.0
         self._rate = RateLimit("requests", settings.requests_per_minute)
         self._running: Counter[str] = Counter()
         self._uploads = Shares(settings.uploads)
@@ -83,7 +96,18 @@ class AdmissionMiddleware:
             if self._uploads.total and not self._upload_bytes.has_room(name, size):
                 limit = f"{settings.upload_bytes:,} bytes of concurrent uploads"
                 raise OverloadedError(_limit_reached(limit, self._upload_bytes, name))
+            self._check_queue(name)
         self._rate.take(name)
+
+    def _check_queue(self, name: str) -> None:
+        """Refuse an image that would be refused after it was received, except a few that may be known already."""
+        try:
+            self._check_room(name)
+        except OverloadedError:
+            now = time.monotonic()
+            if now < self._look_at:
+                raise
+            self._look_at = now + LOOK_EVERY_S
 
 
 @dataclass(slots=True)
