@@ -4,10 +4,13 @@ An adapter holds loaded sessions, has no state that affects its answers, and is 
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from osamd.pixels.mask_pictures import MaskFrame
 from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prepared, Prompt
+
+if TYPE_CHECKING:
+    # It imports NumPy and Pillow, which a start does without.
+    from osamd.pixels.mask_pictures import MaskFrame
 
 Shape = tuple[int | str | None, ...]
 
@@ -33,7 +36,7 @@ class Adapter(Protocol):
     def input_size(self, *, height: int, width: int) -> tuple[int, int]:
         """Rows and columns that ``prepare`` resizes an image of this size to; more resolution has no effect."""
 
-    def mask_frame(self, *, height: int, width: int) -> MaskFrame | None:
+    def mask_frame(self, *, height: int, width: int) -> "MaskFrame | None":
         """The geometry of ``mask_input`` for an image of this size; None if the model takes no masks."""
 
     def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
