@@ -16,7 +16,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
@@ -134,6 +134,8 @@ class Segmenter:
         multimask: whether to return up to three candidates for each prompt, where the model has them.
         device: where it runs.
         threads: of one inference; 0 means one for each core.
+        parallel: images encoded at the same time. On a CPU, several with fewer threads each give more images a second
+            than one with all of them, and take more memory.
 
     Raises:
         UnknownModelError: there is no such model.
@@ -148,10 +150,18 @@ class Segmenter:
         multimask: bool = False,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         threads: int = 0,
+        parallel: int = 1,
     ) -> None:
-        self._arguments = {"model": model, "multimask": multimask, "device": device, "threads": threads}
+        self._arguments = {
+            "model": model,
+            "multimask": multimask,
+            "device": device,
+            "threads": threads,
+            "parallel": parallel,
+        }
         self._model = model
         self._multimask = multimask
+        self._parallel = parallel
         settings = load_settings(
             device=device,
             threads=threads,
@@ -189,6 +199,8 @@ class Segmenter:
                 middle for most). A prompt is an ``osamd.types.Prompt``, or a mapping as in the body of
                 ``/api/generate``: ``points`` with ``point_labels``, ``box``, ``texts``; or ``everything`` alone,
                 True or its parameters, which finds ``Proposal`` objects, best first. None asks the default of all.
+
+        Safe to call from several threads; at most ``AT_ONCE`` images may then be in work.
 
         Returns:
             One result for each image, in their order. An invalid image or prompt makes only its own result
@@ -234,7 +246,7 @@ class Segmenter:
             raise
 
     async def _start(self) -> Engine:
-        engine = Engine(self._settings, library=open_library(self._settings))
+        engine = Engine(self._settings, library=open_library(self._settings), parallel=self._parallel)
         try:
             engine.library.resolve(self._model)
             await engine.preload()
@@ -279,7 +291,9 @@ class Segmenter:
                 found = await collect(self._engine.everything(request, everything, Timings(), are_kept=True))
         except OsamdError as error:
             return Result(height=0, width=0, annotations=(), error=error)
-        return Result(height=found.image.height, width=found.image.width, annotations=found.annotations)
+        # The logits are of no use here, and often larger than the mask.
+        annotations = tuple(replace(annotation, logits=None) for annotation in found.annotations)
+        return Result(height=found.image.height, width=found.image.width, annotations=annotations)
 
     def _everything(self, asked: Prompts) -> Everything | None:
         """The parameters of everything mode, or None if something else is asked."""

@@ -86,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_serve(commands)
     _add_run(commands)
+    _add_batch(commands)
     _add_library(commands)
     _add_keys(commands)
     _add_doctor(commands)
@@ -168,6 +169,47 @@ def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
         "--simplify", metavar="T", help="with --mask-format polygon: simplify outlines, off by at most T pixels"
     )
     parser.set_defaults(command=("osamd.cli.run", "run"))
+
+
+def _add_batch(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "batch",
+        help="segment whole folders and data sets",
+        description="Segment many photos into a data set. A run that was interrupted continues when the same command is"
+        " given again, or osamd batch --out DIR; so does one that is finished, with another --format, without"
+        " segmenting again. Photos that fail are listed in DIR/failures.csv, and the exit code is then 1.",
+    )
+    parser.add_argument(
+        "input",
+        nargs="*",
+        metavar="INPUT",
+        help="folders, patterns such as 'photos/**/*.jpg', lists of files (.txt), images, or a data set whose boxes are"
+        " the prompts: COCO JSON, or data.yaml of YOLO",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder for the results")
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument("--everything", action="store_true", help="find all objects")
+    prompts.add_argument("--text", metavar="WORDS,...", help="what to find, such as cat,dog; for models that take text")
+    prompts.add_argument(
+        "--boxes-from", metavar="FILE", help="boxes to turn into masks: COCO JSON, data.yaml or a folder of YOLO labels"
+    )
+    prompts.add_argument("--points-from", metavar="FILE", help="clicks: CSV with image, x, y, and see the guide")
+    parser.add_argument("--model", help="a model's name (builtin)")
+    parser.add_argument(
+        "--format",
+        action="append",
+        metavar="NAME,...",
+        help="coco, yolo, labelme, png, parquet, or several of them (coco)",
+    )
+    parser.add_argument("--review", action="store_true", help="also write review/index.html: pictures, worst first")
+    parser.add_argument("--url", help="have a server segment; its key is read from OSAMD_API_KEY")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where the model runs (auto)")
+    parser.add_argument("--threads", type=_count, metavar="N", help="cores to use (all)")
+    parser.add_argument("--shard-size", type=_count, metavar="N", help="photos per shard, the unit of work (200)")
+    parser.add_argument(
+        "--part", metavar="I/N", help="do only part I, from 0, of N: for several machines that share DIR"
+    )
+    parser.set_defaults(command=("osamd.cli.batch", "run"))
 
 
 def _add_library(commands: "Commands[argparse.ArgumentParser]") -> None:

@@ -60,6 +60,7 @@ class Engine:
         sinks: receive every event.
         load: turns a row of the catalogue into an adapter, on a worker thread; None loads the real model.
         decode: decodes images, on a worker thread; None decodes in this process, which hostile images can block.
+        parallel: images encoded at the same time.
 
     Attributes:
         library: as given; closing the engine stops its pulls.
@@ -73,6 +74,7 @@ class Engine:
         sinks: Sequence[Sink] = (),
         load: Load | None = None,
         decode: Decode | None = None,
+        parallel: int = 1,
     ) -> None:
         self._settings = settings
         self.library = library
@@ -98,7 +100,7 @@ class Engine:
         self._draining = False
         # A configured GPU must prove to work before the server is ready, even if nothing is preloaded.
         self._to_preload = settings.preload or ((DEFAULT_MODEL,) if settings.device == "cuda" else ())
-        self._workers = Workers(settings, unload_idle=self._models.unload_idle, emit=self._emit)
+        self._workers = Workers(settings, unload_idle=self._models.unload_idle, emit=self._emit, parallel=parallel)
         self._encoder = ImageEncoder(
             self._images, self._workers, using=self._using, max_pixels=settings.max_image_pixels, decode=decode
         )

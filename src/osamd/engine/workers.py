@@ -36,10 +36,16 @@ class Workers:
         settings: queue sizes and time limits.
         unload_idle: unloads idle models; returns their names.
         emit: called with every event.
+        parallel: images encoded at the same time, and prompts decoded at the same time if more than usual.
     """
 
     def __init__(
-        self, settings: Settings, *, unload_idle: Callable[[], list[str]], emit: Callable[[Event], None]
+        self,
+        settings: Settings,
+        *,
+        unload_idle: Callable[[], list[str]],
+        emit: Callable[[Event], None],
+        parallel: int = 1,
     ) -> None:
         self._unload_idle = unload_idle
         self._rest: asyncio.TimerHandle | None = None
@@ -48,14 +54,16 @@ class Workers:
         watched = functools.partial(make, wait_s=settings.queue_wait_s, hang_s=settings.hang_s)
         # A large model on a slow disk takes long to load, but not forever.
         self.load = make("load", workers=1, capacity=LOAD_CAPACITY, hang_s=max(LOAD_HANG_S, settings.hang_s))
-        self.encode = watched("encode", workers=1, capacity=settings.encode_queue)
+        self.encode = watched("encode", workers=parallel, capacity=settings.encode_queue)
         # Decodes and resizes images while the encoder is busy. Each holds its place until the encoder takes it, so that
         # requests wait before any work is done for them, and in one queue.
         # The spare threads keep a single owner from blocking everyone else.
         self.prepare = watched("prepare", workers=_prepare_workers(), capacity=settings.encode_queue, has_spare=True)
         # Decodes images at full size for cut-outs, which do not wait for the encoder.
         self.whole = watched("whole", workers=1, capacity=settings.encode_queue, has_spare=True)
-        self.decode = watched("decode", workers=DECODE_WORKERS, capacity=settings.decode_queue, has_spare=True)
+        self.decode = watched(
+            "decode", workers=max(DECODE_WORKERS, parallel), capacity=settings.decode_queue, has_spare=True
+        )
         self._all = (self.load, self.prepare, self.encode, self.whole, self.decode)
 
     @property

@@ -5,6 +5,7 @@ and that gives the size before decoding. What it gets wrong is handled here: sam
 ``tiff``), and files with defects that do not affect their pixels (``png_chunks``, ``jpeg_defects``).
 """
 
+import contextlib
 import functools
 import io
 from collections.abc import Callable
@@ -94,6 +95,30 @@ def decode_image(
     # Decoders raise almost any exception on corrupt input.
     except Exception as error:
         raise InvalidImageError("the image is truncated or corrupt", field="image") from error
+
+
+def upright_size(data: bytes, *, max_pixels: int) -> tuple[int, int]:
+    """The rows and columns of an encoded image, upright; from its header if possible, else by decoding it.
+
+    Raises:
+        InvalidImageError: as ``decode_image``.
+        ImageTooLargeError: more than ``max_pixels`` pixels.
+    """
+    # Decoding copes with more defects than opening, and has the better messages.
+    with contextlib.suppress(Exception):
+        clean = png_chunks.without_remarks(data)
+        layout = tiff_layout.layout_of(clean) if tiff_layout.is_tiff(clean) else None
+        if layout is not None:
+            is_turned, height, width = layout.orientation >= FIRST_TURNED, layout.height, layout.width
+        else:
+            with Image.open(io.BytesIO(clean), formats=formats_of(clean)) as image:
+                # Pillow reports the upright size of a TIFF, as above.
+                is_turned = image.format != "TIFF" and _orientation(image) >= FIRST_TURNED
+                height, width = image.height, image.width
+        check_size(width, height, max_pixels)
+        return (width, height) if is_turned else (height, width)
+    picture = decode_image(data, max_pixels=max_pixels)
+    return picture.height, picture.width
 
 
 def _mended(data: bytes, failure: OSError) -> bytes:

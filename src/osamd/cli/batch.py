@@ -1,0 +1,217 @@
+"""``osamd batch``: whole folders and data sets into masks."""
+
+import argparse
+import contextlib
+import functools
+import os
+import re
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from osamd.cli.models import bring, own_library
+from osamd.client import Client
+from osamd.dataset.answers import Answers, LocalAnswers, RemoteAnswers
+from osamd.dataset.failures import NAME as FAILURES
+from osamd.dataset.formats import NAMES, Format, make_format
+from osamd.dataset.manifest import Manifest
+from osamd.dataset.plan import Header
+from osamd.dataset.planning import Plan, Prompts, check_stems, make_plan, repeated
+from osamd.dataset.run import Outcome, Part, open_manifest
+from osamd.dataset.run import run as run_manifest
+from osamd.engine.everything import check_everything
+from osamd.engine.prompts import check_capabilities, check_masks
+from osamd.errors import InvalidRequestError, OsamdError, with_field
+from osamd.library.catalog import DEFAULT_MODEL, Model
+from osamd.settings import load_settings
+from osamd.types import Prompt
+
+KEY: Final = "OSAMD_API_KEY"
+SHARD_SIZE: Final = 200
+# Photos in hand: as many as Segmenter works on, and few enough for a server's limits.
+AT_ONCE, AT_ONCE_REMOTE = 8, 4
+# A server that restarts or is busy is waited for this long.
+PATIENCE_S: Final = 600.0
+# Each inference has working memory of its own, gigabytes for the largest models.
+MOST_PARALLEL: Final = 4
+FAILED: Final = 1
+# As shells report a process that ended by a signal.
+SIGNALLED: Final = 128
+NO_INPUT: Final = ("everything", "text", "boxes_from", "points_from", "model", "shard_size")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Segment what is left, and write the outputs."""
+    out: Path = arguments.out
+    part = _part(arguments.part)
+    names = _formats(arguments)
+    plan = _plan(arguments)
+    with _stop_on_signals() as stopped:
+        try:
+            manifest = open_manifest(out, plan)
+            header = manifest.header
+            check_stems((item for shard in range(header.shard_count) for item in manifest.items(shard)), names)
+            formats: dict[str, Format] = {name: make_format(name, out, header) for name in names}
+            answers = functools.partial(_remote if arguments.url else _local, header, arguments)
+            outcome = run_manifest(
+                manifest,
+                out,
+                formats=formats,
+                answers=answers,
+                at_once=AT_ONCE_REMOTE if arguments.url else AT_ONCE,
+                stop=stopped.event,
+                part=part,
+            )
+        except OSError as error:
+            # Such as a full disk.
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"osamd: {where}{error.strerror or error}", file=sys.stderr)
+            _tell_how_to_continue()
+            return FAILED
+        except OsamdError as error:
+            print(f"osamd: {with_field(str(error), error.field)}", file=sys.stderr)
+            if (out / ".osamd").exists() and not isinstance(error, InvalidRequestError):
+                _tell_how_to_continue()
+            return error.exit_code
+    return _tell_end(outcome, manifest, out, stopped.number)
+
+
+def _part(text: str | None) -> Part:
+    if text is None:
+        return Part()
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
+    if found is None or not int(found[1]) < int(found[2]):
+        raise InvalidRequestError(f"--part {text}: expected I/N with I from 0 to N - 1, such as 0/4")
+    return Part(int(found[1]), int(found[2]))
+
+
+def _formats(arguments: argparse.Namespace) -> list[str]:
+    given = [name.strip() for text in arguments.format or ["coco"] for name in text.split(",") if name.strip()]
+    unknown = [name for name in given if name not in NAMES]
+    if unknown or not given:
+        raise InvalidRequestError(f"--format {','.join(unknown)}: expected one or more of {', '.join(NAMES)}")
+    return [*dict.fromkeys(given), *(["review"] if arguments.review else [])]
+
+
+def _plan(arguments: argparse.Namespace) -> Plan | None:
+    if not arguments.input:
+        given = [name for name in NO_INPUT if getattr(arguments, name)]
+        if given:
+            raise InvalidRequestError(f"--{given[0].replace('_', '-')} needs INPUT: which photos?")
+        return None
+    texts = tuple(text.strip() for text in (arguments.text or "").split(",") if text.strip())
+    if arguments.text is not None and not texts:
+        raise InvalidRequestError("--text: expected words, such as cat,dog")
+    if twice := repeated(texts):
+        raise InvalidRequestError(f"--text: {twice[0]} is given more than once")
+    prompts = Prompts(arguments.boxes_from, arguments.points_from, texts, arguments.everything)
+    model, digest = arguments.model or DEFAULT_MODEL, ""
+    if not arguments.url:
+        row = own_library().resolve(model)
+        model, digest = row.name, row.digest
+    plan = make_plan(
+        arguments.input, prompts, model=model, digest=digest, shard_size=arguments.shard_size or SHARD_SIZE
+    )
+    if plan.unused:
+        print(f"osamd: {plan.unused:,} images of the data set are not in INPUT", file=sys.stderr)
+    if not arguments.url:
+        _check_model(row, plan.header)
+    return plan
+
+
+def _check_model(row: Model, header: Header) -> None:
+    """Refuse a model that does not take such prompts, before it is pulled."""
+    import numpy as np
+
+    prompt = {
+        "text": Prompt(texts=header.texts),
+        "boxes": Prompt(boxes=np.zeros((1, 4), np.float32)),
+        "points": Prompt(points=np.zeros((1, 2), np.float32)),
+        "everything": Prompt(),
+    }[header.ask]
+    check_capabilities((prompt,), row.capabilities, model=row.name)
+    check_masks(row.capabilities, model=row.name)
+    if header.ask == "everything":
+        check_everything(row.capabilities, model=row.name)
+
+
+@contextlib.contextmanager
+def _local(header: Header, arguments: argparse.Namespace) -> Iterator[Answers]:
+    from osamd.batch import Segmenter
+    from osamd.runtime.container import cpu_count
+    from osamd.runtime.sessions import CPU, choose_placement
+
+    library = own_library()
+    model = library.resolve(header.model)
+    if header.digest and model.digest != header.digest:
+        raise InvalidRequestError(
+            f"the files of {model.name} are not those that this run began with: use another --out"
+        )
+    settings = load_settings()
+    if not library.store.is_present(model) and settings.pull == "auto":
+        bring(model, library.store)
+    device = arguments.device or settings.device
+    cores = arguments.threads or settings.threads or cpu_count()
+    placement = choose_placement(device=device, onnx_providers=settings.onnx_providers, threads=cores)
+    parallel = min(cores, MOST_PARALLEL) if placement.providers == (CPU,) else 1
+    with Segmenter(header.model, device=device, threads=max(1, cores // parallel), parallel=parallel) as segmenter:
+        yield LocalAnswers(segmenter)
+
+
+@contextlib.contextmanager
+def _remote(header: Header, arguments: argparse.Namespace) -> Iterator[Answers]:
+    with Client(arguments.url, api_key=os.environ.get(KEY), patience_s=PATIENCE_S) as client:
+        yield RemoteAnswers(client, header.model)
+
+
+class _Stopped:
+    """Whether a signal has asked the run to stop, and which."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.number = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler
+        self.number = number
+        self.event.set()
+        # The next one ends the process at once, which loses no more than the photos in hand.
+        signal.signal(number, signal.SIG_DFL)
+        # Not print, which a signal handler must not call while the program prints.
+        with contextlib.suppress(OSError, ValueError):
+            os.write(sys.stderr.fileno(), b"\nosamd: finishing the photos in hand; again to stop at once\n")
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[_Stopped]:
+    stopped = _Stopped()
+    before = {number: signal.signal(number, stopped) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell_end(outcome: Outcome, manifest: Manifest, out: Path, number: int) -> int:
+    header = manifest.header
+    if outcome.is_finished:
+        print(f"osamd: {header.count:,} photos, {outcome.failed:,} failed; results in {out}", file=sys.stderr)
+        if outcome.failed:
+            print(f"osamd: {out / FAILURES} says which failed, and why", file=sys.stderr)
+        return FAILED if outcome.failed else 0
+    print(f"osamd: {outcome.done:,} of {header.count:,} photos are done", file=sys.stderr)
+    if number:
+        _tell_how_to_continue()
+        return SIGNALLED + number
+    print("osamd: other parts are not done; the process that finishes the last one writes the results", file=sys.stderr)
+    return 0
+
+
+def _tell_how_to_continue() -> None:
+    command = shlex.join(["osamd", *sys.argv[1:]])
+    print(f"osamd: to continue where it stopped: {command}", file=sys.stderr)

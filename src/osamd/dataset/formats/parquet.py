@@ -1,0 +1,83 @@
+"""``shards/*.parquet``: one row per photo, failed ones too, with its objects as a list. Loses nothing."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from osamd.dataset.formats import AllPhotos
+from osamd.dataset.rows import Photo
+from osamd.dataset.whole_files import whole_file
+from osamd.errors import InvalidRequestError
+
+
+class Parquet:
+    """A Parquet file per shard.
+
+    Args:
+        out: the output folder.
+
+    Raises:
+        InvalidRequestError: pyarrow is not installed.
+    """
+
+    def __init__(self, out: Path) -> None:
+        try:
+            import pyarrow as pa
+            import pyarrow.parquet
+        except ImportError:
+            raise InvalidRequestError("--format parquet needs pyarrow: pip install 'osamd[parquet]'") from None
+        self._arrow = pa
+        self._folder = out / "shards"
+        an_object = pa.struct(
+            [
+                ("category_id", pa.int64()),
+                ("score", pa.float64()),
+                ("bbox", pa.list_(pa.int64(), 4)),
+                ("area", pa.int64()),
+                ("counts", pa.string()),
+            ]
+        )
+        self._schema = pa.schema(
+            [
+                ("index", pa.int64()),
+                ("image", pa.string()),
+                ("image_id", pa.string()),
+                ("width", pa.int32()),
+                ("height", pa.int32()),
+                ("error_code", pa.string()),
+                ("error", pa.string()),
+                ("objects", pa.list_(an_object)),
+            ]
+        )
+
+    def write_shard(self, shard: int, photos: Iterable[Photo]) -> None:
+        """Write the shard's file."""
+        table = self._arrow.Table.from_pylist([_row(photo) for photo in photos], schema=self._schema)
+        with whole_file(self._folder / f"{shard:05d}.parquet") as file:
+            self._arrow.parquet.write_table(table, file, compression="zstd")
+
+    def finish(self, photos: AllPhotos) -> None:
+        """Nothing: there is one file per shard."""
+
+
+def _row(photo: Photo) -> dict[str, Any]:
+    item, row = photo.item, photo.row
+    return {
+        "index": item.index,
+        "image": item.name,
+        "image_id": str(item.image_id),
+        "width": row.width,
+        "height": row.height,
+        "error_code": row.code or None,
+        "error": row.message or None,
+        "objects": [
+            {
+                "category_id": one.category,
+                "score": one.score,
+                "bbox": list(one.box),
+                "area": one.area,
+                "counts": one.counts,
+            }
+            for one in row.instances
+        ],
+    }

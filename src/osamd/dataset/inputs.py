@@ -1,0 +1,123 @@
+"""INPUT: folders, patterns, lists of files, single images, and data sets that name their images."""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from osamd.dataset.prompts.boxes import KnownBoxes, is_data_set, read_data_set
+from osamd.errors import InvalidRequestError
+
+# Of the formats that are decoded; in a folder, other files are not images.
+SUFFIXES: Final = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".jp2", ".j2k", ".jpx"}
+    | {".heic", ".heif"}
+)
+LIST_SUFFIX: Final = ".txt"
+MAGIC: Final = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The images of all INPUTs.
+
+    Attributes:
+        images: absolute path by name, in the order of the run.
+        boxes: those of an INPUT that is a data set, or None.
+    """
+
+    images: dict[str, str]
+    boxes: KnownBoxes | None
+
+
+def find_images(inputs: Iterable[str]) -> Found:
+    """Find the images of all INPUTs; each is taken once, and those of one INPUT are sorted by name.
+
+    Args:
+        inputs: folders (with all folders below), patterns with ``*``, ``?``, ``[`` or ``**``, text files with a path
+            on each line, images, COCO JSON files, and ``data.yaml`` files of YOLO.
+
+    Raises:
+        InvalidRequestError: an INPUT does not exist, has no images, or is a second data set; or two images have one
+            name.
+    """
+    images: dict[str, str] = {}
+    boxes: KnownBoxes | None = None
+    for given in inputs:
+        if is_data_set(given):
+            if boxes is not None:
+                raise InvalidRequestError("expected one data set with boxes: run osamd batch once for each")
+            boxes = read_data_set(Path(given))
+            found = boxes.images
+        else:
+            found = _by_name(given)
+        if not found:
+            raise InvalidRequestError(f"{given}: no images found")
+        for name, path in found.items():
+            if images.setdefault(name, path) != path:
+                raise InvalidRequestError(
+                    f"{path} and {images[name]} would both be called {name}: use their common folder as INPUT"
+                )
+    return Found(images, boxes)
+
+
+def _by_name(given: str) -> dict[str, str]:
+    path = Path(given)
+    if path.is_dir():
+        return _named(_walk(given), given)
+    if path.exists():
+        if path.suffix.lower() == LIST_SUFFIX:
+            return _named(_listed(path), str(path.parent))
+        return _named([given], str(path.parent))
+    if MAGIC & set(given):
+        files = [found for found in glob.iglob(given, recursive=True) if not Path(found).is_dir()]  # noqa: PTH207 - any root
+        return _named(sorted(files), _fixed_part(given))
+    raise InvalidRequestError(f"{given}: no such file or folder")
+
+
+def _walk(folder: str) -> Iterator[str]:
+    def fail(error: OSError) -> None:
+        raise InvalidRequestError(f"{error.filename}: {error.strerror}")
+
+    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        # Hidden folders hold caches and version control.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                yield str(Path(parent, name))
+
+
+def _listed(path: Path) -> Iterator[str]:
+    """The paths in a list; relative ones are relative to the list's folder."""
+    try:
+        lines = path.read_text("utf-8-sig", "surrogateescape").splitlines()
+    except OSError as error:
+        raise InvalidRequestError(f"{path}: {error.strerror}") from None
+    for line in lines:
+        if line.strip():
+            yield str(path.parent / line.strip())
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folder before the first wildcard."""
+    parts = Path(pattern).parts
+    fixed = [part for index, part in enumerate(parts) if not any(MAGIC & set(before) for before in parts[: index + 1])]
+    return str(Path(*fixed)) if fixed else "."
+
+
+def _named(paths: Iterable[str], base: str) -> dict[str, str]:
+    absolute = {name_of(path, base): os.path.abspath(path) for path in paths}  # noqa: PTH100 - keeps symbolic links
+    return dict(sorted(absolute.items()))
+
+
+def name_of(path: str, base: str) -> str:
+    """A path relative to a folder, with slashes; the absolute path without its leading slash if it is outside.
+
+    Never leaves the folder in which it is used as a name, and is always valid UTF-8.
+    """
+    relative = os.path.relpath(path, base)
+    if relative.startswith(os.pardir):
+        relative = os.path.abspath(path).lstrip("/")  # noqa: PTH100 - keeps symbolic links
+    return Path(relative).as_posix().encode("utf-8", "backslashreplace").decode()

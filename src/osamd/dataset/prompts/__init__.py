@@ -1,0 +1,1 @@
+"""Prompts from files: boxes of detection data sets, and clicks."""

@@ -1,0 +1,156 @@
+"""Shards: the unit of work and of resuming. A shard's rows are appended to a journal that is renamed when whole."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Self
+
+from osamd.dataset.rows import Row, row_of_line, row_to_line
+from osamd.dataset.whole_files import PART
+
+DIGITS: Final = 5
+
+
+class Shards:
+    """The shards of a run.
+
+    Args:
+        folder: where they are; created when the first is opened.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, shard: int) -> Path:
+        """Where a shard is once it is whole."""
+        return self._folder / f"{shard:0{DIGITS}d}.jsonl"
+
+    def is_whole(self, shard: int) -> bool:
+        """Whether all its photos are done."""
+        return self.path(shard).exists()
+
+    def rows(self, shard: int) -> Iterator[Row]:
+        """The rows of a whole shard.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        with self.path(shard).open("rb") as file:
+            for line in file:
+                yield row_of_line(line)
+
+    def open(self, shard: int, *, first: int, count: int) -> "Journal | None":
+        """Open a shard for this process alone.
+
+        Args:
+            shard: its number.
+            first: index of its first photo.
+            count: its number of photos.
+
+        Returns:
+            Its journal, at the first photo that is not done; None if another process has it, or finished it.
+
+        Raises:
+            OSError: it cannot be opened or locked.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return Journal.open(self.path(shard), shard, first=first, count=count)
+
+
+class Journal:
+    """The rows of an unfinished shard, locked for this process. Made by ``open``.
+
+    Attributes:
+        shard: the shard's number.
+        done: its photos that are done.
+        failed: those of them that failed.
+    """
+
+    def __init__(self, file: int, path: Path, shard: int, *, count: int) -> None:
+        self._file = file
+        self._path = path
+        self._count = count
+        self.shard = shard
+        self.done = 0
+        self.failed = 0
+
+    @classmethod
+    def open(cls, path: Path, shard: int, *, first: int, count: int) -> Self | None:
+        """See ``Shards.open``."""
+        part = path.with_name(path.name + PART)
+        file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return None
+        journal = cls(file, path, shard, count=count)
+        try:
+            if path.exists():
+                # Another process renamed it between our look and our lock, so this one is new and empty.
+                part.unlink(missing_ok=True)
+                journal.close()
+                return None
+            journal._skip_done(first)
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all photos are done, so that it can be renamed."""
+        return self.done == self._count
+
+    def append(self, row: Row) -> None:
+        """Add the next photo's row.
+
+        Raises:
+            OSError: it cannot be written; a row that was cut off is dropped when the journal is opened again.
+        """
+        data = memoryview(row_to_line(row))
+        while data:
+            data = data[os.write(self._file, data) :]
+        self._count_in(row)
+
+    def finish(self) -> None:
+        """Give the complete shard its name, so that it counts as whole.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        os.fsync(self._file)
+        self._path.with_name(self._path.name + PART).replace(self._path)
+        self.close()
+
+    def close(self) -> None:
+        """Release it to other processes. Safe to call more than once."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _skip_done(self, first: int) -> None:
+        """Read the rows that are there, and cut off what a killed process left behind them."""
+        kept = 0
+        with open(self._file, "rb", closefd=False) as lines:
+            for line in lines:
+                row = _whole_row(line)
+                if row is None or row.index != first + self.done or self.is_complete:
+                    break
+                self._count_in(row)
+                kept += len(line)
+        os.truncate(self._file, kept)
+        os.lseek(self._file, kept, os.SEEK_SET)
+
+    def _count_in(self, row: Row) -> None:
+        self.done += 1
+        self.failed += bool(row.code)
+
+
+def _whole_row(line: bytes) -> Row | None:
+    if line.endswith(b"\n"):
+        with contextlib.suppress(ValueError):
+            return row_of_line(line)
+    return None

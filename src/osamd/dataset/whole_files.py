@@ -1,0 +1,63 @@
+"""Output files that are either whole or absent, and locks between processes that write to one folder.
+
+A file is written beside its place under a fixed name and renamed when it is whole. The name is fixed, not random, so
+that after a crash the next run overwrites the leftover instead of adding another file.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Final
+
+PART: Final = ".part"
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing that appears under its name when the block ends without an exception.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + PART)
+    with part.open("wb") as file:
+        yield file
+    part.replace(path)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file as ``whole_file`` does."""
+    with whole_file(path) as file:
+        file.write(content)
+
+
+def link(path: Path, target: str) -> None:
+    """Make ``path`` a symbolic link, replacing an earlier one.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + PART)
+    part.unlink(missing_ok=True)
+    part.symlink_to(target)
+    part.replace(path)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file's lock, waiting for it; it ends with the process that holds it, however that ends.
+
+    Raises:
+        OSError: the file cannot be opened or locked.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
