@@ -1,6 +1,7 @@
 """What nobody foresaw is logged, and costs only what it is part of."""
 
 import asyncio
+import inspect
 import logging
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from osamd.errors import OsamdError
 from osamd.events import Event, RequestDone
 from osamd.server.app import create_app
 from osamd.server.telemetry.metrics import Metrics
@@ -65,3 +67,11 @@ def test_a_sink_that_fails_changes_no_answer() -> None:
     asyncio.run(ObserveMiddleware(answer, sinks=(fail, heard.append))(scope, receive, send))
     assert [200] == [message["status"] for message in sent if "status" in message]
     assert [RequestDone] == [type(event) for event in heard]
+
+
+def test_errors_are_answered_on_the_event_loop(tmp_path: Path) -> None:
+    """On threads, refusals would cost more than they have to when a server is overloaded."""
+    handlers = create_app(load_settings(cache=tmp_path, preload=())).exception_handlers
+
+    assert {OsamdError, Exception} <= set(handlers)
+    assert all(inspect.iscoroutinefunction(handler) for handler in handlers.values())

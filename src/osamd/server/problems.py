@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -176,10 +176,21 @@ def answer_unexpected(request: Request, error: Exception) -> Response:
 
 def add_error_handlers(app: FastAPI) -> None:
     """Answer every error in one format."""
-    app.add_exception_handler(OsamdError, answer_error)
-    app.add_exception_handler(RequestValidationError, answer_validation)
-    app.add_exception_handler(HTTPException, answer_http_exception)
-    app.add_exception_handler(Exception, answer_unexpected)
+    app.add_exception_handler(OsamdError, _on_the_loop(answer_error))
+    app.add_exception_handler(RequestValidationError, _on_the_loop(answer_validation))
+    app.add_exception_handler(HTTPException, _on_the_loop(answer_http_exception))
+    app.add_exception_handler(Exception, _on_the_loop(answer_unexpected))
+
+
+def _on_the_loop(
+    answer: Callable[[Request, Exception], Response],
+) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """An error handler as a coroutine: Starlette runs others on threads, which costs more than writing the answer."""
+
+    async def answer_on_the_loop(request: Request, error: Exception) -> Response:
+        return answer(request, error)
+
+    return answer_on_the_loop
 
 
 def documented(*errors: type[OsamdError]) -> dict[int | str, dict[str, Any]]:
