@@ -7,15 +7,20 @@ refusal comes out, in a time that grows with the bytes and no faster.
 
 import sys
 import time
+from collections.abc import Sequence
 
 import atheris
 
-with atheris.instrument_imports(include=["osamd.wire", "python_multipart"]):
+with atheris.instrument_imports(include=["osamd.wire", "osamd.server.doors", "python_multipart"]):
+    from osamd.server.doors import qupath
+    from osamd.server.doors.roboflow import bodies as roboflow
     from osamd.wire import parsing
     from osamd.wire.schemas import GenerateBody
 
 from osamd.errors import RequestError
+from osamd.server.bodies import RawBody
 from osamd.settings import load_settings
+from osamd.types import Prompt
 
 CONTENT_TYPES = (
     "application/json",
@@ -25,6 +30,16 @@ CONTENT_TYPES = (
     "",
 )
 SETTINGS = load_settings()
+# Bodies of other tools' protocols; a further door's is a line here.
+TOOLS = (
+    lambda body: roboflow.clicks(body, SETTINGS, default="builtin"),
+    lambda body: roboflow.concepts(body, SETTINGS),
+    lambda body: roboflow.sam_clicks(body, SETTINGS),
+    lambda body: roboflow.image_to_embed(body, SETTINGS, default="builtin"),
+    lambda body: qupath.clicks(body, SETTINGS),
+    lambda body: qupath.concepts(body, SETTINGS),
+)
+KINDS = len(CONTENT_TYPES) + len(TOOLS)
 HEAD_BYTES = 5
 # Of a repeated body.
 MOST_BYTES = 2_000_000
@@ -35,38 +50,47 @@ MOST_S, MOST_S_A_BYTE = 1.0, 1e-6
 ATTEMPTS = 3
 
 
-def body_of(data: bytes) -> tuple[str, str, bytes]:
-    """Content type, query and body that some bytes stand for."""
+def prompts_of(kind: int, query: str, raw: bytes) -> Sequence[Prompt] | None:
+    """The prompts of a body of one of the kinds: of osamd's own API by content type, then those of tools."""
+    if kind >= len(CONTENT_TYPES):
+        ask = TOOLS[kind - len(CONTENT_TYPES)](RawBody([raw], "application/json", "", "", None))
+        return ask.prompts
+    parsed = parsing.parse_body(raw, CONTENT_TYPES[kind], query, GenerateBody, None, MOST_BYTES)
+    return parsed.fields.to_prompts(SETTINGS)
+
+
+def body_of(data: bytes) -> tuple[int, str, bytes]:
+    """Kind, query and body that some bytes stand for."""
     kind, query_bytes, exponent, first, last = data[:HEAD_BYTES]
+    kind %= KINDS
     rest = data[HEAD_BYTES:]
     query, raw = rest[:query_bytes].decode("latin-1"), rest[query_bytes:]
     start, end = sorted((first * len(raw) // 255, last * len(raw) // 255))
     unit = raw[start:end]
     room = (MOST_BYTES - len(raw)) // max(1, len(unit))
     times = max(1, min(1 << exponent % 18, room, MOST_TIMES))
-    return CONTENT_TYPES[kind % len(CONTENT_TYPES)], query, raw[:start] + unit * times + raw[end:]
+    return kind, query, raw[:start] + unit * times + raw[end:]
 
 
 def parse(data: bytes) -> None:
     """One input."""
     if len(data) < HEAD_BYTES:
         return
-    content_type, query, raw = body_of(data)
+    kind, query, raw = body_of(data)
     bound_s = MOST_S + MOST_S_A_BYTE * len(raw)
     taken_s = [bound_s + 1.0]
     while len(taken_s) <= ATTEMPTS and min(taken_s) > bound_s:
         start = time.thread_time()
-        check(content_type, query, raw)
+        check(kind, query, raw)
         taken_s.append(time.thread_time() - start)
     if min(taken_s) > bound_s:
         raise AssertionError(f"{len(raw)} bytes take {min(taken_s):.2f} s")
 
 
-def check(content_type: str, query: str, raw: bytes) -> None:
+def check(kind: int, query: str, raw: bytes) -> None:
     """Parse a body, and see that a refusal is short and a prompt well-formed."""
     try:
-        parsed = parsing.parse_body(raw, content_type, query, GenerateBody, None, MOST_BYTES)
-        prompts = parsed.fields.to_prompts(SETTINGS)
+        prompts = prompts_of(kind, query, raw)
     except RequestError as error:
         if len(str(error)) > 1000 or len(error.field or "") > 300:
             raise AssertionError("a message without an end") from error

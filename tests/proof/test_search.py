@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from pictures import base64_of, disc_picture, encoded
 from PIL import Image
 from serving import KEY, run_server
 from tiffs import tiff
+
+from osamd.settings import DoorName
 
 HERE = Path(__file__).parent
 SECONDS = int(os.environ.get("PROOF_S", "60"))
@@ -39,7 +42,14 @@ def searched(*command: str) -> str:
 
 def test_the_served_document_is_kept(tmp_path: Path) -> None:
     """Schemathesis finds no 5xx but 503 and 504, no answer that the document does not have, and no open door."""
-    env = {"API_KEY": KEY, "OSAMD_REQUESTS_PER_MINUTE": "1000000", "OSAMD_WRONG_KEYS_PER_MINUTE": "100000"}
+    doors = ",".join(get_args(DoorName))
+    env = {
+        "API_KEY": KEY,
+        "OSAMD_DOORS": doors,
+        "OSAMD_KEYLESS_NETWORKS": "none",
+        "OSAMD_REQUESTS_PER_MINUTE": "1000000",
+        "OSAMD_WRONG_KEYS_PER_MINUTE": "100000",
+    }
     with run_server(cache=tmp_path, env=env) as running:
         printed = searched(
             str(Path(sys.executable).with_name("schemathesis")),
@@ -102,6 +112,17 @@ def seeds_of_bodies(folder: Path) -> None:
         "query": (2, b"point=1,2&text=a&box=0,0", b"image"),
         "form": (3, b"", b"image=aGVsbG8%3D&point=1%2C2&include=image_embedding&multimask=true"),
     }
+    base64_image, click = {"type": "base64", "value": "aGVsbG8="}, {"points": [{"x": 1, "y": 2, "positive": True}]}
+    of_tools: list[dict[str, object]] = [
+        {"image": base64_image, "prompts": {"prompts": [click, {"box": {"x": 1, "y": 2, "width": 3, "height": 4}}]}},
+        {"image": base64_image, "prompts": [{"text": "cat", "boxes": [{"x0": 1, "y0": 2, "x1": 3, "y1": 4}]}]},
+        {"image": [base64_image], "point_coords": [[1, 2]], "point_labels": [1]},
+        {"image": {"type": "url", "value": "https:\\/\\/example.com"}},
+        {"type": "sam2_t", "b64img": "aGVsbG8=", "bbox": [1, 2, 3, 4], "point_coords": [[1, 2]], "point_labels": [1]},
+        {"type": "sam3", "b64img": "aGVsbG8=", "text_prompt": "cat", "positive_bboxes": [[1, 2, 3, 4]]},
+    ]
+    for number, body in enumerate(of_tools):
+        bodies[f"tool-{number}"] = (5 + number, b"", json.dumps(body).encode())
     for name, (kind, query, raw) in bodies.items():
         (folder / name).write_bytes(bytes([kind, len(query), 0, 0, 0]) + query + raw)
         # The same with its middle repeated.

@@ -177,6 +177,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "ragged lists": ({"embedding": [[[1.0, 2.0], [3.0]]]}, "image_embedding.embedding"),
     "ragged planes": ({"embedding": [[[1.0]], [[1.0], [2.0]]]}, "image_embedding.embedding"),
     "empty": ({"embedding": []}, "image_embedding.embedding"),
+    "empty planes": ({"embedding": [[], []]}, "image_embedding.embedding"),
+    "empty rows": ({"embedding": [[[]]]}, "image_embedding.embedding"),
     "words": ({"embedding": [[["one"]]]}, "image_embedding.embedding[0][0][0]"),
     "another type": ({"embedding": {**base64_array(GOOD), "dtype": "int32"}}, "image_embedding.embedding.dtype"),
     "objects": ({"embedding": {**base64_array(GOOD), "dtype": "object"}}, "image_embedding.embedding.dtype"),

@@ -323,8 +323,8 @@ class EmbeddingSchema(WireModel):
                 first = np.array(self.embedding, np.float32)
             except ValueError:
                 raise InvalidRequestError("expected lists of equal lengths", field=f"{field}.embedding") from None
-        if first.ndim != EMBEDDING_AXES:
-            raise InvalidRequestError("expected lists of equal lengths", field=f"{field}.embedding")
+        if first.ndim != EMBEDDING_AXES or not first.size:
+            raise InvalidRequestError("expected lists of equal lengths, none empty", field=f"{field}.embedding")
         rest = [feature.to_array(f"{field}.extra_features[{k}]") for k, feature in enumerate(self.extra_features)]
         return ExchangedEmbedding(height=self.original_height, width=self.original_width, arrays=(first, *rest))
 

@@ -138,7 +138,7 @@ ERRORS: Final = documented_for_tools(*IMAGE_ERRORS, InvalidPromptError)
 )
 async def predict(request: Request) -> Response:
     """The object at a box or points as GeoJSON, or up to three candidates."""
-    return await answer(request, _ask, _write)
+    return await answer(request, clicks, _write)
 
 
 @router.post(
@@ -149,10 +149,11 @@ async def predict(request: Request) -> Response:
 )
 async def predict_concept(request: Request) -> Response:
     """All objects that fit the words and the examples, as GeoJSON."""
-    return await answer(request, _ask_for_concept, _write)
+    return await answer(request, concepts, _write)
 
 
-def _ask(body: RawBody, settings: Settings) -> Ask[str]:
+def clicks(body: RawBody, settings: Settings) -> Ask[str]:
+    """What the extension asks with points and boxes."""
     fields = from_json(_whole(body), PromptBody, base64_key=BASE64_KEY)
     points, labels = fields.point_coords or [], fields.point_labels or []
     prompt = prompt_of(
@@ -165,7 +166,8 @@ def _ask(body: RawBody, settings: Settings) -> Ask[str]:
     return _asked(fields, prompt, multimask=fields.multimask_output)
 
 
-def _ask_for_concept(body: RawBody, settings: Settings) -> Ask[str]:
+def concepts(body: RawBody, settings: Settings) -> Ask[str]:
+    """What the extension asks with words and examples."""
     fields = from_json(_whole(body), ConceptBody, base64_key=BASE64_KEY)
     if fields.negative_bboxes:
         raise InvalidPromptError("negative boxes are not supported", field="negative_bboxes")
