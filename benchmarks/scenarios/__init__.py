@@ -3,7 +3,17 @@
 from collections.abc import Callable
 
 from benchmarks.rows import Outcome
-from benchmarks.scenarios import click, cold_start, health, many_prompts, memory, new_image, overtaking, throughput
+from benchmarks.scenarios import (
+    click,
+    cold_start,
+    everything,
+    health,
+    many_prompts,
+    memory,
+    new_image,
+    overtaking,
+    throughput,
+)
 from benchmarks.workbench import Workbench
 
 SCENARIOS: dict[str, Callable[[Workbench], Outcome]] = {
@@ -11,6 +21,7 @@ SCENARIOS: dict[str, Callable[[Workbench], Outcome]] = {
     "new_image": new_image.measure,
     "many_prompts": many_prompts.measure,
     "overtaking": overtaking.measure,
+    "everything": everything.measure,
     "throughput": throughput.measure,
     "health": health.measure,
     "cold_start": cold_start.measure,
