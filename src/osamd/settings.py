@@ -23,7 +23,7 @@ Device = Literal["auto", "cpu", "cuda"]
 LogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 # Other tools' protocols; each is a module of osamd.server.doors.
-DoorName = Literal["cvat", "roboflow", "qupath"]
+DoorName = Literal["cvat", "roboflow", "qupath", "x-anylabeling"]
 
 MEBIBYTE = 1024 * 1024
 HOST = re.compile(r"(\*|(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*)(:[0-9]{1,5})?")
@@ -280,7 +280,7 @@ class Settings(BaseSettings):
         default=(), description="Default `include`: `image_embedding` for osam clients that expect it in every reply."
     )
     doors: Annotated[tuple[DoorName, ...], NoDecode] = Field(
-        default=("cvat", "roboflow"),
+        default=("cvat", "roboflow", "x-anylabeling"),
         description="Other tools' protocols that are served, separated by commas; `none` serves osamd's own API only."
         " Those that answer something without a key are not open by default.",
     )
