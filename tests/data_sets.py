@@ -81,6 +81,22 @@ class PlainAnswers:
         yield self
 
 
+class NotingAnswers:
+    """Finds nothing.
+
+    Attributes:
+        asked: the prompts of each photo.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[list[Mapping[str, Any]]] = []
+
+    def __call__(self, data: bytes, prompts: Sequence[Mapping[str, Any]]) -> list[Found]:  # noqa: ARG002
+        """Nothing."""
+        self.asked.append(list(prompts))
+        return []
+
+
 def write_photo(path: Path, shade: int = 0, *, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
     """A small photo; each shade is another one."""
     path.parent.mkdir(parents=True, exist_ok=True)

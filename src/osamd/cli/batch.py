@@ -33,7 +33,7 @@ from osamd.types import Prompt
 
 KEY: Final = "OSAMD_API_KEY"
 SHARD_SIZE: Final = 200
-# Photos in hand: as many as Segmenter works on, and few enough for a server's limits.
+# Photos in hand: as many as Segmenter works on; few enough for a server's limits.
 AT_ONCE, AT_ONCE_REMOTE = 8, 4
 # A server that restarts or is busy is waited for this long.
 PATIENCE_S: Final = 600.0
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
                 out,
                 formats=formats,
                 answers=answers,
-                at_once=AT_ONCE_REMOTE if arguments.url else AT_ONCE,
+                at_once=_at_once(arguments, header),
                 stop=stopped.event,
                 part=part,
             )
@@ -79,6 +79,11 @@ def run(arguments: argparse.Namespace) -> int:
                 _tell_how_to_continue()
             return error.exit_code
     return _tell_end(outcome, manifest, out, stopped.number)
+
+
+def _at_once(arguments: argparse.Namespace, header: Header) -> int:
+    # Everything in a photo takes seconds, for which an interrupted run should not wait many times over.
+    return AT_ONCE_REMOTE if arguments.url or header.ask == "everything" else AT_ONCE
 
 
 def _part(text: str | None) -> Part:

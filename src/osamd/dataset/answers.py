@@ -160,7 +160,7 @@ def row_maker(header: Header, answers: Answers) -> Callable[[Item], Row]:
         except PHOTO_FAILURES as error:
             if error.code in FATAL_CODES:
                 raise
-            return Row(item.index, 0, 0, code=error.code, message=error.public_message)
+            return Row(item.index, 0, 0, code=error.code, message=str(error))
         size = (height, width)
         return Row(item.index, width, height, tuple(_instance(one, category_of(item, one), size) for one in found))
 

@@ -1,0 +1,143 @@
+"""``osamd batch`` as users run it: here, against a server, interrupted, and with arguments that make no sense."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import Osamd
+from data_sets import tree, write_boxes, write_photo
+from pictures import disc_box, disc_picture
+from serving import KEY, RunningServer, clean_environment, free_port
+
+X1, Y1, X2, Y2 = disc_box()
+
+
+def write_discs(folder: Path, count: int = 3) -> Path:
+    """Photos of a disc, and COCO JSON with its box beside the folder."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        picture = disc_picture()
+        picture.putpixel((number, 0), (255, 0, 0))
+        picture.save(folder / f"disc{number}.png")
+    boxes = write_boxes(folder.parent / "boxes.json", folder)
+    content = json.loads(boxes.read_text())
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [X1, Y1, X2 - X1 + 1, Y2 - Y1 + 1]
+    boxes.write_text(json.dumps(content))
+    return folder
+
+
+def test_a_server_gives_the_same_bytes_as_this_process(osamd: Osamd, server: RunningServer, tmp_path: Path) -> None:
+    """Boxes become masks in every format, here and with ``--url`` and a key; a bad photo makes the exit code 1."""
+    photos = write_discs(tmp_path / "photos")
+    arguments = ("batch", str(photos), "--boxes-from", str(tmp_path / "boxes.json"), "--review")
+    formats = ("--format", "coco,yolo", "--format", "labelme,png,parquet")
+    env = {"OSAMD_CACHE": str(tmp_path / "cache"), "OSAMD_API_KEY": KEY, "OSAMD_THREADS": "1"}
+
+    here = osamd(*arguments, *formats, "--out", str(tmp_path / "here"), env=env)
+    there = osamd(*arguments, *formats, "--out", str(tmp_path / "there"), "--url", server.url, env=env)
+
+    assert (0, 0) == (here.returncode, there.returncode), (here.err, there.err)
+    assert "3 photos, 0 failed" in here.err
+    assert b"" == here.stdout
+    found = json.loads((tmp_path / "here" / "annotations.coco.json").read_text())
+    assert [9, 4] * 3 == [one["category_id"] for one in found["annotations"]]
+    outputs = [
+        {name: content for name, content in tree(tmp_path / place).items() if not name.startswith(".osamd")}
+        for place in ("here", "there")
+    ]
+    assert outputs[0] == outputs[1]
+
+    (photos / "broken.jpg").write_text("no image")
+    again = osamd(*arguments, "--out", str(tmp_path / "again"), env=env)
+    assert (1, True) == (again.returncode, "4 photos, 1 failed" in again.err)
+    assert "broken.jpg,invalid_image" in (tmp_path / "again" / "failures.csv").read_text()
+
+
+def test_clicks_find_the_disc(osamd: Osamd, tmp_path: Path) -> None:
+    """With the built-in model."""
+    photos = write_discs(tmp_path / "photos", 1)
+    (tmp_path / "clicks.csv").write_text("image,x,y,category\ndisc0.png,70,50,disc\n")
+    env = {"OSAMD_CACHE": str(tmp_path / "cache")}
+    out, clicks = tmp_path / "out", str(tmp_path / "clicks.csv")
+    ended = osamd("batch", str(photos), "--out", str(out), "--points-from", clicks, env=env)
+    assert 0 == ended.returncode, ended.err
+    (found,) = json.loads((out / "annotations.coco.json").read_text())["annotations"]
+    assert abs(found["area"] - 3200) < 320
+
+
+def test_an_interrupted_run_says_how_to_continue(tmp_path: Path) -> None:
+    """Ctrl-C during the second photo, which comes from a pipe: it is finished, and the run continues behind it."""
+    photos = write_discs(tmp_path / "photos")
+    pipe = tmp_path / "photos" / "disc1.png"
+    content = pipe.read_bytes()
+    pipe.unlink()
+    os.mkfifo(pipe)
+    # A pattern takes whatever matches; a folder skips what is no file.
+    command = [sys.executable, "-m", "osamd", "batch", f"{photos}/*.png", "--boxes-from", str(tmp_path / "boxes.json")]
+    command += ["--out", str(tmp_path / "out"), "--shard-size", "1"]
+    env = clean_environment({"OSAMD_CACHE": str(tmp_path / "cache")})
+
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        # Opens once the process reads the second photo.
+        with pipe.open("wb") as writer:
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            assert "" == process.stderr.readline().strip()
+            assert "finishing the photos in hand" in process.stderr.readline()
+            writer.write(content)
+        told = process.stderr.read()
+    assert 130 == process.returncode
+    assert "of 3 photos are done" in told
+    assert f"to continue where it stopped: osamd batch '{photos}/*.png'" in told
+    assert not (tmp_path / "out" / "annotations.coco.json").exists()
+
+    pipe.unlink()
+    pipe.write_bytes(content)
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (0, True) == (ended.returncode, "3 photos, 0 failed" in ended.stderr), ended.stderr
+
+
+def test_a_server_that_is_not_there_stops_the_run(
+    osamd: Osamd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not the photos' fault: none of them fails, and the message says how to continue."""
+    monkeypatch.setattr("osamd.cli.batch.PATIENCE_S", 0.0)
+    write_photo(tmp_path / "photos" / "a.png")
+    url = f"http://127.0.0.1:{free_port()}"
+    ended = osamd("batch", str(tmp_path / "photos"), "--everything", "--out", str(tmp_path / "out"), "--url", url)
+    assert (7, True) == (ended.returncode, "to continue where it stopped" in ended.err), ended.err
+    assert not (tmp_path / "out" / "failures.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["PHOTOS"], "say what to find"),
+        ([], "holds no run to continue"),
+        (["--text", "cat"], "--text needs INPUT"),
+        (["PHOTOS", "--text", "cat"], "prompt.texts: builtin:latest takes points"),
+        (["PHOTOS", "--text", " , "], "--text: expected words"),
+        (["PHOTOS", "--text", "cat,cat"], "--text: cat is given more than once"),
+        (["PHOTOS", "--everything", "--model", "yoloworld"], "returns boxes but no masks"),
+        (["PHOTOS", "--everything", "--model", "nothing"], "nothing"),
+        (["PHOTOS", "--everything", "--format", "voc"], "expected one or more of coco, yolo, labelme, png, parquet"),
+        (["PHOTOS", "--everything", "--part", "3/3"], "--part 3/3: expected I/N"),
+        (["PHOTOS", "--boxes-from", "missing.json"], "missing.json: No such file or directory"),
+        (["PHOTOS", "--points-from", "missing.csv"], "missing.csv: No such file or directory"),
+        (["nowhere", "--everything"], "nowhere: no such file or folder"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_explained(
+    arguments: list[str], message: str, osamd: Osamd, tmp_path: Path
+) -> None:
+    """Before anything is written."""
+    write_photo(tmp_path / "photos" / "a.png")
+    given = [str(tmp_path / "photos") if argument == "PHOTOS" else argument for argument in arguments]
+    ended = osamd("batch", *given, "--out", str(tmp_path / "out"), env={"OSAMD_CACHE": str(tmp_path / "cache")})
+    assert (2, True) == (ended.returncode, message in ended.err), ended.err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,202 @@
+"""What INPUT, --boxes-from and --points-from may be, and what is said when they are something else."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_sets import HEIGHT, WIDTH, NotingAnswers, run_batch, tree, write_boxes, write_photo, write_photos
+from hypothesis import given
+from hypothesis import strategies as st
+
+from osamd.dataset.answers import row_maker
+from osamd.dataset.inputs import find_images, name_of
+from osamd.dataset.plan import Category, Header, Item, Target
+from osamd.dataset.planning import Prompts, check_stems, make_plan
+from osamd.errors import InvalidRequestError
+
+FOUND = ["photo0.png", "photo2.png", "sub/photo1.png", "sub/photo3.png"]
+
+
+def plan(inputs: list[str], prompts: Prompts) -> list[Item]:
+    """The photos of a run."""
+    return make_plan(inputs, prompts, model="none", digest="", shard_size=10).items
+
+
+def test_folders_patterns_lists_and_images_name_the_same_photos(tmp_path: Path) -> None:
+    """Names are relative to INPUT; hidden files, and files that are no images, are not photos."""
+    photos = write_photos(tmp_path / "photos")
+    (photos / "broken.jpg").unlink()
+    (photos / "notes.md").write_text("no photo")
+    write_photo(photos / ".cache" / "hidden.png")
+    listed = tmp_path / "photos" / "list.txt"
+    listed.write_text("\n".join([*reversed(FOUND), "", FOUND[0]]))
+
+    assert FOUND == list(find_images([str(photos)]).images)
+    assert FOUND == list(find_images([f"{photos}/**/*.png"]).images)
+    assert FOUND == list(find_images([str(listed)]).images)
+    assert ["photo0.png"] == list(find_images([str(photos / "photo0.png")]).images)
+    assert FOUND == list(find_images([str(photos), str(photos / "photo0.png")]).images)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [("missing", "no such file or folder"), ("empty", "no images found"), ("*.jpg", "no images found")],
+)
+def test_an_input_without_images_is_named(given: str, message: str, tmp_path: Path) -> None:
+    """Before anything is done."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidRequestError, match=message):
+        find_images([str(tmp_path / given)])
+
+
+def test_two_photos_of_one_name_are_refused(tmp_path: Path) -> None:
+    """From two INPUTs, and for formats whose files are named without the suffix."""
+    for folder in ("one", "two"):
+        write_photo(tmp_path / folder / "a.png")
+    with pytest.raises(InvalidRequestError, match=r"would both be called a\.png"):
+        find_images([str(tmp_path / "one"), str(tmp_path / "two")])
+    write_photo(tmp_path / "one" / "a.bmp")
+    items = plan([str(tmp_path / "one")], Prompts(everything=True))
+    check_stems(items, ["coco", "parquet", "review"])
+    with pytest.raises(InvalidRequestError, match=r"a\.bmp and a\.png would have the same file in --format yolo"):
+        check_stems(items, ["coco", "yolo"])
+
+
+@given(st.lists(st.sampled_from(["a", "..", "b", ".", "\udcff"]), min_size=1, max_size=6), st.booleans())
+def test_a_name_never_leaves_the_output_folder(parts: list[str], is_absolute: bool) -> None:  # noqa: FBT001
+    """Whatever a list or a data set calls its images; and it can be written to any text file."""
+    name = name_of(("/" if is_absolute else "") + "/".join([*parts, "x.png"]), "base")
+    assert ".." not in name.split("/")
+    assert not name.startswith("/")
+    name.encode()
+
+
+def test_a_coco_file_is_an_input_of_its_own(tmp_path: Path) -> None:
+    """Its images are relative to it; ids and categories are kept, and crowds are not objects."""
+    photos = write_photos(tmp_path / "photos", 2)
+    path = write_boxes(photos / "boxes.json", photos)
+    content = json.loads(path.read_text())
+    content["annotations"][0]["iscrowd"] = 1
+    path.write_text(json.dumps(content))
+
+    items = plan([str(path)], Prompts())
+
+    assert {image["file_name"]: image["id"] for image in content["images"]} == {
+        item.name: item.image_id for item in items
+    }
+    assert [1, 2, 2] == [len(item.targets) for item in items]
+    assert Target(4, box=(8, 5, 34, 24)) == items[1].targets[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "expected COCO JSON"),
+        ('{"images": []}', "KeyError: 'categories'"),
+        (
+            '{"images": [{"id": 1, "file_name": ""}], "categories": [], "annotations": [{"category_id": 2}]}',
+            "no category has the id 2",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "other.png"}], "categories": [], "annotations": []}',
+            r"no objects for any image.*such as a\.png; it names other\.png",
+        ),
+    ],
+)
+def test_a_wrong_coco_file_is_explained(text: str, message: str, tmp_path: Path) -> None:
+    """The message says what is missing, or how names are compared."""
+    write_photo(tmp_path / "photos" / "a.png")
+    (tmp_path / "boxes.json").write_text(text)
+    with pytest.raises(InvalidRequestError, match=message):
+        plan([str(tmp_path / "photos")], Prompts(boxes_from=str(tmp_path / "boxes.json")))
+
+
+def write_yolo(root: Path) -> Path:
+    """A YOLO data set with a box, a polygon and a background; returns its ``data.yaml``."""
+    for name in ("a", "b", "c"):
+        write_photo(root / "images" / "train" / f"{name}.png")
+    labels = root / "labels" / "train"
+    labels.mkdir(parents=True)
+    (labels / "a.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+    (labels / "b.txt").write_text("0 0.25 0.25 0.75 0.25 0.75 1\n")
+    (root / "data.yaml").write_text("train: images/train\nnames:\n  0: cat\n  1: dog\n")
+    return root / "data.yaml"
+
+
+def test_yolo_boxes_become_pixels_when_the_photo_is_read(tmp_path: Path) -> None:
+    """As data.yaml, and as a folder of labels beside a folder of images; polygons count as their boxes."""
+    data = write_yolo(tmp_path / "set")
+    by_yaml = plan([str(data)], Prompts())
+    by_folder = plan(
+        [str(tmp_path / "set" / "images" / "train")], Prompts(boxes_from=str(tmp_path / "set" / "labels" / "train"))
+    )
+    assert [item.targets for item in by_yaml] == [item.targets for item in by_folder]
+
+    answers = NotingAnswers()
+    header = Header("none", "", "boxes", (), (Category(0, "cat"), Category(1, "dog")), 10, 3, "")
+    rows = [row_maker(header, answers)(item) for item in by_yaml]
+    assert [[{"box": [18, 8, 29, 23]}], [{"box": [12, 8, 35, 31]}]] == answers.asked
+    assert [""] * 3 == [row.code for row in rows]
+
+
+@pytest.mark.parametrize("line", ["1 0.5 0.5 0.2", "x 0.5 0.5 0.2 0.2", "1 nan 0.5 0.2 0.2", "-1 0.5 0.5 0.2 0.2"])
+def test_a_wrong_yolo_line_is_named(line: str, tmp_path: Path) -> None:
+    """With its file and number."""
+    data = write_yolo(tmp_path)
+    (tmp_path / "labels" / "train" / "a.txt").write_text(f"1 0.5 0.5 0.25 0.5\n{line}\n")
+    with pytest.raises(InvalidRequestError, match=r"a\.txt:2: expected 'class x y width height'"):
+        plan([str(data)], Prompts())
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A photo for all examples of a property."""
+    return write_photo(tmp_path_factory.mktemp("tiny") / "tiny.png")
+
+
+@given(
+    box=st.tuples(*[st.floats(-60, 100, allow_nan=False)] * 4).map(
+        lambda box: (min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3]))
+    )
+)
+def test_boxes_are_clipped_to_the_photo_or_refused(tiny: Path, box: tuple[float, float, float, float]) -> None:
+    """One that touches the photo lies inside afterwards; one that does not is left as it is, and fails alone."""
+    answers = NotingAnswers()
+    header = Header("none", "", "boxes", (), (Category(0, "cat"),), 10, 1, "")
+    row_maker(header, answers)(Item(0, "tiny.png", str(tiny), 1, (Target(0, box=box),)))
+    found = answers.asked[0][0]["box"]
+    touches = box[0] < WIDTH and box[1] < HEIGHT and box[2] > -1 and box[3] > -1
+    if touches:
+        assert 0 <= found[0] <= found[2] <= WIDTH - 1
+        assert 0 <= found[1] <= found[3] <= HEIGHT - 1
+    else:
+        np.testing.assert_allclose(box, found)
+
+
+def test_clicks_come_from_csv(tmp_path: Path) -> None:
+    """Rows of one object are one prompt; without ``object`` each row is one."""
+    photos = write_photos(tmp_path / "photos", 2)
+    clicks = tmp_path / "clicks.csv"
+    clicks.write_text(
+        "image,x,y,point_label,object,category\nphoto0.png,4,5,1,one,dog\nphoto0.png,9,9,0,one,dog\n"
+        "photo0.png,20,20,,,cat\nsub/photo1.png,7,8,1,,\n"
+    )
+    items = {item.name: item for item in plan([str(photos)], Prompts(points_from=str(clicks)))}
+    assert (
+        Target(2, points=((4, 5), (9, 9)), point_labels=(1, 0)),
+        Target(1, points=((20, 20),), point_labels=(1,)),
+    ) == items["photo0.png"].targets
+    assert () == items["broken.jpg"].targets
+
+    clicks.write_text("image,x,y\nphoto0.png,4,five\n")
+    with pytest.raises(InvalidRequestError, match=r"clicks\.csv:2: expected x and y in pixels"):
+        plan([str(photos)], Prompts(points_from=str(clicks)))
+
+
+def test_the_order_of_inputs_and_folders_does_not_matter(tmp_path: Path) -> None:
+    """Two runs of the same photos give the same bytes, wherever the output is."""
+    photos = write_photos(tmp_path / "photos")
+    run_batch(photos, tmp_path / "one", prompts=Prompts(everything=True))
+    run_batch([f"{photos}/**/*"], tmp_path / "two", prompts=Prompts(everything=True))
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
