@@ -137,3 +137,19 @@ def test_the_flag_wins_over_the_variable(monkeypatch: pytest.MonkeyPatch, device
     assert Finding("device", report.findings[-2].text) == report.findings[-2]
     assert report.findings[-2].text.startswith("cpu, ")
     assert {} == wrong(report)
+
+
+def test_doors_are_told_with_those_that_need_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which are open, which are not, and from where one may be used without a key."""
+    monkeypatch.setenv("OSAMD_DOORS", "roboflow,qupath")
+    said = {finding.name: finding.text for finding in examine("cuda").findings}["doors"]
+    assert said.startswith("open: roboflow, qupath (no key needed from 127.0.0.0/8, ::1)")
+
+    monkeypatch.setenv("OSAMD_DOORS", "none")
+    said = {finding.name: finding.text for finding in examine("cuda").findings}["doors"]
+    assert said.startswith("open: none; closed: ")
+    assert said.endswith(" (OSAMD_DOORS)")
+
+    monkeypatch.setenv("OSAMD_DOORS", "napari")
+    (wrong_setting,) = wrong(examine("cuda")).values()
+    assert wrong_setting.startswith("OSAMD_DOORS: ")

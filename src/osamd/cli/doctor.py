@@ -108,9 +108,14 @@ def _key(settings: Settings) -> Finding:
 
 
 def _doors(settings: Settings) -> Finding:
-    known = get_args(DoorName)
-    shut = [name for name in known if name not in settings.doors]
-    text = f"open: {', '.join(settings.doors) or 'none'}"
+    from osamd.server.doors import open_doors
+
+    found = []
+    for door in open_doors(settings):
+        keyless = ", ".join(settings.keyless_networks) if door.is_keyless else ""
+        found.append(f"{door.name} (no key needed from {keyless})" if keyless else door.name)
+    shut = [name for name in get_args(DoorName) if name not in settings.doors]
+    text = f"open: {', '.join(found) or 'none'}"
     return Finding("doors", f"{text}; closed: {', '.join(shut)} ({variable_of('doors')})" if shut else text)
 
 

@@ -167,6 +167,8 @@ def test_every_route_is_described_under_its_doors_tag() -> None:
         assert [door.name] == operation["tags"], path
         if (method, path) in PUBLIC:
             continue
+        assert door.is_keyless == ({} in operation["security"]), path
+        assert {"basic": []} in operation["security"], path
         told = {
             status: set(re.findall("`(.+?)`", answer["description"]))
             for status, answer in operation["responses"].items()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
@@ -27,6 +28,11 @@ PAGE_POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; object-src 'none';"
     " frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
+
+
+# Where a key may be; any one of them suffices.
+OWN_SECURITY: Final[list[dict[str, list[str]]]] = [{"key": []}, {"bearer": []}]
+DOOR_SECURITY: Final[list[dict[str, list[str]]]] = [{"token": []}, {"basic": []}]
 
 
 def _swagger_folder() -> Path:
@@ -108,7 +114,16 @@ def _build(app: FastAPI) -> dict[str, object]:
         "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         "bearer": {"type": "http", "scheme": "bearer"},
     }
-    document["security"] = [{"key": []}, {"bearer": []}]
+    document["security"] = OWN_SECURITY
+    if doors:
+        components["securitySchemes"] |= {
+            "token": {"type": "apiKey", "in": "header", "name": "Token"},
+            "basic": {"type": "http", "scheme": "basic"},
+        }
+    for path, operations in document["paths"].items():
+        for door in (door for door in doors if door.covers(path)):
+            for operation in operations.values():
+                operation.setdefault("security", [*OWN_SECURITY, *DOOR_SECURITY, *([{}] if door.is_keyless else [])])
     for path in ("/health", "/ready"):
         document["paths"][path]["get"]["security"] = []
     return document
