@@ -24,7 +24,7 @@ def grave(playground: Playground) -> list[str]:
 
 @pytest.mark.parametrize(("scheme", "screen"), [("light", WIDE), ("dark", PHONE)], ids=["light", "dark phone"])
 def test_axe(open_playground: Opener, server: RunningServer, photo: bytes, scheme: str, screen: dict[str, Any]) -> None:
-    """The empty page, one with a mask, a notice, and each dialog."""
+    """The empty page, one with a mask, one in which everything is being found, a notice, and each dialog."""
     playground = open_playground(server, color_scheme=scheme, reduced_motion="reduce", **screen)
     page = playground.page
     expect(page.locator("#model-name")).to_have_text("builtin")
@@ -32,6 +32,11 @@ def test_axe(open_playground: Opener, server: RunningServer, photo: bytes, schem
     playground.use(photo)
     playground.click(225, 150)
     playground.wait_for_mask()
+    page.locator("#everything").click()
+    expect(page.locator("#finds")).to_be_visible()
+    assert grave(playground) == []
+    page.locator("#everything").click()
+    expect(page.locator("#finds")).to_be_hidden()
     page.route("**/api/generate", lambda route: route.fulfill(status=502, body="", content_type="text/html"))
     playground.click(300, 100)
     expect(playground.notice).to_be_visible()

@@ -6,6 +6,8 @@ import { CostPanel } from "./cost-panel.js";
 import * as doc from "./document.js";
 import { Classes } from "./classes.js";
 import { byId, roving, wireDialog } from "./dom.js";
+import { putIcons } from "./icons.js";
+import { Everything } from "./everything.js";
 import * as exports from "./exports.js";
 import { Gestures } from "./gestures.js";
 import { wirePhotos } from "./intake.js";
@@ -52,6 +54,7 @@ const stage = new Stage(byId("stage"), byId("canvas"), byId("dock"), scene, () =
 });
 const gestures = new Gestures(stage, {
   point: (pixel, label, event) => {
+    if (everything.isOn) return keepAt(pixel);
     if (!asking.model) return needModel();
     if (!canUse("add")) return hint(`This model takes no clicks. ${wayOf()}`);
     const other = label && !event.altKey ? otherAt(pixel) : null;
@@ -70,6 +73,7 @@ const gestures = new Gestures(stage, {
   tool: useTool,
   redraw: () => stage.draw(),
 });
+const everything = new Everything(asking, { objects: () => history.present.objects, keep, onChange: refresh, onTrouble: complain });
 const objects = new ObjectsPanel(byId("objects"), byId("stage"), {
   activate: (id) => replace(doc.activate(history.present, id)),
   rename: (id, name) => rewrite((step) => doc.rename(step, id, name)),
@@ -124,7 +128,7 @@ const canUse = (tool) => {
   return ["pan", "brush", "eraser"].includes(tool) || (tool === "box" ? has("box") || has("boxes") : has("points"));
 };
 function wayOf() {
-  const text = [canUse("box") && "drag a box", asking.capabilities.has("texts") && "type what to find"].filter(Boolean).join(" or ");
+  const text = [canUse("box") && "drag a box", asking.wordModel && "type what to find"].filter(Boolean).join(" or ");
   return text && `${text[0].toUpperCase()}${text.slice(1)}.`;
 }
 
@@ -135,6 +139,23 @@ function otherAt(pixel) {
   const isOn = (object) => !object.isHidden && stage.isInside(pixel, asking.drawnShapesOf(object));
   if (isOn(active)) return null;
   return history.present.objects.findLast((object) => object !== active && isOn(object)) ?? null;
+}
+
+function keep(annotations) {
+  commit(doc.addFound(history.present, [], asking.model, annotations));
+}
+
+function keepAt(pixel) {
+  const item = everything.at(pixel, stage);
+  if (!item) return hint("Nothing was found here");
+  everything.hovered = null;
+  return keep([item.annotation]);
+}
+
+function findEverything() {
+  if (!asking.model) return needModel();
+  if (!canUse("add") || !asking.capabilities.has("masks")) return hint(`This model takes no clicks. ${wayOf()}`);
+  return everything.isOn ? everything.end() : everything.find();
 }
 
 /** Whether a click says again what the last one said, as the second one of a double click does. */
@@ -164,7 +185,7 @@ function removeActive() {
 async function find(texts) {
   failedSearch = null;
   if (!asking.model) return needModel();
-  const { model } = asking;
+  const { wordModel: model } = asking;
   try {
     const annotations = await asking.search(texts);
     if (!annotations) return undefined;
@@ -179,12 +200,15 @@ async function find(texts) {
 function scene() {
   const { present } = history;
   const active = doc.activeOf(present);
+  const { hovered } = everything;
+  const drawn = [...present.objects]
+    .sort((a, b) => (a.id === present.activeId) - (b.id === present.activeId))
+    .filter((object) => !object.isHidden)
+    .map((object) => ({ ...object, isActive: object === active, shapes: asking.drawnShapesOf(object) }));
+  const found = everything.isOn ? everything.left.map(({ shape, color }) => ({ shapes: [shape], color })) : [];
   return {
-    objects: [...present.objects]
-      .sort((a, b) => (a.id === present.activeId) - (b.id === present.activeId))
-      .filter((object) => !object.isHidden)
-      .map((object) => ({ ...object, isActive: object === active, shapes: asking.drawnShapesOf(object) })),
-    preview: { shapes: asking.previewShapes, color: (active ?? doc.newObject(present).objects.at(-1)).color },
+    objects: [...found, ...drawn],
+    preview: { shapes: hovered ? [hovered.shape] : asking.previewShapes, color: (active ?? doc.newObject(present).objects.at(-1)).color },
     dragged: gestures.dragged,
     cursor: gestures.cursor,
     stroke: gestures.drag?.stroke,
@@ -218,21 +242,23 @@ function keepWork() {
 
 function changed() {
   asking.update(history.present);
+  if (everything.isOn) everything.changed();
   refresh();
 }
 
 /** The document after a click. A picked candidate or a painted mask is refined, where the model can do that. */
 function clicked(pixel, label) {
   const object = doc.activeOf(history.present);
-  const isOfThisModel = !object?.found || object.found.model === asking.model;
+  const isOfThisModel = !object?.found || [asking.model, asking.wordModel].includes(object.found.model);
   const maskId = object && isOfThisModel && asking.capabilities.has("mask_input") ? asking.answeredShapesOf(object)[0]?.maskId : null;
   return doc.addPoint(history.present, pixel, label, (object && asking.paintedMaskOf(object)) ?? maskId);
 }
 
 function hover(pixel, label) {
-  const isSelecting = pixel && label && otherAt(pixel);
+  if (everything.isOn) everything.hovered = everything.at(pixel, stage) ?? null;
+  const isSelecting = everything.isOn ? everything.hovered : pixel && label && otherAt(pixel);
   stage.element.classList.toggle("is-selecting", Boolean(isSelecting));
-  if (!pixel || isSelecting || !isPreviewOn || !asking.capabilities.has("points")) {
+  if (!pixel || isSelecting || everything.isOn || !isPreviewOn || !asking.capabilities.has("points")) {
     asking.endPreview();
     stage.draw();
   } else {
@@ -252,6 +278,7 @@ function hint(text) {
 
 function statusText() {
   if (hintText) return hintText;
+  if (everything.isOn) return "";
   if (asking.phase === "sending") return asking.sent ? `Uploading, ${Math.round(asking.sent * 100)} %` : "Uploading…";
   if (asking.phase === "reading") return "Encoding the photo…";
   if (asking.phase === "waiting") return loadingModels ? "Waiting for the server…" : "Photo not uploaded: this server needs a key";
@@ -288,7 +315,8 @@ function refresh() {
   byId("multimask").setAttribute("aria-pressed", String(Boolean((active ?? present).isMultimask)));
   refreshCandidates(active);
   const found = active?.found;
-  const fields = found ? { model: found.model, prompt: { texts: found.texts } } : active && asking.fieldsOf(active);
+  const prompt = found?.texts.length ? { texts: found.texts } : { everything: true };
+  const fields = found ? { model: found.model, prompt } : active && asking.fieldsOf(active);
   const hasMasks = found ? Boolean(found.annotation.mask) : asking.capabilities.has("masks");
   code.update(fields && { isPainted: active.strokes.length > 0, model: asking.model, hasMasks, photo: asking.photo.name, picked: active.picked, ...fields });
   stage.draw();
@@ -307,9 +335,13 @@ function refreshCandidates(active) {
 }
 
 function useModel(model) {
+  everything.end();
+  const isDetector = ({ is_present, capabilities }) => is_present && capabilities.includes("texts") && !capabilities.includes("masks");
+  asking.detector = models.models.find(isDetector)?.name ?? null;
   asking.useModel(model.name, model.capabilities);
   history.rewrite(doc.withoutCandidates);
-  byId("words").hidden = !asking.capabilities.has("texts");
+  byId("words").hidden = !asking.wordModel;
+  byId("everything").hidden = !(canUse("add") && asking.capabilities.has("masks"));
   byId("multimask").hidden = !asking.capabilities.has("multimask");
   for (const button of byId("tools").children) button.disabled = !canUse(button.dataset.tool);
   if (!canUse(gestures.tool)) useTool(canUse("box") ? "box" : "pan");
@@ -372,6 +404,7 @@ const ACTS = {
   c: nextCandidate,
   m: toggleMultimask,
   p: togglePreview,
+  g: findEverything,
   o: toggleOutlines,
   v: () => hideMasks(true),
   d: removeActive,
@@ -388,6 +421,7 @@ const ACTS = {
 function press(name, event) {
   if (name === "?") byId("help-dialog").showModal();
   else if (!asking.photo) return false;
+  else if (name === "escape" && everything.isOn) everything.stop();
   else if (/^[1-9]$/.test(name)) return classes.press(name);
   else if (name in ACTS) return ACTS[name](event) !== false;
   else return gestures.press(name, event);
@@ -416,6 +450,7 @@ async function openEntry(entry) {
     photo.close();
     return;
   }
+  everything.end();
   leaveEntry();
   const isFirst = !entry.hash;
   Object.assign(entry, { hash, photo: { name: photo.name, width: photo.width, height: photo.height } });
@@ -496,6 +531,8 @@ async function exportAs(kind) {
 }
 
 function wire() {
+  putIcons();
+  byId("everything").addEventListener("click", findEverything);
   byId("undo").addEventListener("click", () => step("undo"));
   byId("redo").addEventListener("click", () => step("redo"));
   byId("clear").addEventListener("click", () => commit(doc.clear(history.present)));

@@ -22,7 +22,7 @@ function uriOf(blob) {
 export class Asking {
   /**
    * @param {import("./patience.js").Patience} patience
-   * @param {{onChange: (what?: string) => void, onCost: (cost: object) => void, onReady: () => void, onAnswer: (object: object) => void, onMaskLost: () => void, onTrouble: (trouble: Error) => void}} hooks
+   * @param {{onChange, onCost, onReady, onAnswer, onMaskLost, onTrouble}} hooks
    */
   constructor(patience, hooks) {
     this.patience = patience;
@@ -45,6 +45,8 @@ export class Asking {
     this.previewTimes = [];
     this.isPreviewRefused = false;
     this.previewShapes = [];
+    this.detector = null; // a model that only finds boxes, for words
+    this.wordEmbedding = null;
     this.standIn = null; // a model quick enough to preview in a slow one's place
     this.embedding = null;
     this.standInEmbedding = null;
@@ -87,7 +89,7 @@ export class Asking {
     this.shown.clear();
     this.lostMasks.clear();
     this.asked = null;
-    this.embedding = null;
+    this.embedding = this.wordEmbedding = null;
     this.photo = null;
     this.endPreview();
     this.stopPreview?.abort();
@@ -288,19 +290,34 @@ export class Asking {
     this.hooks.onAnswer(object);
   }
 
+  /** The model that takes words: the chosen one, or a chain of the detector and the chosen one; null without either. */
+  get wordModel() {
+    if (this.capabilities.has("texts")) return this.model;
+    const isSegmenter = ["points", "box", "masks"].every((name) => this.capabilities.has(name));
+    return this.detector && isSegmenter ? `${this.detector}+${this.model}` : null;
+  }
+
   /** What a model finds for words: one annotation each. */
   async search(texts) {
     this.searching?.abort();
     const controller = (this.searching = new AbortController());
     const { signal } = controller;
+    const model = this.wordModel;
+    const ask = async () => {
+      const silent = { signal: this.stopEmbedding.signal, onSent() {} };
+      // The detector has to see the photo, too.
+      if (model !== this.model) await (this.wordEmbedding ??= transport.embed(this.photo.blob, model, silent));
+      return this.generate({ model, prompt: { texts } }, signal);
+    };
     this.hooks.onChange();
     try {
-      const { data, cost } = await this.patience.run(() => this.generate({ prompt: { texts } }, signal), signal);
+      const { data, cost } = await this.patience.run(ask, signal);
       await Promise.all(data.annotations.map(shapeOf));
       signal.throwIfAborted();
       this.hooks.onCost({ ...cost, kind: "click" });
       return data.annotations;
     } catch (error) {
+      this.wordEmbedding = null;
       // A newer search or another photo replaced this one.
       if (signal.aborted) return null;
       throw error.name === "AbortError" ? new Trouble("stopped") : error;
@@ -325,7 +342,7 @@ export class Asking {
   }
 
   /** One request about the photo, which is uploaded again when its handle has expired. */
-  async generate(fields, signal, more = {}) {
+  async generate(fields, signal, more = {}, send = transport.generate) {
     for (let isSecond = false; ; isSecond = true) {
       const embedding = this.handle();
       const { image_id } = await embedding;
@@ -335,7 +352,7 @@ export class Asking {
         const painted = this.masks.get(fields.prompt.mask_input);
         if (painted) body.prompt = { ...fields.prompt, mask_input: (await painted()) ?? undefined };
         signal.throwIfAborted();
-        return await transport.generate(body, signal);
+        return await send(body, signal);
       } catch (error) {
         if (isSecond || error.kind !== "expired") throw error;
         if (this.embedding === embedding) this.embedding = null;

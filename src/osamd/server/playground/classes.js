@@ -1,6 +1,7 @@
 // The class names in use, each with a number key, and the one that new objects get.
 
-import { byId, icon, make } from "./dom.js";
+import { byId, make } from "./dom.js";
+import { icon } from "./icons.js";
 
 const NAME = "osamd.classes";
 const MOST = 200;
@@ -62,8 +63,8 @@ export class Classes {
     byId("class-names").replaceChildren(...this.names.map((name) => make("option", { value: name })));
     byId("classes").replaceChildren(...this.names.map((name, index) => {
       const key = index < 9 ? make("kbd", {}, String(index + 1)) : null;
-      const give = make("button", { type: "button", class: "class-give", title: `Give the active object the class ${name}`, onclick: () => this.acts.give(name) }, key, make("span", {}, name));
-      const remove = make("button", { type: "button", class: "class-remove", "aria-label": `Remove the class ${name} from the list`, onclick: () => {
+      const give = make("button", { class: "class-give", title: `Give the active object the class ${name}`, onclick: () => this.acts.give(name) }, key, make("span", {}, name));
+      const remove = make("button", { class: "class-remove", "aria-label": `Remove the class ${name} from the list`, onclick: () => {
         this.keep(this.names.filter((other) => other !== name));
         byId("class-input").focus();
       } }, icon("close"));

@@ -1,6 +1,7 @@
 // "As code": the active object's request in three languages, to copy.
 
-import { byId, icon, make, roving } from "./dom.js";
+import { byId, make, roving } from "./dom.js";
+import { icon } from "./icons.js";
 import { snippet } from "./snippets.js";
 import { baseUrl, hasKey } from "./transport.js";
 

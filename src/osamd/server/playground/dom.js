@@ -5,6 +5,7 @@ export const byId = (id) => document.getElementById(id);
 /** An element: attributes and properties by name, listeners by `on...`, children as nodes or text. */
 export function make(name, attributes = {}, ...children) {
   const node = document.createElement(name);
+  if (name === "button") node.type = "button";
   for (const [key, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
@@ -13,16 +14,6 @@ export function make(name, attributes = {}, ...children) {
   }
   node.append(...children.filter((child) => child !== null && child !== undefined));
   return node;
-}
-
-export function icon(name) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("class", "icon");
-  svg.setAttribute("aria-hidden", "true");
-  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-  use.setAttribute("href", `#i-${name}`);
-  svg.append(use);
-  return svg;
 }
 
 /** Arrow keys move within a group of radios or tabs, as assistive technology expects. */

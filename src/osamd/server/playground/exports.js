@@ -78,7 +78,7 @@ export async function polygonsFile(asking, doc) {
   const { photo } = asking;
   const objects = [];
   for (const object of doc.objects.filter((one) => !one.isHidden && asking.shapesOf(one).some(({ hasMask }) => hasMask))) {
-    if (object.strokes.length) {
+    if (object.strokes.length || object.found?.texts.length === 0) {
       objects.push({ name: classOf(object), polygons: paintedPolygons(await exactMask(asking.shapesOf(object))) });
       continue;
     }

@@ -15,7 +15,7 @@ const BRUSH_PX = { least: 2, first: 12, most: 120 };
 export class Gestures {
   /**
    * @param {import("./stage.js").Stage} stage
-   * @param {object} means what to do: point(pixel, label, event), box(box), stroke(stroke), tap() with the hand, hover(pixel or null, label), tool(name), redraw()
+   * @param {{point, box, stroke, tap, hover, tool, redraw}} means what to do; `hover` gets null outside of the photo
    */
   constructor(stage, means) {
     Object.assign(this, { stage, means });

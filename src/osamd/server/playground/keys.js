@@ -23,7 +23,7 @@ function isTaken(name, target) {
   return name.startsWith("arrow") && target.closest(SCROLLED);
 }
 
-/** @param {{press: (name: string, event: KeyboardEvent) => boolean, release: (name: string) => void, step: (move: "undo" | "redo") => void}} means */
+/** @param {{press, release, step}} means `press` tells whether a key means something; `step` gets "undo" or "redo" */
 export function wireKeys({ press, release, step }) {
   addEventListener("keydown", (event) => {
     const { target } = event;

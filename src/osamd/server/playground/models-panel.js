@@ -82,18 +82,18 @@ export class ModelsPanel {
     );
     const row = make("li", { class: `model ${isChosen ? "is-chosen" : ""}` }, make("span", { class: `state-dot ${state}` }), about);
     if (pull && !pull.isWrong) {
-      row.append(make("button", { type: "button", class: "button small", "data-model": model.name, "aria-label": `Close; download of ${shortName(model.name)} continues`, onclick: () => pull.controller.abort() }, "Close; download continues"));
+      row.append(make("button", { class: "button small", "data-model": model.name, "aria-label": `Close; download of ${shortName(model.name)} continues`, onclick: () => pull.controller.abort() }, "Close; download continues"));
     } else if (model.is_present) {
       const use = () => {
         this.choose(model);
         this.dialog.close();
       };
       const label = isChosen ? "In use" : "Use";
-      row.append(make("button", { type: "button", class: `button small ${isChosen ? "quiet" : ""}`, "data-model": model.name, "aria-label": `${label} ${shortName(model.name)}`, onclick: use }, label));
+      row.append(make("button", { class: `button small ${isChosen ? "quiet" : ""}`, "data-model": model.name, "aria-label": `${label} ${shortName(model.name)}`, onclick: use }, label));
     } else if (model.may_pull) {
       const label = pull ? "Try again" : "Pull";
       const words = pull ? `Try again to pull ${shortName(model.name)}` : `Pull ${shortName(model.name)}`;
-      row.append(make("button", { type: "button", class: "button small", "data-model": model.name, "aria-label": words, onclick: () => this.pull(model) }, label));
+      row.append(make("button", { class: "button small", "data-model": model.name, "aria-label": words, onclick: () => this.pull(model) }, label));
     }
     if (pull) row.append(this.progress(model, pull));
     return row;

@@ -1,6 +1,7 @@
 // The one place for errors and questions, with what the user can do.
 
-import { icon, make } from "./dom.js";
+import { make } from "./dom.js";
+import { icon } from "./icons.js";
 
 export class Notice {
   constructor(element) {
@@ -11,8 +12,8 @@ export class Notice {
   /** @param {Object<string, () => void>} acts what to do, by the words on the button */
   show(title, text, acts = {}) {
     this.isWaiting = false;
-    const actions = Object.entries(acts).map(([label, act]) => make("button", { type: "button", class: "button small", onclick: act }, label));
-    const close = make("button", { type: "button", class: "icon-button", "aria-label": "Close", onclick: () => this.hide() }, icon("close"));
+    const actions = Object.entries(acts).map(([label, act]) => make("button", { class: "button small", onclick: act }, label));
+    const close = make("button", { class: "icon-button", "aria-label": "Close", onclick: () => this.hide() }, icon("close"));
     this.draw(title, make("span", { class: "notice-text" }, text), [...actions, close]);
   }
 
@@ -27,8 +28,8 @@ export class Notice {
     // Screen readers read the first sentence; not the countdown each second.
     const text = make("span", { class: "notice-text" }, `${trouble.text} `, make("span", { class: "countdown", "aria-live": "off" }, next));
     this.draw(trouble.title, text, [
-      make("button", { type: "button", class: "button small", onclick: tryNow }, "Try now"),
-      make("button", { type: "button", class: "button small quiet", onclick: stop }, "Stop"),
+      make("button", { class: "button small", onclick: tryNow }, "Try now"),
+      make("button", { class: "button small quiet", onclick: stop }, "Stop"),
     ]);
     this.element.dataset.kind = trouble.kind;
   }

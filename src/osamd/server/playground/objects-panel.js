@@ -1,7 +1,8 @@
 // The list of objects: colour, class, share of the photo, visibility.
 
 import { classOf, isBlank } from "./document.js";
-import { icon, make } from "./dom.js";
+import { make } from "./dom.js";
+import { icon } from "./icons.js";
 
 function percent(area, photo) {
   const part = (100 * area) / (photo.width * photo.height);
@@ -66,7 +67,7 @@ export class ObjectsPanel {
 
   add({ id }) {
     const swatch = make("span", { class: "swatch" });
-    const select = make("button", { type: "button", class: "select", onclick: () => this.acts.activate(id) }, swatch);
+    const select = make("button", { class: "select", onclick: () => this.acts.activate(id) }, swatch);
     const name = make("input", {
       class: "name",
       type: "text",
@@ -81,8 +82,8 @@ export class ObjectsPanel {
       onkeydown: (event) => ["Enter", "Escape"].includes(event.key) && this.whenEmpty.focus(),
     });
     const text = make("span", { class: "about" });
-    const hide = make("button", { type: "button", class: "icon-button", title: "Show or hide", onclick: () => this.acts.hide(id) });
-    const remove = make("button", { type: "button", class: "icon-button", title: "Delete", onclick: () => this.acts.remove(id) }, icon("trash"));
+    const hide = make("button", { class: "icon-button", title: "Show or hide", onclick: () => this.acts.hide(id) });
+    const remove = make("button", { class: "icon-button", title: "Delete", onclick: () => this.acts.remove(id) }, icon("trash"));
     const item = make("li", { class: "object" }, select, make("span", { class: "object-text" }, name, text), hide, remove);
     const row = { item, select, swatch, name, text, hide, remove };
     this.rows.set(id, row);
@@ -110,7 +111,6 @@ export function candidateButtons(answer, picked, color, choose) {
     return make(
       "button",
       {
-        type: "button",
         role: "radio",
         "aria-checked": String(isPicked),
         "aria-label": `Candidate ${index + 1}, ${shape.score === null ? "no score" : `score ${score}`}`,

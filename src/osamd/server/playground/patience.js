@@ -15,7 +15,7 @@ function aborted(signal) {
 
 export class Patience {
   /**
-   * @param {{onWait: (trouble: Trouble, seconds: number) => void, onEnd: () => void, askForKey: (trouble: Trouble) => Promise<void>}} hooks
+   * @param {{onWait, onEnd, askForKey}} hooks
    */
   constructor(hooks) {
     this.hooks = hooks;

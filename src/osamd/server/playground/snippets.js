@@ -9,6 +9,7 @@ export function queryOf({ model, prompt, multimask }) {
   const pairs = [["model", model.replace(/:latest$/, "")]];
   (prompt.points ?? []).forEach(([x, y], index) => pairs.push([prompt.point_labels[index] ? "point" : "background", `${x},${y}`]));
   if (prompt.box) pairs.push(["box", prompt.box.join(",")]);
+  if (prompt.everything) pairs.push(["everything", "true"]);
   for (const text of prompt.texts ?? []) pairs.push(["text", text]);
   if (multimask) pairs.push(["multimask", "true"]);
   return pairs.map(([name, value]) => `${name}=${encodeURIComponent(value).replaceAll("%2C", ",").replaceAll("%3A", ":")}`).join("&");
@@ -36,6 +37,7 @@ function python({ base, photo, hasKey, model, hasMasks, picked, prompt, multimas
     if (prompt.point_labels.includes(0)) fields.push(`labels=${list(prompt.point_labels)}`);
   }
   if (prompt.box) fields.push(`box=${list(prompt.box)}`);
+  if (prompt.everything) fields.push("everything=True");
   if (prompt.texts) fields.push(`texts=[${prompt.texts.map(quoted).join(", ")}]`);
   if (multimask) fields.push("multimask=True");
   const lines = hasKey ? ["import os", ""] : [];
@@ -87,7 +89,7 @@ const WRITERS = { curl, python, javascript };
 
 /**
  * @param {"curl"|"python"|"javascript"} language
- * @param {{base: string, photo: string, hasKey: boolean, model: string, hasMasks: boolean, picked: number, prompt: object, multimask?: boolean}} request
+ * @param {{base, photo, hasKey, model, hasMasks, picked, prompt, multimask, isPainted}} request
  */
 export function snippet(language, request) {
   const code = WRITERS[language](request);

@@ -139,11 +139,10 @@ export function embed(blob, model, { signal, onSent }) {
   });
 }
 
-/** Pull a model; each line of progress goes to `onNews`. */
-export async function pull(model, onNews, signal) {
-  const response = await checked(
-    send("POST", "api/pull", { body: JSON.stringify({ model }), headers: { "Content-Type": "application/json" }, signal }),
-  );
+/** Post fields; each line of the answer goes to `take`, until it returns true. */
+async function stream(path, fields, take, signal) {
+  const headers = { "Content-Type": "application/json", Accept: "application/x-ndjson" };
+  const response = await checked(send("POST", path, { body: JSON.stringify(fields), headers, signal }));
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
@@ -152,15 +151,22 @@ export async function pull(model, onNews, signal) {
     });
     const lines = (rest + (value ?? "")).split("\n");
     rest = done ? "" : lines.pop();
-    for (const line of lines.filter(Boolean)) {
-      const news = JSON.parse(line);
-      if (news.error) {
-        throw new Trouble("failed", { detail: news.error, code: news.code, requestId: response.headers.get("X-Request-Id") ?? "" });
-      }
-      if (news.status === "success") return;
-      onNews(news);
-    }
-    // A pull that ends without "success" was cut off.
+    for (const line of lines.filter(Boolean)) if (await take(JSON.parse(line), response)) return;
+    // An answer without its last line was cut off.
     if (done) throw noAnswer();
   }
+}
+
+/** Pull a model; each line of progress goes to `onNews`. */
+export function pull(model, onNews, signal) {
+  const take = (news, { headers }) => {
+    if (news.error) throw new Trouble("failed", { detail: news.error, code: news.code, requestId: headers.get("X-Request-Id") ?? "" });
+    return news.status === "success" || onNews(news);
+  };
+  return stream("api/pull", { model }, take, signal);
+}
+
+/** Find everything in a photo; each line goes to `onLine`. */
+export function everything(fields, onLine, signal) {
+  return stream("api/generate", fields, async (line) => (await onLine(line)) || line.event === "done", signal);
 }
