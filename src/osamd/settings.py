@@ -23,10 +23,11 @@ Device = Literal["auto", "cpu", "cuda"]
 LogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 # Other tools' protocols; each is a module of osamd.server.doors.
-DoorName = Literal["cvat", "roboflow", "qupath", "x-anylabeling"]
+DoorName = Literal["cvat", "label-studio", "roboflow", "qupath", "x-anylabeling"]
 
 MEBIBYTE = 1024 * 1024
 HOST = re.compile(r"(\*|(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*)(:[0-9]{1,5})?")
+WEB_ADDRESS = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?")
 # As browsers write it: lower case, no path, no default port.
 ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 # Origins of extensions and desktop apps. Safari writes those of its extensions in upper case.
@@ -288,6 +289,14 @@ class Settings(BaseSettings):
         default=(),
         description="Words that models which take text offer to CVAT as a detector, separated by commas.",
     )
+    label_studio_url: str | None = Field(
+        default=None,
+        description="The Label Studio whose images its door may fetch, such as `http://label-studio:8080`; private"
+        " addresses are allowed. Images elsewhere are subject to OSAMD_URL_HOSTS.",
+    )
+    label_studio_token: SecretStr | None = Field(
+        default=None, description="A Personal Access Token of that Label Studio; sent nowhere else."
+    )
     keyless_networks: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("127.0.0.0/8", "::1"),
         description="Networks whose clients need no key at doors whose tools cannot send one, separated by commas."
@@ -367,7 +376,16 @@ class Settings(BaseSettings):
     def _expand_home(cls, value: Path | None) -> Path | None:
         return None if value is None else at_home(value)
 
-    @field_validator("api_key")
+    @field_validator("label_studio_url")
+    @classmethod
+    def _check_label_studio(cls, value: str | None) -> str | None:
+        if value is None or not value.strip():
+            return None
+        if WEB_ADDRESS.fullmatch(value.strip()) is None:
+            raise ValueError("expected a URL such as http://label-studio:8080, without user name and password")
+        return value.strip().rstrip("/")
+
+    @field_validator("api_key", "label_studio_token")
     @classmethod
     def _blank_is_unset(cls, value: SecretStr | None) -> SecretStr | None:
         return value if value is not None and value.get_secret_value().strip() else None

@@ -1,4 +1,4 @@
-"""Label Studio's brush masks: run lengths of RGBA pixels, packed into bits. Pure functions.
+"""Label Studio's masks: run lengths of RGBA pixels, packed into bits, and bitmasks. Pure functions.
 
 The bits, most significant first: 32 for the number of values; 5 for the bits of a value less one; 4 each for the bits
 of four counts, less one; then runs. A run is a bit (1 repeats one value, 0 is followed by as many values as it has),
@@ -96,6 +96,19 @@ def decode_brush(data: bytes, *, height: int, width: int) -> Mask | None:
                 inside[first:last] = values[CHANNELS - 1 - at % CHANNELS :: CHANNELS]
         at += count
     return mask_from_array(inside.reshape(height, width), offset=(0, 0), height=height, width=width)
+
+
+def bitmask_png(mask: Mask) -> bytes:
+    """A mask as an RGBA PNG of the image's size, opaque inside and transparent outside."""
+    import cv2
+
+    canvas = np.zeros((mask.height, mask.width, CHANNELS), np.uint8)
+    box = mask.box
+    canvas[box.ymin : box.ymax + 1, box.xmin : box.xmax + 1][mask.inside] = INSIDE
+    done, data = cv2.imencode(".png", canvas, [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, 3])
+    if not done:
+        raise RuntimeError("OpenCV failed to encode a PNG")
+    return data.tobytes()
 
 
 def points_in(stroke: Mask, *, most: int) -> npt.NDArray[np.float32]:

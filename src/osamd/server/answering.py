@@ -6,7 +6,7 @@ the headers are handled here.
 """
 
 import functools
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
@@ -83,6 +83,7 @@ class Content:
 
 
 Parse = Callable[[RawBody, Settings], Ask[How]]
+Find = Callable[[Request, Ask[How], Admit], Awaitable[ImageSource]]
 # Takes the result, the ask, the settings, and a callback for the reply's size; yields where other jobs may run.
 Write = Callable[[SegmentResult, Ask[How], Settings, Room], Generator[None, None, Content]]
 
@@ -172,8 +173,16 @@ async def embed(request: Request, parse: Parse[How]) -> ImageHandle:
 
 
 @asynccontextmanager
-async def asked(request: Request, parse: Parse[How]) -> AsyncIterator[tuple[Ask[How], ImageSource, Admit]]:
-    """Yield a request's ask, image and admission callbacks; cancel the block on deadline or disconnect."""
+async def asked(
+    request: Request, parse: Parse[How], find: Find[How] | None = None
+) -> AsyncIterator[tuple[Ask[How], ImageSource, Admit]]:
+    """Yield a request's ask, image and admission callbacks; cancel the block on deadline or disconnect.
+
+    Args:
+        request: with its body unread.
+        parse: body to ask; raises ``RequestError``.
+        find: finds the image if the ask has none; None fetches it by URL.
+    """
     services, timings, caller = services_of(request), timings_of(request), caller_of(request)
     admit = Admit(
         model=functools.partial(_check_may_use, services, caller),
@@ -183,7 +192,10 @@ async def asked(request: Request, parse: Parse[How]) -> AsyncIterator[tuple[Ask[
     async with deadline(services.settings.deadline_s):
         ask = await _read(request, parse, services, timings)
         async with client_watched(request):
-            image = ask.image or await _fetch(ask.image_url or "", ask.model, services, caller, timings, admit)
+            if find is not None:
+                image = ask.image or await find(request, ask, admit)
+            else:
+                image = ask.image or await _fetch(ask.image_url or "", ask.model, services, caller, timings, admit)
             yield ask, image, admit
 
 

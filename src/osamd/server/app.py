@@ -33,6 +33,7 @@ from osamd.server.guard.auth import (
 from osamd.server.guard.connections import is_among
 from osamd.server.guard.headers import OriginsMiddleware, SecurityHeadersMiddleware
 from osamd.server.guard.keys import KeyFile
+from osamd.server.guard.label_studio import LabelStudio
 from osamd.server.guard.limits import AdmissionMiddleware, BodyMiddleware
 from osamd.server.guard.memory_budget import MemoryBudget
 from osamd.server.guard.origins import Origins
@@ -92,6 +93,7 @@ def create_app(
     if engine is None:
         decoder = Decoder(cpu_s=settings.decode_s)
         engine = _build_engine(settings, sinks, decoder)
+    remote_images = RemoteImages(settings, emit=functools.partial(tell, sinks))
     services = Services(
         settings=settings,
         engine=engine,
@@ -100,7 +102,8 @@ def create_app(
         pools=Pools(settings, emit=functools.partial(tell, sinks)),
         memory=MemoryBudget(settings.mask_memory_bytes, wait_s=settings.queue_wait_s),
         encodes=RateLimit("images to encode", settings.encodes_per_minute),
-        remote_images=RemoteImages(settings, emit=functools.partial(tell, sinks)),
+        remote_images=remote_images,
+        label_studio=LabelStudio(settings, remote_images),
         metrics=metrics,
         traces=traces,
         sinks=sinks,

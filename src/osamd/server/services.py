@@ -13,6 +13,7 @@ from osamd.library.library import Library
 from osamd.pixels.decoder import Decoder
 from osamd.server.door import Door
 from osamd.server.guard.auth import ADMIN
+from osamd.server.guard.label_studio import LabelStudio
 from osamd.server.guard.memory_budget import Holding, MemoryBudget
 from osamd.server.guard.rate_limit import RateLimit
 from osamd.server.guard.remote_images import RemoteImages
@@ -45,6 +46,7 @@ class Services:
         encodes: rate limit for encoding images, per key.
         memory: memory budget of masks and replies.
         remote_images: fetches images by URL.
+        label_studio: fetches images of Label Studio's tasks.
         metrics: counters of this app.
         traces: exports spans to a collector; None if none is configured.
         sinks: receive every event, including the metrics and traces.
@@ -59,6 +61,7 @@ class Services:
     encodes: RateLimit
     memory: MemoryBudget
     remote_images: RemoteImages
+    label_studio: LabelStudio
     metrics: Metrics
     traces: Traces | None
     sinks: Sequence[Sink]

@@ -22,7 +22,7 @@ from osamd.settings import DoorName, Settings
 # What stands in the places of paths.
 PLACES = {"{model}": "builtin", "{name}": "builtin", "{model_id}": "builtin"}
 # Routes that need no key at all, by method and path; a new one fails a test until it is listed here.
-PUBLIC: set[tuple[str, str]] = set()
+PUBLIC: set[tuple[str, str]] = {("POST", "/label-studio/{model}/webhook")}
 # Guarded like the others, but where the operator says so a client without a key may come in.
 KEYLESS = {"/qupath", "/qupath/", "/qupath/version/", "/qupath/weights/", "/qupath/sam3/"}
 # Other spellings of routes that are described.

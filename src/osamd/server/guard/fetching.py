@@ -6,9 +6,10 @@ block the server's event loop for seconds; here it blocks only its own thread, u
 
 import asyncio
 import contextlib
+import json
 import threading
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from osamd import __version__
 from osamd.errors import BodyTooLargeError, UrlFailedError
@@ -23,9 +24,16 @@ Result = TypeVar("Result")
 FIELD: Final = "image_url"
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 OK: Final = 200
+UNAUTHORIZED: Final = 401
+# Of a reply with a token.
+MOST_TOKEN_BYTES: Final = 64 * 1024
 # Number of chunks allowed whatever their size, and bytes per further chunk.
 FREE_PIECES: Final = 1000
 LEAST_PIECE_BYTES: Final = 256
+
+
+class UnauthorizedError(Exception):
+    """A trusted host does not accept the credentials, which may have expired."""
 
 
 class OwnLoop(Generic[Result]):
@@ -69,7 +77,13 @@ class OwnLoop(Generic[Result]):
 
 
 async def get_image(
-    url: "httpx2.URL", address: str, *, context: "ssl.SSLContext", most_bytes: int, timeout_s: float
+    url: "httpx2.URL",
+    address: str,
+    *,
+    context: "ssl.SSLContext",
+    most_bytes: int,
+    timeout_s: float,
+    authorization: str | None = None,
 ) -> bytes | str:
     """The body of a URL, or the target of its redirect.
 
@@ -79,8 +93,10 @@ async def get_image(
         context: the trusted certificates.
         most_bytes: largest body.
         timeout_s: seconds for the whole request.
+        authorization: the header, for a host that the operator trusts with it.
 
     Raises:
+        UnauthorizedError: the host does not accept ``authorization``.
         UrlFailedError: the host did not return an image.
         BodyTooLargeError: it has more bytes than allowed.
         TimeoutError: it took too long.
@@ -95,6 +111,8 @@ async def get_image(
         # No compression, which would allow decompression bombs.
         "Accept-Encoding": "identity",
     }
+    if authorization is not None:
+        headers["Authorization"] = authorization
     transport = httpx2.AsyncHTTPTransport(verify=context, trust_env=False)
     # One client per fetch: a pooled connection was made for one name and must not serve another at the same address.
     client = httpx2.AsyncClient(transport=transport, trust_env=False, timeout=timeout_s)
@@ -112,9 +130,50 @@ async def get_image(
     ):
         if response.status_code in REDIRECTS and "location" in response.headers:
             return response.headers["location"]
+        if response.status_code == UNAUTHORIZED and authorization is not None:
+            raise UnauthorizedError
         if response.status_code != OK or response.headers.get("content-encoding", "identity") != "identity":
             raise UrlFailedError("the URL did not return an image", field=FIELD)
         return await _read(response, most_bytes)
+
+
+async def post_json(
+    url: "httpx2.URL", body: Mapping[str, str], *, context: "ssl.SSLContext", timeout_s: float
+) -> Mapping[str, Any]:
+    """Send JSON to a host that the operator trusts.
+
+    Args:
+        url: the URL.
+        body: what to send.
+        context: the trusted certificates.
+        timeout_s: seconds for the whole request.
+
+    Returns:
+        Its reply; empty if it does not return an object.
+
+    Raises:
+        UrlFailedError: its reply is not a success, or too large.
+        TimeoutError: it took too long.
+        httpx2.HTTPError: it could not be reached or does not speak HTTP.
+    """
+    import httpx2
+
+    transport = httpx2.AsyncHTTPTransport(verify=context, trust_env=False)
+    client = httpx2.AsyncClient(transport=transport, trust_env=False, timeout=timeout_s)
+    headers = {"User-Agent": f"osamd/{__version__}", "Accept-Encoding": "identity"}
+    async with (
+        asyncio.timeout(timeout_s),
+        client,
+        client.stream("POST", url, json=dict(body), headers=headers, follow_redirects=False) as response,
+    ):
+        if not response.is_success:
+            raise UrlFailedError(f"the server answered {response.status_code}")
+        content = await _read(response, MOST_TOKEN_BYTES)
+    try:
+        found = json.loads(content)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 async def _read(response: "httpx2.Response", most_bytes: int) -> bytes:

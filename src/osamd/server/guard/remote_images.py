@@ -5,17 +5,19 @@ defeats DNS rebinding. Redirects are checked like new URLs.
 """
 
 import asyncio
+import contextlib
 import functools
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from osamd.engine.lanes import MOST_HUNG, Lane
 from osamd.errors import OverloadedError, UrlFailedError, UrlRefusedError
 from osamd.events import Event, WorkerHung
 from osamd.server.guard.addresses import may_connect
-from osamd.server.guard.fetching import FIELD, OwnLoop, get_image
+from osamd.server.guard.fetching import FIELD, OwnLoop, UnauthorizedError, get_image
 from osamd.server.guard.shares import Shares
 from osamd.settings import Settings
 from osamd.status import LaneStatus
@@ -26,12 +28,36 @@ if TYPE_CHECKING:
 
     import httpx2
 
+Result = TypeVar("Result")
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 MOST_REDIRECTS: Final = 3
 # More are not tried, since the caller is waiting.
 MOST_ADDRESSES: Final = 3
 PORTS: Final = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A server that the operator named: its address may be private, and it gets credentials, which no other gets.
+
+    Attributes:
+        scheme: ``http`` or ``https``.
+        host: its name, in ASCII and lower case.
+        port: its port.
+        authorization: the header; the argument says that the last one was not accepted.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    authorization: Callable[[bool], Awaitable[str | None]]
+
+    def has(self, url: "httpx2.URL") -> bool:
+        """Whether a URL is exactly on this server."""
+        host = url.raw_host.decode("ascii").lower()
+        port = url.port or PORTS.get(url.scheme)
+        return (url.scheme, host, port) == (self.scheme, self.host, self.port) and not url.userinfo
 
 
 class RemoteImages:
@@ -72,12 +98,13 @@ class RemoteImages:
         """The current state of the queues of DNS lookups and fetches."""
         return self._lane.status(), self._fetches.status()
 
-    async def fetch(self, text: str, *, owner: str = "") -> bytes:
+    async def fetch(self, text: str, *, owner: str = "", source: Source | None = None) -> bytes:
         """Fetch a URL.
 
         Args:
             text: the URL.
             owner: the key's name; a single key cannot use all places.
+            source: a server that is allowed besides those of the settings.
 
         Raises:
             UrlRefusedError: it, or a redirect's target, is not allowed.
@@ -85,29 +112,48 @@ class RemoteImages:
             BodyTooLargeError: it has more bytes than allowed.
             OverloadedError: too many fetches are running.
         """
-        if not self._settings.url_hosts:
+        if not self._settings.url_hosts and source is None:
             raise UrlRefusedError("image_url is not enabled on this server: send the image itself", field=FIELD)
         if self._running.total and not self._running.has_room(owner, 1):
             raise OverloadedError(f"limit of {self._settings.url_fetches} concurrent fetches by URL reached")
         self._running.add(owner, 1)
         try:
             async with asyncio.timeout(self._settings.url_s):
-                return await self._follow(text, owner)
+                return await self._follow(text, owner, source)
         except TimeoutError:
             raise UrlFailedError(f"the image was not received within {self._settings.url_s:g} s", field=FIELD) from None
         finally:
             self._running.add(owner, -1)
 
-    async def _follow(self, text: str, owner: str) -> bytes:
+    async def call(self, make: "Callable[[ssl.SSLContext], Coroutine[None, None, Result]]", *, owner: str) -> Result:
+        """Run a request to a server that the operator trusts, on a loop and thread of its own.
+
+        Args:
+            make: creates the request; gets the trusted certificates.
+            owner: the key's name.
+        """
+        context = await self._certificates(owner)
+        work = OwnLoop(lambda: make(context))
+        try:
+            return await self._fetches.run(work, Timings(), owner=owner)
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
+
+    async def _certificates(self, owner: str) -> "ssl.SSLContext":
         if self._context is None:
             # On a thread, since importing httpx2 and reading all certificates take a moment.
             self._context = await self._lane.run(_ssl_context, Timings(), owner=owner)
+        return self._context
+
+    async def _follow(self, text: str, owner: str, source: Source | None) -> bytes:
+        await self._certificates(owner)
         import httpx2
 
         try:
             url = httpx2.URL(text)
             for _ in range(MOST_REDIRECTS + 1):
-                found = await self._get(url, owner)
+                found = await self._get(url, owner, source)
                 if isinstance(found, bytes):
                     return found
                 url = url.join(found)
@@ -119,8 +165,17 @@ class RemoteImages:
             raise UrlFailedError("the image could not be fetched", field=FIELD) from None
         raise UrlFailedError(f"more than {MOST_REDIRECTS} redirects", field=FIELD)
 
-    async def _get(self, url: "httpx2.URL", owner: str) -> bytes | str:
+    async def _get(self, url: "httpx2.URL", owner: str, source: Source | None) -> bytes | str:
         """The body of a URL, or the target of its redirect."""
+        if source is not None and source.has(url):
+            for renew in (False, True):
+                header = await source.authorization(renew)
+                with contextlib.suppress(UnauthorizedError):
+                    return await self._ask(url, url.host, owner, header)
+            raise UrlFailedError("the server does not accept the token", field=FIELD)
+        return await self._get_allowed(url, owner)
+
+    async def _get_allowed(self, url: "httpx2.URL", owner: str) -> bytes | str:
         import httpx2
 
         port = self._checked_port(url)
@@ -153,16 +208,19 @@ class RemoteImages:
             raise _refused()
         return addresses[:MOST_ADDRESSES]
 
-    async def _ask(self, url: "httpx2.URL", address: str, owner: str) -> bytes | str:
-        context, settings = self._context or _ssl_context(), self._settings
-        work = OwnLoop(
-            lambda: get_image(url, address, context=context, most_bytes=settings.url_bytes, timeout_s=settings.url_s)
+    async def _ask(self, url: "httpx2.URL", address: str, owner: str, authorization: str | None = None) -> bytes | str:
+        settings = self._settings
+        return await self.call(
+            lambda context: get_image(
+                url,
+                address,
+                context=context,
+                most_bytes=settings.url_bytes,
+                timeout_s=settings.url_s,
+                authorization=authorization,
+            ),
+            owner=owner,
         )
-        try:
-            return await self._fetches.run(work, Timings(), owner=owner)
-        except asyncio.CancelledError:
-            work.cancel()
-            raise
 
     async def _ask_system(self, host: str, port: int, *, owner: str) -> Sequence[str]:
         def look_up() -> list[str]:

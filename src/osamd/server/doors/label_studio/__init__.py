@@ -1,0 +1,5 @@
+"""Label Studio's ML backend, at ``/label-studio/{model}``."""
+
+from osamd.server.doors.label_studio.routes import DOOR
+
+__all__ = ["DOOR"]

@@ -1,0 +1,149 @@
+"""The routes of Label Studio's door."""
+
+import functools
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.types import Scope
+
+from osamd.engine.admit import Admit
+from osamd.errors import EmbeddingExpiredError, InvalidPromptError, UnknownModelError
+from osamd.library.catalog import Model
+from osamd.server.answering import Ask, answered, asked
+from osamd.server.bodies import receive_body
+from osamd.server.door import Door, json_body, json_errors
+from osamd.server.doors.label_studio import bodies
+from osamd.server.doors.label_studio.bodies import How
+from osamd.server.doors.label_studio.replies import write_results
+from osamd.server.guard.auth import own_path
+from osamd.server.problems import BODY_ERRORS, IMAGE_ERRORS, documented_for_tools
+from osamd.server.services import caller_of, services_of, timings_of
+from osamd.types import ImageSource
+
+NAME: Final = "label-studio"
+# Nothing to say. An empty result instead would be stored as a prediction.
+NOTHING: Final[dict[str, Any]] = {"results": []}
+# One answer to several tasks has Label Studio send them one by one.
+ONE_BY_ONE: Final[dict[str, Any]] = {"results": [{"result": []}]}
+WARM: Final[dict[str, Any]] = {"results": [{"value": {"status": "ok", "cached": [], "pending": [], "frame_count": 1}}]}
+
+router = APIRouter(prefix="/label-studio/{model}")
+
+
+@router.get("/health", summary="Health", responses=documented_for_tools(UnknownModelError))
+async def health(request: Request, model: str) -> dict[str, str]:
+    """Whether Label Studio reaches the server, its key is right and the model exists."""
+    return {"status": "UP", "model_class": _model(request, model).name}
+
+
+@router.post(
+    "/setup",
+    summary="Connect a project",
+    responses=documented_for_tools(*BODY_ERRORS, UnknownModelError),
+    openapi_extra=json_body(NAME, bodies.SetupBody),
+)
+async def setup(request: Request, model: str) -> dict[str, str]:
+    """The name under which predictions are kept. Address and token in the body are not read."""
+    found, services, timings = _model(request, model), services_of(request), timings_of(request)
+    body = await receive_body(request, services.settings, timings)
+    check = functools.partial(bodies.checked_json, body, services.settings)
+    await services.pools.parse(check, timings, owner=caller_of(request).name)
+    return {"model_version": found.name}
+
+
+@router.get("/versions", summary="Versions", responses=documented_for_tools(UnknownModelError))
+async def versions(request: Request, model: str) -> dict[str, list[str]]:
+    """The only version of a model."""
+    return {"versions": [_model(request, model).name]}
+
+
+@router.post("/webhook", summary="Webhook")
+async def webhook() -> dict[str, str]:
+    """Does nothing. Label Studio calls it, without a key, for each annotation, and to start training."""
+    return {"status": "ok"}
+
+
+@router.post(
+    "/predict",
+    summary="Predict",
+    responses=documented_for_tools(*IMAGE_ERRORS, InvalidPromptError),
+    openapi_extra=json_body(NAME, bodies.PredictBody),
+)
+async def predict(request: Request, model: str) -> Response:
+    """Clicks, boxes and strokes into a mask; without any, the objects that the labels name, if the model takes text."""
+    parse = functools.partial(bodies.prediction, model=_model(request, model))
+    async with asked(request, parse, _find) as (ask, image, admit):
+        match ask.how.kind:
+            case "segment":
+                return await answered(request, ask, image, admit, write_results)
+            case "prewarm":
+                await services_of(request).engine.embed(
+                    image, model=ask.model, owner=caller_of(request).name, timings=timings_of(request), admit=admit
+                )
+                return JSONResponse(WARM)
+            case "one_by_one":
+                return JSONResponse(ONE_BY_ONE)
+            case _:
+                return JSONResponse(NOTHING)
+
+
+async def _find(request: Request, ask: Ask[How], admit: Admit) -> ImageSource:
+    """The image of a task: its handle, if it was fetched a moment ago."""
+    address, services, timings = ask.image_url, services_of(request), timings_of(request)
+    if address is None:
+        return ImageSource()
+    name = caller_of(request).name
+    model = services.library.resolve(ask.model)
+    await admit.model(model)
+    key = (name, model.name, f"{ask.how.task} {address}")
+    image_id = services.label_studio.image_id(key)
+    embed = functools.partial(services.engine.embed, model=ask.model, owner=name, timings=timings, admit=admit)
+    if image_id is not None:
+        source = ImageSource(image_id=image_id)
+        try:
+            await embed(source)
+        except EmbeddingExpiredError:
+            pass
+        else:
+            return source
+    with timings.stage("receive"):
+        data = await services.label_studio.fetch(address, task=ask.how.task, owner=name)
+    image = await services.pools.parse(lambda: ImageSource.of_bytes(data), timings, owner=name)
+    handle = await embed(image)
+    services.label_studio.remember(key, handle.image_id)
+    return image
+
+
+def _model(request: Request, name: str) -> Model:
+    """The model in the path; a dash may stand for the colon.
+
+    Raises:
+        UnknownModelError: there is no such model.
+    """
+    library = services_of(request).library
+    try:
+        return library.resolve(name)
+    except UnknownModelError:
+        for model in library.catalog:
+            if model.name.replace(":", "-") == name:
+                return model
+        raise
+
+
+def _is_webhook(scope: Scope) -> bool:
+    return scope["method"] == "POST" and own_path(scope).endswith("/webhook")
+
+
+DOOR = Door(
+    name=NAME,
+    summary="Label Studio's ML backend.",
+    paths=("/label-studio/",),
+    router=router,
+    write_error=json_errors(
+        challenge="Basic",
+        key_advice="the API key is missing or wrong: choose Basic Authentication, with the key as the password",
+    ),
+    is_public=_is_webhook,
+    schemas=(bodies.SetupBody, bodies.PredictBody),
+)
