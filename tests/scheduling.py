@@ -14,7 +14,7 @@ LONGEST = (
     *TOGETHER,
     *("tests/attacks/test_promise.py", "tests/server/test_parity.py", "tests/cli/test_cli.py"),
     *("tests/server/test_embedding_exchange.py", "tests/e2e", "tests/server/guard/test_auth.py"),
-    *("tests/pixels/test_decode_memory.py", "tests/client/test_retries.py", "tests/server/test_first_use.py"),
+    *("tests/models/test_builtin.py", "tests/pixels/test_decode_memory.py", "tests/server/test_first_use.py"),
     *("tests/server/guard/test_admission.py", "tests/cli/test_bench.py", "tests/server/guard/test_slow_clients.py"),
 )
 

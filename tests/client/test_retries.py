@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import socket
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from types import SimpleNamespace
 
 import pytest
 from puppet import GOOD, Told, problem, puppet
@@ -26,6 +28,20 @@ from osamd.errors import (
 HTML = {"Content-Type": "text/html"}
 
 
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the clients would have waited, in seconds; they do not."""
+    waited: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        waited.append(seconds)
+
+    # Their own modules, so that the server of the test waits as ever.
+    monkeypatch.setattr("osamd.client.clients.time", SimpleNamespace(**vars(time) | {"sleep": waited.append}))
+    monkeypatch.setattr("osamd.client.clients.asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": pause}))
+    return waited
+
+
 @pytest.mark.parametrize(
     "first",
     [
@@ -40,8 +56,8 @@ HTML = {"Content-Type": "text/html"}
     ],
     ids=["overloaded", "draining", "rate limit", "proxy's 429", *(f"proxy's {code}" for code in (500, 502, 503, 504))],
 )
-def test_cold_start_is_retried(first: Told) -> None:
-    """What a waking or busy server answers is tried again until it works, by both clients."""
+def test_cold_start_is_retried(pauses: list[float], first: Told) -> None:
+    """What a waking or busy server answers is tried again until it works, by both clients, with pauses between."""
 
     async def segment(url: str) -> int:
         async with AsyncClient(url) as client:
@@ -53,6 +69,9 @@ def test_cold_start_is_retried(first: Told) -> None:
     with puppet(first, Told(200, GOOD)) as server:
         assert asyncio.run(segment(server.url)) == 4
         assert len(server.asked) == 2
+    # Of the one client, which waited longer the second time, and of the other.
+    first_pause, second, other = pauses
+    assert (FIRST_PAUSE_S <= first_pause <= second, other) == (True, first_pause)
 
 
 def test_refused_connections_are_retried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,14 +124,16 @@ def test_permanent_failures_are_raised_at_once(answer: Told, kind: type[OsamdErr
         assert caught.value.retry_after_s == float(answer.headers["Retry-After"])
 
 
-def test_rate_limit_is_waited_for_as_long_as_it_says() -> None:
+def test_rate_limit_is_waited_for_as_long_as_it_says(pauses: list[float]) -> None:
     """``Retry-After`` of a 429 is neither shortened nor outwaited: one request before it, one after it."""
-    answers = problem("rate_limited", 429, Retry_After="1"), Told(200, GOOD)
+    answers = problem("rate_limited", 429, Retry_After="7"), Told(200, GOOD)
     with puppet(*answers) as server, Client(server.url) as client:
         assert client.segment(b"x").width == 4
         assert len(server.asked) == 2
+    assert [7.0] == pauses
 
 
+@pytest.mark.usefixtures("pauses")
 @pytest.mark.parametrize("value", ["Wed, 21 Oct 2015 07:28:00 GMT", "0", "soon", "-1", ""])
 def test_retry_after_may_be_a_date_or_nonsense(value: str) -> None:
     """A date in the past means now; what cannot be read is as good as no header."""

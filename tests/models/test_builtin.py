@@ -143,7 +143,7 @@ def test_background_clicks_alone_find_nothing(adapter: Adapter) -> None:
     """Also on a photo in which the network, never taught that, would have a guess."""
     photo = Path(__file__).parents[2] / "examples" / "cat.jpg"
     embedding = encode_pixels(adapter, np.asarray(Image.open(photo).convert("RGB")))
-    everywhere = [clicks((x, y, 0)) for y in range(10, 300, 37) for x in range(10, 451, 45)]
+    everywhere = [clicks((x, y, 0)) for y in range(10, 300, 56) for x in range(10, 451, 88)]
     for prompt in (clicks((225, 150, 0)), clicks((20, 20, 0)), clicks((225, 150, 0), (20, 20, 0)), *everywhere):
         mask, _ = answer(adapter, embedding, prompt)
         assert not mask.any()
