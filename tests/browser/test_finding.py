@@ -58,6 +58,12 @@ def test_everything_is_found_and_some_of_it_kept(ready: Playground) -> None:
     expect(ready.objects).to_have_count(0)
     assert asked == []
 
+    # Without a pointer.
+    ready.stage.focus()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    expect(ready.objects).to_have_count(1)
+
     page.get_by_role("button", name="Keep all").click()
     expect(page.get_by_role("button", name="Keep all")).to_be_disabled()
     assert ready.objects.count() > 1

@@ -14,10 +14,11 @@ from osamd.types import ImageSource
 from osamd.wire.base64_text import decode_base64
 from osamd.wire.image_paths import read_image_path
 from osamd.wire.json_bodies import EMPTY, from_json
+from osamd.wire.mask_inputs import check_mask_bytes
 from osamd.wire.multipart import read_parts
 from osamd.wire.pieces import ENOUGH_TO_DETECT, as_utf8
 from osamd.wire.plain_fields import Body, fields_from, pairs_of, refuse_query
-from osamd.wire.schemas import GenerateBody, ImageFields, check_mask_bytes
+from osamd.wire.schemas import GenerateBody, ImageFields
 
 JSON_TYPES: Final = frozenset({"application/json", "text/json"})
 MULTIPART_TYPE: Final = "multipart/form-data"

@@ -11,10 +11,11 @@ from osamd.keep_alive import KeepAlive, parse_keep_alive
 from osamd.pixels.everything import Everything
 from osamd.settings import Include, Settings
 from osamd.types import ExchangedEmbedding, FloatArray, Prompt
-from osamd.wire.base64_text import Base64Text, LongText, decode_base64, short_text
+from osamd.wire.base64_text import Base64Text, decode_base64
 from osamd.wire.everything import PARAMETERS, SWITCH, EverythingField, EverythingSchema
 from osamd.wire.fields import Number, WireModel, number
 from osamd.wire.mask_fields import CANVAS_FACTOR, WHOLE_FORMATS, MaskFields
+from osamd.wire.mask_inputs import mask_to_refine
 
 ArrayType = Literal["float32", "float16"]
 
@@ -24,9 +25,6 @@ LONGEST_LIST = 4096
 LONGEST_URL = 2048
 # Limit on fields of one object, in all spellings.
 MOST_FIELDS = 64
-MASK_ID = "mask_"
-LONGEST_MASK_ID = 64
-MOST_MASK_BYTES = 8_000_000
 LABELS = frozenset({BACKGROUND, FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT})
 BOX_NUMBERS = 4
 EMBEDDING_AXES = 3
@@ -158,7 +156,7 @@ class PromptSchema(WireModel):
         clicks = [(point, label) for point, label in zip(points, labels, strict=True) if label <= FOREGROUND]
         if self.wants_everything:
             raise InvalidPromptError("everything cannot be one of several prompts", field=f"{field}.everything")
-        mask_id, mask_png = _mask_to_refine(self.mask_input, f"{field}.mask_input")
+        mask_id, mask_png = mask_to_refine(self.mask_input, f"{field}.mask_input")
         if not (clicks or boxes or self.texts or mask_id or mask_png):
             raise InvalidPromptError(
                 "the prompt is empty: give points with point_labels, a box, texts, mask_input or everything",
@@ -185,31 +183,6 @@ class PromptSchema(WireModel):
             max_annotations=defaults.max_annotations if self.max_annotations is None else self.max_annotations,
             field=field,
         )
-
-
-def _mask_to_refine(value: str | LongText | None, field: str) -> tuple[str | None, bytes | None]:
-    """A mask's id, or its PNG."""
-    text = None if value is None else short_text(value, most=LONGEST_MASK_ID)
-    if value is None or text == "":
-        return None, None
-    if text is not None and text.startswith(MASK_ID):
-        return text, None
-    try:
-        data = decode_base64(value, field=field)
-    except InvalidRequestError as error:
-        raise InvalidPromptError(f"expected a mask_id, or a mask as a PNG in base64: {error}", field=field) from None
-    check_mask_bytes(len(data), field)
-    return None, data
-
-
-def check_mask_bytes(nbytes: int, field: str) -> None:
-    """Limit a mask to refine, which compresses well.
-
-    Raises:
-        InvalidPromptError: it is larger.
-    """
-    if nbytes > MOST_MASK_BYTES:
-        raise InvalidPromptError(f"the mask has {nbytes:,} bytes; the limit is {MOST_MASK_BYTES:,}", field=field)
 
 
 def _ordered(boxes: FloatArray) -> FloatArray:
