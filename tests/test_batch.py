@@ -16,6 +16,7 @@ from serving import clean_environment
 
 from osamd.batch import Segmenter
 from osamd.errors import InvalidImageError, InvalidPromptError, UnknownModelError
+from osamd.pixels import decoder
 from osamd.pixels.everything import Everything, Proposal
 from osamd.types import Prompt
 
@@ -186,3 +187,15 @@ def test_everything_is_a_prompt(segment: Segmenter) -> None:
     assert isinstance(wrong.error, InvalidPromptError)
     assert wrong.error.field == "prompt.everything.points_per_side"
     assert isinstance(mixed.error, InvalidPromptError)
+
+
+def test_heic_that_crashes_the_decoder_fails_alone(segment: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is decoded in another process, here one that crashes at once; other images are decoded in this one."""
+    monkeypatch.setattr(decoder, "PROGRAM", "import os; os.abort()")
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0heicmif1" + bytes(1000)
+
+    crashed, fine = segment([heic, encoded(disc_picture())], [CLICK] * 2)
+
+    assert isinstance(crashed.error, InvalidImageError)
+    assert "crashed the decoder" in str(crashed.error)
+    assert fine.error is None

@@ -29,6 +29,7 @@ from osamd.errors import InvalidImageError, InvalidPromptError, OsamdError
 from osamd.keep_alive import LONGEST_S
 from osamd.library.catalog import DEFAULT_MODEL
 from osamd.library.library import open_library
+from osamd.pixels.careful_decoder import CarefulDecoder
 from osamd.pixels.everything import Everything
 from osamd.settings import Settings, load_settings
 from osamd.timings import Timings
@@ -181,6 +182,7 @@ class Segmenter:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="osamd-batch", daemon=True)
         self._thread.start()
+        self._decode = CarefulDecoder()
         self._engine: Engine | None = None
         try:
             self._engine = self._do(self._start())
@@ -218,6 +220,7 @@ class Segmenter:
             return
         if self._engine is not None:
             self._do(self._engine.close())
+        self._decode.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -246,7 +249,8 @@ class Segmenter:
             raise
 
     async def _start(self) -> Engine:
-        engine = Engine(self._settings, library=open_library(self._settings), parallel=self._parallel)
+        library = open_library(self._settings)
+        engine = Engine(self._settings, library=library, decode=self._decode, parallel=self._parallel)
         try:
             engine.library.resolve(self._model)
             await engine.preload()

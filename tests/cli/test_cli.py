@@ -19,6 +19,7 @@ from serving import KEY, clean_environment
 from tiffs import tiff
 
 from osamd import __version__
+from osamd.pixels import decoder
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTO = str(ROOT / "examples" / "cat.jpg")
@@ -529,3 +530,15 @@ def test_run_refuses_what_does_not_go_with_everything(
     done = osamd("run", *arguments, "--image", PHOTO, "-o", "-", env=environment)
     assert done.returncode != 0
     assert part in done.err
+
+
+def test_heic_that_crashes_the_decoder_is_an_error(
+    osamd: Osamd, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decoder is in another process, here one that crashes at once."""
+    monkeypatch.setattr(decoder, "PROGRAM", "import os; os.abort()")
+
+    ended = osamd("run", "--image", "-", "--json", env=environment, stdin=b"\0\0\0\x18ftypheic\0\0\0\0heicmif1")
+
+    assert (2, "") == (ended.returncode, ended.out)
+    assert "crashed the decoder" in ended.err

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from osamd.errors import ImageTooLargeError, InvalidImageError, OsamdError
+from osamd.pixels import decoder
+from osamd.pixels.careful_decoder import CarefulDecoder
 from osamd.pixels.decoder import Decoder
 from osamd.pixels.images import decode_image
 
@@ -255,3 +257,18 @@ def test_all_formats_within_the_limits_of_the_decoding_process() -> None:
         ).pixels.shape
     finally:
         decoder.close()
+
+
+def test_heic_of_ones_own_is_decoded_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same picture as here; other formats need no process."""
+    monkeypatch.setattr(decoder, "PROGRAM", "raise SystemExit(1)")
+    with CarefulDecoder() as decode:
+        for kind in ("PNG", "AVIF", "JPEG2000"):
+            assert (HEIGHT, WIDTH, 3) == decode(encoded(marked(), kind), max_pixels=10**6).pixels.shape
+    monkeypatch.undo()
+    with CarefulDecoder() as decode:
+        apart = decode(TURNED_HEIC, max_pixels=10**6)
+        with pytest.raises(ImageTooLargeError, match="384 pixels"):
+            decode(TURNED_HEIC, max_pixels=383)
+
+    np.testing.assert_array_equal(decode_image(TURNED_HEIC, max_pixels=10**6).pixels, apart.pixels)

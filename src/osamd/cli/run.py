@@ -12,12 +12,12 @@ from osamd.engine import Engine
 from osamd.engine.everything import check_everything, collect
 from osamd.engine.prompts import check_masks
 from osamd.errors import InvalidRequestError
+from osamd.pixels.careful_decoder import CarefulDecoder
 from osamd.pixels.everything import EverythingResult
-from osamd.pixels.images import decode_image
 from osamd.pixels.masks import encode_color_png, overlay
 from osamd.settings import Settings, load_settings
 from osamd.timings import Timings
-from osamd.types import Cleaning, ImageSource, SegmentRequest, SegmentResult
+from osamd.types import Cleaning, Decode, ImageSource, SegmentRequest, SegmentResult
 from osamd.wire.everything import check_labels
 from osamd.wire.plain_fields import body_from_pairs
 from osamd.wire.replies import cleaned, finish, included, no_limit, write_reply, write_union
@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     data = read_image(arguments.image)
 
     is_picture = arguments.output is not None or not arguments.json
-    result = _segment(data, body, settings, needs_masks=is_picture)
+    with CarefulDecoder() as decode:
+        result = _segment(data, body, settings, decode, needs_masks=is_picture)
     if isinstance(result, EverythingResult) and result.stopped != "all_points":
         print(f"osamd: stopped by {result.stopped}; masks found: {len(result.annotations)}", file=sys.stderr)
     for note in result.image.notes:
@@ -92,7 +93,9 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         raise InvalidRequestError("refusing to write a PNG to the terminal: redirect it, or use -o or --json")
 
 
-def _segment(data: bytes, body: GenerateBody, settings: Settings, *, needs_masks: bool) -> SegmentResult:
+def _segment(
+    data: bytes, body: GenerateBody, settings: Settings, decode: Decode, *, needs_masks: bool
+) -> SegmentResult:
     request = SegmentRequest(
         image=ImageSource.of_bytes(data),
         model=body.model,
@@ -119,7 +122,7 @@ def _segment(data: bytes, body: GenerateBody, settings: Settings, *, needs_masks
         bring(model, library.store)
 
     async def segment() -> SegmentResult:
-        engine = Engine(settings, library=library)
+        engine = Engine(settings, library=library, decode=decode)
         try:
             if everything is None:
                 return await engine.segment(request, Timings())
@@ -133,7 +136,8 @@ def _segment(data: bytes, body: GenerateBody, settings: Settings, *, needs_masks
 
 
 def _overlay_png(data: bytes, result: SegmentResult, cleaning: Cleaning, settings: Settings) -> bytes:
-    pixels = decode_image(data, max_pixels=settings.max_image_pixels).pixels
+    with CarefulDecoder() as decode:
+        pixels = decode(data, max_pixels=settings.max_image_pixels).pixels
     found = (cleaned(item, cleaning).mask for item in result.annotations)
     masks = [mask for mask in found if mask is not None]
     if isinstance(result, EverythingResult):

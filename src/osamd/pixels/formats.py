@@ -49,6 +49,12 @@ def formats_of(data: bytes) -> tuple[str, ...]:
     return _heic() if brands & HEIC_BRANDS else FORMATS
 
 
+def is_heic(data: bytes) -> bool:
+    """Whether a file is read as HEIC."""
+    brands = _brands(data)
+    return bool(brands & HEIC_BRANDS) and not brands & AVIF_BRANDS
+
+
 def _brands(data: bytes) -> frozenset[bytes]:
     """The brands of an ISO base media file; empty for other files."""
     if data[4:8] != FILE_TYPE:
