@@ -62,18 +62,18 @@ class Connection:
 
     def get(self, path: str) -> Reply:
         """GET; raises ``RuntimeError`` unless the answer is 200."""
-        return self._ask("GET", path, None)
+        return self._ask("GET", path, None, {})
 
-    def post(self, path: str, body: bytes) -> Reply:
-        """POST of JSON; raises ``RuntimeError`` unless the answer is 200."""
-        return self._ask("POST", path, body)
+    def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
+        """POST of JSON, with further headers; raises ``RuntimeError`` unless the answer is 200."""
+        return self._ask("POST", path, body, headers or {})
 
-    def _ask(self, method: str, path: str, body: bytes | None) -> Reply:
+    def _ask(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
         if time.perf_counter() - self._used_at > LONGEST_IDLE_S:
             self._http.close()
             self._http.connect()
         start = time.perf_counter()
-        self._http.request(method, path, body, self._headers)
+        self._http.request(method, path, body, {**self._headers, **headers})
         response = self._http.getresponse()
         data = response.read()
         self._used_at = time.perf_counter()

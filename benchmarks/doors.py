@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,11 +40,13 @@ class Door:
         name: as in ``OSAMD_DOORS``.
         path: what it calls.
         body: what it sends.
+        headers: what it sends besides.
     """
 
     name: str
     path: str
     body: Body
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def roboflow(image: str, x: int, y: int) -> Mapping[str, Any]:
@@ -64,8 +66,14 @@ def qupath(image: str, x: int, y: int) -> Mapping[str, Any]:
     return {"type": "sam2_t", "checkpoint_url": f"osamd:{MODEL}", "b64img": image, **prompt}
 
 
+def cvat(image: str, x: int, y: int) -> Mapping[str, Any]:
+    """A call of an interactor."""
+    return {"image": image, "pos_points": [[x, y]], "neg_points": [], "obj_bbox": []}
+
+
 # A further door is a line here.
 DOORS: Final = (
+    Door("cvat", "/api/function_invocations", cvat, {"x-nuclio-function-name": MODEL, "Accept-Encoding": "gzip"}),
     Door("roboflow", "/roboflow/sam2/segment_image", roboflow),
     Door("qupath", "/qupath/", qupath),
 )
@@ -75,13 +83,14 @@ def measure(connection: Connection, rounds: int) -> dict[str, list[float]]:
     """Seconds of each door's click, and of ``/api/generate``, by name, one a round."""
     image = photo_base64(PHOTO)
     taken: dict[str, list[float]] = defaultdict(list)
+    no_headers: Mapping[str, str] = {}
     for number in range(-2, rounds):
         x, y = click(number % 1000)
-        asks = [(GENERATE, GENERATE, click_body(MODEL, (x, y), image=image))]
-        asks += [(door.name, door.path, json.dumps(door.body(image, x, y)).encode()) for door in DOORS]
-        for name, path, body in turned(asks, number % len(asks)):
+        asks = [(GENERATE, GENERATE, click_body(MODEL, (x, y), image=image), no_headers)]
+        asks += [(door.name, door.path, json.dumps(door.body(image, x, y)).encode(), door.headers) for door in DOORS]
+        for name, path, body, headers in turned(asks, number % len(asks)):
             settle()
-            seconds = connection.post(path, body).seconds
+            seconds = connection.post(path, body, headers).seconds
             if number >= 0:
                 taken[name].append(seconds)
     return taken

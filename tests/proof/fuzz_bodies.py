@@ -13,11 +13,15 @@ import atheris
 
 with atheris.instrument_imports(include=["osamd.wire", "osamd.server.doors", "python_multipart"]):
     from osamd.server.doors import qupath
+    from osamd.server.doors.cvat import bodies as cvat
+    from osamd.server.doors.cvat.functions import functions
+    from osamd.server.doors.label_studio import bodies as label_studio
     from osamd.server.doors.roboflow import bodies as roboflow
     from osamd.wire import parsing
     from osamd.wire.schemas import GenerateBody
 
 from osamd.errors import RequestError
+from osamd.library.catalog import load_catalog
 from osamd.server.bodies import RawBody
 from osamd.settings import load_settings
 from osamd.types import Prompt
@@ -29,7 +33,8 @@ CONTENT_TYPES = (
     "application/x-www-form-urlencoded",
     "",
 )
-SETTINGS = load_settings()
+SETTINGS = load_settings(cvat_texts=("cat",))
+FUNCTIONS = functions(load_catalog(), SETTINGS)
 # Bodies of other tools' protocols; a further door's is a line here.
 TOOLS = (
     lambda body: roboflow.clicks(body, SETTINGS, default="builtin"),
@@ -38,6 +43,10 @@ TOOLS = (
     lambda body: roboflow.image_to_embed(body, SETTINGS, default="builtin"),
     lambda body: qupath.clicks(body, SETTINGS),
     lambda body: qupath.concepts(body, SETTINGS),
+    lambda body: cvat.invocation(body, SETTINGS, function=FUNCTIONS["builtin"]),
+    lambda body: cvat.invocation(body, SETTINGS, function=FUNCTIONS["sam3"]),
+    lambda body: label_studio.prediction(body, SETTINGS, model=FUNCTIONS["builtin"].model),
+    lambda body: label_studio.prediction(body, SETTINGS, model=FUNCTIONS["sam3"].model),
 )
 KINDS = len(CONTENT_TYPES) + len(TOOLS)
 HEAD_BYTES = 5

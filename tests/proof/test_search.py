@@ -113,6 +113,14 @@ def seeds_of_bodies(folder: Path) -> None:
         "form": (3, b"", b"image=aGVsbG8%3D&point=1%2C2&include=image_embedding&multimask=true"),
     }
     base64_image, click = {"type": "base64", "value": "aGVsbG8="}, {"points": [{"x": 1, "y": 2, "positive": True}]}
+    labels = "<Label value='Cat' predicted_values='a,b'/>"
+    studio_task = {
+        "tasks": [{"id": 1, "data": {"image": "/data/upload/1/a.jpg"}, "drafts": [{"result": ['\\"']}]}],
+        "label_config": f"<View><Image name='i' value='$image'/><BrushLabels toName='i'>{labels}</BrushLabels></View>",
+    }
+    size = {"original_width": 4, "original_height": 2, "type": "keypointlabels"}
+    key_point = {**size, "value": {"x": 5, "y": 5, "keypointlabels": ["Cat"]}, "is_positive": False}
+    stroke = {**size, "value": {"rle": [0, 0, 0, 32, 57, 27, 252, 191, 255, 0], "labels": ["Cat"]}}
     of_tools: list[dict[str, object]] = [
         {"image": base64_image, "prompts": {"prompts": [click, {"box": {"x": 1, "y": 2, "width": 3, "height": 4}}]}},
         {"image": base64_image, "prompts": [{"text": "cat", "boxes": [{"x0": 1, "y0": 2, "x1": 3, "y1": 4}]}]},
@@ -120,6 +128,10 @@ def seeds_of_bodies(folder: Path) -> None:
         {"image": {"type": "url", "value": "https:\\/\\/example.com"}},
         {"type": "sam2_t", "b64img": "aGVsbG8=", "bbox": [1, 2, 3, 4], "point_coords": [[1, 2]], "point_labels": [1]},
         {"type": "sam3", "b64img": "aGVsbG8=", "text_prompt": "cat", "positive_bboxes": [[1, 2, 3, 4]]},
+        {"image": "aGVsbG8=", "pos_points": [[1, 2]], "neg_points": [], "obj_bbox": [[1, 2], [3, 4]]},
+        {"image": "aGVsbG8=", "threshold": 0.5},
+        {**studio_task, "params": {"context": {"result": [key_point, stroke]}}},
+        {**studio_task, "params": {"context": {"event": "prewarm"}}},
     ]
     for number, body in enumerate(of_tools):
         bodies[f"tool-{number}"] = (5 + number, b"", json.dumps(body).encode())

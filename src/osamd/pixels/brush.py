@@ -138,9 +138,15 @@ def points_in(stroke: Mask, *, most: int) -> npt.NDArray[np.float32]:
 
 def _edges(mask: Mask) -> npt.NDArray[np.int64]:
     """Where the image's pixels, row by row, change between outside and inside."""
-    padded = np.pad(mask.inside.view(np.int8), ((0, 0), (1, 1)))
-    rows, columns = np.nonzero(np.diff(padded, axis=1))
-    edges: npt.NDArray[np.int64] = (rows + mask.box.ymin) * mask.width + columns + mask.box.xmin
+    inside, box = mask.inside, mask.box
+    width = inside.shape[1]
+    changes = np.flatnonzero(inside[:, 1:] != inside[:, :-1])
+    rows, columns = np.divmod(changes, width - 1) if width > 1 else (changes, changes)
+    starts, ends = np.flatnonzero(inside[:, 0]), np.flatnonzero(inside[:, -1])
+    # Within the box, whose rows are one longer than the pixels in between.
+    places = [rows * (width + 1) + columns + 1, starts * (width + 1), ends * (width + 1) + width]
+    rows, columns = np.divmod(np.sort(np.concatenate(places)), width + 1)
+    edges: npt.NDArray[np.int64] = (rows + box.ymin) * mask.width + columns + box.xmin
     # Where a row ends inside and the next one begins inside, nothing changes.
     is_twice = np.concatenate((edges[1:] == edges[:-1], [False]))
     is_twice |= np.concatenate(([False], is_twice[:-1]))
