@@ -139,6 +139,24 @@ def test_a_model_that_is_not_there_fails_at_once() -> None:
         Segmenter("no-such-model")
 
 
+def test_the_notebook_example_runs(tmp_path: Path) -> None:
+    """Paths, Pillow images and arrays in; masks, boxes and scores out."""
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "batch_notebook.py")],
+        env=clean_environment({"OSAMD_CACHE": str(tmp_path)}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 0 == ended.returncode, ended.stderr
+    first, second, third, color, error = ended.stdout.splitlines()
+    assert first.startswith("(1, 300, 451)")
+    assert second.startswith("(1, 300, 451)")
+    assert third.startswith("(2, 300, 451)")
+    assert color.startswith("mean colour")
+    assert "error: not an image" in error
+
+
 def test_the_example_cuts_out_a_folder(tmp_path: Path) -> None:
     """Each photo's mask is a PNG of its size; a corrupt one is named, and the exit code is 1."""
     photos = tmp_path / "photos"
