@@ -295,7 +295,7 @@ def test_a_wrong_key_is_told_in_words(server: RunningServer, answered_by: Callab
 # --- osamd labelme --------------------------------------------------------------------------------------------------
 
 MAIN = """
-import sys, numpy, osam
+import sys, loguru, numpy, osam
 def main():
     print(sys.argv)
     if len(sys.argv) > 2:
@@ -305,7 +305,10 @@ def main():
         request = osam.types.GenerateRequest(
             model="sam2:latest", image=image, image_embedding=model.encode_image(image=image), prompt=prompt
         )
-        print(len(model.generate(request=request).annotations))
+        try:
+            print(len(model.generate(request=request).annotations))
+        except Exception:
+            loguru.logger.opt(exception=True).error("AI inference failed")
     sys.exit(3)
 """
 
@@ -338,6 +341,16 @@ def test_the_command_starts_labelme(tmp_path: Path, osam_server: RunningServer) 
     assert ended.stdout.splitlines() == ["['labelme', '--labels', 'cat,dog', 'x']", "1"]
     assert ended.stderr == f"osamd: labelme's AI models are answered by {osam_server.url}\n"
     assert ended.returncode == 3
+
+
+def test_labelmes_log_does_not_have_the_key(tmp_path: Path, server: RunningServer) -> None:
+    """It has the values of variables in all frames, those of the command too."""
+    ended = run_command(tmp_path, "x", "y", OSAMD_URL=server.url, OSAMD_API_KEY=KEY)
+
+    assert "AI inference failed" in ended.stderr
+    assert "ModelUnavailableError" in ended.stderr
+    assert "osamd/cli/labelme.py" in ended.stderr
+    assert KEY not in ended.stderr
 
 
 def test_the_commands_help_is_labelmes(tmp_path: Path) -> None:

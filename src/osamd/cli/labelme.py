@@ -22,17 +22,22 @@ PRINTING: Final = frozenset({"-h", "--help", "-V", "--version"})
 
 def run(arguments: argparse.Namespace) -> int:
     """Check that the server accepts the key, and run labelme."""
-    url = os.environ.get(URL_VARIABLE, "").strip() or DEFAULT_URL
-    key = os.environ.get(KEY_VARIABLE)
     if not PRINTING & set(arguments.arguments):
-        _check(url, key)
-    return labelme.start(Client(url, api_key=key, timeout_s=ANSWER_S, patience_s=PATIENCE_S), arguments.arguments)
+        _check()
+    client = _client(timeout_s=ANSWER_S, patience_s=PATIENCE_S)
+    # While labelme runs, no line on the stack may name the key: labelme logs tracebacks with the values of variables.
+    return labelme.start(client, arguments.arguments)
 
 
-def _check(url: str, key: str | None) -> None:
+def _client(**options: float) -> Client:
+    url = os.environ.get(URL_VARIABLE, "").strip() or DEFAULT_URL
+    return Client(url, api_key=os.environ.get(KEY_VARIABLE), **options)
+
+
+def _check() -> None:
     """Wake the server up, and raise what a click would, before there is a window."""
     try:
-        with Client(url, api_key=key, patience_s=WAKE_UP_S) as client:
+        with _client(patience_s=WAKE_UP_S) as client:
             client.running_models()
             print(f"osamd: labelme's AI models are answered by {client.url}", file=sys.stderr)
     except OsamdError as error:
