@@ -1,11 +1,14 @@
 """Objects cut out of their image."""
 
 import io
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from PIL import Image
 
+from osamd.pixels import cutouts
 from osamd.pixels.cutouts import cut_out
 from osamd.pixels.masks import mask_from_array
 from osamd.types import Mask
@@ -28,9 +31,9 @@ def mask(x: int, y: int) -> Mask:
     return found
 
 
-def read(data: memoryview) -> Pixels:
+def read(pieces: Iterable[bytes]) -> Pixels:
     """RGBA."""
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+    with Image.open(io.BytesIO(b"".join(pieces)), formats=["PNG"]) as image:
         assert "RGBA" == image.mode
         return np.asarray(image)
 
@@ -58,3 +61,18 @@ def test_nothing_to_cut_out() -> None:
     """All of the image is transparent."""
     for is_whole in (True, False):
         assert not read(cut_out(photo(), [], is_whole=is_whole)).any()
+
+
+@pytest.mark.parametrize("block", [1, 300, 1 << 20])
+@pytest.mark.parametrize("width", [1, 2, 40])
+def test_png_of_any_size_and_in_any_blocks(width: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of a row or more, and rows of a single pixel, which has no neighbour on the left."""
+    monkeypatch.setattr(cutouts, "BLOCK_BYTES", block)
+    pixels = np.random.default_rng(6).integers(0, 256, (9, width, 3)).astype(np.uint8)
+    everywhere = mask_from_array(np.ones((9, width), np.bool_), offset=(0, 0), height=9, width=width)
+    assert everywhere is not None
+
+    seen = read(cut_out(pixels, [everywhere], is_whole=True))
+
+    np.testing.assert_array_equal(pixels, seen[:, :, :3])
+    assert (seen[:, :, 3] == 255).all()

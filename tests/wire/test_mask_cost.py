@@ -37,10 +37,15 @@ def _short_turns() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-@pytest.mark.parametrize("mask_format", ["rle", "polygon", "png"])
+def _photo() -> ByteArray:
+    """Noise, which does not compress."""
+    return np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+
+
+@pytest.mark.parametrize("mask_format", ["rle", "polygon", "png", "cutout"])
 def test_no_mask_holds_the_interpreter(noise: Mask, mask_format: MaskFormat) -> None:
     """At least one attempt of a few shows short steps only."""
-    pixels: ByteArray | None = None
+    pixels = _photo() if mask_format == "cutout" else None
     form = MaskForm("full", mask_format, 0.0, pixels)
     held: list[float] = []
     while len(held) < ATTEMPTS and min(held, default=1.0) > MOST_HELD_S:

@@ -162,7 +162,7 @@ def encode_labels(labels: ByteArray) -> bytes:
     hues = np.stack([steps * 0.618034 % 1 * 180, np.full(256, 170), 255 - steps % 3 * 55], axis=1)
     palette = cv2.cvtColor(hues.astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0]
     palette[0] = 0
-    return _png(labels, INDEXED, _chunk(b"PLTE", palette.tobytes()))
+    return _png(labels, INDEXED, png_chunk(b"PLTE", palette.tobytes()))
 
 
 def _png(pixels: ByteArray, color_type: int, palette: bytes = b"") -> bytes:
@@ -170,15 +170,29 @@ def _png(pixels: ByteArray, color_type: int, palette: bytes = b"") -> bytes:
     # Each row begins with its filter type, 0 for none.
     rows = np.zeros((height, width + 1), np.uint8)
     rows[:, 1:] = pixels
-    stream = zlib_ng.compressobj(PNG_LEVEL, zlib_ng.DEFLATED, zlib_ng.MAX_WBITS, PNG_MEMORY_LEVEL, zlib_ng.Z_RLE)
+    stream = png_compressor()
     compressed = stream.compress(rows) + stream.flush()
-    # 8 bits, default compression and filter methods, not interlaced.
-    header = struct.pack(">II", width, height) + bytes([8, color_type, 0, 0, 0])
-    return PNG_SIGNATURE + _chunk(b"IHDR", header) + palette + _chunk(b"IDAT", compressed) + _chunk(b"IEND", b"")
+    head = png_head(width=width, height=height, color_type=color_type)
+    return head + palette + png_chunk(b"IDAT", compressed) + PNG_END
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
+def png_compressor() -> Any:
+    """A zlib-ng stream for the rows of a PNG."""
+    return zlib_ng.compressobj(PNG_LEVEL, zlib_ng.DEFLATED, zlib_ng.MAX_WBITS, PNG_MEMORY_LEVEL, zlib_ng.Z_RLE)
+
+
+def png_head(*, width: int, height: int, color_type: int) -> bytes:
+    """The signature and header of a PNG with 8 bits per sample, not interlaced."""
+    # The last three: default compression and filter methods, not interlaced.
+    return PNG_SIGNATURE + png_chunk(b"IHDR", struct.pack(">II", width, height) + bytes([8, color_type, 0, 0, 0]))
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk with its length and checksum."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib_ng.crc32(kind + data))
+
+
+PNG_END = png_chunk(b"IEND", b"")
 
 
 def encode_color_png(pixels: ByteArray) -> bytes:

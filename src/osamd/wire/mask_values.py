@@ -5,7 +5,7 @@ JSON library would stop the event loop for a second.
 """
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -58,7 +58,7 @@ def write_mask(mask: Mask, form: MaskForm) -> Iterator[bytes]:
             yield from _run_lengths(mask, is_whole=form.is_whole)
         case _:
             pixels = masks.full_array(mask) if form.is_whole else masks.cropped_array(mask)
-            yield from _base64_string(masks.encode_png(pixels))
+            yield from _base64_string([masks.encode_png(pixels)])
 
 
 def write_array(data: memoryview, *, shape: Sequence[int], dtype: str) -> Iterator[bytes]:
@@ -70,12 +70,12 @@ def write_array(data: memoryview, *, shape: Sequence[int], dtype: str) -> Iterat
         dtype: the name of its numbers' type.
     """
     yield b'{"shape":[%b],"dtype":"%b","data":' % (b",".join(b"%d" % length for length in shape), dtype.encode())
-    yield from _base64_string(data)
+    yield from _base64_string([data])
     yield b"}"
 
 
-def cut_out_of(pixels: ByteArray | None, masks: Sequence[Mask], *, is_whole: bool) -> memoryview:
-    """A PNG of the image where the masks are; see ``cut_out``.
+def cut_out_of(pixels: ByteArray | None, masks: Sequence[Mask], *, is_whole: bool) -> Iterator[bytes]:
+    """A PNG of the image where the masks are, in pieces; see ``cut_out``.
 
     Raises:
         RuntimeError: there is no image.
@@ -101,11 +101,18 @@ def crossings(mask: Mask) -> int:
     return within + 2 * len(inside)
 
 
-def _base64_string(data: bytes | memoryview) -> Iterator[bytes]:
+def _base64_string(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    """The bytes of all parts together."""
     yield b'"'
-    for start in range(0, len(data), PIECE_BYTES):
-        yield base64.b64encode(data[start : start + PIECE_BYTES])
-    yield b'"'
+    rest = b""
+    for part in parts:
+        for start in range(0, len(part), PIECE_BYTES):
+            data = rest + part[start : start + PIECE_BYTES]
+            # Base64 has groups of three bytes.
+            whole = len(data) - len(data) % 3
+            yield base64.b64encode(data[:whole])
+            rest = data[whole:]
+    yield base64.b64encode(rest) + b'"'
 
 
 def _run_lengths(mask: Mask, *, is_whole: bool) -> Iterator[bytes]:

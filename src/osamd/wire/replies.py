@@ -23,7 +23,6 @@ from osamd.types import (
 from osamd.wire.json_pieces import ReplyPieces, Room
 from osamd.wire.mask_fields import CANVAS_FACTOR, WHOLE_FORMATS
 from osamd.wire.mask_values import MaskForm, crossings, cut_out_of, write_array, write_mask
-from osamd.wire.pieces import PIECE_BYTES
 from osamd.wire.schemas import ArrayType, EmbeddingSchema, GenerateBody
 
 # Memory per pixel of a cut-out while it is written: as pixels, as PNG and as base64.
@@ -321,8 +320,7 @@ def write_union(result: SegmentResult, body: GenerateBody, settings: Settings, r
     room(CUTOUT_BYTES_PER_PIXEL * result.image.height * result.image.width)
     found = [mask for item in result.annotations if (mask := cleaned(item, cleaning).mask) is not None]
     layout = body.mask_layout or settings.mask_layout
-    png = cut_out_of(result.pixels, found, is_whole=layout == "full")
-    return [bytes(png[start : start + PIECE_BYTES]) for start in range(0, len(png), PIECE_BYTES)]
+    return list(cut_out_of(result.pixels, found, is_whole=layout == "full"))
 
 
 def _labels_png(result: EverythingResult, cleaning: Cleaning) -> bytes:
