@@ -65,12 +65,12 @@ def test_many_images_are_answered_in_order(segment: Segmenter) -> None:
     """More images than any queue holds are read from an iterator a few at a time, without overload errors."""
 
     def images() -> Iterator[bytes]:
-        for number in range(40):
+        for number in range(20):
             yield picture(number, width=WIDTH + number)
 
     results = segment(images())
 
-    assert [WIDTH + number for number in range(40)] == [result.width for result in results]
+    assert [WIDTH + number for number in range(20)] == [result.width for result in results]
     assert all(result.error is None for result in results)
 
 

@@ -29,12 +29,14 @@ def open_playground(browser: Browser, shared_context: BrowserContext) -> Iterato
     """Opens playgrounds, and checks at the end what they complained about.
 
     Those with the key and without options share a context, whose storage is empty and whose permissions are the usual
-    ones when a test begins.
+    ones when a test begins. A test that changes more of it says that it does not share it.
     """
     opened: list[Playground] = []
 
-    def opener(server: RunningServer, *, key: str | None = KEY, prefix: str = "", **options: Any) -> Playground:
-        is_plain = key == KEY and not options
+    def opener(
+        server: RunningServer, *, key: str | None = KEY, prefix: str = "", is_shared: bool = True, **options: Any
+    ) -> Playground:
+        is_plain = key == KEY and is_shared and not options
         context = shared_context if is_plain else browser.new_context(**VIEWPORT | options)
         page = context.new_page()
         context.new_cdp_session(page).send("Storage.clearDataForOrigin", {"origin": server.url, "storageTypes": "all"})

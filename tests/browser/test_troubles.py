@@ -64,8 +64,10 @@ def test_wait_that_nobody_needs_ends(playground: Playground, photo: bytes) -> No
     expect(playground.notice).to_be_hidden()
 
 
-def test_trying_ends(playground: Playground, photo: bytes) -> None:
+def test_trying_ends(open_playground: Opener, server: RunningServer, photo: bytes) -> None:
     """What does not mend in five minutes, or was too slow twice, is tried again only when somebody says so."""
+    # The clock is the context's.
+    playground = open_playground(server, is_shared=False)
     page = playground.page
     page.clock.install()
     playground.use(photo)
