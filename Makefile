@@ -45,13 +45,13 @@ $(VENV)/proof: requirements/proof.txt $(VENV)/dev
 
 # The real annotation tools, each in an environment of its own: their dependencies conflict. A tool needs
 # requirements/tool-NAME.txt and its name here.
-TOOLS := labelme roboflow x-anylabeling
+TOOLS := label-studio labelme roboflow x-anylabeling
 .venv-tools/%/made: requirements/tool-%.txt
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-test-tools: $(VENV)/dev $(TOOLS:%=.venv-tools/%/made) ## Drive the real annotation tools against a server (installs them, 3 GB)
+test-tools: $(VENV)/dev $(TOOLS:%=.venv-tools/%/made) ## Drive the real annotation tools against a server (installs them, 4 GB)
 	$(BIN)/python -m pytest -m tools tests/tools $(PYTEST_ARGS)
 
 proof: $(VENV)/proof ## Run schemathesis and the fuzzers, for PROOF_S (60) seconds each
