@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import atheris
 
 with atheris.instrument_imports(include=["osamd.wire", "osamd.server.doors", "python_multipart"]):
-    from osamd.server.doors import qupath
+    from osamd.server.doors import qupath, x_anylabeling
     from osamd.server.doors.cvat import bodies as cvat
     from osamd.server.doors.cvat.functions import functions
     from osamd.server.doors.label_studio import bodies as label_studio
@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=["osamd.wire", "osamd.server.doors", "py
     from osamd.wire.schemas import GenerateBody
 
 from osamd.errors import RequestError
-from osamd.library.catalog import load_catalog
+from osamd.library.library import open_library
 from osamd.server.bodies import RawBody
 from osamd.settings import load_settings
 from osamd.types import Prompt
@@ -34,7 +34,8 @@ CONTENT_TYPES = (
     "",
 )
 SETTINGS = load_settings(cvat_texts=("cat",))
-FUNCTIONS = functions(load_catalog(), SETTINGS)
+LIBRARY = open_library(SETTINGS)
+FUNCTIONS = functions(LIBRARY.catalog, SETTINGS)
 # Bodies of other tools' protocols; a further door's is a line here.
 TOOLS = (
     lambda body: roboflow.clicks(body, SETTINGS, default="builtin"),
@@ -43,6 +44,7 @@ TOOLS = (
     lambda body: roboflow.image_to_embed(body, SETTINGS, default="builtin"),
     lambda body: qupath.clicks(body, SETTINGS),
     lambda body: qupath.concepts(body, SETTINGS),
+    lambda body: x_anylabeling._ask(LIBRARY, body, SETTINGS),
     lambda body: cvat.invocation(body, SETTINGS, function=FUNCTIONS["builtin"]),
     lambda body: cvat.invocation(body, SETTINGS, function=FUNCTIONS["sam3"]),
     lambda body: label_studio.prediction(body, SETTINGS, model=FUNCTIONS["builtin"].model),

@@ -128,6 +128,7 @@ def seeds_of_bodies(folder: Path) -> None:
         {"image": {"type": "url", "value": "https:\\/\\/example.com"}},
         {"type": "sam2_t", "b64img": "aGVsbG8=", "bbox": [1, 2, 3, 4], "point_coords": [[1, 2]], "point_labels": [1]},
         {"type": "sam3", "b64img": "aGVsbG8=", "text_prompt": "cat", "positive_bboxes": [[1, 2, 3, 4]]},
+        {"model": "builtin", "image": "aGVsbG8=", "params": {"marks": [{"type": "point", "data": [1, 2], "label": 1}]}},
         {"image": "aGVsbG8=", "pos_points": [[1, 2]], "neg_points": [], "obj_bbox": [[1, 2], [3, 4]]},
         {"image": "aGVsbG8=", "threshold": 0.5},
         {**studio_task, "params": {"context": {"result": [key_point, stroke]}}},
