@@ -1,5 +1,6 @@
 """The playground in a real Chromium: from the key to the files one takes away."""
 
+import hashlib
 import io
 import json
 import shutil
@@ -165,9 +166,13 @@ def test_mouse(playground: Playground, photo: bytes) -> None:
     """The mask follows the pointer before a click; the right button takes back, dragging makes a box."""
     asked = playground.listen()
     page = playground.page
-    playground.use(photo)
+    with page.expect_request("**/api/embed*") as sent:
+        playground.use(photo)
     with page.expect_response("**/api/generate") as previewed:
         playground.stage.hover(position=playground.place_of(*ON))
+    # The same server should get the photo and the clicks on it.
+    route = hashlib.sha256(photo).hexdigest()[:8]
+    assert [route] * 2 == [one.headers["x-osamd-image"] for one in (sent.value, previewed.value.request)]
     assert body_of(previewed.value.request)["prompt"] == {"points": [list(ON)], "point_labels": [1]}
     expect(playground.objects).to_have_count(0)
     assert previewed.value.ok

@@ -56,7 +56,7 @@ const gestures = new Gestures(stage, {
   point: (pixel, label, event) => {
     if (everything.isOn) return keepAt(pixel);
     if (!asking.model) return needModel();
-    if (!canUse("add")) return hint(`This model takes no clicks. ${wayOf()}`);
+    if (!canUse("add")) return takesNo("clicks");
     const other = label && !event.altKey ? otherAt(pixel) : null;
     if (other) return replace(doc.activate(history.present, other.id));
     if (isRepeated(pixel, label)) return undefined;
@@ -64,11 +64,11 @@ const gestures = new Gestures(stage, {
   },
   box: (box) => {
     if (!asking.model) return needModel();
-    if (!canUse("box")) return hint(`This model takes no box. ${wayOf()}`);
+    if (!canUse("box")) return takesNo("box");
     return commit(doc.setBox(history.present, box));
   },
   stroke: (stroke) => commit(doc.addStroke(history.present, stroke)),
-  tap: () => asking.model && !canUse("add") && hint(`This model takes no clicks. ${wayOf()}`),
+  tap: () => asking.model && !canUse("add") && takesNo("clicks"),
   hover,
   tool: useTool,
   redraw: () => stage.draw(),
@@ -132,6 +132,8 @@ function wayOf() {
   return text && `${text[0].toUpperCase()}${text.slice(1)}.`;
 }
 
+const takesNo = (what) => hint(`This model takes no ${what}. ${wayOf()}`);
+
 /** Another object's mask under a click. While the active object has no mask, clicks are always its own. */
 function otherAt(pixel) {
   const active = doc.activeOf(history.present);
@@ -154,7 +156,7 @@ function keepAt(pixel) {
 
 function findEverything() {
   if (!asking.model) return needModel();
-  if (!canUse("add") || !asking.capabilities.has("masks")) return hint(`This model takes no clicks. ${wayOf()}`);
+  if (!canUse("add") || !asking.capabilities.has("masks")) return takesNo("clicks");
   return everything.isOn ? everything.end() : everything.find();
 }
 
@@ -285,20 +287,19 @@ function statusText() {
   if (asking.phase === "failed") return "Photo not uploaded";
   if (asking.searching) return "Searching…";
   if (asking.pending.size) return asking.isQuick ? "" : "Computing the mask…";
-  if (asking.phase === "ready" && isPreviewOn && !asking.isQuick && !history.present.objects.length) {
-    return asking.previewer ? "Ready. Previews come from the built-in model. Click to get this model's mask" : "Ready. This model is too slow for previews. Click to get a mask";
-  }
-  if (asking.phase === "ready" && !history.present.objects.length) return `Ready. ${canUse("add") ? "Click on something" : wayOf()}`;
-  return "";
+  if (asking.phase !== "ready" || history.present.objects.length) return "";
+  if (!isPreviewOn || asking.isQuick) return `Ready. ${canUse("add") ? "Click on something" : wayOf()}`;
+  return `Ready. ${asking.previewer ? "Previews come from the built-in model. Click to get this model's mask" : "This model is too slow for previews. Click to get a mask"}`;
 }
 
 function refresh() {
   const { present } = history;
   const active = doc.activeOf(present);
   const text = statusText();
-  byId("status").hidden = !asking.photo || !text;
-  if (byId("status").textContent !== text) byId("status").textContent = text;
-  byId("status").classList.toggle("is-busy", asking.phase === "sending" || asking.phase === "reading" || asking.pending.size > 0);
+  const status = byId("status");
+  status.hidden = !asking.photo || !text;
+  if (status.textContent !== text) status.textContent = text;
+  status.classList.toggle("is-busy", ["sending", "reading"].includes(asking.phase) || asking.pending.size > 0);
   objects.update(present, asking);
   byId("objects-empty").hidden = present.objects.length > 0;
   byId("undo").disabled = !history.past.length;
@@ -351,7 +352,7 @@ function useModel(model) {
 }
 
 function useTool(tool) {
-  if (asking.model && !canUse(tool)) return hint(`This model takes no ${tool === "box" ? "box" : "clicks"}. ${wayOf()}`);
+  if (asking.model && !canUse(tool)) return takesNo(tool === "box" ? tool : "clicks");
   gestures.useTool(tool);
   for (const button of byId("tools").children) {
     const isChosen = button.dataset.tool === tool;
@@ -428,9 +429,7 @@ function press(name, event) {
   return true;
 }
 
-async function usePhotos(files) {
-  await openEntry(photos.add(files));
-}
+const usePhotos = (files) => openEntry(photos.add(files));
 
 async function openEntry(entry) {
   notice.hide();
@@ -446,10 +445,7 @@ async function openEntry(entry) {
     return;
   }
   // Another one was opened while this one was decoded.
-  if (opened !== photosOpened) {
-    photo.close();
-    return;
-  }
+  if (opened !== photosOpened) return photo.close();
   everything.end();
   leaveEntry();
   const isFirst = !entry.hash;
@@ -510,8 +506,7 @@ async function writeFile(kind) {
   const names = exports.classesOf(shown, classes.names);
   const stem = exports.stemOf(shown[0].photo);
   const made = `Made with osamd and ${asking.model}`;
-  if (kind === "coco") return { blob: await exports.cocoOf(shown, names, false, made), name: `${stem}-coco.json` };
-  if (kind === "coco-polygons") return { blob: await exports.cocoOf(shown, names, true, made), name: `${stem}-coco-polygons.json` };
+  if (kind.startsWith("coco")) return { blob: await exports.cocoOf(shown, names, kind !== "coco", made), name: `${stem}-${kind}.json` };
   if (kind === "yolo") return { blob: await exports.yoloZip(shown, names), name: `${stem}-yolo.zip` };
   if (kind === "label-map") return { blob: await exports.labelMapOf(shown[0], names), name: `${stem}-labels.png` };
   return { blob: await exports.everythingZip(shown, names, made), name: "annotations.zip" };

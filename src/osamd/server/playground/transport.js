@@ -10,7 +10,7 @@ let version = 0; // counts keys, so that a late refusal of an old key does not d
 try {
   key = sessionStorage.getItem(KEY_NAME) ?? "";
 } catch {
-  key = "";
+  // Kept in this variable only.
 }
 
 export const hasKey = () => key !== "";
@@ -24,7 +24,7 @@ export function keep(newKey) {
     if (key) sessionStorage.setItem(KEY_NAME, key);
     else sessionStorage.removeItem(KEY_NAME);
   } catch {
-    // Kept in this variable only.
+    // As above.
   }
 }
 
@@ -45,23 +45,14 @@ export function timingsOf(header) {
   return timings;
 }
 
-async function send(method, path, { body, headers = {}, signal } = {}) {
-  try {
-    return await fetch(path, { method, body, headers: headersWith(headers), signal, cache: "no-store", redirect: "error" });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw noAnswer();
-  }
-}
+const lost = (error) => {
+  throw error.name === "AbortError" ? error : noAnswer();
+};
 
-async function read(response) {
-  try {
-    return await response.text();
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw noAnswer();
-  }
-}
+const send = (method, path, { body, headers = {}, signal } = {}) =>
+  fetch(path, { method, body, headers: headersWith(headers), signal, cache: "no-store", redirect: "error" }).catch(lost);
+
+const read = (response) => response.text().catch(lost);
 
 async function checked(sending) {
   const used = version;
@@ -71,11 +62,21 @@ async function checked(sending) {
   throw Object.assign(troubleOf(response.status, type, await read(response), response.headers), { keyVersion: used });
 }
 
+// Load balancers send a photo and clicks on it to the same server by this header.
+const routed = (key) => (key ? { "X-Osamd-Image": key } : {});
+const ofHandle = (fields) => routed(fields?.image_id?.slice(4, 12));
+
+// Without TLS, browsers do not hash.
+async function ofPhoto(blob) {
+  const hash = await crypto.subtle?.digest("SHA-256", await blob.arrayBuffer()).catch(() => null);
+  return routed(hash && new DataView(hash).getUint32(0).toString(16).padStart(8, "0"));
+}
+
 /** The JSON of an answer, and what it cost. */
 async function ask(method, path, fields, signal) {
   const body = fields === undefined ? undefined : JSON.stringify(fields);
   const start = performance.now();
-  const response = await checked(send(method, path, { body, headers: { "Content-Type": "application/json" }, signal }));
+  const response = await checked(send(method, path, { body, headers: { "Content-Type": "application/json", ...ofHandle(fields) }, signal }));
   const text = await read(response);
   const ms = performance.now() - start;
   let data;
@@ -102,7 +103,8 @@ export const catalog = () => ask("GET", "api/catalog");
 export const generate = (fields, signal) => ask("POST", "api/generate", fields, signal);
 
 /** Upload and embed a photo, its bytes unchanged. XMLHttpRequest, since fetch reports no upload progress. */
-export function embed(blob, model, { signal, onSent }) {
+export async function embed(blob, model, { signal, onSent }) {
+  const route = await ofPhoto(blob);
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     const start = performance.now();
@@ -114,7 +116,7 @@ export function embed(blob, model, { signal, onSent }) {
     if (signal.aborted) return stop();
     signal.addEventListener("abort", stop);
     request.open("POST", `api/embed?model=${encodeURIComponent(model)}`);
-    for (const [name, value] of Object.entries(headersWith({ "Content-Type": "application/octet-stream" }))) {
+    for (const [name, value] of Object.entries(headersWith({ "Content-Type": "application/octet-stream", ...route }))) {
       request.setRequestHeader(name, value);
     }
     request.upload.onprogress = (event) => event.lengthComputable && onSent(event.loaded / event.total);
@@ -141,14 +143,12 @@ export function embed(blob, model, { signal, onSent }) {
 
 /** Post fields; each line of the answer goes to `take`, until it returns true. */
 async function stream(path, fields, take, signal) {
-  const headers = { "Content-Type": "application/json", Accept: "application/x-ndjson" };
+  const headers = { "Content-Type": "application/json", Accept: "application/x-ndjson", ...ofHandle(fields) };
   const response = await checked(send("POST", path, { body: JSON.stringify(fields), headers, signal }));
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read().catch((error) => {
-      throw error.name === "AbortError" ? error : noAnswer();
-    });
+    const { value, done } = await reader.read().catch(lost);
     const lines = (rest + (value ?? "")).split("\n");
     rest = done ? "" : lines.pop();
     for (const line of lines.filter(Boolean)) if (await take(JSON.parse(line), response)) return;

@@ -73,24 +73,17 @@ export class Trouble extends Error {
 
 /** The trouble in an answer that is not 2xx. */
 export function troubleOf(status, contentType, text, headers) {
-  let problem = null;
-  if (contentType.includes("json")) {
-    try {
-      problem = JSON.parse(text);
-    } catch {
-      problem = null;
-    }
+  let problem = {};
+  try {
+    if (contentType.includes("json")) problem = JSON.parse(text) ?? {};
+  } catch {
+    // Cut off.
   }
-  const code = problem?.code ?? "";
+  const { code = "", detail = "", field = "", request_id } = problem;
   const seconds = headers.get("Retry-After");
-  const details = {
-    detail: problem?.detail ?? "",
-    status,
-    code,
-    field: problem?.field ?? "",
-    retryAfterS: seconds !== null && /^\d+$/.test(seconds) ? Number(seconds) : null,
-    requestId: problem?.request_id ?? headers.get("X-Request-Id") ?? "",
-  };
+  const retryAfterS = /^\d+$/.test(seconds) ? Number(seconds) : null;
+  const requestId = request_id ?? headers.get("X-Request-Id") ?? "";
+  const details = { detail, status, code, field, retryAfterS, requestId };
   // Unknown, or of a photo that was uploaded again since: either way only the clicks are left.
   if ([410, 422].includes(status) && details.field.endsWith("mask_input")) return new Trouble("mask", details);
   if (KIND_OF_CODE[code]) return new Trouble(KIND_OF_CODE[code], details);
