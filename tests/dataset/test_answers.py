@@ -23,6 +23,7 @@ from osamd.errors import (
     UnknownModelError,
     UnreachableError,
 )
+from osamd.pixels.images import decode_image
 from osamd.pixels.masks import mask_from_array
 from osamd.types import Annotation
 
@@ -69,7 +70,7 @@ def test_everything_has_no_time_limit_here(tmp_path: Path) -> None:
     """The result must not depend on how busy the machine is."""
     segmenter = NotingSegmenter()
     path = write_photo(tmp_path / "a.png")
-    row = row_maker(header("everything"), LocalAnswers(segmenter))(Item(0, "a.png", str(path), 1))  # type: ignore[arg-type]
+    row = row_maker(header("everything"), LocalAnswers(segmenter), decode_image)(Item(0, "a.png", str(path), 1))  # type: ignore[arg-type]
     assert [{"everything": {"max_seconds": 1e8}}] == segmenter.asked
     ((category, score, box),) = [(one.category, one.score, one.box) for one in row.instances]
     assert (1, 0.5, (8, 5, 27, 20)) == (category, score, box)
@@ -85,7 +86,7 @@ def test_words_are_asked_together_and_become_categories(tmp_path: Path) -> None:
             asked.extend(prompts)
             return super().__call__(data, [{"texts": ["dog"]}, {"texts": ["cat"]}])
 
-    row = row_maker(header("text"), Texts())(Item(0, "a.png", str(path), 1))
+    row = row_maker(header("text"), Texts(), decode_image)(Item(0, "a.png", str(path), 1))
     assert [{"texts": ["cat", "dog"]}] == asked
     assert [2, 1] == [one.category for one in row.instances]
 
@@ -123,7 +124,7 @@ def test_only_errors_of_the_photo_become_rows(error: OsamdError, is_of_the_photo
     def fail(data: bytes, prompts: Sequence[Mapping[str, Any]]) -> list[Any]:  # noqa: ARG001
         raise error
 
-    row_of = row_maker(header("everything"), fail)
+    row_of = row_maker(header("everything"), fail, decode_image)
     item = Item(0, "a.png", str(write_photo(tmp_path / "a.png")), 1)
     if is_of_the_photo:
         assert error.code == row_of(item).code

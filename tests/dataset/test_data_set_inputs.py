@@ -14,6 +14,7 @@ from osamd.dataset.inputs import find_images, name_of
 from osamd.dataset.plan import Category, Header, Item, Target
 from osamd.dataset.planning import Prompts, check_stems, make_plan
 from osamd.errors import InvalidRequestError
+from osamd.pixels.images import decode_image
 
 FOUND = ["photo0.png", "photo2.png", "sub/photo1.png", "sub/photo3.png"]
 
@@ -135,7 +136,7 @@ def test_yolo_boxes_become_pixels_when_the_photo_is_read(tmp_path: Path) -> None
 
     answers = NotingAnswers()
     header = Header("none", "", "boxes", (), (Category(0, "cat"), Category(1, "dog")), 10, 3, "")
-    rows = [row_maker(header, answers)(item) for item in by_yaml]
+    rows = [row_maker(header, answers, decode_image)(item) for item in by_yaml]
     assert [[{"box": [18, 8, 29, 23]}], [{"box": [12, 8, 35, 31]}]] == answers.asked
     assert [""] * 3 == [row.code for row in rows]
 
@@ -164,7 +165,7 @@ def test_boxes_are_clipped_to_the_photo_or_refused(tiny: Path, box: tuple[float,
     """One that touches the photo lies inside afterwards; one that does not is left as it is, and fails alone."""
     answers = NotingAnswers()
     header = Header("none", "", "boxes", (), (Category(0, "cat"),), 10, 1, "")
-    row_maker(header, answers)(Item(0, "tiny.png", str(tiny), 1, (Target(0, box=box),)))
+    row_maker(header, answers, decode_image)(Item(0, "tiny.png", str(tiny), 1, (Target(0, box=box),)))
     found = answers.asked[0][0]["box"]
     touches = box[0] < WIDTH and box[1] < HEIGHT and box[2] > -1 and box[3] > -1
     if touches:

@@ -15,8 +15,9 @@ from osamd.errors import (
     OutOfMemoryError,
     RequestError,
 )
+from osamd.pixels.formats import is_heic
 from osamd.pixels.images import upright_size
-from osamd.types import Annotation
+from osamd.types import Annotation, Decode
 
 if TYPE_CHECKING:
     from osamd.batch import Segmenter
@@ -134,12 +135,13 @@ def _found(annotation: Annotation) -> Found:
     return Found(annotation.prompt_index, annotation.text, annotation.score, counts_of(annotation.mask))
 
 
-def row_maker(header: Header, answers: Answers) -> Callable[[Item], Row]:
+def row_maker(header: Header, answers: Answers, decode: Decode) -> Callable[[Item], Row]:
     """How a photo becomes a row.
 
     Args:
         header: what to find.
         answers: who answers.
+        decode: decodes images whose header is not read in this process.
 
     Returns:
         A function for any thread. It raises only what stops the run: an error that is not of one photo.
@@ -154,7 +156,7 @@ def row_maker(header: Header, answers: Answers) -> Callable[[Item], Row]:
     def row_of(item: Item) -> Row:
         try:
             data = _read(item)
-            height, width = upright_size(data, max_pixels=MOST_IMAGE_PIXELS)
+            height, width = _size(data, decode)
             prompts = _prompts(header, item, height=height, width=width)
             found = answers(data, prompts) if prompts else []
         except PHOTO_FAILURES as error:
@@ -172,6 +174,14 @@ def _read(item: Item) -> bytes:
         return Path(item.path).read_bytes()
     except OSError as error:
         raise InvalidImageError(error.strerror or type(error).__name__) from None
+
+
+def _size(data: bytes, decode: Decode) -> tuple[int, int]:
+    """Rows and columns of the upright image."""
+    if is_heic(data):
+        picture = decode(data, max_pixels=MOST_IMAGE_PIXELS)
+        return picture.height, picture.width
+    return upright_size(data, max_pixels=MOST_IMAGE_PIXELS)
 
 
 def _prompts(header: Header, item: Item, *, height: int, width: int) -> list[Asked]:

@@ -19,9 +19,9 @@ from osamd.dataset.plan import Header
 from osamd.dataset.rows import Photo, mask_of
 from osamd.dataset.whole_files import whole_file, write_whole
 from osamd.errors import OsamdError
-from osamd.pixels.images import decode_image
+from osamd.pixels.careful_decoder import CarefulDecoder
 from osamd.pixels.masks import mask_from_array, overlay
-from osamd.types import ByteArray, Mask
+from osamd.types import ByteArray, Decode, Mask
 
 # The longer side of a thumbnail, in pixels: twice as sharp as it is shown.
 SIDE: Final = 480
@@ -62,9 +62,10 @@ class Review:
 
     def write_shard(self, shard: int, photos: Iterable[Photo]) -> None:  # noqa: ARG002 - one file per photo
         """Write the thumbnails."""
-        for photo in photos:
-            if not photo.row.code:
-                write_whole(self._folder / self._thumbnail(photo.item.index), _jpeg(_drawn(photo)))
+        with CarefulDecoder() as decode:
+            for photo in photos:
+                if not photo.row.code:
+                    write_whole(self._folder / self._thumbnail(photo.item.index), _jpeg(_drawn(photo, decode)))
 
     def finish(self, photos: AllPhotos) -> None:
         """Write the page."""
@@ -130,14 +131,14 @@ def _thumbnail_size(*, height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _drawn(photo: Photo) -> ByteArray:
+def _drawn(photo: Photo, decode: Decode) -> ByteArray:
     """The thumbnail with the masks: (h, w, 3) uint8 RGB."""
     row = photo.row
     height, width = _thumbnail_size(height=row.height, width=row.width)
     small = np.full((height, width, 3), 128, np.uint8)
     # One that has been removed since is shown as masks on grey.
     with contextlib.suppress(OSError, OsamdError):
-        pixels = decode_image(
+        pixels = decode(
             Path(photo.item.path).read_bytes(),
             max_pixels=max(1, row.height * row.width),
             wanted=_thumbnail_size,

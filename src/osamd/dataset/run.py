@@ -20,6 +20,7 @@ from osamd.dataset.rows import Row
 from osamd.dataset.shards import Journal, Shards
 from osamd.dataset.whole_files import locked
 from osamd.errors import InvalidRequestError
+from osamd.pixels.careful_decoder import CarefulDecoder
 
 # In the output folder.
 STATE: Final = ".osamd"
@@ -163,8 +164,8 @@ class _Work:
                 self._skip(shard, background, progress)
             return
         try:
-            with answers() as answering:
-                row_of = row_maker(self._manifest.header, answering)
+            with answers() as answering, CarefulDecoder() as decode:
+                row_of = row_maker(self._manifest.header, answering, decode)
 
                 def work(task: tuple[Journal, Item]) -> Row:
                     return row_of(task[1])
