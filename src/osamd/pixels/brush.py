@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from osamd.errors import InvalidRequestError
+from osamd.pixels.cutouts import encode_rgba_png
 from osamd.pixels.masks import mask_from_array
 from osamd.types import BoolArray, Mask
 
@@ -100,15 +101,10 @@ def decode_brush(data: bytes, *, height: int, width: int) -> Mask | None:
 
 def bitmask_png(mask: Mask) -> bytes:
     """A mask as an RGBA PNG of the image's size, opaque inside and transparent outside."""
-    import cv2
-
     canvas = np.zeros((mask.height, mask.width, CHANNELS), np.uint8)
     box = mask.box
     canvas[box.ymin : box.ymax + 1, box.xmin : box.xmax + 1][mask.inside] = INSIDE
-    done, data = cv2.imencode(".png", canvas, [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, 3])
-    if not done:
-        raise RuntimeError("OpenCV failed to encode a PNG")
-    return data.tobytes()
+    return b"".join(encode_rgba_png(canvas))
 
 
 def points_in(stroke: Mask, *, most: int) -> npt.NDArray[np.float32]:

@@ -40,18 +40,18 @@ def cut_out(pixels: ByteArray, masks: Sequence[Mask], *, is_whole: bool) -> Iter
         colors = pixels[box.ymin : box.ymax + 1, box.xmin : box.xmax + 1]
         np.copyto(part[:, :, :ALPHA], colors, where=mask.inside[:, :, np.newaxis])
         part[:, :, ALPHA][mask.inside] = OPAQUE
-    return _png(canvas)
+    return encode_rgba_png(canvas)
 
 
-def _png(canvas: ByteArray) -> Iterator[bytes]:
-    """Encode (h, w, 4) uint8 RGBA pixels.
+def encode_rgba_png(pixels: ByteArray) -> Iterator[bytes]:
+    """Encode (h, w, 4) uint8 RGBA pixels as a PNG, in pieces.
 
     OpenCV returns a PNG in one piece, copied while it holds the interpreter lock, takes four times as long, and makes
     larger files.
     """
-    height, width = canvas.shape[:2]
+    height, width = pixels.shape[:2]
     yield png_head(width=width, height=height, color_type=RGBA)
-    rows = canvas.reshape(height, width * CHANNELS)
+    rows = pixels.reshape(height, width * CHANNELS)
     stream = png_compressor()
     step = max(1, BLOCK_BYTES // (width * CHANNELS))
     for start in range(0, height, step):
