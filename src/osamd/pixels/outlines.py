@@ -9,8 +9,9 @@ import numpy as np
 from osamd.pixels.masks import TRIANGLE
 from osamd.types import IntArray, Mask
 
-# The share of a mask's area that specks beside it, or in it, may have together.
+# The share of a mask's area that specks beside it may have together, and small holes: a seam is worse.
 SPECKS: Final = 0.001
+SMALL_HOLES: Final = 0.005
 # Of parts and of holes. A mask of noise has a million, which nobody can edit.
 MOST: Final = 256
 # Of a square with the area 1.
@@ -30,15 +31,17 @@ def outlines(mask: Mask, *, factor: float) -> tuple[IntArray, ...]:
 
     Returns:
         (n, 2) int64 of each, x and y of at least three vertices, which are centres of mask pixels. Parts without an
-        area are left out, and so are the smallest parts and holes, up to ``SPECKS`` of the area each,
+        area are left out, and so are the smallest parts and holes, up to ``SPECKS`` and ``SMALL_HOLES`` of the area,
         and all beyond the ``MOST`` largest.
     """
     padded = np.pad(mask.inside.view(np.uint8), 1)
     contours, hierarchy = cv2.findContours(padded, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     parents = hierarchy[0, :, 3].tolist()
     areas = [cv2.contourArea(contour) for contour in contours]
-    parts = _largest([index for index, parent in enumerate(parents) if parent < 0], areas)
-    holes = _largest([index for index, parent in enumerate(parents) if parent >= 0], areas, of=sum(areas))
+    outer = [index for index, parent in enumerate(parents) if parent < 0]
+    total = sum(areas[index] for index in outer)
+    parts = _largest(outer, areas, rest=SPECKS * total)
+    holes = _largest([index for index, parent in enumerate(parents) if parent >= 0], areas, rest=SMALL_HOLES * total)
     shift = np.array([mask.box.xmin - 1, mask.box.ymin - 1])
     simple = {index: _simplified(contours[index], areas[index], factor) for index in (*parts, *holes)}
     found = []
@@ -52,9 +55,8 @@ def outlines(mask: Mask, *, factor: float) -> tuple[IntArray, ...]:
     return tuple(found)
 
 
-def _largest(indices: Sequence[int], areas: Sequence[float], *, of: float | None = None) -> list[int]:
-    """The largest, at most ``MOST``, without those that together have less than ``SPECKS`` of the area."""
-    rest = SPECKS * (sum(areas[index] for index in indices) if of is None else of)
+def _largest(indices: Sequence[int], areas: Sequence[float], *, rest: float) -> list[int]:
+    """The largest, at most ``MOST``, without those that together have less than the area ``rest``."""
     kept = []
     for index in sorted(indices, key=lambda index: areas[index]):
         rest -= areas[index]
