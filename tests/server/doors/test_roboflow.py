@@ -3,23 +3,27 @@
 The SDK itself is driven in ``tests/tools``.
 """
 
+import asyncio
 import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 from asking import CLICK, GENERATE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import Inside, base64_of, inside_of, inside_of_runs
+from pydantic import SecretStr
 from serving import KEY, RunningServer
 from shelf import Library
 
 from osamd.errors import RequestError
 from osamd.server.answering import Ask
+from osamd.server.app import create_app
 from osamd.server.bodies import RawBody
 from osamd.server.doors.roboflow import bodies
 from osamd.server.doors.roboflow.replies import write_clicks
@@ -196,6 +200,27 @@ def test_an_image_may_be_embedded_first(library: Library, photo: bytes) -> None:
     assert "hit" == again.headers["x-osamd-cache"]
     assert again.json()["predictions"] == short.json()["predictions"]
     assert 410 == refused(library.server, SAM2, by_handle | {"image_id": handle[:-4] + "beef"})[0]
+
+
+def test_handles_of_other_keys_are_unknown(tmp_path: Path, photo: bytes) -> None:
+    """Another key that sends the id of an embedded image is told nothing but that it is not there."""
+    other = "other-key-7Lw-Vb31"
+    keys = tmp_path / "keys"
+    keys.write_text(f"other user {other}\n")
+    settings = Settings(api_key=SecretStr(KEY), api_key_file=keys, cache=tmp_path, pull="never", preload=(), threads=1)
+    app = create_app(settings)
+
+    async def main() -> None:
+        transport = httpx2.ASGITransport(app=app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://osamd.example") as client:
+            embedded = await client.post("/roboflow/sam2/embed_image", json=recorded(photo, sam2_version_id="builtin"))
+            mine = {"api_key": KEY, **clicked(a_click()), "image_id": embedded.json()["image_id"]}
+            assert 200 == (await client.post(SAM2, json=mine)).status_code
+            theirs = await client.post(SAM2, json=mine | {"api_key": other})
+            assert (410, "embedding_expired") == (theirs.status_code, theirs.json()["code"])
+        await app.state.services.close()
+
+    asyncio.run(main())
 
 
 def test_prompts_need_not_be_tidy(library: Library, photo: bytes) -> None:
