@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import httpx2
 import numpy as np
 import pytest
@@ -280,3 +281,5 @@ def test_outlines_have_exactly_the_pixels(inside: Inside) -> None:
     assert (inside_polygons(rounded, (12, 12)) == expected).all()
     vertices = [tuple(point) for polygon in polygons for ring in polygon for point in ring[:-1]]
     assert len(vertices) == len(set(vertices))
+    count, _ = cv2.connectedComponents(np.pad(inside, 1).view(np.uint8), connectivity=4)
+    assert count - 1 == len(parts)
