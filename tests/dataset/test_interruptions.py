@@ -1,5 +1,6 @@
 """A run that is killed, or whose disk is full, and is started again ends as one that was not."""
 
+import errno
 import subprocess
 import sys
 import threading
@@ -96,6 +97,21 @@ def test_a_shard_that_another_process_has_is_left_to_it(tmp_path: Path) -> None:
 
     other.close()
     assert run_batch(photos, out, prompts=prompts).is_finished
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process needs none, and several have their parts."""
+
+    def no_locks(file: int, operation: int) -> None:  # noqa: ARG001
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    photos = write_photos(tmp_path / "photos", 5)
+    prompts = Prompts(everything=True)
+    run_batch(photos, tmp_path / "whole", prompts=prompts)
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    outcomes = [run_batch(photos, tmp_path / "out", prompts=prompts, part=Part(index, 2)) for index in (0, 1)]
+    assert [False, True] == [outcome.is_finished for outcome in outcomes]
+    assert tree(tmp_path / "whole") == tree(tmp_path / "out")
 
 
 def test_formats_are_added_without_asking_again(tmp_path: Path) -> None:

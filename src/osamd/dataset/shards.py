@@ -1,14 +1,13 @@
 """Shards: the unit of work and of resuming. A shard's rows are appended to a journal that is renamed when whole."""
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
 
 from osamd.dataset.rows import Row, row_of_line, row_to_line
-from osamd.dataset.whole_files import PART
+from osamd.dataset.whole_files import PART, take_lock
 
 DIGITS: Final = 5
 
@@ -81,13 +80,11 @@ class Journal:
         """See ``Shards.open``."""
         part = path.with_name(path.name + PART)
         file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            return None
         journal = cls(file, path, shard, count=count)
         try:
+            if not take_lock(file, wait=False):
+                journal.close()
+                return None
             if path.exists():
                 # Another process renamed it between our look and our lock, so this one is new and empty.
                 part.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ that after a crash the next run overwrites the leftover instead of adding anothe
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import IO, Final
 
 PART: Final = ".part"
+NO_LOCKS: Final = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 
 
 @contextlib.contextmanager
@@ -57,7 +59,32 @@ def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        take_lock(file, wait=True)
         yield
     finally:
         os.close(file)
+
+
+def take_lock(file: int, *, wait: bool) -> bool:
+    """Lock an open file until it is closed.
+
+    On a file system without locks this does nothing: there, several processes need ``--part``.
+
+    Args:
+        file: a file descriptor.
+        wait: whether to wait for another process that has it.
+
+    Returns:
+        Whether no other process has it.
+
+    Raises:
+        OSError: it cannot be locked.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
