@@ -67,6 +67,19 @@ class Studio:
         """The token that is valid now."""
         return f"access-{self.exchanges}"
 
+    def reply(self, path: str, given: str, accept: str) -> tuple[int, bytes, dict[str, str]]:
+        """Status, body and headers of the reply to a GET."""
+        if given != f"Bearer {self.access}":
+            return 401, b"", {}
+        if "*/*" not in accept:
+            # Its framework knows no media type of images.
+            return 406, b"", {}
+        if path.startswith(("/data/upload/1/", "/storage-data/uploaded/?filepath=upload%2F2%2F")):
+            return 200, self.photo, {}
+        if path.startswith("/tasks/8/presign/"):
+            return 303, b"", {"Location": self.storage}
+        return 404, b"", {}
+
 
 @contextlib.contextmanager
 def serve_studio(studio: Studio) -> Iterator[Studio]:
@@ -94,14 +107,8 @@ def serve_studio(studio: Studio) -> Iterator[Studio]:
             """An image, for those who have signed in."""
             given = self.headers.get("Authorization", "")
             studio.asked.append((self.path, given))
-            if given != f"Bearer {studio.access}":
-                self.send(401)
-            elif self.path.startswith(("/data/upload/1/", "/storage-data/uploaded/?filepath=upload%2F2%2F")):
-                self.send(200, studio.photo)
-            elif self.path.startswith("/tasks/8/presign/"):
-                self.send(303, Location=studio.storage)
-            else:
-                self.send(404)
+            status, body, headers = studio.reply(self.path, given, self.headers.get("Accept", "*/*"))
+            self.send(status, body, **headers)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's own signature
             """Nothing."""

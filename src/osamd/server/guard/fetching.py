@@ -107,7 +107,8 @@ async def get_image(
     headers = {
         "Host": url.netloc.decode("ascii"),
         "User-Agent": f"osamd/{__version__}",
-        "Accept": "image/*",
+        # Label Studio answers 406 to those who take images only.
+        "Accept": "image/*, */*;q=0.1",
         # No compression, which would allow decompression bombs.
         "Accept-Encoding": "identity",
     }
