@@ -1,11 +1,14 @@
 """``osamd batch`` as users run it: here, against a server, interrupted, and with arguments that make no sense."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 from commands import Osamd
@@ -29,6 +32,17 @@ def write_discs(folder: Path, count: int = 3) -> Path:
         annotation["bbox"] = [X1, Y1, X2 - X1 + 1, Y2 - Y1 + 1]
     boxes.write_text(json.dumps(content))
     return folder
+
+
+def opened_by_reader(pipe: Path, process: "subprocess.Popen[str]") -> IO[bytes]:
+    """The writing end of a pipe, once the process reads it; fails if the process ends before."""
+    while process.poll() is None:
+        with contextlib.suppress(OSError):
+            file = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            os.set_blocking(file, True)
+            return os.fdopen(file, "wb")
+        time.sleep(0.02)
+    raise AssertionError(f"it ended with {process.returncode}")
 
 
 def test_a_server_gives_the_same_bytes_as_this_process(osamd: Osamd, server: RunningServer, tmp_path: Path) -> None:
@@ -83,8 +97,7 @@ def test_an_interrupted_run_says_how_to_continue(tmp_path: Path) -> None:
     env = clean_environment({"OSAMD_CACHE": str(tmp_path / "cache")})
 
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
-        # Opens once the process reads the second photo.
-        with pipe.open("wb") as writer:
+        with opened_by_reader(pipe, process) as writer:
             process.send_signal(signal.SIGINT)
             assert process.stderr is not None
             assert "" == process.stderr.readline().strip()
