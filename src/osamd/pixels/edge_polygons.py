@@ -4,7 +4,7 @@ By marching squares (Lorensen and Cline, 1987, in two dimensions), at the level 
 of two pixels in its middle.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,8 @@ from osamd.types import AnyFloatArray, BoolArray, IntArray, Mask
 
 # Steps between two yields, about a millisecond.
 STEPS_AT_ONCE: Final = 8192
+# Of exteriors and holes that are compared with each other; more are found by labelling the whole mask.
+FEW_PAIRS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,33 +47,62 @@ class _Crossings:
     following: IntArray
 
 
+@dataclass(frozen=True, slots=True)
+class _Ring:
+    """One outline of a padded mask.
+
+    Attributes:
+        places: (n, 2) of its vertices, closed.
+        pixel: one of the mask's pixels at it, in row-major order.
+        area: twice what it encloses; negative for a hole.
+    """
+
+    places: AnyFloatArray
+    pixel: int
+    area: float
+
+
 def edge_polygons(mask: Mask) -> Generator[None, None, list[EdgePolygon]]:
     """The mask as polygons with holes, exactly. Yields now and then."""
     padded = np.pad(mask.inside, 1)
     crossings = _crossings(padded)
     yield
-    exteriors: dict[int, AnyFloatArray] = {}
-    holes: list[tuple[int, AnyFloatArray]] = []
-    shift = np.array([mask.box.xmin - 1, mask.box.ymin - 1])
+    exteriors: list[_Ring] = []
+    holes: list[_Ring] = []
     for ring in (yield from _rings(crossings.following)):
         places = crossings.places[ring]
         x, y = places.T
         # Outlines keep the mask on their left, where y points down.
-        is_exterior = float(np.dot(x, np.roll(y, -1)) - np.dot(np.roll(x, -1), y)) < 0
-        closed = _without_straight_ones(places) + shift
-        if is_exterior:
-            exteriors[int(crossings.pixels[ring[0]])] = closed
-        else:
-            holes.append((int(crossings.pixels[ring[0]]), closed))
+        area = float(np.dot(np.roll(x, -1), y) - np.dot(x, np.roll(y, -1)))
+        found = _Ring(_without_straight_ones(places), int(crossings.pixels[ring[0]]), area)
+        (exteriors if area > 0 else holes).append(found)
         yield
-    if not holes or len(exteriors) == 1:
-        return [EdgePolygon(ring, tuple(hole for _, hole in holes)) for ring in exteriors.values()]
+    owners = _owners(exteriors, holes, padded)
+    shift = np.array([mask.box.xmin - 1, mask.box.ymin - 1])
+    by_owner: dict[int, list[AnyFloatArray]] = {}
+    for hole, owner in zip(holes, owners, strict=True):
+        by_owner.setdefault(owner, []).append(hole.places + shift)
+    return [EdgePolygon(ring.places + shift, tuple(by_owner.get(index, ()))) for index, ring in enumerate(exteriors)]
+
+
+def _owners(exteriors: Sequence[_Ring], holes: Sequence[_Ring], padded: BoolArray) -> list[int]:
+    """The index of the exterior of each hole."""
+    if len(exteriors) == 1:
+        return [0] * len(holes)
+    if len(exteriors) * len(holes) <= FEW_PAIRS:
+        # The smallest that contains it: parts may lie in holes of others.
+        order = sorted(range(len(exteriors)), key=lambda index: exteriors[index].area)
+        outlines = [ring.places.astype(np.float32) for ring in exteriors]
+        return [next(index for index in order if _contains(outlines[index], hole.pixel, padded)) for hole in holes]
     _, parts = cv2.connectedComponents(padded.view(np.uint8), connectivity=4)
     part_of = parts.ravel()
-    by_part: dict[int, list[AnyFloatArray]] = {}
-    for pixel, hole in holes:
-        by_part.setdefault(int(part_of[pixel]), []).append(hole)
-    return [EdgePolygon(ring, tuple(by_part.get(int(part_of[pixel]), ()))) for pixel, ring in exteriors.items()]
+    of_part = {int(part_of[ring.pixel]): index for index, ring in enumerate(exteriors)}
+    return [of_part[int(part_of[hole.pixel])] for hole in holes]
+
+
+def _contains(outline: AnyFloatArray, pixel: int, padded: BoolArray) -> bool:
+    row, column = divmod(pixel, padded.shape[1])
+    return cv2.pointPolygonTest(outline, (column + 0.5, row + 0.5), measureDist=False) > 0
 
 
 def _crossings(padded: BoolArray) -> _Crossings:

@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from serving import KEY
 from shelf import LOCAL, Shelf
 
+from osamd.pixels import edge_polygons as edge_polygons_module
 from osamd.pixels.edge_polygons import edge_polygons
 from osamd.pixels.masks import mask_from_array
 from osamd.server.app import create_app
@@ -263,16 +264,24 @@ CHECKERBOARD = (np.indices((6, 7)).sum(axis=0) % 2).astype(bool)
 RING = np.pad(np.zeros((1, 1), bool), 1, constant_values=True)
 
 
-@given(MASKS)
-@example(CHECKERBOARD)
-@example(~CHECKERBOARD)
-@example(RING)
-def test_outlines_have_exactly_the_pixels(inside: Inside) -> None:
+# A part with a hole, and in it another.
+NESTED = np.pad(np.pad(RING, 1), 1, constant_values=True)
+
+
+@given(MASKS, st.sampled_from([0, edge_polygons_module.FEW_PAIRS]))
+@example(CHECKERBOARD, 0)
+@example(~CHECKERBOARD, 0)
+@example(RING, 0)
+@example(NESTED, 0)
+@example(NESTED, edge_polygons_module.FEW_PAIRS)
+def test_outlines_have_exactly_the_pixels(inside: Inside, few_pairs: int) -> None:
     """Corners, diagonals, holes and islands: what is inside by its centre is the mask, and no ring meets another."""
     mask = mask_from_array(inside, offset=(2, 1), height=12, width=12)
     if mask is None:
         return
-    parts = finish(edge_polygons(mask))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(edge_polygons_module, "FEW_PAIRS", few_pairs)
+        parts = finish(edge_polygons(mask))
     polygons = [[ring.tolist() for ring in (part.exterior, *part.holes)] for part in parts]
     expected = np.zeros((12, 12), bool)
     expected[1 : 1 + inside.shape[0], 2 : 2 + inside.shape[1]] = inside
