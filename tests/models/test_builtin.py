@@ -15,7 +15,7 @@ from osamd.errors import InferenceError, ModelLoadError
 from osamd.library.catalog import load_catalog
 from osamd.library.store import Store
 from osamd.models import build_model
-from osamd.models.base import Adapter, encode_pixels
+from osamd.models.base import Adapter, Proposer, encode_pixels
 from osamd.models.builtin import AREAS, FEATURES
 from osamd.pixels.masks import full_array, mask_from_logits
 from osamd.runtime.sessions import CPU, Placement, Session
@@ -324,3 +324,19 @@ def test_features_of_another_shape_are_an_inference_error(adapter: Adapter, two_
 
     with pytest.raises(InferenceError):
         adapter.decode(replace(two_discs, features=wrong), clicks((1, 1, 1)), mask_input=None, multimask=False)
+
+
+def test_proposals_are_fast_drafts_best_first(adapter: Adapter) -> None:
+    """One run at the small working size, with the parts of each mask under the click; the best is the disc."""
+    inside = disc(200, 300, 150, 100, 50)
+    embedding = encode_pixels(adapter, painted((inside, BRIGHT)))
+    assert isinstance(adapter, Proposer)
+    found = adapter.propose(embedding, clicks((150, 100, 1)))
+    scores = [candidate.score or 0.0 for candidate in found]
+    assert scores == sorted(scores, reverse=True)
+    best = found[0].logits
+    assert best is not None
+    assert best.values.shape == embedding.features["small.p4"].shape[2:]
+    mask = mask_from_logits(best, height=200, width=300)
+    assert mask is not None
+    assert iou(full_array(mask) > 0, inside) > 0.85

@@ -15,7 +15,7 @@ from osamd.engine.inference import LOGITS_BYTES, MOST_CANDIDATES
 from osamd.errors import InvalidPromptError, OverloadedError
 from osamd.library.catalog import Model
 from osamd.library.families import FAMILIES
-from osamd.models.base import Adapter
+from osamd.models.base import Adapter, Proposer
 from osamd.pixels.everything import Everything, EverythingResult, Progress, Proposal, Stopped
 from osamd.pixels.proposals import Click, Search
 from osamd.timings import Timings
@@ -312,8 +312,7 @@ class _Job:
         """Decode the clicks; yields where other jobs may run."""
         while self.waiting and self._has_room():
             click, rank = self.waiting[0]
-            with self._timings.stage("decode"):
-                candidates = self._adapter.decode(self._embedding, self._prompt(click), mask_input=None, multimask=True)
+            candidates = self._decode(click)
             del self.waiting[0]
             if rank is None:
                 self._plan.count_tried()
@@ -333,6 +332,14 @@ class _Job:
             and time.monotonic() < self._until
         )
 
+    def _decode(self, click: Click) -> list[Candidate]:
+        """The candidates of a click, by rank."""
+        prompt = self._prompt(click)
+        with self._timings.stage("decode"):
+            if isinstance(self._adapter, Proposer):
+                return self._adapter.propose(self._embedding, prompt)
+            return self._adapter.decode(self._embedding, prompt, mask_input=None, multimask=True)
+
     def _judge(self, click: Click, rank: int, candidate: Candidate, logits: MaskLogits, *, is_again: bool) -> None:
         height, width = self._embedding.height, self._embedding.width
         from osamd.pixels.cleaning import clean
@@ -343,15 +350,13 @@ class _Job:
             offer = self._plan.revive(click, rank, logits) if is_again else self._plan.offer(click, rank, logits, score)
             if offer.number is None:
                 return
+            self._drop(offer.dropped)
             mask = mask_from_logits(logits, height=height, width=width)
             if mask is None:
                 # Too thin for a single pixel of a small image.
                 self._plan.withdraw(offer.number)
                 return
             mask = clean(mask, self._cleaning)
-        own = {item.number for item in self.found}
-        self.dropped += [number for number in offer.dropped if number not in own]
-        self.found = [item for item in self.found if item.number not in offer.dropped]
         self.found.append(
             Proposal(
                 mask.box,
@@ -367,6 +372,11 @@ class _Job:
                 area=int(mask.inside.sum()),
             )
         )
+
+    def _drop(self, numbers: tuple[int, ...]) -> None:
+        own = {item.number for item in self.found}
+        self.dropped += [number for number in numbers if number not in own]
+        self.found = [item for item in self.found if item.number not in numbers]
 
     def _prompt(self, click: Click) -> Prompt:
         import numpy as np

@@ -35,7 +35,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
         ("osamd.models.builtin", "Builtin"),
         Capabilities(points=True, boxes=1, mask_input=True, multimask=True),
         # Its logits are soft, so its masks are less stable than SAM's.
-        thresholds=(0.5, 0.6),
+        thresholds=(0.4, 0.55),
     ),
     "sam": Family(
         ("encoder", "decoder"),

@@ -4,7 +4,7 @@ An adapter holds loaded sessions, has no state that affects its answers, and is 
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prepared, Prompt
 
@@ -70,6 +70,18 @@ class Adapter(Protocol):
 
         Returns:
             Candidates, best first; without ``multimask``, one for a prompt of points or boxes.
+
+        Raises:
+            InferenceError: the model failed.
+        """
+
+
+@runtime_checkable
+class Proposer(Protocol):
+    """An adapter with a faster decoder for everything mode."""
+
+    def propose(self, embedding: Embedding, prompt: Prompt) -> list[Candidate]:
+        """The masks of one click, best first; like ``decode`` with ``multimask``, but fast rather than exact.
 
         Raises:
             InferenceError: the model failed.

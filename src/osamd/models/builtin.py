@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from osamd.library.families import capabilities_of
-from osamd.models.tensors import FOREGROUND, ranked
+from osamd.models.tensors import FOREGROUND, confidence, ranked
 from osamd.pixels.geometry import to_fractions, working_size
 from osamd.pixels.mask_pictures import MaskFrame
 from osamd.runtime.sessions import Placement, Session, device_of
@@ -139,6 +139,19 @@ class Builtin:
             valid_width=float(columns),
             multimask=multimask,
         )
+
+    def propose(self, embedding: Embedding, prompt: Prompt) -> list[Candidate]:
+        """All four masks at the small working size, which takes half the time and leaves more for other clicks."""
+        logits, scores = self._run(embedding, "small", prompt, None)
+        places = to_fractions(prompt.points, height=embedding.height, width=embedding.width)
+        rows, columns = logits.shape[1:]
+        return [
+            Candidate(
+                logits=MaskLogits(_keep_parts(logits[index], places), valid_height=rows, valid_width=columns),
+                score=confidence(scores[index]),
+            )
+            for index in np.argsort(-scores, kind="stable").tolist()
+        ]
 
     def _before(self, embedding: Embedding, prompt: Prompt) -> HalfArray:
         """The answer before the last click; for the first click or the box, the answer at the small working size.

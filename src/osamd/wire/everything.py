@@ -27,12 +27,12 @@ class EverythingSchema(WireModel):
     pred_iou_thresh: Annotated[Number, Field(ge=0, le=1)] | None = Field(
         default=None,
         description="Masks with a lower predicted IoU (`score`) are left out. By default as in the authors' code: 0.88"
-        " for SAM, 0.8 for SAM 2, 0.7 for EfficientSAM; 0.5 for the built-in model.",
+        " for SAM, 0.8 for SAM 2, 0.7 for EfficientSAM; 0.4 for the built-in model.",
     )
     stability_score_thresh: Annotated[Number, Field(ge=0, le=1)] | None = Field(
         default=None,
         description="Masks with a lower stability are left out: the IoU between the mask at a threshold raised and"
-        " lowered by `stability_score_offset`. By default 0.95, EfficientSAM 0.9, the built-in model 0.6.",
+        " lowered by `stability_score_offset`. By default 0.95, EfficientSAM 0.9, the built-in model 0.55.",
     )
     stability_score_offset: Annotated[Number, Field(ge=0, le=MOST_OFFSET)] | None = Field(
         default=DEFAULTS.stability_score_offset, description="That offset, in logits."
