@@ -166,6 +166,7 @@ def test_every_route_is_described_under_its_doors_tag() -> None:
         operation = document["paths"][path][method.lower()]
         assert [door.name] == operation["tags"], path
         if (method, path) in PUBLIC:
+            assert [] == operation["security"], path
             continue
         assert door.is_keyless == ({} in operation["security"]), path
         assert {"basic": []} in operation["security"], path
