@@ -29,7 +29,7 @@ class HeldTimers:
 
     def fire(self) -> None:
         """Run what is pending now."""
-        for _, handle, call in self._held:
+        for _, handle, call in tuple(self._held):
             if not handle.cancelled():
                 handle.cancel()
                 call()

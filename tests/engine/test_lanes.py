@@ -4,9 +4,11 @@ import random
 import threading
 import time
 import weakref
+from types import SimpleNamespace
 
 import pytest
 from opened_lanes import LONG_S, Gate, lane, settle, wait_for
+from timers import HeldTimers
 
 from osamd.engine.lanes import MOST_HUNG, Lane
 from osamd.errors import HungError, OverloadedError, ShuttingDownError
@@ -263,6 +265,7 @@ def test_threads_start_with_the_first_work() -> None:
 def test_every_waiter_is_answered_exactly_once_under_a_hammer() -> None:
     """Hundreds of callers that succeed, fail, give up and are refused, while the lane closes: each gets one answer."""
     rng = random.Random(5)  # noqa: S311
+    succeeds, fails_at = 0, 1
     ran: list[int] = []
     opened = Lane("test", workers=3, capacity=40)
 
@@ -274,9 +277,12 @@ def test_every_waiter_is_answered_exactly_once_under_a_hammer() -> None:
         return number
 
     async def caller(number: int) -> int | Exception:
-        await asyncio.sleep(rng.random() * 0.1)
         fails, pause = rng.random() < 0.2, rng.random() * 0.002
         patience = rng.choice([0.001, 0.01, LONG_S])
+        if number in {succeeds, fails_at}:
+            fails, patience = number == fails_at, LONG_S
+        else:
+            await asyncio.sleep(rng.random() * 0.1)
         try:
             async with asyncio.timeout(patience):
                 return await opened.run(lambda: work(number, pause, fails=fails), Timings())
@@ -285,8 +291,11 @@ def test_every_waiter_is_answered_exactly_once_under_a_hammer() -> None:
 
     async def main() -> list[int | Exception]:
         callers = [asyncio.create_task(caller(number)) for number in range(600)]
+        await asyncio.wait([callers[succeeds], callers[fails_at]])
         await asyncio.sleep(0.08)
         await asyncio.to_thread(opened.close)
+        # On a busy machine all others may have come before.
+        callers.append(asyncio.create_task(caller(len(callers))))
         return await asyncio.wait_for(asyncio.gather(*callers), LONG_S)
 
     answers = asyncio.run(main())
@@ -347,23 +356,30 @@ def test_work_whose_waiter_left_is_given_up_too() -> None:
         assert "osamd-test-1" == asyncio.run(main())
 
 
-def test_the_time_in_the_queue_is_not_the_works() -> None:
-    """What had to wait is not given up for that."""
-    gates = [Gate(), Gate()]
+def test_the_time_in_the_queue_is_not_the_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What had to wait is not given up for that: 180 s after it came, of which it ran 90, it has 10 left of 100."""
+    gates, now = [Gate(), Gate()], 0.0
+    for module in ("lanes", "jobs"):
+        clock = SimpleNamespace(**vars(time) | {"perf_counter": lambda: now})
+        monkeypatch.setattr(f"osamd.engine.{module}.time", clock)
 
     async def main() -> list[str]:
+        nonlocal now
+        watches = HeldTimers({100.0})
         first = asyncio.create_task(opened.run(gates[0], Timings()))
         second = asyncio.create_task(opened.run(gates[1], Timings()))
         await wait_for(gates[0].begun)
-        await asyncio.sleep(0.6)
+        now = 90.0
+        watches.fire()
         gates[0].opened.set()
         await wait_for(gates[1].begun)
-        await asyncio.sleep(0.6)
+        now = 180.0
+        watches.fire()
+        assert not second.done()
         gates[1].opened.set()
         return list(await asyncio.gather(first, second))
 
-    # Both together take longer; each alone is far from it, on a busy machine too.
-    with lane(hang_s=1.1) as opened:
+    with lane(hang_s=100.0) as opened:
         assert ["through", "through"] == asyncio.run(main())
 
 
