@@ -166,12 +166,14 @@ class GoodUser:
         url: of the server.
         key: the good user's own.
         photo: an encoded image.
+        clock: what the seconds are measured with.
     """
 
-    def __init__(self, url: str, key: str, photo: bytes) -> None:
+    def __init__(self, url: str, key: str, photo: bytes, clock: Callable[[], float] = time.perf_counter) -> None:
         self._url = url
         self._headers = {"X-API-Key": key}
         self._photo = photo
+        self._clock = clock
         self._numbers = iter(range(1, 1 << 30))
         self.seen = Seen()
         self.is_at_work = asyncio.Event()
@@ -199,23 +201,23 @@ class GoodUser:
 
     async def _click(self, client: httpx2.AsyncClient, image_id: str) -> None:
         body = {"image_id": image_id, "prompt": {"points": [[225, 150]], "point_labels": [1]}}
-        begun = time.perf_counter()
+        begun = self._clock()
         answer = await client.post(GENERATE, json=body)
-        self.seen.clicks_s.append(time.perf_counter() - begun)
+        self.seen.clicks_s.append(self._clock() - begun)
         self._note(answer)
 
     async def _send_photo(self, client: httpx2.AsyncClient) -> str:
         body = numbered(self._photo, next(self._numbers))
-        begun = time.perf_counter()
+        begun = self._clock()
         answer = await client.post(f"{GENERATE}?point=225,150", content=body, headers={"Content-Type": "image/jpeg"})
-        self.seen.photos_s.append(time.perf_counter() - begun)
+        self.seen.photos_s.append(self._clock() - begun)
         self._note(answer)
         return str(answer.json().get("image_id", ""))
 
     async def _probe(self, client: httpx2.AsyncClient) -> None:
-        begun = time.perf_counter()
+        begun = self._clock()
         answer = await client.get("/health")
-        self.seen.probes_s.append(time.perf_counter() - begun)
+        self.seen.probes_s.append(self._clock() - begun)
         self._note(answer)
 
     def _note(self, answer: httpx2.Response) -> None:
@@ -249,7 +251,14 @@ def attacker_process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
 
-async def run_attack(target: Target, name: str, attacker: Executor, *, patience_s: float) -> Seen:
+async def run_attack(
+    target: Target,
+    name: str,
+    attacker: Executor,
+    *,
+    patience_s: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Seen:
     """Attack a server while a good user works, and return what that user saw.
 
     Args:
@@ -257,8 +266,9 @@ async def run_attack(target: Target, name: str, attacker: Executor, *, patience_
         name: one of ``ATTACKS``.
         attacker: from ``attacker_process``.
         patience_s: seconds after which the attacker no longer waits for answers.
+        clock: what the good user's seconds are measured with.
     """
-    user = GoodUser(target.url, target.good, target.photo)
+    user = GoodUser(target.url, target.good, target.photo, clock)
     stop, over = asyncio.Event(), asyncio.Event()
     most = 0
 
