@@ -26,7 +26,7 @@ from benchmarks.attacks import (
     worst,
 )
 
-SLACK, HEALTH_SLACK = 6, 20
+SLACK, HEALTH_SLACK = 3, 10
 PATIENCE_S = 3.0
 # What an attacker may get: an answer, a refusal, or a connection that ends while they still send; never a failure.
 ANSWERS = {200, 408, 413, 415, 422, 429, 503, 504, CUT, GAVE_UP}
