@@ -127,6 +127,15 @@ def test_a_server_that_is_not_there_stops_the_run(
     assert not (tmp_path / "out" / "failures.csv").exists()
 
 
+def test_a_run_that_could_not_begin_is_not_continued(osamd: Osamd, tmp_path: Path) -> None:
+    """A file in the place of DIR: the message names it and promises nothing."""
+    write_photo(tmp_path / "photos" / "a.png")
+    (tmp_path / "out").write_text("a file")
+    ended = osamd("batch", str(tmp_path / "photos"), "--everything", "--out", str(tmp_path / "out"))
+    assert (1, False) == (ended.returncode, "to continue" in ended.err), ended.err
+    assert str(tmp_path / "out") in ended.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from osamd.dataset.answers import row_maker
 from osamd.dataset.inputs import find_images, name_of
-from osamd.dataset.plan import Category, Header, Item, Target
+from osamd.dataset.plan import STATE, Category, Header, Item, Target
 from osamd.dataset.planning import Prompts, check_stems, make_plan
 from osamd.errors import InvalidRequestError
 from osamd.pixels.images import decode_image
@@ -38,6 +38,30 @@ def test_folders_patterns_lists_and_images_name_the_same_photos(tmp_path: Path) 
     assert FOUND == list(find_images([str(listed)]).images)
     assert ["photo0.png"] == list(find_images([str(photos / "photo0.png")]).images)
     assert FOUND == list(find_images([str(photos), str(photos / "photo0.png")]).images)
+
+
+@pytest.mark.parametrize("pattern", ["", "/**/*.png"])
+def test_links_that_lead_back_are_not_followed(pattern: str, tmp_path: Path) -> None:
+    """Each photo is found once, in a folder and by a pattern; other links to folders are followed."""
+    photos = write_photos(tmp_path / "photos")
+    (photos / "broken.jpg").unlink()
+    write_photo(tmp_path / "elsewhere" / "far.png")
+    (photos / "itself").symlink_to(photos, target_is_directory=True)
+    (photos / "sub" / "up").symlink_to(photos, target_is_directory=True)
+    (photos / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "elsewhere" / "back").symlink_to(photos, target_is_directory=True)
+    assert sorted(["linked/far.png", *FOUND]) == list(find_images([f"{photos}{pattern}"]).images)
+
+
+@pytest.mark.parametrize("pattern", ["", "/**/*.png"])
+def test_results_inside_the_folder_are_not_photos(pattern: str, tmp_path: Path) -> None:
+    """Whether of this run, which could otherwise not continue, or of another; unless they are named."""
+    photos = write_photos(tmp_path / "photos")
+    (photos / "broken.jpg").unlink()
+    (photos / "out" / STATE).mkdir(parents=True)
+    write_photo(photos / "out" / "masks" / "photo0" / "0.png")
+    assert FOUND == list(find_images([f"{photos}{pattern}"]).images)
+    assert ["photo0/0.png"] == list(find_images([f"{photos}/out/masks{pattern}"]).images)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from osamd.dataset.answers import Answers, LocalAnswers, RemoteAnswers
 from osamd.dataset.failures import NAME as FAILURES
 from osamd.dataset.formats import NAMES, Format, make_format
 from osamd.dataset.manifest import Manifest
-from osamd.dataset.plan import Header
+from osamd.dataset.plan import STATE, Header
 from osamd.dataset.planning import Plan, Prompts, check_stems, make_plan, repeated
 from osamd.dataset.run import Outcome, Part, open_manifest
 from osamd.dataset.run import run as run_manifest
@@ -71,11 +71,12 @@ def run(arguments: argparse.Namespace) -> int:
             # Such as a full disk.
             where = f"{error.filename}: " if error.filename else ""
             print(f"osamd: {where}{error.strerror or error}", file=sys.stderr)
-            _tell_how_to_continue()
+            if _has_begun(out):
+                _tell_how_to_continue()
             return FAILED
         except OsamdError as error:
             print(f"osamd: {with_field(str(error), error.field)}", file=sys.stderr)
-            if (out / ".osamd").exists() and not isinstance(error, InvalidRequestError):
+            if _has_begun(out) and not isinstance(error, InvalidRequestError):
                 _tell_how_to_continue()
             return error.exit_code
     return _tell_end(outcome, manifest, out, stopped.number)
@@ -215,6 +216,10 @@ def _tell_end(outcome: Outcome, manifest: Manifest, out: Path, number: int) -> i
         return SIGNALLED + number
     print("osamd: other parts are not done; the process that finishes the last one writes the results", file=sys.stderr)
     return 0
+
+
+def _has_begun(out: Path) -> bool:
+    return (out / STATE).is_dir()
 
 
 def _tell_how_to_continue() -> None:

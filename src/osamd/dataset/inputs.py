@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from osamd.dataset.plan import STATE
 from osamd.dataset.prompts.boxes import KnownBoxes, is_data_set, read_data_set
 from osamd.errors import InvalidRequestError
 
@@ -17,6 +18,8 @@ SUFFIXES: Final = frozenset(
 )
 LIST_SUFFIX: Final = ".txt"
 MAGIC: Final = frozenset("*?[")
+# In a pattern: any folders.
+DEEP: Final = "**"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,8 @@ def find_images(inputs: Iterable[str]) -> Found:
     """Find the images of all INPUTs; each is taken once, and those of one INPUT are sorted by name.
 
     Args:
-        inputs: folders (with all folders below), patterns with ``*``, ``?``, ``[`` or ``**``, text files with a path
-            on each line, images, COCO JSON files, and ``data.yaml`` files of YOLO.
+        inputs: folders (with all folders below but hidden ones and results of runs), patterns with ``*``, ``?``, ``[``
+            or ``**``, text files with a path on each line, images, COCO JSON files, and ``data.yaml`` files of YOLO.
 
     Raises:
         InvalidRequestError: an INPUT does not exist, has no images, or is a second data set; or two images have one
@@ -72,21 +75,53 @@ def _by_name(given: str) -> dict[str, str]:
             return _named(_listed(path), str(path.parent))
         return _named([given], str(path.parent))
     if MAGIC & set(given):
-        files = [found for found in glob.iglob(given, recursive=True) if not Path(found).is_dir()]  # noqa: PTH207 - any root
-        return _named(sorted(files), _fixed_part(given))
+        return _named(sorted(found for found in _matches(given) if not Path(found).is_dir()), _fixed_part(given))
     raise InvalidRequestError(f"{given}: no such file or folder")
 
 
 def _walk(folder: str) -> Iterator[str]:
-    def fail(error: OSError) -> None:
-        raise InvalidRequestError(f"{error.filename}: {error.strerror}")
-
-    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        # Hidden folders hold caches and version control.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for parent, files in _folders(folder):
         for name in files:
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
                 yield str(Path(parent, name))
+
+
+def _folders(top: str) -> Iterator[tuple[str, list[str]]]:
+    """A folder and those below, with the names of their files.
+
+    Left out are hidden folders, which hold caches and version control; results of runs, whose masks are not photos; and
+    links to a folder that leads to them, which have no end.
+    """
+
+    def fail(error: OSError) -> None:
+        raise InvalidRequestError(f"{error.filename}: {error.strerror}")
+
+    # By folder: the real folders that lead to it, and itself.
+    trails = {top: frozenset({os.path.realpath(top)})}
+    for parent, folders, files in os.walk(top, onerror=fail, followlinks=True):
+        trail = trails.pop(parent)
+        kept = []
+        for name in sorted(folders):
+            path = os.path.join(parent, name)  # noqa: PTH118 - as os.walk names it
+            real = os.path.realpath(path)
+            if not (name.startswith(".") or real in trail or Path(path, STATE).is_dir()):
+                trails[path] = trail | {real}
+                kept.append(name)
+        folders[:] = kept
+        yield parent, files
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """Files and folders that match; glob's own ``**`` takes forever where links lead back."""
+    parts = Path(pattern).parts
+    if DEEP not in parts:
+        yield from glob.iglob(pattern)  # noqa: PTH207 - any root
+        return
+    at = parts.index(DEEP)
+    tail = parts[at + 1 :] or ("*",)
+    for top in glob.iglob(str(Path(*parts[:at]))) if at else ["."]:  # noqa: PTH207 - any root
+        for folder, _ in _folders(top):
+            yield from _matches(str(Path(glob.escape(folder), *tail)))
 
 
 def _listed(path: Path) -> Iterator[str]:

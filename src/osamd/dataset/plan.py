@@ -8,6 +8,8 @@ from osamd import __version__
 
 # The format of the manifest and the shards; raised when either changes.
 VERSION: Final = 1
+# In the folder for the results: what a run needs to continue.
+STATE: Final = ".osamd"
 
 Ask = Literal["boxes", "points", "text", "everything"]
 # COCO's image ids are numbers; some data sets use text.

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from osamd.dataset.answers import Answers, row_maker
 from osamd.dataset.exports import Background, Exports
 from osamd.dataset.formats import Format
 from osamd.dataset.manifest import NAME, Manifest, check_same, write_manifest
 from osamd.dataset.pipeline import in_order
-from osamd.dataset.plan import Item
+from osamd.dataset.plan import STATE, Item
 from osamd.dataset.planning import Plan
 from osamd.dataset.progress import Progress
 from osamd.dataset.rows import Row
@@ -23,7 +22,6 @@ from osamd.errors import InvalidRequestError
 from osamd.pixels.careful_decoder import CarefulDecoder
 
 # In the output folder.
-STATE: Final = ".osamd"
 
 
 @dataclass(frozen=True, slots=True)
