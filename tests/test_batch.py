@@ -217,3 +217,20 @@ def test_heic_that_crashes_the_decoder_fails_alone(segment: Segmenter, monkeypat
     assert isinstance(crashed.error, InvalidImageError)
     assert "crashed the decoder" in str(crashed.error)
     assert fine.error is None
+
+
+@pytest.mark.parametrize("wrong", [5, "cat", b"cat", ["cat"], [5], 1.5, {1, 2}])
+def test_a_prompt_of_a_wrong_type_fails_only_its_own_result(segment: Segmenter, wrong: Any) -> None:
+    """With the type in the message."""
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    bad, good = segment([pixels, pixels], [wrong, None])
+    assert isinstance(bad.error, InvalidPromptError)
+    assert type(wrong[0] if isinstance(wrong, list) else wrong).__name__ in str(bad.error)
+    assert good.error is None
+
+
+def test_a_path_that_cannot_exist_fails_only_its_own_result(segment: Segmenter) -> None:
+    """Such as one with a null byte, which the operating system does not even get to see."""
+    bad, good = segment(["a\0b.png", np.zeros((20, 30, 3), np.uint8)])
+    assert isinstance(bad.error, InvalidImageError)
+    assert good.error is None

@@ -310,16 +310,20 @@ class Segmenter:
             return None
         return schema.to_everything(most_seconds=PATIENCE_S, max_canvas_pixels=None)
 
-    def _prompts(self, asked: Prompts) -> tuple[Prompt, ...] | None:
+    def _prompts(self, asked: Any) -> tuple[Prompt, ...] | None:
         if asked is None or isinstance(asked, Everything):
             return None
         if isinstance(asked, Prompt | Mapping):
             return (self._prompt(asked, "prompt"),)
+        if not isinstance(asked, Sequence) or isinstance(asked, str | bytes):
+            raise _not_a_prompt(asked, "prompt")
         return tuple(self._prompt(prompt, f"prompts[{index}]") for index, prompt in enumerate(asked))
 
-    def _prompt(self, prompt: AnyPrompt, field: str) -> Prompt:
+    def _prompt(self, prompt: Any, field: str) -> Prompt:
         if isinstance(prompt, Prompt):
             return prompt
+        if not isinstance(prompt, Mapping):
+            raise _not_a_prompt(prompt, field)
         return _parsed(prompt, field).to_prompt(self._settings, field)
 
 
@@ -329,6 +333,12 @@ def _parsed(prompt: Mapping[str, Any], field: str) -> PromptSchema:
     except ValidationError as error:
         found = invalid_request(error.errors(include_url=False, include_input=False, include_context=False))
         raise InvalidPromptError(str(found), field=f"{field}.{found.field}" if found.field else field) from None
+
+
+def _not_a_prompt(given: object, field: str) -> InvalidPromptError:
+    return InvalidPromptError(
+        f"expected a mapping, an osamd.types.Prompt or an Everything; got {type(given).__name__}", field=field
+    )
 
 
 def _restored(arguments: dict[str, Any]) -> Segmenter:
@@ -359,6 +369,9 @@ def _source(image: Any) -> ImageSource:
             return ImageSource.of_bytes(Path(image).read_bytes())
         except OSError as error:
             raise InvalidImageError(f"{os.fspath(image)!s}: {error.strerror}", field="image") from None
+        except ValueError as error:
+            # Such as a path with a null byte.
+            raise InvalidImageError(f"{os.fspath(image)!r}: {error}", field="image") from None
     if isinstance(image, np.ndarray):
         return ImageSource.of_pixels(_checked_pixels(image))
     if isinstance(image, Image.Image):

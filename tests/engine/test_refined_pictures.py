@@ -48,7 +48,7 @@ def test_error_names_the_prompt() -> None:
 
     async def main(engine: Engine) -> None:
         prompts = (Prompt(mask_png=MASK, field="prompts[0]"), Prompt(mask_png=MASK[:60], field="prompts[1]"))
-        with pytest.raises(InvalidPromptError, match="corrupt") as caught:
+        with pytest.raises(InvalidPromptError, match="the mask is truncated or corrupt") as caught:
             await segment(engine, request(picture(), *prompts))
         assert "prompts[1].mask_input" == caught.value.field
 

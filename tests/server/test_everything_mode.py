@@ -137,6 +137,7 @@ def test_false_is_no_prompt(client: httpx2.Client, reply: dict[str, Any]) -> Non
         ({"prompt": {"everything": {"max_seconds": 1e9}}}, "prompt.everything.max_seconds"),
         ({"prompt": {"everything": {"points_per_batch": 64}}}, "prompt.everything.points_per_batch"),
         ({"prompt": {"everything": "true"}}, "prompt.everything"),
+        ({"prompt": {"everything": []}}, "prompt.everything"),
         ({"prompt": {"everything": True, **click(CLICK)}}, "prompt.points"),
         ({"prompt": {"everything": True, "texts": ["cat"]}}, "prompt.texts"),
         ({"prompts": [{"everything": True}]}, "prompts[0].everything"),
@@ -168,3 +169,13 @@ def test_models_without_points_are_refused_unloaded(client: httpx2.Client, photo
     problem = refusal(client.post(GENERATE, json=body))
     assert (problem["status"], problem["field"]) == (422, "prompt.everything")
     assert "takes points" in problem["detail"]
+
+
+@pytest.mark.parametrize("value", ["5", "[]", '"true"'])
+def test_a_wrong_type_is_told_alike_in_every_body(client: httpx2.Client, photo: bytes, value: str) -> None:
+    """What may be there, without the names of classes in this program."""
+    plain = client.post(GENERATE, params={"everything": value}, content=photo, headers={"Content-Type": "image/png"})
+    json_body = client.post(GENERATE, json={"image": base64_of(photo), "prompt": {"everything": json.loads(value)}})
+    form = client.post(GENERATE, data={"everything": value}, files={"image": photo})
+    told = {refusal(reply)["detail"] for reply in (plain, json_body, form)}
+    assert {"prompt.everything: expected true, false or an object"} == told

@@ -3,7 +3,14 @@
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
-from osamd.errors import InferenceError, InvalidPromptError, ModelLoadError, RequestError, SettingsError
+from osamd.errors import (
+    InferenceError,
+    InvalidImageError,
+    InvalidPromptError,
+    ModelLoadError,
+    RequestError,
+    SettingsError,
+)
 from osamd.library.catalog import Model
 from osamd.library.store import Store
 from osamd.models.base import Adapter, encode_pixels
@@ -137,6 +144,9 @@ def read_mask(
                 # Turned by its EXIF orientation.
                 raise InvalidPromptError("expected a mask without an orientation tag")
             return logits_of_picture(picture.pixels[:, :, 0], frame)
+    except InvalidImageError:
+        # Its header was right; the decoder's message speaks of images, and of other formats.
+        raise InvalidPromptError("the mask is truncated or corrupt: expected a whole PNG", field=field) from None
     except RequestError as error:
         raise InvalidPromptError(str(error), field=field) from None
 

@@ -395,6 +395,9 @@ def invalid_request(problems: Sequence[Any]) -> InvalidRequestError:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         message = "unknown field"
+    elif problem["type"] == "model_type":
+        # pydantic's message names our class.
+        message = "expected true, false or an object" if PARAMETERS in problem["loc"] else "expected an object"
     elif problem["type"] == "json_invalid":
         message = f"the body is not JSON: {message.removeprefix('Invalid JSON: ')}"
     return InvalidRequestError(f"{shown(path)}: {message}" if path else message, field=path or None)
