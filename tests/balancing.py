@@ -15,7 +15,7 @@ import pytest
 
 SHIPPED: Final = Path(__file__).parents[1] / "deploy" / "replicas"
 START_S: Final = 30.0
-TEMPLATE: Final = 'server-template osamd 16 "${OSAMD_REPLICAS}"'
+TEMPLATE: Final = 'server-template osamd 16 "${BALANCER_REPLICAS}"'
 LISTEN: Final = "listen 127.0.0.1:11368;"
 
 
@@ -29,7 +29,7 @@ def _haproxy(replicas: Sequence[str], folder: Path, socket_: socket.socket) -> t
     servers = "\n    ".join(f"server osamd{number} {address}" for number, address in enumerate(replicas, 1))
     file = folder / "haproxy.cfg"
     file.write_text(replaced((SHIPPED / "haproxy.cfg").read_text("utf-8"), TEMPLATE, servers), "utf-8")
-    return ["haproxy", "-db", "-f", str(file)], {"OSAMD_BIND": f"fd@{socket_.fileno()}"}
+    return ["haproxy", "-db", "-f", str(file)], {"BALANCER_BIND": f"fd@{socket_.fileno()}"}
 
 
 def _nginx(replicas: Sequence[str], folder: Path, socket_: socket.socket) -> tuple[list[str], Mapping[str, str]]:
