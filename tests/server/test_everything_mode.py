@@ -99,7 +99,7 @@ def test_plain_fields(client: httpx2.Client, photo: bytes) -> None:
     found = client.post(
         GENERATE, params={"everything": '{"max_masks": 1}', "mask_format": "none"}, content=photo
     ).json()
-    assert (found["everything"]["stopped"], found["everything"]["points_total"]) == ("max_masks", 256)
+    assert (found["everything"]["stopped"], found["everything"]["points_total"]) == ("max_masks", 144)
     problem = refusal(client.post(f"{GENERATE}?everything=yes", content=photo))
     assert (problem["status"], problem["field"]) == (422, "everything")
 

@@ -14,7 +14,7 @@ from osamd.engine.image_encoder import Lookup
 from osamd.engine.inference import LOGITS_BYTES, MOST_CANDIDATES
 from osamd.errors import InvalidPromptError, OverloadedError
 from osamd.library.catalog import Model
-from osamd.library.families import FAMILIES
+from osamd.library.families import FAMILIES, Family
 from osamd.models.base import Adapter, Proposer
 from osamd.pixels.everything import Everything, EverythingResult, Progress, Proposal, Stopped
 from osamd.pixels.proposals import Click, Search
@@ -89,11 +89,13 @@ def check_everything(can: Capabilities, *, model: str) -> None:
         )
 
 
-def with_thresholds(asked: Everything, defaults: tuple[float, float]) -> Everything:
-    """The parameters with a family's thresholds where none are given."""
-    pred_iou, stability = defaults
+def with_defaults(asked: Everything, family: Family) -> Everything:
+    """The parameters, with a family's defaults where none are given."""
+    pred_iou, stability = family.thresholds
     return replace(
         asked,
+        points_per_side=asked.points_per_side or family.points_per_side,
+        box_nms_thresh=family.box_nms_thresh if asked.box_nms_thresh is None else asked.box_nms_thresh,
         pred_iou_thresh=pred_iou if asked.pred_iou_thresh is None else asked.pred_iou_thresh,
         stability_score_thresh=stability if asked.stability_score_thresh is None else asked.stability_score_thresh,
     )
@@ -130,7 +132,7 @@ async def find_everything(
         found = search(
             adapter,
             embedding,
-            with_thresholds(asked, FAMILIES[model.family].thresholds),
+            with_defaults(asked, FAMILIES[model.family]),
             run=functools.partial(run, model=model.name, timings=timings),
             reserve=admit.masks,
             keep=keep,

@@ -13,13 +13,13 @@ class Everything:
     """How to find everything in an image. The names are those of the paper's implementation where it has them.
 
     Attributes:
-        points_per_side: the grid has this many points in each direction, 1..64.
-        pred_iou_thresh: masks with a lower predicted IoU are dropped, 0..1; None for the model family's default.
+        points_per_side: the grid has this many points in each direction, 1..64; None for the model family's default.
+        pred_iou_thresh: masks with a lower predicted IoU are dropped, 0..1; None for the family's default.
         stability_score_thresh: masks with a lower stability are dropped, 0..1; None for the family's default.
             Stability is the IoU between the mask at a threshold raised and lowered by the offset.
         stability_score_offset: that offset, in logits, 0..10.
         box_nms_thresh: of two masks whose boxes have a higher IoU, the one with the lower predicted IoU is dropped,
-            0..1.
+            0..1; None for the family's default.
         min_mask_region_area: holes and separate parts of up to this many image pixels are removed, and masks of up to
             this many dropped.
         max_masks: maximum number of masks, 1..1000.
@@ -28,11 +28,11 @@ class Everything:
         skip_explained: whether points that a kept mask explains are skipped.
     """
 
-    points_per_side: int = 16
+    points_per_side: int | None = None
     pred_iou_thresh: float | None = None
     stability_score_thresh: float | None = None
     stability_score_offset: float = 1.0
-    box_nms_thresh: float = 0.7
+    box_nms_thresh: float | None = None
     min_mask_region_area: float = 0.0
     max_masks: int = 100
     max_seconds: float = 30.0

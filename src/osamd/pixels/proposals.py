@@ -14,6 +14,9 @@ from typing import Final
 from osamd.pixels.everything import Everything, Progress
 from osamd.types import BoolArray, FloatArray, MaskLogits
 
+# The paper's code, with a coarser grid; for parameters without a family's defaults.
+POINTS_PER_SIDE: Final = 16
+BOX_NMS_THRESH: Final = 0.7
 # Points per side of the coarsest grid, at least.
 COARSEST: Final = 4
 # A kept mask explains the points on it if its area is at most this many cells of the current grid: a larger one may
@@ -189,7 +192,8 @@ class Search:
     def __init__(self, asked: Everything, *, height: int, width: int) -> None:
         self._asked = asked
         self._pixels = height * width
-        self._waiting = grid(asked.points_per_side)
+        self._nms_thresh = BOX_NMS_THRESH if asked.box_nms_thresh is None else asked.box_nms_thresh
+        self._waiting = grid(asked.points_per_side or POINTS_PER_SIDE)
         self._waiting.reverse()
         self._total = len(self._waiting)
         self._tried = 0
@@ -270,7 +274,7 @@ class Search:
             return [], []
         boxes = np.stack([seen.box for seen in self._seen])
         scores = np.array([seen.score for seen in self._seen], np.float32)
-        outs = suppressed(boxes, scores, self._asked.box_nms_thresh).tolist()
+        outs = suppressed(boxes, scores, self._nms_thresh).tolist()
         dropped = []
         for seen, is_out in zip(self._seen, outs, strict=True):
             if is_out and seen.number is not None:
@@ -307,7 +311,7 @@ class Search:
         if not kept:
             return []
         ious = box_ious(seen.box, np.stack([other.box for other in kept]))
-        return [other for other, iou in zip(kept, ious.tolist(), strict=True) if iou > self._asked.box_nms_thresh]
+        return [other for other, iou in zip(kept, ious.tolist(), strict=True) if iou > self._nms_thresh]
 
     def _is_explained(self, click: Click) -> bool:
         if self._smallest is None or not self._asked.skip_explained:

@@ -22,24 +22,26 @@ class EverythingSchema(WireModel):
     """How to find everything: a grid of clicks, as in the paper's automatic mask generation."""
 
     points_per_side: Annotated[int, Field(ge=1, le=MOST_POINTS_PER_SIDE)] | None = Field(
-        default=DEFAULTS.points_per_side, description="The grid has this many points in each direction."
+        default=None,
+        description="The grid has this many points in each direction. By default 16, the built-in model 12.",
     )
     pred_iou_thresh: Annotated[Number, Field(ge=0, le=1)] | None = Field(
         default=None,
         description="Masks with a lower predicted IoU (`score`) are left out. By default as in the authors' code: 0.88"
-        " for SAM, 0.8 for SAM 2, 0.7 for EfficientSAM; 0.4 for the built-in model.",
+        " for SAM, 0.8 for SAM 2, 0.7 for EfficientSAM; 0.3 for the built-in model.",
     )
     stability_score_thresh: Annotated[Number, Field(ge=0, le=1)] | None = Field(
         default=None,
         description="Masks with a lower stability are left out: the IoU between the mask at a threshold raised and"
-        " lowered by `stability_score_offset`. By default 0.95, EfficientSAM 0.9, the built-in model 0.55.",
+        " lowered by `stability_score_offset`. By default 0.95, EfficientSAM 0.9, the built-in model 0.45.",
     )
     stability_score_offset: Annotated[Number, Field(ge=0, le=MOST_OFFSET)] | None = Field(
         default=DEFAULTS.stability_score_offset, description="That offset, in logits."
     )
     box_nms_thresh: Annotated[Number, Field(ge=0, le=1)] | None = Field(
-        default=DEFAULTS.box_nms_thresh,
-        description="Of two masks whose boxes have a higher IoU, the one with the lower predicted IoU is left out.",
+        default=None,
+        description="Of two masks whose boxes have a higher IoU, the one with the lower predicted IoU is left out. By"
+        " default 0.7, the built-in model 0.9.",
     )
     min_mask_region_area: Annotated[Number, Field(ge=0)] | None = Field(
         default=DEFAULTS.min_mask_region_area,
