@@ -75,6 +75,16 @@ class Sender:
         return self._answer.status_code
 
 
+def encode(running: RunningServer, gate: Path, data: bytes) -> Sender:
+    """A request whose image is being encoded, and not only decoded so that another could come first."""
+    sender = Sender(running, data)
+    until = time.monotonic() + START_S
+    while not gate.with_name(f"{gate.name}-reached").exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return sender
+
+
 @contextlib.contextmanager
 def half_sent(running: RunningServer, *keys: str) -> Iterator[list[socket.socket]]:
     """Requests whose heads the server has seen, and whose bodies it waits for."""
@@ -205,7 +215,7 @@ def test_a_client_that_leaves_frees_its_place(tmp_path: Path) -> None:
     """With one image being encoded and one waiting the queue is full; when the one that waits leaves, the next may."""
     gate = tmp_path / "gate"
     with limited(tmp_path, gate, encode_queue=1) as running:
-        encoding = Sender(running, image(0))
+        encoding = encode(running, gate, image(0))
         with half_sent(running, ALICE) as (waiting,):
             waiting.sendall(image(1))
             while (refused := post(running, BOB, image(2))).status_code != 503:
@@ -224,7 +234,7 @@ def test_waiting_too_long_for_a_turn_is_refused(tmp_path: Path) -> None:
     """What waits longer than the operator allows gets 503, while what runs is answered."""
     gate = tmp_path / "gate"
     with limited(tmp_path, gate, queue_wait_s=0.5) as running:
-        encoding = Sender(running, image(0))
+        encoding = encode(running, gate, image(0))
         problem = refusal(post(running, KEY, image(1)))
         gate.touch()
         answered = encoding.status()
