@@ -46,7 +46,7 @@ class KeptEmbedding:
 class EmbeddingFiles:
     """LRU cache of files, safe for several processes. Blocks, so do not use it on an event loop.
 
-    Values are stored in half precision if they fit, which does not affect masks, and restored to their dtype.
+    Values are stored in half precision if they fit, and restored to their dtype; a mask may differ by a pixel.
 
     Args:
         folder: created on the first write.
