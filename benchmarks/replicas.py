@@ -35,7 +35,7 @@ from balancing import run_balancer  # noqa: E402
 from serving import RunningServer, run_server  # noqa: E402
 
 from osamd.client import Client, Segmentation  # noqa: E402
-from osamd.client.routing import routing_headers  # noqa: E402
+from osamd.client.routing import headers_of_handle  # noqa: E402
 
 KEY: Final = "benchmark-key-0123456789"  # pragma: allowlist secret
 CLICK: Final = (225.0, 150.0)
@@ -100,7 +100,7 @@ def click(http: httpx2.Client, image_id: str) -> int:
     """One click by handle, without retries: the status of the answer, 0 if there was none."""
     body = {"image_id": image_id, "prompt": {"points": [CLICK], "point_labels": [1]}, "mask_format": "rle"}
     try:
-        answer = http.post("/api/generate", json=body, headers=routing_headers({"image_id": image_id}))
+        answer = http.post("/api/generate", json=body, headers=headers_of_handle(image_id))
     except httpx2.TransportError:
         return 0
     return answer.status_code

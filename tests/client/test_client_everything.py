@@ -1,6 +1,7 @@
 """Everything mode through the clients."""
 
 import asyncio
+import hashlib
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ from puppet import GOOD, Told, problem, puppet
 from serving import KEY, RunningServer
 
 from osamd.client import AsyncClient, Client, Dropped, EverythingUpdate, FoundObject, Handle, Progress
+from osamd.client.routing import HEADER
 from osamd.errors import InvalidPromptError, OutOfMemoryError, OverloadedError, UnreachableError
 
 SMALL = {"points_per_side": 4, "pred_iou_thresh": 0.3, "stability_score_thresh": 0.3}
@@ -31,6 +33,22 @@ def kept(updates: list[EverythingUpdate]) -> list[FoundObject]:
             for number in update.numbers:
                 del found[number]
     return list(found.values())
+
+
+def test_both_clients_send_the_header_that_routes(photo: bytes) -> None:
+    """The image's, as with every other request about it, and what kind of answer is expected."""
+
+    async def ask(url: str) -> None:
+        async with AsyncClient(url) as client:
+            assert [update async for update in client.everything(photo)]
+
+    with puppet(lines(IMAGE, DONE)) as server:
+        with Client(server.url) as client:
+            assert list(client.everything(photo))
+        asyncio.run(ask(server.url))
+        sent = [(headers.get(HEADER), headers["Accept"]) for headers in server.asked]
+
+    assert [(hashlib.sha256(photo).hexdigest()[:8], "application/x-ndjson")] * 2 == sent
 
 
 def test_both_clients_give_what_segment_gives(server: RunningServer, photo: bytes) -> None:

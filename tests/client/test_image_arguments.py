@@ -19,7 +19,7 @@ from serving import KEY, RunningServer, clean_environment
 
 from osamd.client import AsyncClient, Client
 from osamd.client.arguments import embed_call, segment_call
-from osamd.client.pictures import image_fields
+from osamd.client.pictures import sent_image
 from osamd.client.png import array_to_png
 from osamd.errors import InvalidImageError, OsamdError
 from osamd.pixels.images import decode_image
@@ -28,7 +28,7 @@ from osamd.types import ByteArray
 
 def sent(image: object) -> bytes:
     """The bytes of the image in a request."""
-    return base64.b64decode(image_fields(image)["image"])
+    return base64.b64decode(sent_image(image).fields["image"])
 
 
 def pixels_of(data: bytes) -> "np.ndarray[Any, Any]":
@@ -177,7 +177,7 @@ class Text(io.StringIO):
 def test_other_images_are_refused_in_clear_words(make: Callable[[], object], part: str) -> None:
     """The message says what was given and what is expected, and nothing was sent."""
     with pytest.raises(InvalidImageError, match=part) as caught:
-        image_fields(make())
+        sent_image(make())
     assert "image" == caught.value.field
 
 
@@ -186,7 +186,7 @@ def test_a_file_object_that_was_written_has_to_be_rewound(photo: bytes) -> None:
     written = io.BytesIO()
     written.write(photo)
     with pytest.raises(InvalidImageError, match="seek"):
-        image_fields(written)
+        sent_image(written)
     written.seek(0)
     assert photo == sent(written)
 
@@ -194,9 +194,9 @@ def test_a_file_object_that_was_written_has_to_be_rewound(photo: bytes) -> None:
 def test_missing_files_and_folders_are_pythons_own_errors(tmp_path: Path) -> None:
     """As from ``open``."""
     with pytest.raises(FileNotFoundError):
-        image_fields(tmp_path / "missing.jpg")
+        sent_image(tmp_path / "missing.jpg")
     with pytest.raises(IsADirectoryError):
-        image_fields(str(tmp_path))
+        sent_image(str(tmp_path))
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])

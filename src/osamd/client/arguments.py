@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar
 from urllib.parse import quote
 
-from osamd.client.pictures import image_fields, mask_text
+from osamd.client.pictures import mask_text, sent_image
 from osamd.client.replies import Handle, Segmentation, handle_of, models_of, nothing_of, segmentation_of
-from osamd.client.routing import routing_headers
+from osamd.client.routing import headers_of_content, headers_of_handle
+from osamd.client.streams import ACCEPT_LINES
 from osamd.errors import InvalidPromptError, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -147,17 +148,17 @@ def segment_call(image: object, arguments: Mapping[str, Any]) -> Call[Segmentati
     prompt = {name: given[name] for name in ONE_PROMPT if name in given}
     if "points" in prompt:
         prompt.setdefault("labels", [1] * len(prompt["points"]))
-    body: dict[str, Any] = _model_and_image(image, given.get("image_id"), given.get("model"))
+    body, headers = _model_and_image(image, given.get("image_id"), given.get("model"))
     if prompt:
         body["prompt"] = {WIRE_NAMES.get(name, name): value for name, value in prompt.items()}
-    headers = routing_headers(body)
     body |= {name: given[name] for name in OPTIONS if name in given}
     return Call("POST", "/api/generate", segmentation_of, body, headers)
 
 
 def everything_call(image: object, arguments: Mapping[str, Any]) -> Call[Segmentation]:
     """``POST /api/generate`` in everything mode; raises as ``segment_call`` does."""
-    return segment_call(image, {**arguments, "everything": arguments.get("everything") or True})
+    call = segment_call(image, {**arguments, "everything": arguments.get("everything") or True})
+    return replace(call, headers={**call.headers, **ACCEPT_LINES})
 
 
 WIRE_NAMES: Final = {"labels": "point_labels"}
@@ -165,14 +166,13 @@ WIRE_NAMES: Final = {"labels": "point_labels"}
 
 def embed_call(image: object, model: str | None) -> Call[Handle]:
     """``POST /api/embed``; raises as ``segment_call`` does."""
-    body = _model_and_image(image, None, model)
-    return Call("POST", "/api/embed", handle_of, body, routing_headers(body))
+    return Call("POST", "/api/embed", handle_of, *_model_and_image(image, None, model))
 
 
 def forget_call(image_id: str) -> Call[None]:
     """``DELETE /api/images/{image_id}``."""
-    headers = routing_headers({"image_id": image_id})
-    return Call("DELETE", f"/api/images/{quote(image_id, safe='')}", nothing_of, headers=headers)
+    path = f"/api/images/{quote(image_id, safe='')}"
+    return Call("DELETE", path, nothing_of, headers=headers_of_handle(image_id))
 
 
 def running_models_call() -> Call[list[dict[str, Any]]]:
@@ -185,11 +185,17 @@ def ready_call() -> Call[None]:
     return Call("GET", "/ready", nothing_of)
 
 
-def _model_and_image(image: object, image_id: str | None, model: str | None) -> dict[str, Any]:
+def _model_and_image(
+    image: object, image_id: str | None, model: str | None
+) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """The beginning of a body, and the headers that route it."""
     if (image is None) == (image_id is None):
         raise TypeError("expected either image or image_id")
     fields: dict[str, Any] = {} if model is None else {"model": model}
-    return fields | (image_fields(image) if image_id is None else {"image_id": image_id})
+    if image_id is not None:
+        return fields | {"image_id": image_id}, headers_of_handle(str(image_id))
+    sent = sent_image(image)
+    return fields | dict(sent.fields), headers_of_content(sent.content)
 
 
 def _plain(value: Any, field: str) -> Any:

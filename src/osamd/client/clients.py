@@ -24,7 +24,7 @@ from osamd.client.arguments import (
 )
 from osamd.client.replies import Handle, Segmentation
 from osamd.client.retries import Attempts
-from osamd.client.streams import ACCEPT_LINES, EverythingUpdate, check_ended, update_of
+from osamd.client.streams import EverythingUpdate, check_ended, update_of
 from osamd.errors import InvalidRequestError, UnreachableError
 from osamd.proxies import is_address, proxy_for, tls_context, without_secrets
 
@@ -180,7 +180,7 @@ class Client(_Base[int, httpx2.Client]):
         while True:
             outcome: httpx2.Response | httpx2.RequestError
             try:
-                with pool.stream(call.method, call.path, json=call.body, headers=ACCEPT_LINES) as outcome:
+                with pool.stream(call.method, call.path, json=call.body, headers=call.headers) as outcome:
                     if outcome.is_success:
                         for line in outcome.iter_lines():
                             last = update_of(line)
@@ -266,7 +266,7 @@ class AsyncClient(_Base[asyncio.AbstractEventLoop, httpx2.AsyncClient]):
         while True:
             outcome: httpx2.Response | httpx2.RequestError
             try:
-                async with pool.stream(call.method, call.path, json=call.body, headers=ACCEPT_LINES) as outcome:
+                async with pool.stream(call.method, call.path, json=call.body, headers=call.headers) as outcome:
                     if outcome.is_success:
                         async for line in outcome.aiter_lines():
                             last = update_of(line)

@@ -9,6 +9,8 @@ import io
 import os
 import re
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,8 +29,21 @@ KINDS: Final = (
 )
 
 
-def image_fields(image: object) -> dict[str, str]:
-    """``image`` in base64, or ``image_url`` for the server to fetch.
+@dataclass(frozen=True, slots=True)
+class SentImage:
+    """An image as it is sent.
+
+    Attributes:
+        fields: ``image`` in base64 or as a data URI, or ``image_url`` for the server to fetch.
+        content: its encoded bytes; None if only the server will have them, or will reject them.
+    """
+
+    fields: Mapping[str, str]
+    content: bytes | None
+
+
+def sent_image(image: object) -> SentImage:
+    """Convert an image for a request.
 
     Raises:
         InvalidImageError: it cannot be sent; the message says what is expected.
@@ -36,13 +51,21 @@ def image_fields(image: object) -> dict[str, str]:
     """
     if isinstance(image, str):
         if image[:5].lower() == "data:":
-            return {"image": image}
+            return SentImage({"image": image}, _content_of(image))
         scheme = SCHEME.match(image)
         if scheme is not None:
             if scheme[1].lower() not in {"http", "https"}:
                 raise InvalidImageError(f"{scheme[0]} URLs are not supported: expected {KINDS}", field="image")
-            return {"image_url": image}
-    return {"image": base64.b64encode(_encoded(image)).decode("ascii")}
+            return SentImage({"image_url": image}, None)
+    content = _encoded(image)
+    return SentImage({"image": base64.b64encode(content).decode("ascii")}, content)
+
+
+def _content_of(data_uri: str) -> bytes | None:
+    try:
+        return base64.b64decode(data_uri.partition(",")[2]) or None
+    except ValueError:
+        return None
 
 
 def mask_text(mask: object) -> str:
