@@ -3,13 +3,14 @@
 import contextlib
 import io
 import json
-import threading
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
+
+from threaded import serving
 
 FUNCTION = 5
 TASK = 7
@@ -164,12 +165,5 @@ def serve_cvat(stub: CvatStub) -> Iterator[CvatStub]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's own signature
             """Nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        stub.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield stub
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as stub.url:
+        yield stub

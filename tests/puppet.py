@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from threaded import serving
+
 GOOD = {
     "model": "builtin:latest",
     "image_id": "img_1",
@@ -90,12 +92,9 @@ class PuppetHandler(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def puppet(*answers: Told, port: int = 0) -> Iterator[Puppet]:
     """A puppet at work."""
-    with Puppet(list(answers), port) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    server = Puppet(list(answers), port)
+    with serving(server):
         try:
             yield server
         finally:
             server.silent.set()
-            server.shutdown()
-            thread.join()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from puppet import GOOD, Told, puppet
+from threaded import serving
 
 from osamd.client import AsyncClient, Client
 
@@ -39,13 +40,10 @@ class Echo(BaseHTTPRequestHandler):
 @pytest.fixture
 def echo() -> Iterator[str]:
     """Its address."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+    server.daemon_threads = True
+    with serving(server) as url:
+        yield url
 
 
 def wrong_answers(client: Client, name: str) -> int:

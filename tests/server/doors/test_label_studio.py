@@ -5,7 +5,6 @@ import base64
 import contextlib
 import io
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +20,7 @@ from PIL import Image, ImageDraw
 from pydantic import SecretStr
 from serving import KEY
 from shelf import Library, run_library
+from threaded import serving
 
 from osamd.pixels.brush import decode_brush, encode_brush
 from osamd.pixels.masks import mask_from_array
@@ -113,15 +113,8 @@ def serve_studio(studio: Studio) -> Iterator[Studio]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's own signature
             """Nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        studio.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield studio
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as studio.url:
+        yield studio
 
 
 @pytest.fixture(scope="module")
