@@ -57,6 +57,19 @@ class Load:
             raise self._problems[0]
 
 
+def clicks_during(load: Load, connection: Connection, bodies: Sequence[bytes]) -> list[float]:
+    """Seconds of the clicks that were answered while a load ran, which is stopped then."""
+    clicks = []
+    try:
+        for body in bodies:
+            seconds = connection.post("/api/generate", body).seconds
+            if load.is_running:
+                clicks.append(seconds)
+    finally:
+        load.stop()
+    return clicks
+
+
 def new_images(model: str, first: int, count: int) -> list[bytes]:
     """Requests for a click on photos that were not sent before, made ahead of the measurement."""
     return [click_body(model, click(number), image=photo_base64(number)) for number in range(first, first + count)]

@@ -4,7 +4,7 @@ import json
 import statistics
 
 from benchmarks.connection import click_body
-from benchmarks.load import Load, image_id_of
+from benchmarks.load import Load, clicks_during, image_id_of
 from benchmarks.photos import click, photo_base64
 from benchmarks.rows import Outcome, Row, Target, duration
 from benchmarks.servers import EFFICIENTSAM
@@ -44,15 +44,7 @@ def measure(bench: Workbench) -> Outcome:
             everything = fields | {"prompt": {"everything": EVERYTHING | {"max_seconds": min(90.0, seconds)}}}
             load = Load()
             load.add_client(bench.osamd, iter([json.dumps(everything).encode()]))
-            try:
-                clicks = []
-                for body in bodies:
-                    took = osamd.post("/api/generate", body).seconds
-                    if load.is_running:
-                        clicks.append(took)
-                busy.append(clicks)
-            finally:
-                load.stop()
+            busy.append(clicks_during(load, osamd, bodies))
     idle_s = [statistics.median(values) for values in idle]
     busy_s = [statistics.median(values) for values in busy]
     every = [value for values in busy for value in values]

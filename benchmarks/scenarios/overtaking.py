@@ -4,7 +4,7 @@ import statistics
 from itertools import count
 
 from benchmarks.connection import click_body
-from benchmarks.load import Load, image_id_of, new_images
+from benchmarks.load import Load, clicks_during, image_id_of, new_images
 from benchmarks.photos import click
 from benchmarks.rows import Outcome, Row, Target, duration
 from benchmarks.servers import EFFICIENTSAM
@@ -30,15 +30,7 @@ def measure(bench: Workbench) -> Outcome:
             idle.append([osamd.post("/api/generate", body).seconds for body in bodies])
             load = Load()
             load.add_client(bench.osamd, iter(others))
-            try:
-                clicks = []
-                for body in bodies:
-                    seconds = osamd.post("/api/generate", body).seconds
-                    if load.is_running:
-                        clicks.append(seconds)
-                busy.append(clicks)
-            finally:
-                load.stop()
+            busy.append(clicks_during(load, osamd, bodies))
             encodes += load.seconds
     idle_s = [statistics.median(values) for values in idle]
     busy_s = [statistics.median(values) for values in busy]
