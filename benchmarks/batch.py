@@ -32,12 +32,13 @@ from osamd.dataset.formats import make_format
 from osamd.dataset.planning import Prompts, make_plan
 from osamd.dataset.run import open_manifest, run
 from osamd.engine.inference import decode_prompts, load_model, prepare_image
+from osamd.image_sources import ImageSource
 from osamd.library.library import open_library
 from osamd.pixels.run_lengths import runs_at_image_size
 from osamd.runtime.container import cpu_count
 from osamd.settings import load_settings
 from osamd.timings import Timings
-from osamd.types import ImageSource, Prompt
+from osamd.types import Prompt
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 HEIGHT, WIDTH = 1152, 1728

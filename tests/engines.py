@@ -11,12 +11,14 @@ from PIL import Image
 
 from osamd.engine import Engine
 from osamd.events import Event
+from osamd.image_sources import ImageSource
 from osamd.library.catalog import Model, load_catalog
 from osamd.library.library import Library
 from osamd.library.store import Store
+from osamd.segment_requests import ImageHandle, SegmentRequest, SegmentResult
 from osamd.settings import load_settings
 from osamd.timings import Timings
-from osamd.types import ImageHandle, ImageSource, Prompt, SegmentRequest, SegmentResult
+from osamd.types import Prompt
 
 Answer = TypeVar("Answer")
 Main = Callable[[Engine], Coroutine[Any, Any, Answer]]

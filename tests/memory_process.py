@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from osamd.engine import Engine
+from osamd.image_sources import ImageSource
 from osamd.library.catalog import load_catalog
 from osamd.library.library import Library
 from osamd.library.store import Store
+from osamd.segment_requests import SegmentRequest
 from osamd.settings import load_settings
 from osamd.timings import Timings
-from osamd.types import ImageSource, Prompt, SegmentRequest
+from osamd.types import Prompt
 
 SETTLE_S = 5.0
 

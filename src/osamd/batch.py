@@ -26,14 +26,16 @@ from pydantic import ValidationError
 from osamd.engine import Engine
 from osamd.engine.everything import collect
 from osamd.errors import InvalidImageError, InvalidPromptError, OsamdError
+from osamd.image_sources import ImageSource
 from osamd.keep_alive import LONGEST_S
 from osamd.library.catalog import DEFAULT_MODEL
 from osamd.library.library import open_library
 from osamd.pixels.careful_decoder import CarefulDecoder
 from osamd.pixels.everything import Everything
+from osamd.segment_requests import SegmentRequest
 from osamd.settings import Settings, load_settings
 from osamd.timings import Timings
-from osamd.types import Annotation, BoolArray, FloatArray, ImageSource, IntArray, Prompt, SegmentRequest
+from osamd.types import Annotation, BoolArray, FloatArray, IntArray, Prompt
 from osamd.wire.schemas import PromptSchema, invalid_request
 
 if TYPE_CHECKING:

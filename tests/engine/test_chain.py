@@ -18,8 +18,10 @@ from osamd.errors import (
     OsamdError,
     UnknownModelError,
 )
+from osamd.image_sources import ExchangedEmbedding, ImageSource
 from osamd.library.catalog import Model
-from osamd.types import Box, Candidate, Capabilities, ExchangedEmbedding, ImageSource, Prompt, SegmentRequest
+from osamd.segment_requests import SegmentRequest
+from osamd.types import Box, Candidate, Capabilities, Prompt
 
 CHAIN = "yoloworld:latest+sam2:tiny"
 FOUND = [

@@ -23,16 +23,9 @@ from osamd.errors import (
     UnknownModelError,
 )
 from osamd.pixels.masks import full_array
+from osamd.segment_requests import ImageHandle, SegmentResult
 from osamd.timings import Timings
-from osamd.types import (
-    Box,
-    Candidate,
-    Capabilities,
-    ImageHandle,
-    MaskLogits,
-    Prompt,
-    SegmentResult,
-)
+from osamd.types import Box, Candidate, Capabilities, MaskLogits, Prompt
 
 
 def test_an_answer_has_the_mask_and_where_it_came_from() -> None:

@@ -17,12 +17,14 @@ from osamd.errors import (
     SettingsError,
 )
 from osamd.events import Event, ModelLoaded, ModelUnloaded
+from osamd.image_sources import ExchangedEmbedding, ImageSource
 from osamd.library import catalog
 from osamd.library.catalog import Model, load_catalog
 from osamd.library.library import Library, open_library
+from osamd.segment_requests import SegmentRequest
 from osamd.settings import load_settings
 from osamd.timings import Timings
-from osamd.types import ExchangedEmbedding, ImageSource, Prompt, SegmentRequest
+from osamd.types import Prompt
 
 
 def test_one_load_a_request_without_keep_alive() -> None:

@@ -20,17 +20,12 @@ from osamd.errors import (
     UnknownModelError,
 )
 from osamd.events import Event, ModelLoaded
+from osamd.image_sources import ExchangedEmbedding, ImageSource
 from osamd.library.catalog import Model
 from osamd.library.library import open_library
+from osamd.segment_requests import SegmentRequest, SegmentResult
 from osamd.settings import load_settings
-from osamd.types import (
-    ByteArray,
-    ExchangedEmbedding,
-    ImageSource,
-    Prompt,
-    SegmentRequest,
-    SegmentResult,
-)
+from osamd.types import ByteArray, Prompt
 
 
 def test_a_full_encode_queue_refuses() -> None:

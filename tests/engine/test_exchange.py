@@ -6,8 +6,9 @@ from hypothesis.extra import numpy as arrays
 
 from osamd.engine.exchange import restore
 from osamd.errors import InvalidRequestError
+from osamd.image_sources import ExchangedEmbedding
 from osamd.models.base import Shape
-from osamd.types import Embedding, ExchangedEmbedding, FloatArray
+from osamd.types import Embedding, FloatArray
 from osamd.wire.replies import exchanged
 
 SHAPES: dict[str, Shape] = {"fine": (1, 2, 4, 4), "coarse": (1, 3, "rows", None)}

@@ -12,8 +12,9 @@ from opened_lanes import Gate, lane, settle, wait_for
 from osamd.engine import Engine, workers
 from osamd.engine.lanes import Lane
 from osamd.errors import OverloadedError
+from osamd.segment_requests import SegmentResult
 from osamd.timings import Timings
-from osamd.types import ByteArray, SegmentResult
+from osamd.types import ByteArray
 
 IMAGES, WORKERS = 10, 2
 

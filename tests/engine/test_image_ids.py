@@ -10,8 +10,8 @@ from engines import embed, picture, request, run, segment
 from fake_model import click
 
 from osamd.engine import Engine
+from osamd.image_sources import ExchangedEmbedding, ImageSource
 from osamd.timings import Timings
-from osamd.types import ExchangedEmbedding, ImageSource
 
 ROUTING = 8
 

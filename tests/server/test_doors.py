@@ -19,6 +19,8 @@ from pydantic import SecretStr
 from serving import KEY
 
 from osamd.errors import InvalidRequestError
+from osamd.image_sources import ImageSource
+from osamd.segment_requests import SegmentResult
 from osamd.server.answering import Ask, Content, answer
 from osamd.server.app import create_app
 from osamd.server.bodies import RawBody
@@ -27,7 +29,7 @@ from osamd.server.guard import guessing
 from osamd.server.guard.auth import ErrorReply
 from osamd.server.guard.key_channels import SEARCHED_BYTES, given_secrets, take_secrets
 from osamd.settings import Settings
-from osamd.types import ImageSource, Prompt, SegmentResult
+from osamd.types import Prompt
 from osamd.wire.json_pieces import Room
 
 PREDICT = "/tool/predict"

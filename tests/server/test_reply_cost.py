@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from osamd.errors import InvalidPromptError
+from osamd.segment_requests import ImageHandle, SegmentResult
 from osamd.settings import load_settings
-from osamd.types import Annotation, Box, Embedding, ImageHandle, Mask, SegmentResult
+from osamd.types import Annotation, Box, Embedding, Mask
 from osamd.wire.mask_fields import CANVAS_FACTOR
 from osamd.wire.replies import GenerateReply, finish, no_limit, write_reply
 from osamd.wire.schemas import GenerateBody

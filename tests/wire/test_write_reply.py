@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from osamd.segment_requests import ImageHandle, SegmentResult
 from osamd.settings import load_settings
-from osamd.types import Annotation, Box, Embedding, ImageHandle, Mask, SegmentResult
+from osamd.types import Annotation, Box, Embedding, Mask
 from osamd.wire.mask_values import crossings
 from osamd.wire.replies import BYTES_PER_CROSSING, GenerateReply, finish, no_limit, write_reply
 from osamd.wire.schemas import GenerateBody

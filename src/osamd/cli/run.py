@@ -12,12 +12,14 @@ from osamd.engine import Engine
 from osamd.engine.everything import check_everything, collect
 from osamd.engine.prompts import check_masks
 from osamd.errors import InvalidRequestError
+from osamd.image_sources import ImageSource
 from osamd.pixels.careful_decoder import CarefulDecoder
 from osamd.pixels.everything import EverythingResult
 from osamd.pixels.masks import encode_color_png, overlay
+from osamd.segment_requests import SegmentRequest, SegmentResult
 from osamd.settings import Settings, load_settings
 from osamd.timings import Timings
-from osamd.types import Cleaning, Decode, ImageSource, SegmentRequest, SegmentResult
+from osamd.types import Cleaning, Decode
 from osamd.wire.everything import check_labels
 from osamd.wire.plain_fields import body_from_pairs
 from osamd.wire.replies import cleaned, finish, included, no_limit, write_reply, write_union

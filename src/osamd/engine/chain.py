@@ -14,10 +14,12 @@ from osamd.engine.admit import Admit
 from osamd.engine.cache import OwnedCache
 from osamd.engine.prompts import check_capabilities
 from osamd.errors import EmbeddingExpiredError, InvalidPromptError, InvalidRequestError, UnknownModelError
+from osamd.image_sources import ImageSource
 from osamd.library.catalog import Model
 from osamd.library.library import Library
+from osamd.segment_requests import ImageHandle, SegmentRequest, SegmentResult
 from osamd.timings import Timings
-from osamd.types import Annotation, ImageHandle, ImageSource, Prompt, SegmentRequest, SegmentResult
+from osamd.types import Annotation, Prompt
 
 # Boxes of one request that become masks, the best of all its prompts: each costs a decode.
 MOST_BOXES: Final = 100

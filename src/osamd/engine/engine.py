@@ -33,6 +33,7 @@ from osamd.errors import (
     UnknownModelError,
 )
 from osamd.events import Event, ModelLoaded, ModelUnloaded, Sink, tell
+from osamd.image_sources import ImageSource
 from osamd.keep_alive import KeepAlive
 from osamd.library.catalog import DEFAULT_MODEL, Model, read_digest
 from osamd.library.library import Library
@@ -40,10 +41,11 @@ from osamd.models.base import Adapter
 from osamd.patience import Patience
 from osamd.pixels.everything import Everything
 from osamd.runtime.graphs import forget_graphs
+from osamd.segment_requests import ImageHandle, SegmentRequest, SegmentResult
 from osamd.settings import Settings
 from osamd.status import CacheStatus, EngineStatus, Resident, State
 from osamd.timings import Timings
-from osamd.types import Decode, ImageHandle, ImageSource, SegmentRequest, SegmentResult
+from osamd.types import Decode
 
 Load = Callable[[Model], Adapter]
 

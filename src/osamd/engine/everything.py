@@ -18,8 +18,9 @@ from osamd.library.families import FAMILIES, Family
 from osamd.models.base import Adapter, Proposer
 from osamd.pixels.everything import Everything, EverythingResult, Progress, Proposal, Stopped
 from osamd.pixels.proposals import Click, Search
+from osamd.segment_requests import ImageHandle
 from osamd.timings import Timings
-from osamd.types import Candidate, Capabilities, Cleaning, Embedding, ImageHandle, MaskLogits, Prompt
+from osamd.types import Candidate, Capabilities, Cleaning, Embedding, MaskLogits, Prompt
 
 # Clicks of one job. Other jobs wait for one click at most, since each is a step; more only saves overhead.
 CLICKS_PER_JOB: Final = 8

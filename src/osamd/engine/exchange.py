@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from osamd.errors import InvalidRequestError
-from osamd.types import Embedding, ExchangedEmbedding
+from osamd.image_sources import ExchangedEmbedding
+from osamd.types import Embedding
 
 FIELD = "image_embedding"
 

@@ -17,19 +17,12 @@ from osamd.engine.inference import decode_whole, prepare_image, read_mask
 from osamd.engine.remembered_images import EncodedImage, RememberedImages
 from osamd.engine.workers import Workers
 from osamd.errors import ImageTooLargeError, OverloadedError
+from osamd.image_sources import ExchangedEmbedding, ImageSource
 from osamd.library.catalog import Model, read_digest
 from osamd.models.base import Adapter
+from osamd.segment_requests import ImageHandle
 from osamd.timings import Timings
-from osamd.types import (
-    ByteArray,
-    Decode,
-    Embedding,
-    ExchangedEmbedding,
-    ImageHandle,
-    ImageSource,
-    MaskLogits,
-    Prompt,
-)
+from osamd.types import ByteArray, Decode, Embedding, MaskLogits, Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import hashlib
 import uuid
 from typing import Final
 
-from osamd.types import ImageSource
+from osamd.image_sources import ImageSource
 
 HEX_DIGITS: Final = 32
 # How many of these digits depend on the image only.

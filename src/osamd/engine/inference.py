@@ -11,6 +11,7 @@ from osamd.errors import (
     RequestError,
     SettingsError,
 )
+from osamd.image_sources import ImageSource
 from osamd.library.catalog import Model
 from osamd.library.store import Store
 from osamd.models.base import Adapter, encode_pixels
@@ -24,7 +25,6 @@ from osamd.types import (
     Candidate,
     Decode,
     Embedding,
-    ImageSource,
     Mask,
     MaskLogits,
     Picture,

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from osamd.types import Annotation, SegmentResult
+from osamd.segment_requests import SegmentResult
+from osamd.types import Annotation
 
 Stopped = Literal["all_points", "max_masks", "max_seconds", "mask_limit"]
 

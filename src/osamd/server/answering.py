@@ -17,9 +17,11 @@ from starlette.responses import Response
 from osamd.engine.admit import Admit
 from osamd.engine.everything import collect
 from osamd.errors import AdminOnlyError
+from osamd.image_sources import ImageSource
 from osamd.keep_alive import PINNED, KeepAlive, at_most
 from osamd.library.catalog import Model
 from osamd.pixels.everything import Everything
+from osamd.segment_requests import ImageHandle, SegmentRequest, SegmentResult
 from osamd.server.bodies import RawBody, receive_body
 from osamd.server.client_watch import client_watched
 from osamd.server.deadline import deadline
@@ -27,7 +29,7 @@ from osamd.server.sending import PiecewiseResponse
 from osamd.server.services import Caller, Services, caller_of, holding_of, services_of, timings_of
 from osamd.settings import Settings
 from osamd.timings import Timings
-from osamd.types import ImageHandle, ImageSource, Prompt, SegmentRequest, SegmentResult
+from osamd.types import Prompt
 from osamd.wire.json_pieces import Room
 from osamd.wire.replies import license_header, notes_header
 

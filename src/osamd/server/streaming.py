@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from osamd.engine.admit import Admit
 from osamd.engine.everything import Begun, Update
 from osamd.errors import ClientGoneError, OsamdError
+from osamd.image_sources import ImageSource
 from osamd.server.accept import NDJSON
 from osamd.server.answering import Ask, How, Parse, Write, answered, asked, segment_request, timed
 from osamd.server.guard.memory_budget import Holding
@@ -21,7 +22,6 @@ from osamd.server.problems import INTERNAL_CODE, INTERNAL_DETAIL
 from osamd.server.services import caller_of, holding_of, services_of, timings_of
 from osamd.settings import Settings
 from osamd.timings import Timings
-from osamd.types import ImageSource
 from osamd.wire.json_pieces import Room
 from osamd.wire.replies import license_header, notes_header
 

@@ -8,8 +8,8 @@ from pydantic import BaseModel, Field, RootModel
 from pydantic_core import to_json
 
 from osamd.pixels.everything import Progress, Proposal, Stopped
+from osamd.segment_requests import ImageHandle
 from osamd.settings import Settings
-from osamd.types import ImageHandle
 from osamd.wire.json_pieces import ReplyPieces, Room
 from osamd.wire.replies import (
     EverythingReport,

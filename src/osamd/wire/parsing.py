@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Generic
 
 from osamd.errors import InvalidRequestError, UnsupportedMediaError, shown
-from osamd.types import ImageSource
+from osamd.image_sources import ImageSource
 from osamd.wire.base64_text import decode_base64
 from osamd.wire.image_paths import read_image_path
 from osamd.wire.json_bodies import EMPTY, from_json

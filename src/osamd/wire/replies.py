@@ -8,18 +8,11 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from osamd.errors import InvalidPromptError
+from osamd.image_sources import ExchangedEmbedding
 from osamd.pixels.everything import EverythingResult, Proposal, Stopped
+from osamd.segment_requests import ImageHandle, SegmentResult
 from osamd.settings import Include, Settings
-from osamd.types import (
-    Annotation,
-    ByteArray,
-    Cleaning,
-    Embedding,
-    ExchangedEmbedding,
-    FloatArray,
-    ImageHandle,
-    SegmentResult,
-)
+from osamd.types import Annotation, ByteArray, Cleaning, Embedding, FloatArray
 from osamd.wire.json_pieces import ReplyPieces, Room
 from osamd.wire.mask_fields import CANVAS_FACTOR, WHOLE_FORMATS
 from osamd.wire.mask_values import MaskForm, crossings, cut_out_of, write_array, write_mask

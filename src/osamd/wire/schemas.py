@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, StrictBool, StrictStr, Tag, WithJsonSchema, model_validator
 
 from osamd.errors import InvalidPromptError, InvalidRequestError, shown
+from osamd.image_sources import ExchangedEmbedding
 from osamd.keep_alive import KeepAlive, parse_keep_alive
 from osamd.pixels.everything import Everything
 from osamd.settings import Include, Settings
-from osamd.types import ExchangedEmbedding, FloatArray, Prompt
+from osamd.types import FloatArray, Prompt
 from osamd.wire.base64_text import Base64Text, decode_base64
 from osamd.wire.everything import PARAMETERS, SWITCH, EverythingField, EverythingSchema
 from osamd.wire.fields import Number, WireModel, number

@@ -16,11 +16,11 @@ from serving import KEY, RunningServer
 from shelf import Library
 
 from osamd.library.catalog import load_catalog
+from osamd.segment_requests import ImageHandle, SegmentResult
 from osamd.server.answering import Ask
 from osamd.server.doors.cvat.functions import functions
 from osamd.server.doors.cvat.replies import write_mask, write_objects
 from osamd.settings import Settings
-from osamd.types import ImageHandle, SegmentResult
 from osamd.wire.replies import finish, no_limit
 
 WIDTH, HEIGHT = 451, 300

@@ -22,13 +22,13 @@ from serving import KEY, RunningServer
 from shelf import Library
 
 from osamd.errors import RequestError
+from osamd.segment_requests import ImageHandle, SegmentResult
 from osamd.server.answering import Ask
 from osamd.server.app import create_app
 from osamd.server.bodies import RawBody
 from osamd.server.doors.roboflow import bodies
 from osamd.server.doors.roboflow.replies import write_clicks
 from osamd.settings import Settings
-from osamd.types import ImageHandle, SegmentResult
 from osamd.wire.replies import finish, no_limit
 
 # x1, y1, x2, y2, and the same as this tool's two endpoints have it.

@@ -15,12 +15,14 @@ from pydantic_core import to_json
 
 from osamd import __version__
 from osamd.errors import InvalidPromptError, InvalidRequestError, shown
+from osamd.image_sources import ImageSource
+from osamd.segment_requests import SegmentResult
 from osamd.server.answering import Ask, Content, answer
 from osamd.server.bodies import RawBody
 from osamd.server.door import Door, json_body, json_errors
 from osamd.server.problems import IMAGE_ERRORS, documented_for_tools
 from osamd.settings import Settings
-from osamd.types import Annotation, AnyFloatArray, ImageSource, Prompt, SegmentResult
+from osamd.types import Annotation, AnyFloatArray, Prompt
 from osamd.wire.base64_text import Base64Text, decode_base64
 from osamd.wire.fields import Number
 from osamd.wire.json_bodies import from_json

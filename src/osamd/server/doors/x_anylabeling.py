@@ -12,16 +12,18 @@ from pydantic import Field, StrictStr
 from pydantic_core import to_json
 
 from osamd.errors import InvalidPromptError, InvalidRequestError, UnknownModelError, shown
+from osamd.image_sources import ImageSource
 from osamd.library.catalog import Model
 from osamd.library.families import is_detector, is_segmenter
 from osamd.library.library import Library
+from osamd.segment_requests import SegmentResult
 from osamd.server.answering import Ask, Content, answer
 from osamd.server.bodies import RawBody
 from osamd.server.door import Door, json_body, json_errors
 from osamd.server.problems import IMAGE_ERRORS, documented_for_tools
 from osamd.server.services import caller_of, services_of, timings_of
 from osamd.settings import Settings
-from osamd.types import Annotation, Capabilities, ImageSource, Prompt, SegmentResult
+from osamd.types import Annotation, Capabilities, Prompt
 from osamd.wire.base64_text import Base64Text, decode_base64
 from osamd.wire.fields import Number
 from osamd.wire.json_bodies import from_json

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from osamd.engine.everything import Begun, Ended, Update
 from osamd.errors import InvalidPromptError
+from osamd.segment_requests import SegmentResult
 from osamd.server.accept import JSON, NDJSON, PNG, prefers_lines, prefers_png
 from osamd.server.answering import Ask, Content, answer
 from osamd.server.bodies import RawBody, parse_fields
@@ -15,7 +16,6 @@ from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
 from osamd.server.streaming import EverythingStream
 from osamd.settings import Settings
-from osamd.types import SegmentResult
 from osamd.wire.everything import check_labels
 from osamd.wire.everything_lines import done_line, error_line, found_lines, image_line
 from osamd.wire.json_pieces import Room

@@ -5,11 +5,12 @@ from typing import Annotated
 from pydantic import Field
 
 from osamd.errors import InvalidPromptError
+from osamd.image_sources import ImageSource
 from osamd.server.answering import Ask
 from osamd.server.bodies import RawBody
 from osamd.server.doors.cvat.functions import Function
 from osamd.settings import Settings
-from osamd.types import ImageSource, Prompt
+from osamd.types import Prompt
 from osamd.wire.base64_text import Base64Text, decode_base64
 from osamd.wire.fields import Number
 from osamd.wire.json_bodies import from_json

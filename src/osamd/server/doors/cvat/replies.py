@@ -5,9 +5,10 @@ from typing import Final
 
 from pydantic_core import to_json
 
+from osamd.segment_requests import SegmentResult
 from osamd.server.answering import Ask, Content
 from osamd.settings import Settings
-from osamd.types import Annotation, Box, IntArray, Mask, SegmentResult
+from osamd.types import Annotation, Box, IntArray, Mask
 from osamd.wire.json_pieces import Room, pairs
 from osamd.wire.mask_values import crossings
 from osamd.wire.replies import BYTES_PER_CROSSING

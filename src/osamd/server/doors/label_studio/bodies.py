@@ -7,12 +7,12 @@ from typing import Any, Final, Literal
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from osamd.errors import InvalidPromptError, InvalidRequestError
+from osamd.image_sources import ImageSource
 from osamd.library.catalog import Model
 from osamd.server.answering import Ask
 from osamd.server.bodies import RawBody
 from osamd.server.doors.label_studio.config import IMAGE, Config, Output, read_config
 from osamd.settings import Settings
-from osamd.types import ImageSource
 from osamd.wire.base64_text import decode_base64
 from osamd.wire.fields import number
 from osamd.wire.json_bodies import from_json

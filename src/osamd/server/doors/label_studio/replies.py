@@ -7,11 +7,12 @@ from typing import Any, Final
 
 from pydantic_core import to_json
 
+from osamd.segment_requests import SegmentResult
 from osamd.server.answering import Ask, Content
 from osamd.server.doors.label_studio.bodies import PERCENT, How
 from osamd.server.doors.label_studio.config import Output
 from osamd.settings import Settings
-from osamd.types import Annotation, Mask, SegmentResult
+from osamd.types import Annotation, Mask
 from osamd.wire.json_pieces import ReplyPieces, Room
 from osamd.wire.mask_values import crossings
 from osamd.wire.pieces import PIECE_BYTES

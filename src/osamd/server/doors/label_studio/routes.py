@@ -9,6 +9,7 @@ from starlette.types import Scope
 
 from osamd.engine.admit import Admit
 from osamd.errors import EmbeddingExpiredError, InvalidPromptError, UnknownModelError
+from osamd.image_sources import ImageSource
 from osamd.library.catalog import Model
 from osamd.server.answering import Ask, answered, asked
 from osamd.server.bodies import receive_body
@@ -19,7 +20,6 @@ from osamd.server.doors.label_studio.replies import write_results
 from osamd.server.guard.auth import own_path
 from osamd.server.problems import BODY_ERRORS, IMAGE_ERRORS, documented_for_tools
 from osamd.server.services import caller_of, services_of, timings_of
-from osamd.types import ImageSource
 
 NAME: Final = "label-studio"
 # Nothing to say. An empty result instead would be stored as a prediction.

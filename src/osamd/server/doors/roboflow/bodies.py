@@ -10,10 +10,11 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import Field, StrictStr, field_validator
 
 from osamd.errors import InvalidPromptError, InvalidRequestError, shown
+from osamd.image_sources import ImageSource
 from osamd.server.answering import Ask
 from osamd.server.bodies import RawBody
 from osamd.settings import Settings
-from osamd.types import ImageSource, Prompt
+from osamd.types import Prompt
 from osamd.wire.base64_text import Base64Text, LongText, decode_base64
 from osamd.wire.fields import Number
 from osamd.wire.json_bodies import from_json

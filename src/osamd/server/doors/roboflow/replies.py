@@ -6,10 +6,11 @@ import zipfile
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Final
 
+from osamd.segment_requests import SegmentResult
 from osamd.server.answering import Ask, Content
 from osamd.server.doors.roboflow.bodies import Format, How
 from osamd.settings import Settings
-from osamd.types import Annotation, ByteArray, Mask, SegmentResult
+from osamd.types import Annotation, ByteArray, Mask
 from osamd.wire.json_pieces import ReplyPieces, Room, json_pieces
 from osamd.wire.mask_fields import CANVAS_FACTOR
 from osamd.wire.mask_values import crossings
