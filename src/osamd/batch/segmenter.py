@@ -1,55 +1,28 @@
-"""Segment many images without a server.
-
-::
-
-    from osamd.batch import Segmenter
-
-    with Segmenter("builtin") as segment:
-        for result in segment(["a.jpg", "b.jpg"], [{"points": [[225, 150]], "point_labels": [1]}] * 2):
-            print(result.boxes, result.scores, result.masks.shape)
-
-A ``Segmenter`` belongs to one process. It can be pickled, as can its arguments; a copy reloads the model. Worker pools
-and Ray Data's ``map_batches(Segmenter, ...)`` rely on that.
-"""
+"""A loaded model that segments images in bulk."""
 
 import asyncio
-import os
 import threading
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Coroutine, Iterable, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
-from pydantic import ValidationError
-
+from osamd.batch.images import AnyImage, source_of
+from osamd.batch.prompts import Prompts, everything_of, prompts_of
+from osamd.batch.results import Result
 from osamd.engine import Engine
 from osamd.engine.everything import collect
-from osamd.errors import InvalidImageError, InvalidPromptError, OsamdError
-from osamd.image_sources import ImageSource
+from osamd.errors import OsamdError
 from osamd.keep_alive import LONGEST_S
 from osamd.library.catalog import DEFAULT_MODEL
 from osamd.library.library import open_library
 from osamd.pixels.careful_decoder import CarefulDecoder
-from osamd.pixels.everything import Everything
 from osamd.segment_requests import SegmentRequest
 from osamd.settings import Settings, load_settings
 from osamd.timings import Timings
-from osamd.types import Annotation, BoolArray, FloatArray, IntArray, Prompt
-from osamd.wire.schemas import PromptSchema, invalid_request
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
-
-    import numpy as np
-    import numpy.typing as npt
-    from PIL import Image
-
-    AnyImage = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8] | Image.Image
-
-AnyPrompt = Prompt | Mapping[str, Any]
-# The prompts for one image: one, several, everything, or None for the model's default.
-Prompts = AnyPrompt | Sequence[AnyPrompt] | Everything | None
 
 Value = TypeVar("Value")
 
@@ -61,69 +34,6 @@ PATIENCE_S: Final = 1e9
 MOST_IMAGE_PIXELS: Final = 170_000_000
 # For all masks of one image.
 MOST_MASK_PIXELS: Final = 10**12
-CHANNELS: Final = 3
-PIXEL_AXES: Final = 3
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Result:
-    """The objects found in one image, or why it failed.
-
-    Attributes:
-        height: rows of the upright image; 0 if it failed.
-        width: columns of the upright image; 0 if it failed.
-        annotations: the objects, in the order of the prompts, best first within each; empty if it failed.
-        error: why this image failed, or None; other images are not affected.
-    """
-
-    height: int
-    width: int
-    annotations: tuple[Annotation, ...]
-    error: OsamdError | None = None
-
-    @property
-    def masks(self) -> BoolArray:
-        """(N, height, width) bool, one per annotation, in the same order; all False for objects without a mask.
-
-        Raises:
-            OsamdError: the image failed.
-        """
-        import numpy as np
-
-        masks = np.zeros((len(self._found()), self.height, self.width), np.bool_)
-        for canvas, annotation in zip(masks, self.annotations, strict=True):
-            box = annotation.box
-            if annotation.mask is not None:
-                canvas[box.ymin : box.ymax + 1, box.xmin : box.xmax + 1] = annotation.mask.inside
-        return masks
-
-    @property
-    def boxes(self) -> IntArray:
-        """(N, 4) int64: xmin, ymin, xmax, ymax in whole image pixels, both corners included.
-
-        Raises:
-            OsamdError: the image failed.
-        """
-        import numpy as np
-
-        boxes = [(item.box.xmin, item.box.ymin, item.box.xmax, item.box.ymax) for item in self._found()]
-        return np.array(boxes, np.int64).reshape(-1, 4)
-
-    @property
-    def scores(self) -> FloatArray:
-        """(N,) float32: the model's confidence, 0..1; NaN if it has none.
-
-        Raises:
-            OsamdError: the image failed.
-        """
-        import numpy as np
-
-        return np.array([np.nan if item.score is None else item.score for item in self._found()], np.float32)
-
-    def _found(self) -> tuple[Annotation, ...]:
-        if self.error is not None:
-            raise self.error
-        return self.annotations
 
 
 class Segmenter:
@@ -192,7 +102,7 @@ class Segmenter:
             self.close()
             raise
 
-    def __call__(self, images: "Iterable[AnyImage]", prompts: "Iterable[Prompts] | None" = None) -> list[Result]:
+    def __call__(self, images: Iterable[AnyImage], prompts: Iterable[Prompts] | None = None) -> list[Result]:
         """Segment images; returns when all are done.
 
         Args:
@@ -261,7 +171,7 @@ class Segmenter:
             raise
         return engine
 
-    async def _segment_all(self, images: "Iterable[AnyImage]", prompts: "Iterable[Prompts] | None") -> list[Result]:
+    async def _segment_all(self, images: Iterable[AnyImage], prompts: Iterable[Prompts] | None) -> list[Result]:
         results: dict[int, Result] = {}
         jobs = enumerate(_pairs(images, prompts))
 
@@ -278,15 +188,15 @@ class Segmenter:
             raise errors.exceptions[0] from None
         return [results[index] for index in range(len(results))]
 
-    async def _segment(self, image: "AnyImage", asked: Prompts) -> Result:
+    async def _segment(self, image: AnyImage, asked: Prompts) -> Result:
         if self._engine is None:
             raise RuntimeError("this Segmenter was not started")
         try:
-            everything = self._everything(asked)
+            everything = everything_of(asked)
             request = SegmentRequest(
-                image=await asyncio.to_thread(_source, image),
+                image=await asyncio.to_thread(source_of, image),
                 model=self._model,
-                prompts=None if everything is not None else self._prompts(asked),
+                prompts=None if everything is not None else prompts_of(asked, self._settings),
                 multimask=self._multimask,
                 owner="batch",
                 refinable=False,
@@ -301,104 +211,14 @@ class Segmenter:
         annotations = tuple(replace(annotation, logits=None) for annotation in found.annotations)
         return Result(height=found.image.height, width=found.image.width, annotations=annotations)
 
-    def _everything(self, asked: Prompts) -> Everything | None:
-        """The parameters of everything mode, or None if something else is asked."""
-        if isinstance(asked, Everything):
-            return asked
-        if not isinstance(asked, Mapping):
-            return None
-        schema = _parsed(asked, "prompt")
-        if not schema.wants_everything:
-            return None
-        return schema.to_everything(most_seconds=PATIENCE_S, max_canvas_pixels=None)
-
-    def _prompts(self, asked: Any) -> tuple[Prompt, ...] | None:
-        if asked is None or isinstance(asked, Everything):
-            return None
-        if isinstance(asked, Prompt | Mapping):
-            return (self._prompt(asked, "prompt"),)
-        if not isinstance(asked, Sequence) or isinstance(asked, str | bytes):
-            raise _not_a_prompt(asked, "prompt")
-        return tuple(self._prompt(prompt, f"prompts[{index}]") for index, prompt in enumerate(asked))
-
-    def _prompt(self, prompt: Any, field: str) -> Prompt:
-        if isinstance(prompt, Prompt):
-            return prompt
-        if not isinstance(prompt, Mapping):
-            raise _not_a_prompt(prompt, field)
-        return _parsed(prompt, field).to_prompt(self._settings, field)
-
-
-def _parsed(prompt: Mapping[str, Any], field: str) -> PromptSchema:
-    try:
-        return PromptSchema.model_validate(dict(prompt))
-    except ValidationError as error:
-        found = invalid_request(error.errors(include_url=False, include_input=False, include_context=False))
-        raise InvalidPromptError(str(found), field=f"{field}.{found.field}" if found.field else field) from None
-
-
-def _not_a_prompt(given: object, field: str) -> InvalidPromptError:
-    return InvalidPromptError(
-        f"expected a mapping, an osamd.types.Prompt or an Everything; got {type(given).__name__}", field=field
-    )
-
 
 def _restored(arguments: dict[str, Any]) -> Segmenter:
     return Segmenter(**arguments)
 
 
-def _pairs(images: "Iterable[AnyImage]", prompts: "Iterable[Prompts] | None") -> "Iterator[tuple[AnyImage, Prompts]]":
+def _pairs(images: Iterable[AnyImage], prompts: Iterable[Prompts] | None) -> Iterator[tuple[AnyImage, Prompts]]:
     if prompts is None:
         for image in images:
             yield image, None
     else:
         yield from zip(images, prompts, strict=True)
-
-
-def _source(image: Any) -> ImageSource:
-    """Convert any supported image; runs on a thread, since it reads files and hashes.
-
-    Raises:
-        InvalidImageError: its type is not supported, or its file cannot be read.
-    """
-    import numpy as np
-    from PIL import Image
-
-    if isinstance(image, bytes):
-        return ImageSource.of_bytes(image)
-    if isinstance(image, str | os.PathLike):
-        try:
-            return ImageSource.of_bytes(Path(image).read_bytes())
-        except OSError as error:
-            raise InvalidImageError(f"{os.fspath(image)!s}: {error.strerror}", field="image") from None
-        except ValueError as error:
-            # Such as a path with a null byte.
-            raise InvalidImageError(f"{os.fspath(image)!r}: {error}", field="image") from None
-    if isinstance(image, np.ndarray):
-        return ImageSource.of_pixels(_checked_pixels(image))
-    if isinstance(image, Image.Image):
-        return ImageSource.of_pixels(_pillow_pixels(image))
-    raise InvalidImageError(
-        f"expected a path, bytes, a NumPy array or a Pillow image; got {type(image).__name__}", field="image"
-    )
-
-
-def _checked_pixels(pixels: "npt.NDArray[Any]") -> "npt.NDArray[np.uint8]":
-    import numpy as np
-
-    if pixels.ndim != PIXEL_AXES or pixels.shape[2] != CHANNELS or pixels.dtype != np.uint8 or not pixels.size:
-        raise InvalidImageError(
-            f"expected an array of (height, width, 3) uint8 RGB; got {pixels.shape} {pixels.dtype}", field="image"
-        )
-    return np.ascontiguousarray(pixels)
-
-
-def _pillow_pixels(image: "Image.Image") -> "npt.NDArray[np.uint8]":
-    import numpy as np
-
-    from osamd.pixels.images import to_rgb
-
-    image.load()
-
-    # Its EXIF orientation is not applied: prompts use the coordinates of image.size.
-    return np.ascontiguousarray(to_rgb(image))
