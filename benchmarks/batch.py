@@ -26,11 +26,13 @@ import numpy as np
 
 from benchmarks.spread import spread
 from osamd.batch import Segmenter
-from osamd.cli.batch import AT_ONCE, MOST_PARALLEL
+from osamd.cli.batch import AT_ONCE
 from osamd.dataset.answers import Answers, Found, LocalAnswers
 from osamd.dataset.formats import make_format
+from osamd.dataset.local import MOST_PARALLEL
 from osamd.dataset.planning import Prompts, make_plan
 from osamd.dataset.run import open_manifest, run
+from osamd.dataset.work import InProcess
 from osamd.engine.inference import decode_prompts, load_model, prepare_image
 from osamd.image_sources import ImageSource
 from osamd.library.library import open_library
@@ -142,7 +144,13 @@ def with_osamd(boxes: Path, out: Path, count: int) -> tuple[float, dict[int, int
 
         formats = {"coco": make_format("coco", out / "batch", manifest.header)}
         start = time.perf_counter()
-        run(manifest, out / "batch", formats=formats, answers=answers, at_once=AT_ONCE, stop=threading.Event())
+        run(
+            manifest,
+            out / "batch",
+            formats=formats,
+            workers=InProcess(answers, at_once=AT_ONCE),
+            stop=threading.Event(),
+        )
         return time.perf_counter() - start, watched.resident
 
 

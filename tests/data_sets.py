@@ -17,7 +17,8 @@ from osamd.dataset.answers import Answers, Found
 from osamd.dataset.formats import make_format
 from osamd.dataset.planning import Prompts, make_plan
 from osamd.dataset.rows import counts_of
-from osamd.dataset.run import Outcome, Part, open_manifest, run
+from osamd.dataset.run import Outcome, open_manifest, run
+from osamd.dataset.work import InProcess, Part
 from osamd.pixels.images import upright_size
 from osamd.pixels.masks import mask_from_array
 
@@ -149,8 +150,7 @@ def run_batch(
         manifest,
         out,
         formats={name: make_format(name, out, manifest.header) for name in formats},
-        answers=answers or PlainAnswers().opened,
-        at_once=at_once,
+        workers=InProcess(answers or PlainAnswers().opened, at_once=at_once),
         stop=stop or threading.Event(),
         part=part,
     )

@@ -11,8 +11,8 @@ from data_sets import ALL_FORMATS, PlainAnswers, run_batch, tree, write_boxes, w
 from serving import clean_environment
 
 from osamd.dataset.planning import Prompts
-from osamd.dataset.run import Part
 from osamd.dataset.shards import Shards
+from osamd.dataset.work import Part
 from osamd.errors import InvalidRequestError, UnreachableError
 
 TESTS = Path(__file__).resolve().parents[1]

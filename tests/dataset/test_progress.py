@@ -23,8 +23,8 @@ def test_the_bar_counts_photos_and_failures(is_terminal: bool, monkeypatch: pyte
     monkeypatch.setattr(sys, "stderr", told)
     with Progress(10) as progress:
         progress.skip(6, failed=1)
-        progress.add(failed=False)
-        progress.add(failed=True)
+        progress.add(failed=0)
+        progress.add(failed=1)
     if is_terminal:
         last = told.getvalue().split("\r")[-1]
         assert ("8/10" in last, "2 failed" in last, "photos/s" in last) == (True, True, True), last

@@ -16,18 +16,21 @@ from typing import Final
 
 from osamd.cli.models import bring, own_library
 from osamd.client import Client
-from osamd.dataset.answers import Answers, LocalAnswers, RemoteAnswers
+from osamd.dataset.answers import Answers, RemoteAnswers
 from osamd.dataset.failures import NAME as FAILURES
 from osamd.dataset.formats import NAMES, Format, make_format
+from osamd.dataset.local import Machine, local_answers
 from osamd.dataset.manifest import Manifest
 from osamd.dataset.plan import STATE, Header
 from osamd.dataset.planning import Plan, Prompts, check_stems, make_plan, repeated
-from osamd.dataset.run import Outcome, Part, open_manifest
+from osamd.dataset.run import Outcome, open_manifest
 from osamd.dataset.run import run as run_manifest
+from osamd.dataset.work import InProcess, Part, Workers
 from osamd.engine.everything import check_everything
 from osamd.engine.prompts import check_capabilities, check_masks
 from osamd.errors import InvalidRequestError, OsamdError, with_field
 from osamd.library.catalog import DEFAULT_MODEL, Model
+from osamd.library.library import Library
 from osamd.settings import load_settings
 from osamd.types import Prompt
 
@@ -37,8 +40,6 @@ SHARD_SIZE: Final = 200
 AT_ONCE, AT_ONCE_REMOTE = 8, 4
 # A server that restarts or is busy is waited for this long.
 PATIENCE_S: Final = 600.0
-# Each inference has working memory of its own, gigabytes for the largest models.
-MOST_PARALLEL: Final = 4
 FAILED: Final = 1
 # As shells report a process that ended by a signal.
 SIGNALLED: Final = 128
@@ -57,13 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
             header = manifest.header
             check_stems((item for shard in range(header.shard_count) for item in manifest.items(shard)), names)
             formats: dict[str, Format] = {name: make_format(name, out, header) for name in names}
-            answers = functools.partial(_remote if arguments.url else _local, header, arguments)
             outcome = run_manifest(
                 manifest,
                 out,
                 formats=formats,
-                answers=answers,
-                at_once=_at_once(arguments, header),
+                workers=_workers(arguments, header),
                 stop=stopped.event,
                 part=part,
             )
@@ -80,11 +79,6 @@ def run(arguments: argparse.Namespace) -> int:
                 _tell_how_to_continue()
             return error.exit_code
     return _tell_end(outcome, manifest, out, stopped.number)
-
-
-def _at_once(arguments: argparse.Namespace, header: Header) -> int:
-    # Everything in a photo takes seconds, for which an interrupted run should not wait many times over.
-    return AT_ONCE_REMOTE if arguments.url or header.ask == "everything" else AT_ONCE
 
 
 def _part(text: str | None) -> Part:
@@ -146,27 +140,19 @@ def _check_model(row: Model, header: Header) -> None:
         check_everything(row.capabilities, model=row.name)
 
 
-@contextlib.contextmanager
-def _local(header: Header, arguments: argparse.Namespace) -> Iterator[Answers]:
-    from osamd.batch import Segmenter
-    from osamd.runtime.container import cpu_count
-    from osamd.runtime.sessions import CPU, choose_placement
+def _workers(arguments: argparse.Namespace, header: Header) -> Workers:
+    # Everything in a photo takes seconds, for which an interrupted run should not wait many times over.
+    at_once = AT_ONCE_REMOTE if arguments.url or header.ask == "everything" else AT_ONCE
+    if arguments.url:
+        return InProcess(functools.partial(_remote, header, arguments), at_once=at_once)
+    machine = Machine(arguments.device, arguments.threads)
+    return InProcess(functools.partial(local_answers, header, machine, prepare=_bring), at_once=at_once)
 
-    library = own_library()
-    model = library.resolve(header.model)
-    if header.digest and model.digest != header.digest:
-        raise InvalidRequestError(
-            f"the files of {model.name} are not those that this run began with: use another --out"
-        )
-    settings = load_settings()
-    if not library.store.is_present(model) and settings.pull == "auto":
+
+def _bring(model: Model, library: Library) -> None:
+    """Pull a model that is not here, if that is allowed, and say so."""
+    if not library.store.is_present(model) and load_settings().pull == "auto":
         bring(model, library.store)
-    device = arguments.device or settings.device
-    cores = arguments.threads or settings.threads or cpu_count()
-    placement = choose_placement(device=device, onnx_providers=settings.onnx_providers, threads=cores)
-    parallel = min(cores, MOST_PARALLEL) if placement.providers == (CPU,) else 1
-    with Segmenter(header.model, device=device, threads=max(1, cores // parallel), parallel=parallel) as segmenter:
-        yield LocalAnswers(segmenter)
 
 
 @contextlib.contextmanager

@@ -108,6 +108,14 @@ class Header:
         """How many shards there are; the last may be smaller."""
         return -(-self.count // self.shard_size)
 
+    def first_of(self, shard: int) -> int:
+        """Index of a shard's first photo."""
+        return shard * self.shard_size
+
+    def size_of(self, shard: int) -> int:
+        """A shard's number of photos."""
+        return min(self.shard_size, self.count - self.first_of(shard))
+
     def names(self) -> Mapping[int, str]:
         """The categories' names by id."""
         return {category.id: category.name for category in self.categories}

@@ -19,10 +19,10 @@ class Progress:
         # None disables it where stderr is not a terminal.
         self._bar: Any = tqdm(total=total, unit=" photos", disable=None, dynamic_ncols=True, smoothing=0.1)
 
-    def add(self, *, failed: bool) -> None:
-        """Count a photo."""
-        self._bar.update()
-        self._count_failed(int(failed))
+    def add(self, count: int = 1, *, failed: int) -> None:
+        """Count photos that have been done now."""
+        self._bar.update(count)
+        self._count_failed(failed)
 
     def skip(self, count: int, *, failed: int) -> None:
         """Count photos that an earlier run has done; they do not count for the rate."""
