@@ -9,7 +9,8 @@ from osamd.errors import InvalidPromptError
 from osamd.pixels.everything import Everything
 from osamd.settings import Settings
 from osamd.types import Prompt
-from osamd.wire.schemas import PromptSchema, invalid_request
+from osamd.wire.prompt_schema import PromptSchema
+from osamd.wire.validation_errors import invalid_request
 
 AnyPrompt = Prompt | Mapping[str, Any]
 # The prompts for one image: one, several, everything, or None for the model's default.

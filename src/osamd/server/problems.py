@@ -48,7 +48,7 @@ from osamd.errors import (
 )
 from osamd.server.door import JSON, MEDIA_TYPE, STATUSES, write_problem
 from osamd.server.services import services_of
-from osamd.wire.schemas import invalid_request
+from osamd.wire.validation_errors import invalid_request
 
 logger = logging.getLogger("osamd")
 

@@ -1,10 +1,16 @@
-"""The base class of all wire objects, and their number type."""
+"""The base class of all wire objects, their number type, and limits that several share."""
 
 import math
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+# Hard limit on the parser's lists, whatever the configuration.
+LONGEST_LIST: Final = 4096
+# JPEG's limit.
+LONGEST_SIDE: Final = 65535
+# Limit on fields of one object, in all spellings.
+MOST_FIELDS: Final = 64
 # Characters of a number given as a string.
 LONGEST_NUMBER: Final = 64
 LARGEST_NUMBER: Final = (2.0 - 2.0**-23) * 2.0**127
@@ -35,3 +41,20 @@ def number(value: Any) -> float:
 
 
 Number = Annotated[float, BeforeValidator(number)]
+
+
+def fold(values: Any, spellings: dict[str, str]) -> Any:
+    """Rename the second spelling of a field to the first; if both are given, they must be equal."""
+    if not isinstance(values, dict):
+        return values
+    if len(values) > MOST_FIELDS:
+        # Each unknown one would become an error, which takes a hundred times its bytes.
+        raise ValueError(f"expected at most {MOST_FIELDS} fields, got {len(values):,}")
+    folded = dict(values)
+    for other, name in spellings.items():
+        if other in folded:
+            value = folded.pop(other)
+            if folded.get(name) not in (None, value):
+                raise ValueError(f"{name} and {other} are the same field, but have different values")
+            folded[name] = value
+    return folded

@@ -15,7 +15,7 @@ from osamd.errors import InvalidRequestError
 from osamd.wire.base64_text import LongText
 from osamd.wire.fields import WireModel
 from osamd.wire.pieces import PIECE_BYTES, as_utf8, count_of, find, is_blank
-from osamd.wire.schemas import invalid_request
+from osamd.wire.validation_errors import invalid_request
 
 if TYPE_CHECKING:
     from osamd.wire.nested_lists import Respelt

@@ -12,8 +12,7 @@ from osamd.library.rows import FILE_SCHEME, shown_url
 from osamd.library.store import Store
 from osamd.status import Resident
 from osamd.types import Capabilities
-from osamd.wire.fields import WireModel
-from osamd.wire.schemas import fold
+from osamd.wire.fields import WireModel, fold
 
 FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
 

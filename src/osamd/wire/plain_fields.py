@@ -11,7 +11,8 @@ from osamd.errors import InvalidRequestError
 from osamd.files import text_encoding
 from osamd.wire.base64_text import LongText
 from osamd.wire.json_bodies import MOST_BYTES, check_marks
-from osamd.wire.schemas import SPELLINGS, GenerateBody, ImageFields, invalid_request
+from osamd.wire.schemas import SPELLINGS, GenerateBody, ImageFields
+from osamd.wire.validation_errors import invalid_request
 
 Body = TypeVar("Body", bound=ImageFields)
 

@@ -13,10 +13,11 @@ from osamd.pixels.everything import EverythingResult, Proposal, Stopped
 from osamd.segment_requests import ImageHandle, SegmentResult
 from osamd.settings import Include, Settings
 from osamd.types import Annotation, ByteArray, Cleaning, Embedding, FloatArray
+from osamd.wire.embedding_schema import ArrayType, EmbeddingSchema
 from osamd.wire.json_pieces import ReplyPieces, Room
 from osamd.wire.mask_fields import CANVAS_FACTOR, WHOLE_FORMATS
 from osamd.wire.mask_values import MaskForm, crossings, cut_out_of, write_array, write_mask
-from osamd.wire.schemas import ArrayType, EmbeddingSchema, GenerateBody
+from osamd.wire.schemas import GenerateBody
 
 # Memory per pixel of a cut-out while it is written: as pixels, as PNG and as base64.
 CUTOUT_BYTES_PER_PIXEL: Final = 12

@@ -8,7 +8,7 @@ from pydantic import ConfigDict
 from osamd.settings import Settings
 from osamd.types import Prompt
 from osamd.wire.fields import WireModel
-from osamd.wire.schemas import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PromptSchema
+from osamd.wire.prompt_schema import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PromptSchema
 
 Numbers = Sequence[float]
 

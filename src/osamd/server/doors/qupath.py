@@ -24,12 +24,11 @@ from osamd.server.problems import IMAGE_ERRORS, documented_for_tools
 from osamd.settings import Settings
 from osamd.types import Annotation, AnyFloatArray, Prompt
 from osamd.wire.base64_text import Base64Text, decode_base64
-from osamd.wire.fields import Number
+from osamd.wire.fields import LONGEST_LIST, Number
 from osamd.wire.json_bodies import from_json
 from osamd.wire.json_pieces import PAIRS_AT_ONCE, ReplyPieces, Room
 from osamd.wire.mask_values import crossings
 from osamd.wire.replies import BYTES_PER_CROSSING
-from osamd.wire.schemas import LONGEST_LIST
 from osamd.wire.tool_fields import ToolModel, prompt_of
 
 if TYPE_CHECKING:

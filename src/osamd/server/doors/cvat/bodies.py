@@ -12,9 +12,9 @@ from osamd.server.doors.cvat.functions import Function
 from osamd.settings import Settings
 from osamd.types import Prompt
 from osamd.wire.base64_text import Base64Text, decode_base64
-from osamd.wire.fields import Number
+from osamd.wire.fields import LONGEST_LIST, Number
 from osamd.wire.json_bodies import from_json
-from osamd.wire.schemas import LONGEST_LIST, Point
+from osamd.wire.prompt_schema import Point
 from osamd.wire.tool_fields import ToolModel, prompt_of
 
 CORNERS = 2

@@ -14,10 +14,10 @@ from osamd.server.bodies import RawBody
 from osamd.server.doors.label_studio.config import IMAGE, Config, Output, read_config
 from osamd.settings import Settings
 from osamd.wire.base64_text import decode_base64
-from osamd.wire.fields import number
+from osamd.wire.fields import LONGEST_LIST, LONGEST_SIDE, number
 from osamd.wire.json_bodies import from_json
 from osamd.wire.pieces import as_utf8
-from osamd.wire.schemas import LONGEST_LIST, LONGEST_SIDE, LONGEST_URL
+from osamd.wire.schemas import LONGEST_URL
 from osamd.wire.skipping import without_values
 from osamd.wire.tool_fields import ToolModel, prompt_of
 

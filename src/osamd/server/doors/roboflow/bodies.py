@@ -16,9 +16,9 @@ from osamd.server.bodies import RawBody
 from osamd.settings import Settings
 from osamd.types import Prompt
 from osamd.wire.base64_text import Base64Text, LongText, decode_base64
-from osamd.wire.fields import Number
+from osamd.wire.fields import LONGEST_LIST, Number
 from osamd.wire.json_bodies import from_json
-from osamd.wire.schemas import LONGEST_LIST, LONGEST_URL
+from osamd.wire.schemas import LONGEST_URL
 from osamd.wire.tool_fields import ToolModel, prompt_of
 
 # Their names for what osamd has; other names are osamd's own, so that any of its models can be asked.
