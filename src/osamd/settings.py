@@ -4,18 +4,27 @@ Variables are ``OSAMD_<FIELD>``, except those that hosts and the seed document f
 ``API_KEY_FILE``, and osam's ``OSAM_ONNX_PROVIDERS`` and ``OSAM_BLOB_ENDPOINT``.
 """
 
-import ipaddress
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from osamd.errors import SettingsError
 from osamd.files import at_home, encoding_of
-from osamd.keep_alive import KeepAlive, parse_keep_alive
+from osamd.setting_types import (
+    CommaList,
+    Duration,
+    HomePath,
+    Host,
+    MirrorList,
+    Network,
+    Origin,
+    Secret,
+    WebAddress,
+    lower_case,
+)
 
 MaskLayout = Literal["full", "crop"]
 Include = Literal["image_embedding", "image_embedding_compact"]
@@ -26,12 +35,6 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 DoorName = Literal["cvat", "label-studio", "roboflow", "qupath", "x-anylabeling"]
 
 MEBIBYTE = 1024 * 1024
-HOST = re.compile(r"(\*|(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*)(:[0-9]{1,5})?")
-WEB_ADDRESS = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?")
-# As browsers write it: lower case, no path, no default port.
-ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
-# Origins of extensions and desktop apps. Safari writes those of its extensions in upper case.
-APP_ORIGIN = re.compile(r"(?!https?:|file:)[a-z][a-z0-9+.-]*://([A-Za-z0-9._-]+(:[0-9]{1,5})?|\*)")
 USER_CATALOG = "~/.config/osamd/models.toml"
 
 
@@ -47,13 +50,13 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    api_key: SecretStr | None = Field(
+    api_key: Secret = Field(
         default=None,
         validation_alias=AliasChoices("api_key", "API_KEY"),
         description="The secret of the admin key named API_KEY; at least 16 characters outside development. With"
         " neither this nor API_KEY_FILE, a production server answers 500.",
     )
-    api_key_file: Path | None = Field(
+    api_key_file: HomePath | None = Field(
         default=None,
         validation_alias=AliasChoices("api_key_file", "API_KEY_FILE"),
         description="File with more keys, one `name role secret` or `name role sha256:HEX` per line, roles `admin` and"
@@ -65,17 +68,17 @@ class Settings(BaseSettings):
         description="Wrong keys per minute from one address; beyond this it gets 429, and keys that have not been valid"
         " from that address before are checked with a 2 s delay. Valid keys still work.",
     )
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    cors_origins: CommaList[Origin] = Field(
         default=(),
         description="Allowed CORS origins, separated by commas: web pages (`https://example.com`), extensions"
         " (`chrome-extension://ID`, `moz-extension://*`) and desktop apps (`app://obsidian.md`, `tauri://localhost`,"
         " `vscode-webview://*`).",
     )
-    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+    trusted_proxies: CommaList[Network] = Field(
         default=(),
         description="Addresses and networks of proxies whose X-Forwarded-For is trusted, separated by commas.",
     )
-    app_env: Literal["production", "development"] = Field(
+    app_env: Annotated[Literal["production", "development"], BeforeValidator(lower_case)] = Field(
         default="production",
         validation_alias=AliasChoices("app_env", "APP_ENV"),
         description="In `development`, without a key configured, requests need none; the server logs a warning.",
@@ -91,17 +94,17 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("port", "PORT"),
         description="Port to listen on; 0 picks a free one.",
     )
-    cache: Path = Field(
+    cache: HomePath = Field(
         default=Path("~/.cache/osam"),
         validate_default=True,
         description="Folder of the model blobs, in osam's layout; osamd's own files go into its subfolder `osamd`.",
     )
-    catalog: Path | None = Field(
+    catalog: HomePath | None = Field(
         default=None,
         description="File with your own models, in the format of osamd's catalog.toml."
         " Unset: ~/.config/osamd/models.toml, if it exists.",
     )
-    blob_endpoint: Annotated[tuple[str, ...], NoDecode] = Field(
+    blob_endpoint: MirrorList = Field(
         default=(),
         validation_alias=AliasChoices("blob_endpoint", "OSAM_BLOB_ENDPOINT"),
         description="Blob mirrors, separated by commas, tried in order, as in osam: each serves a blob under"
@@ -111,7 +114,7 @@ class Settings(BaseSettings):
         default="auto",
         description="`auto` pulls a model when it is first used over HTTP; with `never`, only `osamd pull` does.",
     )
-    models: Annotated[tuple[str, ...], NoDecode] = Field(
+    models: CommaList[str] = Field(
         default=(),
         description="Models that requests may pull, separated by commas. Unset: the whole catalogue.",
     )
@@ -124,12 +127,12 @@ class Settings(BaseSettings):
         description="Total file size of loaded models, in bytes; beyond it the least recently used one is unloaded."
         " Unset: half of this machine's memory.",
     )
-    keep_alive: KeepAlive = Field(
+    keep_alive: Duration = Field(
         default=None,
         description="How long a model stays loaded after a request: `5m`, a number of seconds, `0` to unload"
         " immediately, `-1` forever. Unset: until its memory is needed. Keys with the role `user` cannot exceed it.",
     )
-    preload: Annotated[tuple[str, ...], NoDecode] = Field(
+    preload: CommaList[str] = Field(
         default=("builtin",),
         description="Models loaded at startup, separated by commas; /ready waits for them. `none` loads nothing.",
     )
@@ -138,7 +141,7 @@ class Settings(BaseSettings):
         description="Where models run: `auto` uses CUDA if available. With `cuda` the server is not ready until"
         " a model has run on the GPU, and never falls back to the CPU.",
     )
-    onnx_providers: Annotated[tuple[str, ...], NoDecode] = Field(
+    onnx_providers: CommaList[str] = Field(
         default=(),
         validation_alias=AliasChoices("onnx_providers", "OSAM_ONNX_PROVIDERS"),
         description="ONNX Runtime providers by name, separated by commas, as in osam; overrides OSAMD_DEVICE.",
@@ -253,20 +256,20 @@ class Settings(BaseSettings):
     max_boxes: int = Field(default=64, ge=1, description="Boxes in one prompt.")
     max_texts: int = Field(default=64, ge=1, description="Texts in one prompt.")
     max_text_chars: int = Field(default=256, ge=1, description="Characters in one text.")
-    image_root: Path | None = Field(
+    image_root: HomePath | None = Field(
         default=None,
         description="Folder from which `image_path` may read. Unset: `image_path` is refused, except in development on"
         " loopback, where it is the working directory.",
     )
-    url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    url_hosts: CommaList[Host] = Field(
         default=(),
         description="Hosts from which `image_url` may fetch, separated by commas: `example.com`,"
         " `*.example.com`, `example.com:8443`, or `*` for any public host. Unset: nothing is fetched.",
     )
-    url_schemes: Annotated[tuple[Literal["http", "https"], ...], NoDecode] = Field(
+    url_schemes: CommaList[Literal["http", "https"]] = Field(
         default=("https",), description="Allowed schemes of `image_url`, separated by commas."
     )
-    url_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+    url_networks: CommaList[Network] = Field(
         default=(),
         description="Private networks that `image_url` may reach, separated by commas.",
     )
@@ -277,27 +280,27 @@ class Settings(BaseSettings):
         default="full",
         description="Default `mask_layout`: `full` covers the image, `crop` the bounding box (as osam >= 0.4).",
     )
-    include: Annotated[tuple[Include, ...], NoDecode] = Field(
+    include: CommaList[Include] = Field(
         default=(), description="Default `include`: `image_embedding` for osam clients that expect it in every reply."
     )
-    doors: Annotated[tuple[DoorName, ...], NoDecode] = Field(
+    doors: CommaList[DoorName] = Field(
         default=("cvat", "roboflow", "x-anylabeling"),
         description="Other tools' protocols that are served, separated by commas; `none` serves osamd's own API only."
         " Those that answer something without a key are not open by default.",
     )
-    cvat_texts: Annotated[tuple[str, ...], NoDecode] = Field(
+    cvat_texts: CommaList[str] = Field(
         default=(),
         description="Words that models which take text offer to CVAT as a detector, separated by commas.",
     )
-    label_studio_url: str | None = Field(
+    label_studio_url: WebAddress = Field(
         default=None,
         description="The Label Studio whose images its door may fetch, such as `http://label-studio:8080`; private"
         " addresses are allowed. Images elsewhere are subject to OSAMD_URL_HOSTS.",
     )
-    label_studio_token: SecretStr | None = Field(
+    label_studio_token: Secret = Field(
         default=None, description="A Personal Access Token of that Label Studio; sent nowhere else."
     )
-    keyless_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+    keyless_networks: CommaList[Network] = Field(
         default=("127.0.0.0/8", "::1"),
         description="Networks whose clients need no key at doors whose tools cannot send one, separated by commas."
         " `none` requires a key everywhere.",
@@ -311,84 +314,6 @@ class Settings(BaseSettings):
         description="`json`: one object per line on stdout; `text`: human-readable, on stderr. `auto`: text in"
         " development or in a terminal, else JSON.",
     )
-
-    @field_validator(
-        *("models", "preload", "onnx_providers", "include", "cors_origins"),
-        *("doors", "cvat_texts", "keyless_networks", "trusted_proxies", "url_hosts", "url_schemes", "url_networks"),
-        mode="before",
-    )
-    @classmethod
-    def _split_commas(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            names = [name.strip() for name in value.split(",") if name.strip()]
-            return () if names == ["none"] else tuple(names)
-        return value
-
-    @field_validator("blob_endpoint", mode="before")
-    @classmethod
-    def _split_endpoints(cls, value: Any) -> Any:
-        # Not _split_commas: `none` has no special meaning here.
-        return tuple(entry.strip() for entry in value.split(",") if entry.strip()) if isinstance(value, str) else value
-
-    @field_validator("keep_alive", mode="before")
-    @classmethod
-    def _parse_keep_alive(cls, value: Any) -> Any:
-        return parse_keep_alive(value)
-
-    @field_validator("app_env", mode="before")
-    @classmethod
-    def _fold_case(cls, value: Any) -> Any:
-        return value.strip().lower() if isinstance(value, str) else value
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            if origin == "null":
-                raise ValueError("`null` cannot be listed: it is the origin of sandboxed frames of any page")
-            if ORIGIN.fullmatch(origin) is None and APP_ORIGIN.fullmatch(origin) is None:
-                raise ValueError(
-                    "expected origins such as https://example.com, http://localhost:3000, chrome-extension://ID,"
-                    " app://obsidian.md or vscode-webview://*"
-                )
-        return value
-
-    @field_validator("url_hosts")
-    @classmethod
-    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for host in value:
-            if HOST.fullmatch(host) is None:
-                raise ValueError("expected hosts such as example.com, *.example.com, example.com:8443 or *")
-        return value
-
-    @field_validator("trusted_proxies", "url_networks", "keyless_networks")
-    @classmethod
-    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for network in value:
-            try:
-                ipaddress.ip_network(network)
-            except ValueError:
-                raise ValueError("expected addresses and networks such as 10.0.0.0/8") from None
-        return value
-
-    @field_validator("cache", "catalog", "image_root", "api_key_file")
-    @classmethod
-    def _expand_home(cls, value: Path | None) -> Path | None:
-        return None if value is None else at_home(value)
-
-    @field_validator("label_studio_url")
-    @classmethod
-    def _check_label_studio(cls, value: str | None) -> str | None:
-        if value is None or not value.strip():
-            return None
-        if WEB_ADDRESS.fullmatch(value.strip()) is None:
-            raise ValueError("expected a URL such as http://label-studio:8080, without user name and password")
-        return value.strip().rstrip("/")
-
-    @field_validator("api_key", "label_studio_token")
-    @classmethod
-    def _blank_is_unset(cls, value: SecretStr | None) -> SecretStr | None:
-        return value if value is not None and value.get_secret_value().strip() else None
 
     @property
     def user_catalog(self) -> Path | None:
@@ -427,4 +352,5 @@ def load_settings(*, env_file: Path | None = None, **flags: object) -> Settings:
             name = str(problem["loc"][0]) if problem["loc"] else ""
             variable = variable_of(name) if name in Settings.model_fields else name
             problems.append(f"{variable}: {problem['msg']}")
-        raise SettingsError("; ".join(problems)) from None
+        # Entries of one list may fail for the same reason.
+        raise SettingsError("; ".join(dict.fromkeys(problems))) from None
