@@ -21,8 +21,9 @@ from serving import KEY
 from osamd.errors import InvalidRequestError
 from osamd.image_sources import ImageSource
 from osamd.segment_requests import SegmentResult
-from osamd.server.answering import Ask, Content, answer
+from osamd.server.answering import answer
 from osamd.server.app import create_app
+from osamd.server.asks import Ask, Content
 from osamd.server.bodies import RawBody
 from osamd.server.door import Door, json_errors
 from osamd.server.guard import guessing

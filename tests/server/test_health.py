@@ -116,8 +116,7 @@ def test_probes_are_quiet(server: RunningServer) -> None:
 def test_a_server_that_cannot_decode_images_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While no decoding process can be started, every photo would be refused."""
     services = create_app(Settings(api_key=SecretStr(KEY), cache=tmp_path, pull="never", preload=())).state.services
-    decoder = services.decoder
-    assert decoder is not None
+    decoder = services.answers._decoder
 
     with monkeypatch.context() as broken:
         broken.setattr(sys, "executable", str(tmp_path / "missing"))

@@ -9,7 +9,7 @@ import pytest
 from osamd.errors import PullError
 from osamd.events import PullProgress
 from osamd.library.catalog import Blob, Model
-from osamd.library.library import Library
+from osamd.server.answers import Answers
 from osamd.server.routes.models import _lines
 
 MODEL = Model("mine:latest", "sam", {"encoder": Blob("https://example.org/e", "ab" * 32)})
@@ -18,13 +18,13 @@ MODEL = Model("mine:latest", "sam", {"encoder": Blob("https://example.org/e", "a
 def lines_of(failure: Exception) -> list[dict[str, Any]]:
     """All lines of a pull that fails after a while."""
 
-    async def follow(model: Model) -> AsyncIterator[PullProgress]:
+    async def pull(model: Model) -> AsyncIterator[PullProgress]:
         yield PullProgress(model.name, "encoder", "ab" * 32, 100, 50, "downloading")
         raise failure
 
     async def collect() -> list[str]:
-        library = cast("Library", SimpleNamespace(pulls=SimpleNamespace(follow=follow)))
-        return [line async for line in _lines(library, MODEL)]
+        answers = cast("Answers", SimpleNamespace(pull=pull))
+        return [line async for line in _lines(answers, MODEL)]
 
     return [json.loads(line) for line in asyncio.run(collect())]
 

@@ -37,7 +37,7 @@ def test_a_start_that_fails_in_an_unforeseen_way_is_logged(
             asked.set()
             raise RuntimeError("odd model")
 
-        monkeypatch.setattr(app.state.services.engine, "preload", preload)
+        monkeypatch.setattr(app.state.services.answers, "preload", preload)
         async with app.router.lifespan_context(app):
             await asyncio.wait_for(asked.wait(), WAIT_S)
 

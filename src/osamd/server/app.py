@@ -18,6 +18,7 @@ from osamd.errors import OsamdError, RequestError, SettingsError
 from osamd.events import Sink, log_event, tell
 from osamd.library.library import open_library
 from osamd.pixels.decoder import Decoder
+from osamd.server.answers import Answers
 from osamd.server.door import Door, door_of, read_secrets, write_problem
 from osamd.server.door_middleware import DoorMiddleware
 from osamd.server.doors import open_doors
@@ -39,6 +40,7 @@ from osamd.server.guard.memory_budget import MemoryBudget
 from osamd.server.guard.origins import Origins
 from osamd.server.guard.rate_limit import RateLimit
 from osamd.server.guard.remote_images import RemoteImages
+from osamd.server.local_answers import LocalAnswers
 from osamd.server.pools import Pools
 from osamd.server.problems import add_error_handlers
 from osamd.server.routes import docs, embed, generate, health, models, playground
@@ -56,7 +58,6 @@ PUBLIC_PATHS = frozenset({"/health", "/ready"})
 PAGE_PATHS = frozenset({"/docs", "/openapi.json", "/playground"})
 PAGE_PREFIXES = ("/docs/", "/playground/")
 HEAD_START_S = 0.05
-NEEDED_LATER = ("osamd.pixels.masks",)
 # FastAPI's telemetry would export queries, refused bodies and tracebacks to wherever the environment says.
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
@@ -73,6 +74,7 @@ def create_app(
     engine: Engine | None = None,
     sinks: Sequence[Sink] = (),
     doors: Sequence[Door] | None = None,
+    answers: Answers | None = None,
 ) -> FastAPI:
     """Build the app. It changes no process-wide state, so it can be mounted in another one.
 
@@ -81,6 +83,7 @@ def create_app(
         engine: built from the settings when None.
         sinks: receive every event, as the metrics do; the log when empty.
         doors: other tools' protocols, besides osamd's own; those of the settings when None.
+        answers: segments images in other processes; the engine does it in this one when None.
 
     Raises:
         SettingsError: a setting is invalid.
@@ -89,17 +92,14 @@ def create_app(
     metrics = Metrics()
     traces = configured_traces()
     sinks = (*(sinks or (log_event,)), metrics, *([traces] if traces is not None else []))
-    decoder = None
-    if engine is None:
-        decoder = Decoder(cpu_s=settings.decode_s)
-        engine = _build_engine(settings, sinks, decoder)
+    pools = Pools(settings, emit=functools.partial(tell, sinks))
+    if answers is None:
+        answers = _local_answers(settings, engine, sinks, pools)
     remote_images = RemoteImages(settings, emit=functools.partial(tell, sinks))
     services = Services(
         settings=settings,
-        engine=engine,
-        library=engine.library,
-        decoder=decoder,
-        pools=Pools(settings, emit=functools.partial(tell, sinks)),
+        answers=answers,
+        pools=pools,
         memory=MemoryBudget(settings.mask_memory_bytes, wait_s=settings.queue_wait_s),
         encodes=RateLimit("images to encode", settings.encodes_per_minute),
         remote_images=remote_images,
@@ -127,9 +127,7 @@ def create_app(
             *_surroundings(settings),
             Middleware(DoorMiddleware, doors=services.doors),
             Middleware(_guard(settings, services.doors)),
-            Middleware(
-                AdmissionMiddleware, settings=settings, memory=services.memory, check_room=services.engine.check_room
-            ),
+            Middleware(AdmissionMiddleware, settings=settings, memory=services.memory, check_room=answers.check_room),
         ],
     )
     app.state.services = services
@@ -145,7 +143,20 @@ def create_app(
     return app
 
 
-def _build_engine(settings: Settings, sinks: Sequence[Sink], decoder: Decoder) -> Engine:
+def _local_answers(settings: Settings, engine: Engine | None, sinks: Sequence[Sink], pools: Pools) -> LocalAnswers:
+    decoder = None
+    if engine is None:
+        decoder = Decoder(cpu_s=settings.decode_s)
+        engine = build_engine(settings, sinks, decoder)
+    return LocalAnswers(settings, engine=engine, decoder=decoder, pools=pools)
+
+
+def build_engine(settings: Settings, sinks: Sequence[Sink], decoder: Decoder) -> Engine:
+    """An engine with the library of the settings.
+
+    Raises:
+        SettingsError: a model to preload is unknown.
+    """
     library = open_library(settings, sinks)
     for name in settings.preload:
         try:
@@ -217,35 +228,21 @@ def _is_keyless(doors: Sequence[Door], settings: Settings, scope: Scope) -> bool
 async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
     """Load models in the background, so that /health answers at once; let the engine finish at the end."""
     services: Services = app.state.services
-    engine = services.engine
+    answers = services.answers
     for problem in services.library.catalog.problems:
         logger.warning("left out of the catalogue: %s", problem)
 
     async def preload() -> None:
         # Loading a model's imports holds the interpreter lock: answer probes that are already waiting first.
         await asyncio.sleep(HEAD_START_S)
-        if services.decoder is not None:
-            # Concurrently with the models: a request that woke the server needs both.
-            await asyncio.to_thread(services.decoder.start)
-            if services.decoder.problem is not None:
-                logger.error("not ready: %s", services.decoder.problem)
+        await answers.start()
         try:
             await asyncio.to_thread(_bring_in, services.metrics, services.traces)
         # Models work without them, so the server still gets ready; say why they are missing.
         except Exception:
             logger.exception("metrics or traces could not be started")
-        problem = await asyncio.to_thread(services.library.store.problem)
-        if problem is not None:
-            logger.warning(
-                "models cannot be pulled, and graphs and embeddings are not stored: %s."
-                " Set OSAMD_CACHE to a writable folder",
-                problem,
-            )
         try:
-            await engine.preload()
-            # Read now: a later request might find no file descriptor left to read them.
-            for name in NEEDED_LATER:
-                await asyncio.to_thread(import_module, name)
+            await answers.preload()
         except OsamdError as error:
             # The message suffices; a traceback would bury it.
             logger.error("not ready: %s", error)  # noqa: TRY400

@@ -63,7 +63,7 @@ def drain_on_signals(app: FastAPI) -> None:
     @contextlib.asynccontextmanager
     async def lifespan(started: FastAPI) -> AsyncIterator[Any]:
         loop = asyncio.get_running_loop()
-        with handling_stop_signals(lambda: loop.call_soon_threadsafe(started.state.services.engine.drain)):
+        with handling_stop_signals(lambda: loop.call_soon_threadsafe(started.state.services.answers.drain)):
             async with inner(started) as state:
                 yield state
 

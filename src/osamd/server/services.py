@@ -7,10 +7,9 @@ from typing import Final
 
 from starlette.requests import Request
 
-from osamd.engine import Engine
 from osamd.events import Sink
 from osamd.library.library import Library
-from osamd.pixels.decoder import Decoder
+from osamd.server.answers import Answers, Caller
 from osamd.server.door import Door
 from osamd.server.guard.auth import ADMIN
 from osamd.server.guard.label_studio import LabelStudio
@@ -39,9 +38,7 @@ class Services:
 
     Attributes:
         settings: limits and policies.
-        engine: segments images.
-        library: the known models and their files.
-        decoder: the processes that decode images; None if a custom engine decodes them.
+        answers: segments images, here or elsewhere.
         pools: threads that parse bodies and write replies.
         encodes: rate limit for encoding images, per key.
         memory: memory budget of masks and replies.
@@ -54,9 +51,7 @@ class Services:
     """
 
     settings: Settings
-    engine: Engine
-    library: Library
-    decoder: Decoder | None
+    answers: Answers
     pools: Pools
     encodes: RateLimit
     memory: MemoryBudget
@@ -68,23 +63,28 @@ class Services:
     doors: Sequence[Door]
 
     @property
-    def state(self) -> State:
-        """The engine's state; ``stuck`` if the server's own threads are, ``loading`` while no image can be decoded."""
-        state = self.engine.state
-        if state == "ready" and self.decoder is not None and self.decoder.problem is not None:
-            return "loading"
-        is_stuck = self.pools.is_stuck or self.remote_images.is_stuck
-        return "stuck" if is_stuck and state != "stopping" else state
+    def library(self) -> Library:
+        """The catalogue, and which pulls are allowed."""
+        return self.answers.library
 
-    def status(self) -> EngineStatus:
+    @property
+    def state(self) -> State:
+        """The state as far as this process knows it; ``stuck`` if the server's own threads are."""
+        return self._state(self.answers.state)
+
+    async def status(self) -> EngineStatus:
         """The current state, with the server's own queues after the engine's."""
-        status = self.engine.status()
+        status = await self.answers.status()
         return replace(
             status,
-            state=self.state,
+            state=self._state(status.state),
             lanes=(*status.lanes, *self.pools.status(), *self.remote_images.status()),
             masks=self.memory.status(),
         )
+
+    def _state(self, state: State) -> State:
+        is_stuck = self.pools.is_stuck or self.remote_images.is_stuck
+        return "stuck" if is_stuck and state != "stopping" else state
 
     async def close(self) -> bool:
         """Finish running work, once all requests are answered, and stop threads and processes.
@@ -92,27 +92,12 @@ class Services:
         Returns:
             Whether everything has ended; otherwise some thread still runs an abandoned computation.
         """
-        if self.decoder is not None:
-            await asyncio.to_thread(self.decoder.close)
         have_ended = await asyncio.gather(
-            self.engine.close(patience_s=LEFTOVERS_S), self.pools.close(patience_s=LEFTOVERS_S)
+            self.answers.close(patience_s=LEFTOVERS_S), self.pools.close(patience_s=LEFTOVERS_S)
         )
         traces = self.traces
         are_sent = traces is None or await asyncio.to_thread(traces.close, patience_s=TRACES_S)
         return all(have_ended) and are_sent
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """The caller of a request.
-
-    Attributes:
-        name: the key's name, which owns embeddings and handles.
-        is_admin: whether the key has the role admin.
-    """
-
-    name: str
-    is_admin: bool
 
 
 def services_of(request: Request) -> Services:

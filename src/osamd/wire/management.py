@@ -9,7 +9,7 @@ from osamd.events import PullProgress
 from osamd.keep_alive import PINNED
 from osamd.library.catalog import Model
 from osamd.library.rows import FILE_SCHEME, shown_url
-from osamd.library.store import Store
+from osamd.library.shelf import Shelf
 from osamd.status import Resident
 from osamd.types import Capabilities
 from osamd.wire.fields import WireModel, fold
@@ -161,12 +161,12 @@ def capability_names(capabilities: Capabilities) -> list[str]:
     return [name for name, is_there in named.items() if is_there]
 
 
-def tag(model: Model, store: Store) -> TagSchema:
+def tag(model: Model, shelf: Shelf) -> TagSchema:
     """A model that is here."""
-    return TagSchema(**_common(model, store))
+    return TagSchema(**_common(model, shelf))
 
 
-def running(resident: Resident, store: Store) -> RunningSchema:
+def running(resident: Resident, shelf: Shelf) -> RunningSchema:
     """A model that is loaded."""
     expires_in_s = resident.expires_in_s
     expires_at = None
@@ -174,25 +174,25 @@ def running(resident: Resident, store: Store) -> RunningSchema:
         until = FOREVER if expires_in_s == PINNED else datetime.now(UTC) + timedelta(seconds=expires_in_s)
         expires_at = _timestamp(until)
     return RunningSchema(
-        **_common(resident.model, store),
+        **_common(resident.model, shelf),
         device=resident.device,
         expires_at=expires_at,
         size_vram=0 if resident.device == "cpu" else resident.nbytes,
     )
 
 
-def show(model: Model, store: Store, *, is_loaded: bool, may_pull: bool, is_admin: bool) -> ShowReply:
-    """All public information about a model from the catalogue and the store, without secrets.
+def show(model: Model, shelf: Shelf, *, is_loaded: bool, may_pull: bool, is_admin: bool) -> ShowReply:
+    """All public information about a model from the catalogue and the shelf, without secrets.
 
     Args:
         model: the row.
-        store: where its files are.
+        shelf: where its files are.
         is_loaded: whether it is in memory.
         may_pull: whether the caller may trigger a pull.
         is_admin: whether the caller may see server paths.
     """
     capabilities = model.capabilities
-    modified = store.modified(model)
+    modified = shelf.modified(model)
     return ShowReply(
         name=model.name,
         license=model.license,
@@ -202,10 +202,10 @@ def show(model: Model, store: Store, *, is_loaded: bool, may_pull: bool, is_admi
         takes=capabilities.sentence(),
         aliases=list(model.aliases),
         digest=model.digest,
-        is_present=store.is_present(model),
+        is_present=shelf.is_present(model),
         is_loaded=is_loaded,
         may_pull=may_pull,
-        size=store.size(model),
+        size=shelf.size(model),
         download_size=model.download_nbytes,
         modified_at=None if modified is None else _timestamp(modified),
         blobs=[
@@ -226,13 +226,13 @@ def pull_line(progress: PullProgress) -> PullLine:
     return PullLine(status=status, digest=digest, total=progress.total, completed=progress.completed)
 
 
-def _common(model: Model, store: Store) -> dict[str, Any]:
-    modified = store.modified(model)
+def _common(model: Model, shelf: Shelf) -> dict[str, Any]:
+    modified = shelf.modified(model)
     return {
         "name": model.name,
         "model": model.name,
         "modified_at": None if modified is None else _timestamp(modified),
-        "size": store.size(model) or 0,
+        "size": shelf.size(model) or 0,
         "digest": model.digest,
         "details": details(model),
         "capabilities": capability_names(model.capabilities),

@@ -17,7 +17,7 @@ from shelf import Library
 
 from osamd.library.catalog import load_catalog
 from osamd.segment_requests import ImageHandle, SegmentResult
-from osamd.server.answering import Ask
+from osamd.server.asks import Ask
 from osamd.server.doors.cvat.functions import functions
 from osamd.server.doors.cvat.replies import write_mask, write_objects
 from osamd.settings import Settings

@@ -23,8 +23,8 @@ from shelf import Library
 
 from osamd.errors import RequestError
 from osamd.segment_requests import ImageHandle, SegmentResult
-from osamd.server.answering import Ask
 from osamd.server.app import create_app
+from osamd.server.asks import Ask
 from osamd.server.bodies import RawBody
 from osamd.server.doors.roboflow import bodies
 from osamd.server.doors.roboflow.replies import write_clicks

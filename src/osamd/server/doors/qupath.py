@@ -17,7 +17,8 @@ from osamd import __version__
 from osamd.errors import InvalidPromptError, InvalidRequestError, shown
 from osamd.image_sources import ImageSource
 from osamd.segment_requests import SegmentResult
-from osamd.server.answering import Ask, Content, answer
+from osamd.server.answering import answer
+from osamd.server.asks import Ask, Content
 from osamd.server.bodies import RawBody
 from osamd.server.door import Door, json_body, json_errors
 from osamd.server.problems import IMAGE_ERRORS, documented_for_tools

@@ -17,7 +17,8 @@ from osamd.library.catalog import Model
 from osamd.library.families import is_detector, is_segmenter
 from osamd.library.library import Library
 from osamd.segment_requests import SegmentResult
-from osamd.server.answering import Ask, Content, answer
+from osamd.server.answering import answer
+from osamd.server.asks import Ask, Content
 from osamd.server.bodies import RawBody
 from osamd.server.door import Door, json_body, json_errors
 from osamd.server.problems import IMAGE_ERRORS, documented_for_tools
@@ -111,7 +112,8 @@ async def model_info(request: Request, model_id: str) -> JSONResponse:
     """What `/v1/models` has of one model."""
     library = services_of(request).library
     model = library.resolve(model_id)
-    is_here = await _on_thread(request, functools.partial(library.store.is_present, model))
+    shelf = await services_of(request).answers.shelf()
+    is_here = await _on_thread(request, functools.partial(shelf.is_present, model))
     return _success({"model_id": model.name, **_described(model, is_here=is_here)})
 
 
@@ -132,9 +134,10 @@ async def predict(request: Request) -> Response:
 async def _listed(request: Request) -> list[tuple[Model, bool]]:
     """Models, and whether they are on this server; the others may be pulled by this caller."""
     library, is_admin = services_of(request).library, caller_of(request).is_admin
+    shelf = await services_of(request).answers.shelf()
 
     def look() -> list[tuple[Model, bool]]:
-        sizes = {model.name: library.store.size(model) for model in library.catalog}
+        sizes = {model.name: shelf.size(model) for model in library.catalog}
         ranked = sorted(library.catalog, key=lambda model: (_rank(model), -(sizes[model.name] or 0)))
         here = [model for model in ranked if sizes[model.name] is not None]
         absent = [model for model in ranked if sizes[model.name] is None and is_admin and library.pulls.may_pull(model)]

@@ -40,3 +40,8 @@ class RateLimit:
                 f"limit of {self._per_minute:,} {self._what} per minute per key reached", retry_after_s=wait_s
             )
         self._left[name] = (left - 1.0, now)
+
+    def give_back(self, name: str) -> None:
+        """Return a token that was not needed."""
+        left, since = self._left.get(name, (float(self._per_minute), self._clock()))
+        self._left[name] = (min(float(self._per_minute), left + 1.0), since)

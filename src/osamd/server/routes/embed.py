@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from osamd.errors import EmbeddingExpiredError, ShuttingDownError
 from osamd.server import answering
-from osamd.server.answering import Ask
+from osamd.server.asks import Ask
 from osamd.server.bodies import RawBody, parse_fields
 from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented
@@ -43,4 +43,4 @@ def _ask(body: RawBody, settings: Settings) -> Ask[None]:
 )
 async def forget(request: Request, image_id: str) -> None:
     """Delete an image of this key immediately."""
-    await services_of(request).engine.forget(image_id, owner=caller_of(request).name)
+    await services_of(request).answers.forget(image_id, caller_of(request).name)

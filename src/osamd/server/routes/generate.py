@@ -10,7 +10,8 @@ from osamd.engine.everything import Begun, Ended, Update
 from osamd.errors import InvalidPromptError
 from osamd.segment_requests import SegmentResult
 from osamd.server.accept import JSON, NDJSON, PNG, prefers_lines, prefers_png
-from osamd.server.answering import Ask, Content, answer
+from osamd.server.answering import answer
+from osamd.server.asks import Ask, Content
 from osamd.server.bodies import RawBody, parse_fields
 from osamd.server.examples import body_documentation
 from osamd.server.problems import IMAGE_ERRORS, documented

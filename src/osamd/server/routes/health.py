@@ -42,7 +42,7 @@ async def ready(request: Request) -> JSONResponse:
     `hung` counts hung computations.
     """
     services = services_of(request)
-    status = services.status()
+    status = await services.status()
     hung = {lane.name: lane.hung for lane in status.lanes if lane.hung}
     return JSONResponse(
         {

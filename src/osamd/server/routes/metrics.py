@@ -25,6 +25,6 @@ router = APIRouter(tags=["health"])
 async def metrics(request: Request) -> Response:
     """Counters and gauges of this process in Prometheus' text format. Needs an admin key."""
     services = services_of(request)
-    status = services.status()
+    status = await services.status()
     content = await asyncio.to_thread(lambda: services.metrics.render(status, device_memory()))
     return Response(content, media_type=CONTENT_TYPE)

@@ -20,7 +20,7 @@ from osamd.errors import (
     UnknownModelError,
 )
 from osamd.library.catalog import Model
-from osamd.library.library import Library
+from osamd.server.answers import Answers
 from osamd.server.bodies import read_json
 from osamd.server.examples import json_documentation
 from osamd.server.problems import BODY_ERRORS, INTERNAL_CODE, INTERNAL_DETAIL, documented
@@ -59,29 +59,26 @@ async def version() -> VersionReply:
 @router.get("/api/tags", summary="Downloaded models", responses=documented())
 async def tags(request: Request) -> TagsReply:
     """The models whose files are on this server."""
-    library = services_of(request).library
+    catalog, shelf = services_of(request).library.catalog, await services_of(request).answers.shelf()
     return await _on_thread(
-        request,
-        lambda: TagsReply(
-            models=[tag(model, library.store) for model in library.catalog if library.store.is_present(model)]
-        ),
+        request, lambda: TagsReply(models=[tag(model, shelf) for model in catalog if shelf.is_present(model)])
     )
 
 
 @router.get("/api/catalog", summary="All models", responses=documented())
 async def catalog(request: Request) -> CatalogReply:
     """Every model of the catalogue, downloaded or not, each as in `/api/show`."""
-    show_one = _show(request)
-    library = services_of(request).library
-    return await _on_thread(request, lambda: CatalogReply(models=[show_one(model) for model in library.catalog]))
+    show_one, models = await _show(request), services_of(request).library.catalog
+    return await _on_thread(request, lambda: CatalogReply(models=[show_one(model) for model in models]))
 
 
 @router.get("/api/ps", summary="Loaded models", responses=documented())
 async def ps(request: Request) -> RunningReply:
     """The models in memory, their device, and when they are unloaded."""
-    library, residents = services_of(request).library, services_of(request).engine.residents
+    answers = services_of(request).answers
+    status, shelf = await answers.status(), await answers.shelf()
     return await _on_thread(
-        request, lambda: RunningReply(models=[running(resident, library.store) for resident in residents])
+        request, lambda: RunningReply(models=[running(resident, shelf) for resident in status.residents])
     )
 
 
@@ -94,7 +91,8 @@ async def ps(request: Request) -> RunningReply:
 async def show_model(request: Request) -> ShowReply:
     """A model of the catalogue: licence, capabilities, files."""
     body = await read_json(request, ModelBody)
-    show_one, model = _show(request), services_of(request).library.resolve(body.model)
+    model = services_of(request).library.resolve(body.model)
+    show_one = await _show(request)
     return await _on_thread(request, lambda: show_one(model))
 
 
@@ -123,13 +121,13 @@ async def pull(request: Request) -> Response:
 
     A request for a model that is already being pulled joins that pull, which continues if the caller disconnects.
     """
-    library, body = services_of(request).library, await read_json(request, PullBody)
-    model = library.resolve(body.model)
-    library.pulls.check_may_pull(model)
+    answers, body = services_of(request).answers, await read_json(request, PullBody)
+    model = answers.library.resolve(body.model)
+    answers.library.pulls.check_may_pull(model)
     headers = license_header(model.license)
     if body.stream:
-        return StreamingResponse(_lines(library, model), media_type=NDJSON, headers=headers)
-    async for _ in library.pulls.follow(model):
+        return StreamingResponse(_lines(answers, model), media_type=NDJSON, headers=headers)
+    async for _ in answers.pull(model):
         pass
     return Response(_line(PullLine(status="success")), media_type="application/json", headers=headers)
 
@@ -144,7 +142,8 @@ async def pull(request: Request) -> Response:
 async def delete(request: Request) -> Response:
     """Unload a model and delete its files; 404 if they are not on this server."""
     body = await read_json(request, ModelBody)
-    await services_of(request).engine.remove(services_of(request).library.resolve(body.model))
+    answers = services_of(request).answers
+    await answers.remove(answers.library.resolve(body.model))
     return Response(status_code=200)
 
 
@@ -154,28 +153,28 @@ async def _on_thread(request: Request, work: Callable[[], Result]) -> Result:
     return await pools.parse(work, timings, owner=caller_of(request).name)
 
 
-def _show(request: Request) -> Callable[[Model], ShowReply]:
+async def _show(request: Request) -> Callable[[Model], ShowReply]:
     """Describes models to this caller; accesses the disk, so do not call it on the loop."""
     services, is_admin = services_of(request), caller_of(request).is_admin
-    library = services.library
-    loaded = {resident.model.name for resident in services.engine.residents}
+    pulls, shelf = services.library.pulls, await services.answers.shelf()
+    loaded = {resident.model.name for resident in (await services.answers.status()).residents}
 
     def show_one(model: Model) -> ShowReply:
         return show(
             model,
-            library.store,
+            shelf,
             is_loaded=all(member.name in loaded for member in model.members),
-            may_pull=is_admin and library.pulls.may_pull(model),
+            may_pull=is_admin and pulls.may_pull(model),
             is_admin=is_admin,
         )
 
     return show_one
 
 
-async def _lines(library: Library, model: Model) -> AsyncIterator[str]:
+async def _lines(answers: Answers, model: Model) -> AsyncIterator[str]:
     yield _line(PullLine(status=f"pulling manifest of {model.name}, licence {model.license or 'unknown'}"))
     try:
-        async for progress in library.pulls.follow(model):
+        async for progress in answers.pull(model):
             yield _line(pull_line(progress))
     except OsamdError as error:
         yield _line(PullLine(error=error.public_message, code=error.code))

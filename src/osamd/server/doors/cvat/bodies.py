@@ -6,7 +6,7 @@ from pydantic import Field
 
 from osamd.errors import InvalidPromptError
 from osamd.image_sources import ImageSource
-from osamd.server.answering import Ask
+from osamd.server.asks import Ask
 from osamd.server.bodies import RawBody
 from osamd.server.doors.cvat.functions import Function
 from osamd.settings import Settings

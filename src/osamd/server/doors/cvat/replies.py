@@ -6,7 +6,7 @@ from typing import Final
 from pydantic_core import to_json
 
 from osamd.segment_requests import SegmentResult
-from osamd.server.answering import Ask, Content
+from osamd.server.asks import Ask, Content
 from osamd.settings import Settings
 from osamd.types import Annotation, Box, IntArray, Mask
 from osamd.wire.json_pieces import Room, pairs

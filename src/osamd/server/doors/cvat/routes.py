@@ -23,10 +23,10 @@ router = APIRouter(prefix="/api")
 async def list_functions(request: Request) -> dict[str, Any]:
     """The models on this server as CVAT's functions, by their ids."""
     services = services_of(request)
-    library = services.library
+    catalog, shelf = services.library.catalog, await services.answers.shelf()
 
     def described() -> dict[str, Any]:
-        here = (model for model in library.catalog if library.store.is_present(model))
+        here = (model for model in catalog if shelf.is_present(model))
         return {name: function.described() for name, function in functions(here, services.settings).items()}
 
     return await services.pools.parse(described, timings_of(request), owner=caller_of(request).name)

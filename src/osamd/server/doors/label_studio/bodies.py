@@ -9,7 +9,7 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 from osamd.errors import InvalidPromptError, InvalidRequestError
 from osamd.image_sources import ImageSource
 from osamd.library.catalog import Model
-from osamd.server.answering import Ask
+from osamd.server.asks import Ask
 from osamd.server.bodies import RawBody
 from osamd.server.doors.label_studio.config import IMAGE, Config, Output, read_config
 from osamd.settings import Settings

@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic_core import to_json
 
 from osamd.segment_requests import SegmentResult
-from osamd.server.answering import Ask, Content
+from osamd.server.asks import Ask, Content
 from osamd.server.doors.label_studio.bodies import PERCENT, How
 from osamd.server.doors.label_studio.config import Output
 from osamd.settings import Settings

@@ -7,11 +7,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.types import Scope
 
-from osamd.engine.admit import Admit
 from osamd.errors import EmbeddingExpiredError, InvalidPromptError, UnknownModelError
 from osamd.image_sources import ImageSource
 from osamd.library.catalog import Model
-from osamd.server.answering import Ask, answered, asked
+from osamd.server.answering import answered, asked
+from osamd.server.answers import Context
+from osamd.server.asks import Ask
 from osamd.server.bodies import receive_body
 from osamd.server.door import Door, json_body, json_errors
 from osamd.server.doors.label_studio import bodies
@@ -74,14 +75,12 @@ async def webhook(model: str) -> dict[str, str]:
 async def predict(request: Request, model: str) -> Response:
     """Clicks, boxes and strokes into a mask; without any, the objects that the labels name, if the model takes text."""
     parse = functools.partial(bodies.prediction, model=_model(request, model))
-    async with asked(request, parse, _find) as (ask, image, admit):
+    async with asked(request, parse, _find) as (ask, image, context):
         match ask.how.kind:
             case "segment":
-                return await answered(request, ask, image, admit, write_results)
+                return await answered(request, ask, image, context, write_results)
             case "prewarm":
-                await services_of(request).engine.embed(
-                    image, model=ask.model, owner=caller_of(request).name, timings=timings_of(request), admit=admit
-                )
+                await services_of(request).answers.embed(image, ask.model, context)
                 return JSONResponse(WARM)
             case "one_by_one":
                 return JSONResponse(ONE_BY_ONE)
@@ -89,29 +88,28 @@ async def predict(request: Request, model: str) -> Response:
                 return JSONResponse(NOTHING)
 
 
-async def _find(request: Request, ask: Ask[How], admit: Admit) -> ImageSource:
+async def _find(request: Request, ask: Ask[How], context: Context) -> ImageSource:
     """The image of a task: its handle, if it was fetched a moment ago."""
-    address, services, timings = ask.image_url, services_of(request), timings_of(request)
+    address, services = ask.image_url, services_of(request)
     if address is None:
         return ImageSource()
-    name = caller_of(request).name
+    name, answers = context.caller.name, services.answers
     model = services.library.resolve(ask.model)
-    await admit.model(model)
+    await answers.check_may_use(model, context.caller)
     key = (name, model.name, f"{ask.how.task} {address}")
     image_id = services.label_studio.image_id(key)
-    embed = functools.partial(services.engine.embed, model=ask.model, owner=name, timings=timings, admit=admit)
     if image_id is not None:
         source = ImageSource(image_id=image_id)
         try:
-            await embed(source)
+            await answers.embed(source, ask.model, context)
         except EmbeddingExpiredError:
             pass
         else:
             return source
-    with timings.stage("receive"):
+    with context.timings.stage("receive"):
         data = await services.label_studio.fetch(address, task=ask.how.task, owner=name)
-    image = await services.pools.parse(lambda: ImageSource.of_bytes(data), timings, owner=name)
-    handle = await embed(image)
+    image = await services.pools.parse(lambda: ImageSource.of_bytes(data), context.timings, owner=name)
+    handle = await answers.embed(image, ask.model, context)
     services.label_studio.remember(key, handle.image_id)
     return image
 

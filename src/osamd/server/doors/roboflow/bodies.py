@@ -11,7 +11,7 @@ from pydantic import Field, StrictStr, field_validator
 
 from osamd.errors import InvalidPromptError, InvalidRequestError, shown
 from osamd.image_sources import ImageSource
-from osamd.server.answering import Ask
+from osamd.server.asks import Ask
 from osamd.server.bodies import RawBody
 from osamd.settings import Settings
 from osamd.types import Prompt

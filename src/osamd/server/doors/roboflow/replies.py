@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Final
 
 from osamd.segment_requests import SegmentResult
-from osamd.server.answering import Ask, Content
+from osamd.server.asks import Ask, Content
 from osamd.server.doors.roboflow.bodies import Format, How
 from osamd.settings import Settings
 from osamd.types import Annotation, ByteArray, Mask
