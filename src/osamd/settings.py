@@ -351,6 +351,6 @@ def load_settings(*, env_file: Path | None = None, **flags: object) -> Settings:
         for problem in error.errors(include_input=False, include_url=False, include_context=False):
             name = str(problem["loc"][0]) if problem["loc"] else ""
             variable = variable_of(name) if name in Settings.model_fields else name
-            problems.append(f"{variable}: {problem['msg']}")
+            problems.append(f"{variable}: {problem['msg'].removeprefix('Value error, ')}")
         # Entries of one list may fail for the same reason.
         raise SettingsError("; ".join(dict.fromkeys(problems))) from None

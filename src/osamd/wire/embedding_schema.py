@@ -2,15 +2,16 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, StrictFloat, Tag
 
 from osamd.errors import InvalidRequestError
 from osamd.image_sources import ExchangedEmbedding
 from osamd.types import FloatArray
 from osamd.wire.base64_text import Base64Text, decode_base64
-from osamd.wire.fields import LONGEST_SIDE, WireModel
+from osamd.wire.fields import AS_WHOLE_NUMBER, LONGEST_SIDE, WireModel
 
 ArrayType = Literal["float32", "float16"]
+Side = Annotated[int, Field(ge=1, le=LONGEST_SIDE), AS_WHOLE_NUMBER]
 
 EMBEDDING_AXES: Final = 3
 # The two spellings of an array. pydantic puts them into error paths, from which they are removed again.
@@ -49,10 +50,10 @@ class ArraySchema(WireModel):
 class EmbeddingSchema(WireModel):
     """An embedding: as osam's, with `embedding` as nested lists, or compact, with `embedding` in base64."""
 
-    original_height: int = Field(ge=1, le=LONGEST_SIDE, description="Rows of the upright image.")
-    original_width: int = Field(ge=1, le=LONGEST_SIDE, description="Columns of the upright image.")
+    original_height: Side = Field(description="Rows of the upright image.")
+    original_width: Side = Field(description="Columns of the upright image.")
     embedding: Annotated[
-        Annotated[list[list[list[float]]], Tag(LISTS)] | Annotated[ArraySchema, Tag(BASE64)],
+        Annotated[list[list[list[StrictFloat]]], Tag(LISTS)] | Annotated[ArraySchema, Tag(BASE64)],
         Discriminator(_spelling_of_array),
     ] = Field(description="(C, H, W)")
     extra_features: list[ArraySchema] = Field(default=[], max_length=16)

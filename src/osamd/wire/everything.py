@@ -6,7 +6,7 @@ from pydantic import Discriminator, Field, StrictBool, Tag
 
 from osamd.errors import InvalidPromptError
 from osamd.pixels.everything import Everything
-from osamd.wire.fields import Number, WireModel
+from osamd.wire.fields import AS_NUMBER, AS_WHOLE_NUMBER, Fraction, NotNegative, WireModel
 
 MOST_POINTS_PER_SIDE: Final = 64
 MOST_MASKS: Final = 1000
@@ -21,37 +21,37 @@ SWITCH, PARAMETERS = "(switch)", "(parameters)"
 class EverythingSchema(WireModel):
     """How to find everything: a grid of clicks, as in the paper's automatic mask generation."""
 
-    points_per_side: Annotated[int, Field(ge=1, le=MOST_POINTS_PER_SIDE)] | None = Field(
+    points_per_side: Annotated[int, Field(ge=1, le=MOST_POINTS_PER_SIDE), AS_WHOLE_NUMBER] | None = Field(
         default=None,
         description="The grid has this many points in each direction. By default 16, the built-in model 12.",
     )
-    pred_iou_thresh: Annotated[Number, Field(ge=0, le=1)] | None = Field(
+    pred_iou_thresh: Fraction | None = Field(
         default=None,
         description="Masks with a lower predicted IoU (`score`) are left out. By default as in the authors' code: 0.88"
         " for SAM, 0.8 for SAM 2, 0.7 for EfficientSAM; 0.3 for the built-in model.",
     )
-    stability_score_thresh: Annotated[Number, Field(ge=0, le=1)] | None = Field(
+    stability_score_thresh: Fraction | None = Field(
         default=None,
         description="Masks with a lower stability are left out: the IoU between the mask at a threshold raised and"
         " lowered by `stability_score_offset`. By default 0.95, EfficientSAM 0.9, the built-in model 0.45.",
     )
-    stability_score_offset: Annotated[Number, Field(ge=0, le=MOST_OFFSET)] | None = Field(
+    stability_score_offset: Annotated[float, Field(ge=0, le=MOST_OFFSET), AS_NUMBER] | None = Field(
         default=DEFAULTS.stability_score_offset, description="That offset, in logits."
     )
-    box_nms_thresh: Annotated[Number, Field(ge=0, le=1)] | None = Field(
+    box_nms_thresh: Fraction | None = Field(
         default=None,
         description="Of two masks whose boxes have a higher IoU, the one with the lower predicted IoU is left out. By"
         " default 0.7, the built-in model 0.9.",
     )
-    min_mask_region_area: Annotated[Number, Field(ge=0)] | None = Field(
+    min_mask_region_area: NotNegative | None = Field(
         default=DEFAULTS.min_mask_region_area,
         description="Holes and separate parts of up to this many pixels are removed, and masks of up to this many left"
         " out.",
     )
-    max_masks: Annotated[int, Field(ge=1, le=MOST_MASKS)] | None = Field(
+    max_masks: Annotated[int, Field(ge=1, le=MOST_MASKS), AS_WHOLE_NUMBER] | None = Field(
         default=DEFAULTS.max_masks, description="Maximum number of masks."
     )
-    max_seconds: Annotated[Number, Field(gt=0)] | None = Field(
+    max_seconds: Annotated[float, Field(gt=0), AS_NUMBER] | None = Field(
         default=None,
         description="Time limit in seconds, from the first click; what was found by then is the answer. At most three"
         " quarters of the server's `OSAMD_DEADLINE_S`; 30 by default, or that if it is less.",

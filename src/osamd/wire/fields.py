@@ -1,9 +1,9 @@
-"""The base class of all wire objects, their number type, and limits that several share."""
+"""The base class of all wire objects, their number types, and limits that several share."""
 
 import math
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 # Hard limit on the parser's lists, whatever the configuration.
 LONGEST_LIST: Final = 4096
@@ -40,7 +40,25 @@ def number(value: Any) -> float:
     return number
 
 
-Number = Annotated[float, BeforeValidator(number)]
+def whole_number(value: Any) -> int:
+    """A whole number, also written as 7.0 or as a string; raises ``ValueError``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    try:
+        found = number(value)
+    except ValueError:
+        found = math.nan
+    if not found.is_integer():
+        raise ValueError("expected a whole number")
+    return int(found)
+
+
+# pydantic's own float and int take true for 1. Limits stand before these, or JSON Schema would not show them.
+AS_NUMBER: Final = BeforeValidator(number)
+AS_WHOLE_NUMBER: Final = BeforeValidator(whole_number)
+Number = Annotated[float, AS_NUMBER]
+NotNegative = Annotated[float, Field(ge=0), AS_NUMBER]
+Fraction = Annotated[float, Field(ge=0, le=1), AS_NUMBER]
 
 
 def fold(values: Any, spellings: dict[str, str]) -> Any:

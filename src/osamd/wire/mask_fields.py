@@ -7,7 +7,7 @@ from pydantic import Field
 from osamd.errors import InvalidRequestError
 from osamd.settings import MaskLayout
 from osamd.types import Cleaning
-from osamd.wire.fields import Number, WireModel
+from osamd.wire.fields import AS_NUMBER, NotNegative, WireModel
 
 MaskFormat = Literal["png", "rle", "polygon", "cutout", "none"]
 
@@ -31,18 +31,18 @@ class MaskFields(WireModel):
         " `cutout`: base64 of a PNG with the image's own colours where the mask is, transparent elsewhere; the image"
         " must be sent along. `none`: null.",
     )
-    fill_holes: Annotated[Number, Field(ge=0)] | None = Field(
+    fill_holes: NotNegative | None = Field(
         default=0, description="Fill holes of up to this many pixels, including anything inside them."
     )
-    drop_islands: Annotated[Number, Field(ge=0)] | None = Field(
+    drop_islands: NotNegative | None = Field(
         default=0, description="Drop separate parts of up to this many pixels; the largest part always stays."
     )
-    smooth: Annotated[Number, Field(ge=0, le=MOST_SMOOTH)] | None = Field(
+    smooth: Annotated[float, Field(ge=0, le=MOST_SMOOTH), AS_NUMBER] | None = Field(
         default=0,
         description="Smooth outlines by a blur with this standard deviation in pixels, before filling holes and"
         " dropping islands.",
     )
-    simplify: Annotated[Number, Field(ge=0)] | None = Field(
+    simplify: NotNegative | None = Field(
         default=0,
         description="For `mask_format` polygon: drop vertices as long as outlines deviate by at most this many pixels.",
     )

@@ -24,6 +24,8 @@ ROW: Final = re.compile(
 # osam's largest embedding, SAM's, has 16 384 rows and a million values.
 MOST_ROWS: Final = 65_536
 MOST_VALUES: Final = 2_500_000
+# In Python they are numbers.
+BOOLEANS: Final = (b"true", b"false")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def respell(raw: bytes, start: int) -> Respelt | None:
     while following != "end":
         row = ROW.match(raw, position)
         rows += 1
-        if row is None or rows > MOST_ROWS or len(values) > MOST_VALUES:
+        if row is None or rows > MOST_ROWS or len(values) > MOST_VALUES or any(word in row[1] for word in BOOLEANS):
             return None
         try:
             numbers = from_json(b"[" + row[1] + b"]")

@@ -11,7 +11,7 @@ from osamd.settings import Settings
 from osamd.types import FloatArray, Prompt
 from osamd.wire.base64_text import Base64Text
 from osamd.wire.everything import EverythingField, EverythingSchema
-from osamd.wire.fields import LONGEST_LIST, Number, WireModel, fold, number
+from osamd.wire.fields import AS_WHOLE_NUMBER, LONGEST_LIST, Fraction, Number, WireModel, fold, number
 from osamd.wire.mask_inputs import mask_to_refine
 
 BACKGROUND, FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 0, 1, 2, 3
@@ -64,13 +64,13 @@ class PromptSchema(WireModel):
         description="Find everything in the image, for models that take points: `true`, or parameters. Alone in"
         " `prompt`.",
     )
-    iou_threshold: Annotated[Number, Field(ge=0, le=1)] | None = Field(
+    iou_threshold: Fraction | None = Field(
         default=0.5, description="Detectors: overlap above which the weaker of two boxes is dropped."
     )
-    score_threshold: Annotated[Number, Field(ge=0, le=1)] | None = Field(
+    score_threshold: Fraction | None = Field(
         default=0.1, description="Detectors: objects with a lower score are left out."
     )
-    max_annotations: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+    max_annotations: Annotated[int, Field(ge=1, le=1000), AS_WHOLE_NUMBER] | None = Field(
         default=100, description="Detectors: maximum number of objects. Chains: at most 100 over all prompts."
     )
 

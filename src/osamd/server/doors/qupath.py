@@ -25,7 +25,7 @@ from osamd.server.problems import IMAGE_ERRORS, documented_for_tools
 from osamd.settings import Settings
 from osamd.types import Annotation, AnyFloatArray, Prompt
 from osamd.wire.base64_text import Base64Text, decode_base64
-from osamd.wire.fields import LONGEST_LIST, Number
+from osamd.wire.fields import LONGEST_LIST, Fraction, Number
 from osamd.wire.json_bodies import from_json
 from osamd.wire.json_pieces import PAIRS_AT_ONCE, ReplyPieces, Room
 from osamd.wire.mask_values import crossings
@@ -96,9 +96,7 @@ class PromptBody(ImageBody):
 
     bbox: Corners | None = Field(default=None, description="x1, y1, x2, y2.")
     point_coords: list[Coordinates] | None = Field(default=None, max_length=LONGEST_LIST, fail_fast=True)
-    point_labels: list[Annotated[Number, Field(ge=0, le=1)]] | None = Field(
-        default=None, max_length=LONGEST_LIST, fail_fast=True
-    )
+    point_labels: list[Fraction] | None = Field(default=None, max_length=LONGEST_LIST, fail_fast=True)
     b64mask: Base64Text | None = Field(default=None, description="Ignored.")
     multimask_output: bool = False
 
@@ -111,7 +109,7 @@ class ConceptBody(ImageBody):
         default=None, max_length=LONGEST_LIST, fail_fast=True, description="x, y, width, height of each."
     )
     negative_bboxes: list[Corners] | None = Field(default=None, max_length=LONGEST_LIST, fail_fast=True)
-    confidence_threshold: Annotated[Number, Field(ge=0, le=1)] = 0.5
+    confidence_threshold: Fraction = 0.5
 
 
 @router.get("/version/", response_class=PlainTextResponse, summary="Version", responses=documented_for_tools())

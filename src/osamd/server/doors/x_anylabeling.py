@@ -4,7 +4,7 @@ import functools
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -26,7 +26,7 @@ from osamd.server.services import caller_of, services_of, timings_of
 from osamd.settings import Settings
 from osamd.types import Annotation, Capabilities, Prompt
 from osamd.wire.base64_text import Base64Text, decode_base64
-from osamd.wire.fields import LONGEST_LIST, Number
+from osamd.wire.fields import LONGEST_LIST, Fraction, Number
 from osamd.wire.json_bodies import from_json
 from osamd.wire.json_pieces import ReplyPieces, Room, pairs
 from osamd.wire.mask_values import crossings
@@ -58,7 +58,7 @@ class Mark(ToolModel):
 
     type: StrictStr = Field(description="`point` or `rectangle`.")
     data: list[Number] = Field(max_length=4, fail_fast=True, description="x, y, or x1, y1, x2, y2 in any order.")
-    label: Annotated[Number, Field(ge=0, le=1)] = 1.0
+    label: Fraction = 1.0
 
 
 class Params(ToolModel):
@@ -66,9 +66,9 @@ class Params(ToolModel):
 
     marks: list[Mark] | None = Field(default=None, max_length=LONGEST_LIST, fail_fast=True)
     text_prompt: StrictStr | None = Field(default=None, description="Words, separated by commas, else by full stops.")
-    conf_threshold: Annotated[Number, Field(ge=0, le=1)] = 0.0
-    iou_threshold: Annotated[Number, Field(ge=0, le=1)] = 0.0
-    epsilon_factor: Annotated[Number, Field(ge=0, le=1)] = 0.001
+    conf_threshold: Fraction = 0.0
+    iou_threshold: Fraction = 0.0
+    epsilon_factor: Fraction = 0.001
 
     def texts(self) -> list[str]:
         """The words to look for."""

@@ -1,7 +1,5 @@
 """Requests of CVAT's server: bytes in, what to segment out."""
 
-from typing import Annotated
-
 from pydantic import Field
 
 from osamd.errors import InvalidPromptError
@@ -12,7 +10,7 @@ from osamd.server.doors.cvat.functions import Function
 from osamd.settings import Settings
 from osamd.types import Prompt
 from osamd.wire.base64_text import Base64Text, decode_base64
-from osamd.wire.fields import LONGEST_LIST, Number
+from osamd.wire.fields import LONGEST_LIST, Fraction
 from osamd.wire.json_bodies import from_json
 from osamd.wire.prompt_schema import Point
 from osamd.wire.tool_fields import ToolModel, prompt_of
@@ -29,9 +27,7 @@ class InvokeBody(ToolModel):
     obj_bbox: list[Point] | None = Field(
         default=None, max_length=CORNERS, fail_fast=True, description="Two opposite corners, or empty."
     )
-    threshold: Annotated[Number, Field(ge=0, le=1)] | None = Field(
-        default=None, description="Detectors: objects with a lower score are left out."
-    )
+    threshold: Fraction | None = Field(default=None, description="Detectors: objects with a lower score are left out.")
 
     def to_prompt(self, function: Function, settings: Settings) -> Prompt:
         """The engine's prompt.

@@ -16,7 +16,7 @@ from osamd.server.bodies import RawBody
 from osamd.settings import Settings
 from osamd.types import Prompt
 from osamd.wire.base64_text import Base64Text, LongText, decode_base64
-from osamd.wire.fields import LONGEST_LIST, Number
+from osamd.wire.fields import LONGEST_LIST, Fraction, Number
 from osamd.wire.json_bodies import from_json
 from osamd.wire.schemas import LONGEST_URL
 from osamd.wire.tool_fields import ToolModel, prompt_of
@@ -123,10 +123,8 @@ class Concept(ToolModel):
     type: StrictStr | None = None
     text: StrictStr | None = None
     boxes: list[CornerBox] | None = Field(default=None, max_length=LONGEST_LIST, fail_fast=True)
-    box_labels: list[Annotated[Number, Field(ge=0, le=1)]] | None = Field(
-        default=None, max_length=LONGEST_LIST, fail_fast=True
-    )
-    output_prob_thresh: Annotated[Number, Field(ge=0, le=1)] | None = None
+    box_labels: list[Fraction] | None = Field(default=None, max_length=LONGEST_LIST, fail_fast=True)
+    output_prob_thresh: Fraction | None = None
 
     def to_prompt(self, settings: Settings, field: str, score: float) -> Prompt:
         """The engine's prompt."""
@@ -221,8 +219,8 @@ class ConceptBody(ImageBody):
         fail_fast=True,
         description="`boxes` have their top-left corner as `x` and `y`.",
     )
-    output_prob_thresh: Annotated[Number, Field(ge=0, le=1)] | None = None
-    nms_iou_threshold: Annotated[Number, Field(ge=0, le=1)] | None = None
+    output_prob_thresh: Fraction | None = None
+    nms_iou_threshold: Fraction | None = None
 
 
 class SamBody(ImageBody):
