@@ -11,7 +11,7 @@ IMPORTS = [
     ("osamd.errors", {"numpy", "onnxruntime", "cv2", "PIL", "fastapi", "pydantic"}),
     ("osamd.settings", {"numpy", "onnxruntime", "cv2", "PIL", "fastapi"}),
     ("osamd.engine", {"numpy", "onnxruntime", "cv2", "PIL", "fastapi"}),
-    ("osamd.server.app", {"numpy", "prometheus_client", "onnxruntime", "cv2", "PIL"}),
+    ("osamd.server.app", {"numpy", "prometheus_client", "onnxruntime", "cv2", "PIL", "fastapi"}),
     ("osamd.cli.main", {"onnxruntime", "cv2", "PIL", "fastapi", "uvicorn"}),
 ]
 

@@ -226,7 +226,7 @@ def test_a_bug_has_all_headers_too(tmp_path: Path) -> None:
         "settings = load_settings()\n"
         "prepare_process(settings)\n"
         "app = create_app(settings)\n"
-        "app.add_api_route('/broken', lambda: 1 / 0)\n"
+        "app.add_route('/broken', lambda _: 1 / 0)\n"
         "serve(app, settings)\n"
     )
     command = (sys.executable, str(tmp_path / "broken.py"))

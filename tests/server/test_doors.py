@@ -14,9 +14,10 @@ import httpx2
 import numpy as np
 import pytest
 from asking import CLICK
-from fastapi import APIRouter, Request, Response
 from pydantic import SecretStr
 from serving import KEY
+from starlette.requests import Request
+from starlette.responses import Response
 
 from osamd.errors import InvalidRequestError
 from osamd.image_sources import ImageSource
@@ -29,6 +30,7 @@ from osamd.server.door import Door, json_errors
 from osamd.server.guard import guessing
 from osamd.server.guard.auth import ErrorReply
 from osamd.server.guard.key_channels import SEARCHED_BYTES, given_secrets, take_secrets
+from osamd.server.operations import Operations
 from osamd.settings import Settings
 from osamd.types import Prompt
 from osamd.wire.json_pieces import Room
@@ -36,10 +38,10 @@ from osamd.wire.json_pieces import Room
 PREDICT = "/tool/predict"
 TOKEN = {"Token": KEY}
 
-router = APIRouter()
+operations = Operations()
 
 
-@router.post(PREDICT)
+@operations.post(PREDICT)
 async def predict(request: Request) -> Response:
     """What the tool calls."""
     return await answer(request, _ask, _write)
@@ -75,7 +77,7 @@ TOOL = Door(
     name="tool",
     summary="A tool.",
     paths=("/tool/",),
-    router=router,
+    operations=operations,
     write_error=_write_error,
     reads_query_and_body=True,
 )

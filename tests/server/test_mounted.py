@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from pictures import base64_of
 from pydantic import SecretStr
 from serving import KEY
+from starlette.applications import Starlette
 from starlette.routing import Mount, Router
 
 from osamd.events import RequestDone
@@ -26,7 +27,9 @@ PREFIX = "/seg"
 WITH_KEY = {"X-API-Key": KEY}
 
 
-def run_mounted(folder: Path, main: Callable[[httpx2.AsyncClient, FastAPI], Awaitable[None]], prefix: str = "") -> None:
+def run_mounted(
+    folder: Path, main: Callable[[httpx2.AsyncClient, Starlette], Awaitable[None]], prefix: str = ""
+) -> None:
     """Call ``main`` with a client of an app that has ours below ``PREFIX``."""
     inner = create_app(Settings(api_key=SecretStr(KEY), cache=folder, pull="never", threads=1))
     outer = FastAPI()
@@ -49,7 +52,7 @@ def test_authentication_and_answers_work_when_mounted(tmp_path: Path, photo: byt
     """Public and guarded routes stay so, and a click is answered, also behind a proxy's prefix."""
     body = {"image": base64_of(photo), "prompt": click(CLICK)}
 
-    async def main(client: httpx2.AsyncClient, _: FastAPI) -> None:
+    async def main(client: httpx2.AsyncClient, _: Starlette) -> None:
         for path in (
             "/health",
             "/docs",
@@ -78,7 +81,7 @@ def test_authentication_and_answers_work_when_mounted(tmp_path: Path, photo: byt
 def test_no_redirect_leaves_the_server(tmp_path: Path) -> None:
     """Slashes at the end lead nowhere, or to a relative address; never to what ``Host`` says."""
 
-    async def main(client: httpx2.AsyncClient, _: FastAPI) -> None:
+    async def main(client: httpx2.AsyncClient, _: Starlette) -> None:
         for path in (f"{GENERATE}/", "/health/", "/ready/", "/api/tags/", "/metrics/", "/openapi.json/", "//elsewhere"):
             for method in ("GET", "POST"):
                 answer = await client.request(method, PREFIX + path, headers=WITH_KEY)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from engines import WAIT_S, FullStore, breathe, picture
 from fake_model import FakeModel
-from fastapi import FastAPI
 from pydantic import SecretStr
+from starlette.applications import Starlette
 
 from osamd.engine import Engine
 from osamd.library.catalog import load_catalog
@@ -36,7 +36,7 @@ Send = Callable[[Any], Awaitable[None]]
 class InProcess:
     """An app with a fake model, asked without a socket."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: Starlette) -> None:
         self.app = app
         self.services: Services = app.state.services
 

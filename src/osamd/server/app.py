@@ -8,11 +8,9 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi.telemetry import TelemetryConfig
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from osamd import __version__
 from osamd.engine import Engine
 from osamd.errors import OsamdError, RequestError, SettingsError
 from osamd.events import Sink, log_event, tell
@@ -58,14 +56,9 @@ PUBLIC_PATHS = frozenset({"/health", "/ready"})
 PAGE_PATHS = frozenset({"/docs", "/openapi.json", "/playground"})
 PAGE_PREFIXES = ("/docs/", "/playground/")
 HEAD_START_S = 0.05
-# FastAPI's telemetry would export queries, refused bodies and tracebacks to wherever the environment says.
-NO_TELEMETRY: TelemetryConfig = {
-    "tracing": False,
-    "metrics": False,
-    "logs": False,
-    "operation_spans": False,
-    "auto_configure": False,
-}
+# The order of the docs.
+OWN = (health.operations, generate.operations, embed.operations, models.operations, metrics_route.operations)
+PAGES = (docs.operations, playground.operations)
 ADMIN_PATHS = frozenset({"/api/pull", "/api/delete", "/metrics"})
 
 
@@ -75,7 +68,7 @@ def create_app(
     sinks: Sequence[Sink] = (),
     doors: Sequence[Door] | None = None,
     answers: Answers | None = None,
-) -> FastAPI:
+) -> Starlette:
     """Build the app. It changes no process-wide state, so it can be mounted in another one.
 
     Args:
@@ -109,17 +102,10 @@ def create_app(
         sinks=sinks,
         doors=open_doors(settings) if doors is None else tuple(doors),
     )
-    app = FastAPI(
-        title="osamd",
-        version=__version__,
-        summary="Clicks, boxes and words into masks.",
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        # Starlette's redirects are absolute: http:// behind TLS, to whatever Host says, and without a proxy's prefix.
-        redirect_slashes=False,
+    families = [*OWN, *(door.operations for door in services.doors), *(PAGES if settings.docs == "on" else ())]
+    app = Starlette(
+        routes=[route for family in families for route in family.routes],
         lifespan=_lifespan,
-        telemetry=NO_TELEMETRY,
         middleware=[
             Middleware(SecurityHeadersMiddleware),
             Middleware(BodyMiddleware, settings=settings),
@@ -132,13 +118,8 @@ def create_app(
     )
     app.state.services = services
     app.state.has_leftovers = False
-    for routes in (health, generate, embed, models, metrics_route):
-        app.include_router(routes.router)
-    for door in services.doors:
-        app.include_router(door.router, tags=[door.name])
-    if settings.docs == "on":
-        app.include_router(docs.router)
-        app.include_router(playground.router)
+    # Redirects would be absolute: http:// behind TLS, to whatever Host says, and without a proxy's prefix.
+    app.router.redirect_slashes = False
     add_error_handlers(app)
     return app
 
@@ -225,7 +206,7 @@ def _is_keyless(doors: Sequence[Door], settings: Settings, scope: Scope) -> bool
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+async def _lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
     """Load models in the background, so that /health answers at once; let the engine finish at the end."""
     services: Services = app.state.services
     answers = services.answers

@@ -9,17 +9,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fastapi import APIRouter
-from pydantic import BaseModel
 from starlette.types import Scope
 
 from osamd.errors import with_field
 from osamd.server.guard.auth import ErrorReply, header_secrets, own_path
 from osamd.server.guard.key_channels import given_secrets
+from osamd.server.operations import JSON, Operations
 
 # Media type of osamd's own errors (RFC 9457).
 MEDIA_TYPE: Final = "application/problem+json"
-JSON: Final = "application/json"
 # Tools understand 401 as "the key is wrong", and 403 as something else.
 STATUSES: Final = {"access_denied": 401}
 KEY_ADVICE: Final = "the API key is missing or wrong"
@@ -52,12 +50,6 @@ def json_errors(
     return write
 
 
-def json_body(door: str, schema: type[BaseModel]) -> dict[str, Any]:
-    """The ``openapi_extra`` of a route whose JSON body is one of its door's ``schemas``."""
-    reference = {"$ref": f"#/components/schemas/{door}.{schema.__name__}"}
-    return {"requestBody": {"required": True, "content": {JSON: {"schema": reference}}}}
-
-
 def never(_: Scope) -> bool:
     """No request."""
     return False
@@ -74,24 +66,22 @@ class Door:
         name: as in ``OSAMD_DOORS``; label of its metrics and logs, tag in the OpenAPI document.
         summary: one line about it for the OpenAPI document.
         paths: the paths of its routes; one that ends in a slash includes all below it. No other routes may be there.
-        router: its routes.
+        operations: its routes.
         write_error: writes an error, including one raised before a route is reached, such as a wrong key.
         reads_query_and_body: whether the key may also be ``api_key`` in the query or at the beginning of a JSON body.
         is_public: whether a request needs no key at all; it then has no caller, so it cannot segment.
         is_keyless: whether the tool cannot send a key: clients in ``OSAMD_KEYLESS_NETWORKS`` need none, and are the
             user ``anonymous``.
-        schemas: pydantic models that its routes refer to in the OpenAPI document.
     """
 
     name: str
     summary: str
     paths: tuple[str, ...]
-    router: APIRouter
+    operations: Operations
     write_error: WriteError = field(default_factory=json_errors)
     reads_query_and_body: bool = False
     is_public: Callable[[Scope], bool] = never
     is_keyless: bool = False
-    schemas: tuple[type[BaseModel], ...] = ()
 
     def covers(self, path: str) -> bool:
         """Whether a path, without the prefix of a proxy or mount, belongs to this door."""

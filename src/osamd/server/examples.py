@@ -1,4 +1,4 @@
-"""Examples for the interactive API docs; they work unchanged, with the built-in model."""
+"""Examples for the interactive API docs; they work unchanged, with the built-in model. Not imported by servers."""
 
 import base64
 from functools import cache
@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from osamd.wire.schemas import GenerateBody
-
-JSON = "application/json"
+from osamd.server.operations import JSON
+from osamd.wire.management import ModelBody
+from osamd.wire.schemas import EmbedBody, GenerateBody
 
 
 @cache
@@ -22,12 +22,27 @@ def example_image() -> str:
     return base64.b64encode(photo).decode("ascii")
 
 
-def body_documentation(schema: type[BaseModel]) -> dict[str, Any]:
-    """The ``requestBody`` of a route that takes JSON, multipart and bare images."""
+def body_documentation(body: type[BaseModel], reference: dict[str, str]) -> dict[str, Any]:
+    """The ``requestBody`` of a route.
+
+    Args:
+        body: what it takes.
+        reference: to the schema of that.
+    """
+    content: dict[str, Any] = {JSON: {"schema": reference}}
+    if issubclass(body, ModelBody):
+        content[JSON]["example"] = {"model": "efficientsam:10m"}
+    elif body in {EmbedBody, GenerateBody}:
+        content = _with_image(body, reference)
+    return {"required": True, "content": content}
+
+
+def _with_image(body: type[BaseModel], reference: dict[str, str]) -> dict[str, Any]:
+    """The forms of a body that may also be multipart or a bare image."""
     image = {"image": example_image()}
     examples: dict[str, Any] = {"a photo": {"value": image}}
     fields: dict[str, Any] = {"image": {"type": "string", "format": "binary"}, "model": {"type": "string"}}
-    if schema is GenerateBody:
+    if body is GenerateBody:
         examples = {
             "a click": {"value": {"prompt": {"points": [[75, 50]], "point_labels": [1]}, **image}},
             "a box": {"value": {"prompt": {"box": [1, 1, 130, 99]}, "mask_format": "polygon", **image}},
@@ -47,25 +62,8 @@ def body_documentation(schema: type[BaseModel]) -> dict[str, Any]:
             "box": {"type": "string", "description": "x1,y1,x2,y2"},
             "text": texts,
         }
-    reference = f"#/components/schemas/{schema.__name__}"
     return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                JSON: {"schema": {"$ref": reference}, "examples": examples},
-                "multipart/form-data": {"schema": {"type": "object", "properties": fields}},
-                "image/*": {"schema": {"type": "string", "format": "binary"}},
-            },
-        }
-    }
-
-
-def json_documentation(schema: type[BaseModel]) -> dict[str, Any]:
-    """The ``requestBody`` of a route that names a model."""
-    reference = {"$ref": f"#/components/schemas/{schema.__name__}"}
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {JSON: {"schema": reference, "example": {"model": "efficientsam:10m"}}},
-        }
+        JSON: {"schema": reference, "examples": examples},
+        "multipart/form-data": {"schema": {"type": "object", "properties": fields}},
+        "image/*": {"schema": {"type": "string", "format": "binary"}},
     }

@@ -2,26 +2,22 @@
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
-from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from osamd.errors import (
-    AccessError,
     AdminOnlyError,
     BlobDigestError,
     BodyTimeoutError,
-    BodyTooLargeError,
     CapacityError,
     DeadlineExceededError,
     EmbeddingExpiredError,
-    ForeignOriginError,
     HungError,
     ImageTooLargeError,
     InferenceError,
@@ -33,38 +29,23 @@ from osamd.errors import (
     ModelUnavailableError,
     OsamdError,
     OutOfMemoryError,
-    OverloadedError,
     PullError,
-    RateLimitedError,
-    ServerConfigurationError,
     ShuttingDownError,
     StorageError,
     UnknownModelError,
     UnsupportedMediaError,
     UrlFailedError,
     UrlRefusedError,
-    WrongKeysError,
     shown,
 )
-from osamd.server.door import JSON, MEDIA_TYPE, STATUSES, write_problem
+from osamd.server.door import write_problem
 from osamd.server.services import services_of
-from osamd.wire.validation_errors import invalid_request
 
 logger = logging.getLogger("osamd")
 
 # It may contain whatever the caller wrote.
 LONGEST_DETAIL: Final = 1000
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
-# Errors of authentication and admission, on every guarded route.
-GUARDED: Final[tuple[type[OsamdError], ...]] = (
-    AccessError,
-    ForeignOriginError,
-    RateLimitedError,
-    WrongKeysError,
-    OverloadedError,
-    BodyTooLargeError,
-    ServerConfigurationError,
-)
 # Errors of any guarded route that reads a body.
 BODY_ERRORS = (BodyTimeoutError, InvalidRequestError, UnsupportedMediaError)
 # Errors of any route that takes an image.
@@ -105,12 +86,6 @@ class Problem(BaseModel):
     field: str | None = Field(default=None, description="The field of the request at fault.")
 
 
-class ToolProblem(Problem):
-    """The format of the errors of doors."""
-
-    message: str = Field(description="The same as `detail`.")
-
-
 def problem_response(request: Request, problem: Problem, headers: dict[str, str] | None = None) -> Response:
     """The response for a problem, with the request's id added and long fields truncated."""
     problem.detail = shown(problem.detail, most=LONGEST_DETAIL)
@@ -145,19 +120,6 @@ def _named(request: Request) -> dict[str, str | None]:
     return {"request_id": getattr(request.state, "request_id", None)}
 
 
-def answer_validation(request: Request, error: Exception) -> Response:
-    """Answer a body that failed the framework's validation."""
-    if not isinstance(error, RequestValidationError):
-        raise TypeError("registered for RequestValidationError only") from error
-    problems = [{**problem, "loc": _without_place(problem)} for problem in error.errors()]
-    return answer_error(request, invalid_request(problems))
-
-
-def _without_place(problem: Mapping[str, Any]) -> tuple[str | int, ...]:
-    """The location in the body, without FastAPI's leading ``body`` and the character offset of broken JSON."""
-    return () if problem["type"] == "json_invalid" else tuple(problem["loc"][1:])
-
-
 def answer_http_exception(request: Request, error: Exception) -> Response:
     """Answer an error of the framework itself: no such path, wrong method, broken multipart."""
     if not isinstance(error, HTTPException):
@@ -174,10 +136,9 @@ def answer_unexpected(request: Request, error: Exception) -> Response:
     return problem_response(request, problem)
 
 
-def add_error_handlers(app: FastAPI) -> None:
+def add_error_handlers(app: Starlette) -> None:
     """Answer every error in one format."""
     app.add_exception_handler(OsamdError, _on_the_loop(answer_error))
-    app.add_exception_handler(RequestValidationError, _on_the_loop(answer_validation))
     app.add_exception_handler(HTTPException, _on_the_loop(answer_http_exception))
     app.add_exception_handler(Exception, _on_the_loop(answer_unexpected))
 
@@ -191,31 +152,3 @@ def _on_the_loop(
         return answer(request, error)
 
     return answer_on_the_loop
-
-
-def documented(*errors: type[OsamdError]) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a guarded route: one entry per status with its codes; ``GUARDED`` is always included."""
-    return _responses(errors, {}, MEDIA_TYPE, Problem)
-
-
-def documented_for_tools(
-    *errors: type[OsamdError], statuses: Mapping[str, int] | None = None
-) -> dict[int | str, dict[str, Any]]:
-    """The same for a route of a door; ``statuses`` as in ``json_errors``."""
-    return _responses(errors, {**STATUSES, **(statuses or {})}, JSON, ToolProblem)
-
-
-def _responses(
-    errors: Sequence[type[OsamdError]], statuses: Mapping[str, int], media_type: str, schema: type[Problem]
-) -> dict[int | str, dict[str, Any]]:
-    responses: dict[int | str, dict[str, Any]] = {}
-    for error in (*GUARDED, *errors):
-        entry = responses.setdefault(
-            statuses.get(error.code, error.status),
-            {
-                "description": "",
-                "content": {media_type: {"schema": {"$ref": f"#/components/schemas/{schema.__name__}"}}},
-            },
-        )
-        entry["description"] = ", ".join(filter(None, [entry["description"], f"`{error.code}`"]))
-    return responses

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from osamd.errors import SettingsError
 from osamd.runtime import heap
@@ -53,7 +53,7 @@ def prepare_process(settings: Settings) -> None:
     configure_log(settings)
 
 
-def drain_on_signals(app: FastAPI) -> None:
+def drain_on_signals(app: Starlette) -> None:
     """Make the app refuse queued requests on the first SIGTERM or SIGINT; a second one ends the process.
 
     ``serve`` does this itself; for an app served by uvicorn's own command, call it before the app starts.
@@ -61,7 +61,7 @@ def drain_on_signals(app: FastAPI) -> None:
     inner = app.router.lifespan_context
 
     @contextlib.asynccontextmanager
-    async def lifespan(started: FastAPI) -> AsyncIterator[Any]:
+    async def lifespan(started: Starlette) -> AsyncIterator[Any]:
         loop = asyncio.get_running_loop()
         with handling_stop_signals(lambda: loop.call_soon_threadsafe(started.state.services.answers.drain)):
             async with inner(started) as state:
@@ -70,7 +70,7 @@ def drain_on_signals(app: FastAPI) -> None:
     app.router.lifespan_context = lifespan
 
 
-def serve(app: FastAPI, settings: Settings) -> None:
+def serve(app: Starlette, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then finish running requests."""
     try:
         sockets = listen(settings.host, settings.port)

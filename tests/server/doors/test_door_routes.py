@@ -9,13 +9,13 @@ from typing import Any, get_args
 
 import httpx2
 import pytest
-from fastapi.routing import iter_route_contexts
 from pydantic import SecretStr
 from serving import KEY
 
 from osamd.server.app import ADMIN_PATHS, create_app
 from osamd.server.door import Door
 from osamd.server.doors import open_doors
+from osamd.server.operations import OperationRoute
 from osamd.server.routes.docs import openapi_document
 from osamd.settings import DoorName, Settings
 
@@ -40,11 +40,11 @@ def routes() -> list[tuple[str, str, Door]]:
     settings = every_door()
     app = create_app(settings)
     found = [
-        (method, str(context.path), door)
-        for context in iter_route_contexts(app.routes)
+        (route.method, route.path, door)
+        for route in app.routes
+        if isinstance(route, OperationRoute)
         for door in open_doors(settings)
-        if door.covers(str(context.path))
-        for method in sorted(context.methods or {"GET"})
+        if door.covers(route.path)
     ]
     assert {door.name for _, _, door in found} == set(get_args(DoorName))
     return found
@@ -76,8 +76,9 @@ def test_every_door_has_one_name_and_no_path_of_another() -> None:
     for name, door in zip(get_args(DoorName), open_doors(every_door()), strict=True):
         assert name == door.name
         assert not any(door.covers(path) for path in ADMIN_PATHS)
-    own = {str(context.path) for context in iter_route_contexts(create_app(every_door(), doors=()).routes)}
-    assert not own & {path for _, path, _ in routes()}
+    own = [route.path for route in create_app(every_door(), doors=()).routes if isinstance(route, OperationRoute)]
+    assert "/api/generate" in own
+    assert not set(own) & {path for _, path, _ in routes()}
     assert set(Settings().doors) == {
         door.name
         for door in open_doors(every_door())
@@ -159,7 +160,7 @@ def test_no_body_is_answered_with_a_server_error(tmp_path: Path, body: bytes) ->
 
 def test_every_route_is_described_under_its_doors_tag() -> None:
     """With what the guard answers, as the statuses that this door gives them, and with schemas that are there."""
-    document: Any = openapi_document(create_app(every_door()))
+    document: Any = openapi_document(get_args(DoorName))
     for method, path, door in routes():
         if method == "HEAD" or path in UNDESCRIBED:
             continue
@@ -182,9 +183,8 @@ def test_every_route_is_described_under_its_doors_tag() -> None:
         assert reference in document["components"]["schemas"]
 
 
-def test_closed_doors_are_not_there(tmp_path: Path) -> None:
+def test_closed_doors_are_not_there() -> None:
     """``OSAMD_DOORS=none`` leaves osamd's own API."""
-    app = create_app(every_door(tmp_path).model_copy(update={"doors": ()}))
-    document: Any = openapi_document(app)
+    document: Any = openapi_document(())
 
     assert not [path for _, path, _ in routes() if path in document["paths"]]

@@ -8,10 +8,10 @@ import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Final
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import Field, StrictStr
 from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from osamd import __version__
 from osamd.errors import InvalidPromptError, InvalidRequestError, shown
@@ -20,8 +20,9 @@ from osamd.segment_requests import SegmentResult
 from osamd.server.answering import answer
 from osamd.server.asks import Ask, Content
 from osamd.server.bodies import RawBody
-from osamd.server.door import Door, json_body, json_errors
-from osamd.server.problems import IMAGE_ERRORS, documented_for_tools
+from osamd.server.door import Door, json_errors
+from osamd.server.operations import Operation, Operations
+from osamd.server.problems import IMAGE_ERRORS
 from osamd.settings import Settings
 from osamd.types import Annotation, AnyFloatArray, Prompt
 from osamd.wire.base64_text import Base64Text, decode_base64
@@ -59,7 +60,7 @@ BASE64_KEY: Final = re.compile(rb'"(?:b64img|b64mask)"\s{0,64}:\s{0,64}"\Z')
 Coordinates = Annotated[list[Number], Field(min_length=2, max_length=2, fail_fast=True)]
 Corners = Annotated[list[Number], Field(min_length=4, max_length=4, fail_fast=True)]
 
-router = APIRouter(prefix="/qupath")
+operations = Operations("/qupath")
 
 
 class ImageBody(ToolModel):
@@ -112,41 +113,32 @@ class ConceptBody(ImageBody):
     confidence_threshold: Fraction = 0.5
 
 
-@router.get("/version/", response_class=PlainTextResponse, summary="Version", responses=documented_for_tools())
-async def version() -> str:
+@operations.get("/version/", Operation("Version", replies={"text/plain": str}))
+async def version(_: Request) -> PlainTextResponse:
     """The version of samapi that this resembles."""
-    return VERSION
+    return PlainTextResponse(VERSION)
 
 
-@router.get("/weights/", summary="Weights", responses=documented_for_tools())
-async def weights(type: str = "") -> JSONResponse:  # noqa: A002 - the extension's name
+@operations.get("/weights/", Operation("Weights", query=("type",)))
+async def weights(request: Request) -> JSONResponse:
     """The models for a type: its own, and the built-in one, which needs no download."""
-    known = {type: MODELS[type]} if type in MODELS else MODELS
+    kind = request.query_params.get("type", "")
+    known = {kind: MODELS[kind]} if kind in MODELS else MODELS
     names = [(kind, name) for kind, own in known.items() for name in (own, BUILTIN) if kind != "sam3" or name == own]
     return JSONResponse([{"type": kind, "name": name, "url": WEIGHTS + name} for kind, name in names])
 
 
-ERRORS: Final = documented_for_tools(*IMAGE_ERRORS, InvalidPromptError)
+ERRORS: Final = (*IMAGE_ERRORS, InvalidPromptError)
 
 
-@router.post("", include_in_schema=False)
-@router.post(
-    "/",
-    summary="Points and a box",
-    responses=ERRORS,
-    openapi_extra=json_body(NAME, PromptBody),
-)
+@operations.post("")
+@operations.post("/", Operation("Points and a box", body=PromptBody, errors=ERRORS))
 async def predict(request: Request) -> Response:
     """The object at a box or points as GeoJSON, or up to three candidates."""
     return await answer(request, clicks, _write)
 
 
-@router.post(
-    "/sam3/",
-    summary="Words and examples",
-    responses=ERRORS,
-    openapi_extra=json_body(NAME, ConceptBody),
-)
+@operations.post("/sam3/", Operation("Words and examples", body=ConceptBody, errors=ERRORS))
 async def predict_concept(request: Request) -> Response:
     """All objects that fit the words and the examples, as GeoJSON."""
     return await answer(request, concepts, _write)
@@ -249,11 +241,10 @@ DOOR = Door(
     name=NAME,
     summary="What QuPath's SAM extension calls. Needs no key from OSAMD_KEYLESS_NETWORKS.",
     paths=("/qupath", "/qupath/"),
-    router=router,
+    operations=operations,
     write_error=json_errors(
         key_advice="a key is needed from this address: QuPath cannot send one, so use an SSH tunnel to the server's"
         " loopback, or list this network in OSAMD_KEYLESS_NETWORKS"
     ),
     is_keyless=True,
-    schemas=(PromptBody, ConceptBody),
 )

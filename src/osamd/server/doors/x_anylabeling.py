@@ -6,10 +6,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import Field, StrictStr
 from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from osamd.errors import InvalidPromptError, InvalidRequestError, UnknownModelError, shown
 from osamd.image_sources import ImageSource
@@ -20,8 +20,9 @@ from osamd.segment_requests import SegmentResult
 from osamd.server.answering import answer
 from osamd.server.asks import Ask, Content
 from osamd.server.bodies import RawBody
-from osamd.server.door import Door, json_body, json_errors
-from osamd.server.problems import IMAGE_ERRORS, documented_for_tools
+from osamd.server.door import Door, json_errors
+from osamd.server.operations import Operation, Operations
+from osamd.server.problems import IMAGE_ERRORS
 from osamd.server.services import caller_of, services_of, timings_of
 from osamd.settings import Settings
 from osamd.types import Annotation, Capabilities, Prompt
@@ -50,7 +51,7 @@ Result = TypeVar("Result")
 # x and y, and the label.
 Click = tuple[list[float], int]
 
-router = APIRouter(prefix="/x-anylabeling/v1")
+operations = Operations("/x-anylabeling/v1")
 
 
 class Mark(ToolModel):
@@ -97,7 +98,7 @@ class How:
     has_texts: bool
 
 
-@router.get("/models", summary="Models", responses=documented_for_tools())
+@operations.get("/models", Operation("Models"))
 async def models(request: Request) -> JSONResponse:
     """The models that this key may use, with the widgets of each: those on this server first, the best ahead.
 
@@ -107,21 +108,18 @@ async def models(request: Request) -> JSONResponse:
     return _success({model.name: _described(model, is_here=is_here) for model, is_here in found})
 
 
-@router.get("/models/{model_id}/info", summary="A model", responses=documented_for_tools(UnknownModelError))
-async def model_info(request: Request, model_id: str) -> JSONResponse:
+@operations.get("/models/{model_id}/info", Operation("A model", errors=(UnknownModelError,)))
+async def model_info(request: Request) -> JSONResponse:
     """What `/v1/models` has of one model."""
     library = services_of(request).library
-    model = library.resolve(model_id)
+    model = library.resolve(request.path_params["model_id"])
     shelf = await services_of(request).answers.shelf()
     is_here = await _on_thread(request, functools.partial(shelf.is_present, model))
     return _success({"model_id": model.name, **_described(model, is_here=is_here)})
 
 
-@router.post(
-    "/predict",
-    summary="Clicks, rectangles, words",
-    responses=documented_for_tools(*IMAGE_ERRORS, InvalidPromptError),
-    openapi_extra=json_body(NAME, PredictBody),
+@operations.post(
+    "/predict", Operation("Clicks, rectangles, words", body=PredictBody, errors=(*IMAGE_ERRORS, InvalidPromptError))
 )
 async def predict(request: Request) -> Response:
     """The shapes that marks or words select: polygons, or rectangles of models that only find boxes.
@@ -329,9 +327,8 @@ DOOR = Door(
     name=NAME,
     summary="What X-AnyLabeling's Remote Server model calls.",
     paths=("/x-anylabeling/",),
-    router=router,
+    operations=operations,
     write_error=json_errors(
         key_advice="the API key is missing or wrong: set api_key of remote_server_settings in X-AnyLabeling"
     ),
-    schemas=(PredictBody,),
 )

@@ -3,24 +3,27 @@
 Swagger UI's files come from the package ``fastapi-offline``; its code is not imported.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse, RedirectResponse
-from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from osamd.errors import NotFoundError
-from osamd.server.door import Door
+from osamd.server.operations import Operations
 from osamd.server.routes.packaged import packaged_file
+from osamd.server.services import services_of
 
-router = APIRouter(include_in_schema=False)
+operations = Operations()
 
 FOLDER = Path(str(resources.files("osamd.server").joinpath("docs")))
+# Of all doors; written by `make docs`.
+DOCUMENT: Final = FOLDER.with_name("openapi.json")
 PAGE = "index.html"
 ASSETS = frozenset({"swagger-ui-bundle.js", "swagger-ui.css"})
 # Swagger UI writes styles into its elements and draws its icons from data URIs.
@@ -30,11 +33,6 @@ PAGE_POLICY = (
 )
 
 
-# Where a key may be; any one of them suffices.
-OWN_SECURITY: Final[list[dict[str, list[str]]]] = [{"key": []}, {"bearer": []}]
-DOOR_SECURITY: Final[list[dict[str, list[str]]]] = [{"token": []}, {"basic": []}]
-
-
 def _swagger_folder() -> Path:
     spec = find_spec("fastapi_offline")
     if spec is None or spec.origin is None:
@@ -42,17 +40,18 @@ def _swagger_folder() -> Path:
     return Path(spec.origin).parent / "static"
 
 
-@router.head("/docs")
-@router.get("/docs")
+@operations.head("/docs")
+@operations.get("/docs")
 async def page(request: Request) -> Response:
     """The page itself."""
     return packaged_file(FOLDER, PAGE, request, {"Content-Security-Policy": PAGE_POLICY})
 
 
-@router.head("/docs/{name:path}")
-@router.get("/docs/{name:path}")
-async def asset(request: Request, name: str) -> Response:
+@operations.head("/docs/{name:path}")
+@operations.get("/docs/{name:path}")
+async def asset(request: Request) -> Response:
     """A file of the page."""
+    name = request.path_params["name"]
     if not name:
         # Links are relative to the page's path without a trailing slash; so is this redirect, to work behind a prefix.
         return RedirectResponse("../docs", status_code=308)
@@ -61,69 +60,36 @@ async def asset(request: Request, name: str) -> Response:
     return packaged_file(_swagger_folder() if name in ASSETS else FOLDER, name, request)
 
 
-@router.head("/openapi.json")
-@router.get("/openapi.json")
+@operations.head("/openapi.json")
+@operations.get("/openapi.json")
 async def openapi(request: Request) -> JSONResponse:
     """The OpenAPI document, with the prefix of a proxy or mount."""
-    document = dict(openapi_document(request.app))
+    document = openapi_document(tuple(door.name for door in services_of(request).doors))
     prefix = request.scope.get("root_path", "").rstrip("/")
-    if prefix:
-        document["servers"] = [{"url": prefix}]
-    return JSONResponse(document)
+    return JSONResponse({**document, "servers": [{"url": prefix}]} if prefix else document)
 
 
-def openapi_document(app: FastAPI) -> dict[str, object]:
-    """The app's OpenAPI 3.1 document, created once."""
-    if app.openapi_schema is None:
-        app.openapi_schema = _build(app)
-    return app.openapi_schema
+@cache
+def openapi_document(doors: tuple[str, ...]) -> Mapping[str, Any]:
+    """The shipped document, reduced to osamd's own API and some doors.
 
-
-def _add_schema(schemas: dict[str, object], model: type[BaseModel], prefix: str = "") -> None:
-    """Add a model and those it consists of."""
-    schema = model.model_json_schema(ref_template=f"#/components/schemas/{prefix}{{model}}")
-    schemas.update({f"{prefix}{name}": part for name, part in schema.pop("$defs", {}).items()})
-    schemas[f"{prefix}{model.__name__}"] = schema
-
-
-def _tags(doors: Sequence[Door]) -> list[dict[str, str]]:
-    return [{"name": door.name, "description": door.summary} for door in doors]
-
-
-def _build(app: FastAPI) -> dict[str, object]:
-    from osamd.server.problems import Problem, ToolProblem
-    from osamd.wire.everything_lines import EverythingLine
-    from osamd.wire.management import ModelBody, PullBody
-    from osamd.wire.schemas import EmbedBody, GenerateBody
-
-    doors: Sequence[Door] = app.state.services.doors
-    document = get_openapi(
-        title=app.title, version=app.version, summary=app.summary, routes=app.routes, tags=_tags(doors)
-    )
-    components = document.setdefault("components", {})
-    schemas = components.setdefault("schemas", {})
-    own: list[type[BaseModel]] = [GenerateBody, EverythingLine, EmbedBody, ModelBody, PullBody, Problem]
-    if doors:
-        own.append(ToolProblem)
-    for model in own:
-        _add_schema(schemas, model)
-    for door in doors:
-        for model in door.schemas:
-            _add_schema(schemas, model, prefix=f"{door.name}.")
-    components["securitySchemes"] = {
-        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-        "bearer": {"type": "http", "scheme": "bearer"},
+    Args:
+        doors: names of doors. Those that are not osamd's own are not in the document.
+    """
+    document: dict[str, Any] = json.loads(DOCUMENT.read_text("utf-8"))
+    tags = {tag["name"]: tag for tag in document.pop("tags")}
+    paths: dict[str | None, dict[str, Any]] = {}
+    for path, methods in document["paths"].items():
+        tag = next(iter(methods.values()))["tags"][0]
+        paths.setdefault(tag if tag in tags else None, {})[path] = methods
+    document["paths"] = {path: methods for name in (None, *doors) for path, methods in paths.get(name, {}).items()}
+    closed = (tags.keys() - set(doors)) if doors else {*tags, "ToolProblem"}
+    components = document["components"]
+    components["schemas"] = {
+        name: schema for name, schema in components["schemas"].items() if name.split(".")[0] not in closed
     }
-    document["security"] = OWN_SECURITY
-    if doors:
-        components["securitySchemes"] |= {
-            "token": {"type": "apiKey", "in": "header", "name": "Token"},
-            "basic": {"type": "http", "scheme": "basic"},
-        }
-    for path, operations in document["paths"].items():
-        for door in (door for door in doors if door.covers(path)):
-            for operation in operations.values():
-                operation.setdefault("security", [*OWN_SECURITY, *DOOR_SECURITY, *([{}] if door.is_keyless else [])])
-    for path in ("/health", "/ready"):
-        document["paths"][path]["get"]["security"] = []
+    if not doors:
+        components["securitySchemes"] = {name: components["securitySchemes"][name] for name in ("key", "bearer")}
+    elif listed := [tags[name] for name in doors if name in tags]:
+        document["tags"] = listed
     return document

@@ -4,7 +4,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from osamd.engine.everything import Begun, Ended, Update
 from osamd.errors import InvalidPromptError
@@ -13,30 +14,29 @@ from osamd.server.accept import JSON, NDJSON, PNG, prefers_lines, prefers_png
 from osamd.server.answering import answer
 from osamd.server.asks import Ask, Content
 from osamd.server.bodies import RawBody, parse_fields
-from osamd.server.examples import body_documentation
-from osamd.server.problems import IMAGE_ERRORS, documented
+from osamd.server.operations import Operation, Operations
+from osamd.server.problems import IMAGE_ERRORS
 from osamd.server.streaming import EverythingStream
 from osamd.settings import Settings
 from osamd.wire.everything import check_labels
-from osamd.wire.everything_lines import done_line, error_line, found_lines, image_line
+from osamd.wire.everything_lines import EverythingLine, done_line, error_line, found_lines, image_line
 from osamd.wire.json_pieces import Room
 from osamd.wire.replies import EverythingReply, GenerateReply, included, write_reply, write_union
 from osamd.wire.schemas import GenerateBody
 
-router = APIRouter(tags=["segmentation"])
+operations = Operations(tag="segmentation")
 
 
-@router.post(
+@operations.post(
     "/api/generate",
-    summary="Segment",
-    response_model=GenerateReply | EverythingReply,
-    response_description="The masks; with `Accept: image/png` their union as one PNG. In everything mode the masks with"
-    " a report, with `image/png` a map of their numbers, with `application/x-ndjson` one JSON line per update.",
-    responses={
-        **documented(*IMAGE_ERRORS, InvalidPromptError),
-        200: {"content": {PNG: {}, NDJSON: {"schema": {"$ref": "#/components/schemas/EverythingLine"}}}},
-    },
-    openapi_extra=body_documentation(GenerateBody),
+    Operation(
+        "Segment",
+        body=GenerateBody,
+        errors=(*IMAGE_ERRORS, InvalidPromptError),
+        replies={JSON: GenerateReply | EverythingReply, PNG: None, NDJSON: EverythingLine},
+        success_is="The masks; with `Accept: image/png` their union as one PNG. In everything mode the masks with"
+        " a report, with `image/png` a map of their numbers, with `application/x-ndjson` one JSON line per update.",
+    ),
 )
 async def generate(request: Request) -> Response:
     """Turn clicks, a box or words into masks, or find everything.

@@ -1,27 +1,30 @@
 """Liveness, readiness, and osam's greeting."""
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
 
-from osamd.server.problems import documented
+from osamd.server.operations import Operation, Operations
 from osamd.server.services import services_of
 
-router = APIRouter(tags=["health"])
+operations = Operations(tag="health")
 
 
-@router.head("/", include_in_schema=False)
-@router.get("/", response_class=PlainTextResponse, summary="osam's greeting", responses=documented())
-async def index() -> str:
+@operations.head("/")
+@operations.get("/", Operation("osam's greeting", replies={"text/plain": str}))
+async def index(_: Request) -> PlainTextResponse:
     """The greeting that osam's clients expect."""
-    return "osam is running"
+    return PlainTextResponse("osam is running")
 
 
-@router.head("/health", include_in_schema=False)
-@router.get(
+@operations.head("/health")
+@operations.get(
     "/health",
-    summary="Live",
-    response_description="The process answers.",
-    responses={503: {"description": "Too many computations are hung; restart the process."}},
+    Operation(
+        "Live",
+        success_is="The process answers.",
+        statuses={503: "Too many computations are hung; restart the process."},
+        is_public=True,
+    ),
 )
 async def health(request: Request) -> JSONResponse:
     """Answers immediately, even before any model is loaded."""
@@ -29,12 +32,15 @@ async def health(request: Request) -> JSONResponse:
     return JSONResponse({"status": "stuck" if is_stuck else "ok"}, status_code=503 if is_stuck else 200)
 
 
-@router.head("/ready", include_in_schema=False)
-@router.get(
+@operations.head("/ready")
+@operations.get(
     "/ready",
-    summary="Ready",
-    response_description="Every model of OSAMD_PRELOAD is loaded and has run once.",
-    responses={503: {"description": "Some are not loaded yet or failed to load, or the server is stopping or stuck."}},
+    Operation(
+        "Ready",
+        success_is="Every model of OSAMD_PRELOAD is loaded and has run once.",
+        statuses={503: "Some are not loaded yet or failed to load, or the server is stopping or stuck."},
+        is_public=True,
+    ),
 )
 async def ready(request: Request) -> JSONResponse:
     """Whether the configured models are loaded and where they run, and which doors are open.

@@ -2,26 +2,19 @@
 
 import asyncio
 
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from osamd.errors import AdminOnlyError
 from osamd.runtime.nvidia import device_memory
-from osamd.server.problems import documented
+from osamd.server.operations import Operation, Operations
 from osamd.server.services import services_of
 from osamd.server.telemetry.metrics import CONTENT_TYPE
 
-router = APIRouter(tags=["health"])
+operations = Operations(tag="health")
 
 
-@router.get(
-    "/metrics",
-    summary="Metrics",
-    response_class=Response,
-    responses={
-        **documented(AdminOnlyError),
-        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
-    },
-)
+@operations.get("/metrics", Operation("Metrics", errors=(AdminOnlyError,), replies={"text/plain": str}))
 async def metrics(request: Request) -> Response:
     """Counters and gauges of this process in Prometheus' text format. Needs an admin key."""
     services = services_of(request)

@@ -4,8 +4,9 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 
 from osamd import __version__
 from osamd.errors import (
@@ -22,8 +23,8 @@ from osamd.errors import (
 from osamd.library.catalog import Model
 from osamd.server.answers import Answers
 from osamd.server.bodies import read_json
-from osamd.server.examples import json_documentation
-from osamd.server.problems import BODY_ERRORS, INTERNAL_CODE, INTERNAL_DETAIL, documented
+from osamd.server.operations import JSON, Operation, Operations
+from osamd.server.problems import BODY_ERRORS, INTERNAL_CODE, INTERNAL_DETAIL
 from osamd.server.services import caller_of, services_of, timings_of
 from osamd.wire.management import (
     CatalogReply,
@@ -45,63 +46,61 @@ logger = logging.getLogger("osamd")
 
 Result = TypeVar("Result")
 
-router = APIRouter(tags=["models"])
+operations = Operations(tag="models")
 
 NDJSON = "application/x-ndjson"
 
 
-@router.get("/api/version", summary="Version", responses=documented())
-async def version() -> VersionReply:
+@operations.get("/api/version", Operation("Version", replies={JSON: VersionReply}))
+async def version(_: Request) -> Response:
     """The server's version."""
-    return VersionReply(version=__version__)
+    return _reply(VersionReply(version=__version__))
 
 
-@router.get("/api/tags", summary="Downloaded models", responses=documented())
-async def tags(request: Request) -> TagsReply:
+@operations.get("/api/tags", Operation("Downloaded models", replies={JSON: TagsReply}))
+async def tags(request: Request) -> Response:
     """The models whose files are on this server."""
     catalog, shelf = services_of(request).library.catalog, await services_of(request).answers.shelf()
     return await _on_thread(
-        request, lambda: TagsReply(models=[tag(model, shelf) for model in catalog if shelf.is_present(model)])
+        request, lambda: _reply(TagsReply(models=[tag(model, shelf) for model in catalog if shelf.is_present(model)]))
     )
 
 
-@router.get("/api/catalog", summary="All models", responses=documented())
-async def catalog(request: Request) -> CatalogReply:
+@operations.get("/api/catalog", Operation("All models", replies={JSON: CatalogReply}))
+async def catalog(request: Request) -> Response:
     """Every model of the catalogue, downloaded or not, each as in `/api/show`."""
     show_one, models = await _show(request), services_of(request).library.catalog
-    return await _on_thread(request, lambda: CatalogReply(models=[show_one(model) for model in models]))
+    return await _on_thread(request, lambda: _reply(CatalogReply(models=[show_one(model) for model in models])))
 
 
-@router.get("/api/ps", summary="Loaded models", responses=documented())
-async def ps(request: Request) -> RunningReply:
+@operations.get("/api/ps", Operation("Loaded models", replies={JSON: RunningReply}))
+async def ps(request: Request) -> Response:
     """The models in memory, their device, and when they are unloaded."""
     answers = services_of(request).answers
     status, shelf = await answers.status(), await answers.shelf()
     return await _on_thread(
-        request, lambda: RunningReply(models=[running(resident, shelf) for resident in status.residents])
+        request, lambda: _reply(RunningReply(models=[running(resident, shelf) for resident in status.residents]))
     )
 
 
-@router.post(
+@operations.post(
     "/api/show",
-    summary="About a model",
-    responses=documented(*BODY_ERRORS, UnknownModelError),
-    openapi_extra=json_documentation(ModelBody),
+    Operation("About a model", body=ModelBody, errors=(*BODY_ERRORS, UnknownModelError), replies={JSON: ShowReply}),
 )
-async def show_model(request: Request) -> ShowReply:
+async def show_model(request: Request) -> Response:
     """A model of the catalogue: licence, capabilities, files."""
     body = await read_json(request, ModelBody)
     model = services_of(request).library.resolve(body.model)
     show_one = await _show(request)
-    return await _on_thread(request, lambda: show_one(model))
+    return await _on_thread(request, lambda: _reply(show_one(model)))
 
 
-@router.post(
+@operations.post(
     "/api/pull",
-    summary="Pull a model",
-    response_model=PullLine,
-    responses={
-        **documented(
+    Operation(
+        "Pull a model",
+        body=PullBody,
+        errors=(
             *BODY_ERRORS,
             AdminOnlyError,
             PullForbiddenError,
@@ -112,9 +111,8 @@ async def show_model(request: Request) -> ShowReply:
             InsufficientStorageError,
             ShuttingDownError,
         ),
-        200: {"content": {NDJSON: {}}},
-    },
-    openapi_extra=json_documentation(PullBody),
+        replies={JSON: PullLine, NDJSON: None},
+    ),
 )
 async def pull(request: Request) -> Response:
     """Download a model's files; with `stream` one JSON line per update, the last with `success` or an error.
@@ -129,15 +127,17 @@ async def pull(request: Request) -> Response:
         return StreamingResponse(_lines(answers, model), media_type=NDJSON, headers=headers)
     async for _ in answers.pull(model):
         pass
-    return Response(_line(PullLine(status="success")), media_type="application/json", headers=headers)
+    return Response(_line(PullLine(status="success")), media_type=JSON, headers=headers)
 
 
-@router.delete(
+@operations.delete(
     "/api/delete",
-    summary="Delete a model",
-    response_class=Response,
-    responses=documented(*BODY_ERRORS, AdminOnlyError, UnknownModelError, StorageError),
-    openapi_extra=json_documentation(ModelBody),
+    Operation(
+        "Delete a model",
+        body=ModelBody,
+        errors=(*BODY_ERRORS, AdminOnlyError, UnknownModelError, StorageError),
+        replies={},
+    ),
 )
 async def delete(request: Request) -> Response:
     """Unload a model and delete its files; 404 if they are not on this server."""
@@ -145,6 +145,10 @@ async def delete(request: Request) -> Response:
     answers = services_of(request).answers
     await answers.remove(answers.library.resolve(body.model))
     return Response(status_code=200)
+
+
+def _reply(content: BaseModel) -> Response:
+    return Response(content.model_dump_json(), media_type=JSON)
 
 
 async def _on_thread(request: Request, work: Callable[[], Result]) -> Result:

@@ -6,12 +6,13 @@ The page is public, like the API docs: it contains no data, and prompts for the 
 from importlib import resources
 from pathlib import Path
 
-from fastapi import APIRouter, Request, Response
-from starlette.responses import RedirectResponse
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
 
+from osamd.server.operations import Operations
 from osamd.server.routes.packaged import packaged_file
 
-router = APIRouter(include_in_schema=False)
+operations = Operations()
 
 PAGE = "index.html"
 HEADERS = {
@@ -26,17 +27,18 @@ HEADERS = {
 FOLDER = Path(str(resources.files("osamd.server").joinpath("playground")))
 
 
-@router.head("/playground")
-@router.get("/playground")
+@operations.head("/playground")
+@operations.get("/playground")
 async def page(request: Request) -> Response:
     """The page itself."""
     return packaged_file(FOLDER, PAGE, request, HEADERS)
 
 
-@router.head("/playground/{name:path}")
-@router.get("/playground/{name:path}")
-async def file(request: Request, name: str) -> Response:
+@operations.head("/playground/{name:path}")
+@operations.get("/playground/{name:path}")
+async def file(request: Request) -> Response:
     """A file of the page."""
+    name = request.path_params["name"]
     if not name:
         # Links are relative to the page's path without a trailing slash; so is this redirect, to work behind a prefix.
         return RedirectResponse("../playground", status_code=308)

@@ -3,24 +3,26 @@
 import functools
 from typing import Any, Final
 
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from osamd.errors import InvalidPromptError, UnknownModelError
 from osamd.server.accept import takes_gzip
 from osamd.server.answering import answer
-from osamd.server.door import Door, json_body, json_errors
+from osamd.server.door import Door, json_errors
 from osamd.server.doors.cvat import bodies, replies
 from osamd.server.doors.cvat.functions import FUNCTION_HEADER, function_named, functions
-from osamd.server.problems import IMAGE_ERRORS, documented_for_tools
+from osamd.server.operations import JSON, Operation, Operations
+from osamd.server.problems import IMAGE_ERRORS
 from osamd.server.services import caller_of, services_of, timings_of
 
 NAME: Final = "cvat"
 
-router = APIRouter(prefix="/api")
+operations = Operations("/api")
 
 
-@router.get("/functions", summary="List functions", responses=documented_for_tools())
-async def list_functions(request: Request) -> dict[str, Any]:
+@operations.get("/functions", Operation("List functions", replies={JSON: dict[str, Any]}))
+async def list_functions(request: Request) -> JSONResponse:
     """The models on this server as CVAT's functions, by their ids."""
     services = services_of(request)
     catalog, shelf = services.library.catalog, await services.answers.shelf()
@@ -29,21 +31,23 @@ async def list_functions(request: Request) -> dict[str, Any]:
         here = (model for model in catalog if shelf.is_present(model))
         return {name: function.described() for name, function in functions(here, services.settings).items()}
 
-    return await services.pools.parse(described, timings_of(request), owner=caller_of(request).name)
+    return JSONResponse(await services.pools.parse(described, timings_of(request), owner=caller_of(request).name))
 
 
-@router.get("/functions/{name}", summary="About a function", responses=documented_for_tools(UnknownModelError))
-async def describe_function(request: Request, name: str) -> dict[str, Any]:
+@operations.get(
+    "/functions/{name}",
+    Operation("About a function", errors=(UnknownModelError,), replies={JSON: dict[str, Any]}),
+)
+async def describe_function(request: Request) -> JSONResponse:
     """One of them."""
     services = services_of(request)
-    return function_named(name, services.library.catalog, services.settings).described()
+    function = function_named(request.path_params["name"], services.library.catalog, services.settings)
+    return JSONResponse(function.described())
 
 
-@router.post(
+@operations.post(
     "/function_invocations",
-    summary="Call a function",
-    responses=documented_for_tools(*IMAGE_ERRORS, InvalidPromptError),
-    openapi_extra=json_body(NAME, bodies.InvokeBody),
+    Operation("Call a function", body=bodies.InvokeBody, errors=(*IMAGE_ERRORS, InvalidPromptError)),
 )
 async def invoke(request: Request) -> Response:
     """Call the function named by the header `x-nuclio-function-name`: a mask for an interactor, objects for a detector.
@@ -64,10 +68,9 @@ DOOR = Door(
     name=NAME,
     summary="CVAT's serverless functions, as nuclio's dashboard has them.",
     paths=("/api/functions", "/api/functions/", "/api/function_invocations"),
-    router=router,
+    operations=operations,
     write_error=json_errors(
         challenge="Basic",
         key_advice="the API key is missing or wrong: give it to CVAT's containers as a password in a netrc file",
     ),
-    schemas=(bodies.InvokeBody,),
 )

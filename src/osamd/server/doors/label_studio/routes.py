@@ -3,8 +3,8 @@
 import functools
 from typing import Any, Final
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from osamd.errors import EmbeddingExpiredError, InvalidPromptError, UnknownModelError
@@ -14,12 +14,13 @@ from osamd.server.answering import answered, asked
 from osamd.server.answers import Context
 from osamd.server.asks import Ask
 from osamd.server.bodies import receive_body
-from osamd.server.door import Door, json_body, json_errors
+from osamd.server.door import Door, json_errors
 from osamd.server.doors.label_studio import bodies
 from osamd.server.doors.label_studio.bodies import How
 from osamd.server.doors.label_studio.replies import write_results
 from osamd.server.guard.auth import own_path
-from osamd.server.problems import BODY_ERRORS, IMAGE_ERRORS, documented_for_tools
+from osamd.server.operations import JSON, Operation, Operations
+from osamd.server.problems import BODY_ERRORS, IMAGE_ERRORS
 from osamd.server.services import caller_of, services_of, timings_of
 
 NAME: Final = "label-studio"
@@ -29,52 +30,49 @@ NOTHING: Final[dict[str, Any]] = {"results": []}
 ONE_BY_ONE: Final[dict[str, Any]] = {"results": [{"result": []}]}
 WARM: Final[dict[str, Any]] = {"results": [{"value": {"status": "ok", "cached": [], "pending": [], "frame_count": 1}}]}
 
-router = APIRouter(prefix="/label-studio/{model}")
+operations = Operations("/label-studio/{model}")
 
 
-@router.get("/health", summary="Health", responses=documented_for_tools(UnknownModelError))
-async def health(request: Request, model: str) -> dict[str, str]:
+@operations.get("/health", Operation("Health", errors=(UnknownModelError,), replies={JSON: dict[str, str]}))
+async def health(request: Request) -> JSONResponse:
     """Whether Label Studio reaches the server, its key is right and the model exists."""
-    return {"status": "UP", "model_class": _model(request, model).name}
+    return JSONResponse({"status": "UP", "model_class": _model(request).name})
 
 
-@router.post(
+@operations.post(
     "/setup",
-    summary="Connect a project",
-    responses=documented_for_tools(*BODY_ERRORS, UnknownModelError),
-    openapi_extra=json_body(NAME, bodies.SetupBody),
+    Operation(
+        "Connect a project",
+        body=bodies.SetupBody,
+        errors=(*BODY_ERRORS, UnknownModelError),
+        replies={JSON: dict[str, str]},
+    ),
 )
-async def setup(request: Request, model: str) -> dict[str, str]:
+async def setup(request: Request) -> JSONResponse:
     """The name under which predictions are kept. Address and token in the body are not read."""
-    found, services, timings = _model(request, model), services_of(request), timings_of(request)
+    found, services, timings = _model(request), services_of(request), timings_of(request)
     body = await receive_body(request, services.settings, timings)
     check = functools.partial(bodies.checked_json, body, services.settings)
     await services.pools.parse(check, timings, owner=caller_of(request).name)
-    return {"model_version": found.name}
+    return JSONResponse({"model_version": found.name})
 
 
-@router.get("/versions", summary="Versions", responses=documented_for_tools(UnknownModelError))
-async def versions(request: Request, model: str) -> dict[str, list[str]]:
+@operations.get("/versions", Operation("Versions", errors=(UnknownModelError,), replies={JSON: dict[str, list[str]]}))
+async def versions(request: Request) -> JSONResponse:
     """The only version of a model."""
-    return {"versions": [_model(request, model).name]}
+    return JSONResponse({"versions": [_model(request).name]})
 
 
-@router.post("/webhook", summary="Webhook", openapi_extra={"security": []})
-async def webhook(model: str) -> dict[str, str]:
+@operations.post("/webhook", Operation("Webhook", replies={JSON: dict[str, str]}, is_public=True))
+async def webhook(_: Request) -> JSONResponse:
     """Does nothing. Label Studio calls it, without a key, for each annotation, and to start training."""
-    del model
-    return {"status": "ok"}
+    return JSONResponse({"status": "ok"})
 
 
-@router.post(
-    "/predict",
-    summary="Predict",
-    responses=documented_for_tools(*IMAGE_ERRORS, InvalidPromptError),
-    openapi_extra=json_body(NAME, bodies.PredictBody),
-)
-async def predict(request: Request, model: str) -> Response:
+@operations.post("/predict", Operation("Predict", body=bodies.PredictBody, errors=(*IMAGE_ERRORS, InvalidPromptError)))
+async def predict(request: Request) -> Response:
     """Clicks, boxes and strokes into a mask; without any, the objects that the labels name, if the model takes text."""
-    parse = functools.partial(bodies.prediction, model=_model(request, model))
+    parse = functools.partial(bodies.prediction, model=_model(request))
     async with asked(request, parse, _find) as (ask, image, context):
         match ask.how.kind:
             case "segment":
@@ -114,13 +112,13 @@ async def _find(request: Request, ask: Ask[How], context: Context) -> ImageSourc
     return image
 
 
-def _model(request: Request, name: str) -> Model:
+def _model(request: Request) -> Model:
     """The model in the path; a dash may stand for the colon.
 
     Raises:
         UnknownModelError: there is no such model.
     """
-    library = services_of(request).library
+    library, name = services_of(request).library, request.path_params["model"]
     try:
         return library.resolve(name)
     except UnknownModelError:
@@ -138,11 +136,10 @@ DOOR = Door(
     name=NAME,
     summary="Label Studio's ML backend.",
     paths=("/label-studio/",),
-    router=router,
+    operations=operations,
     write_error=json_errors(
         challenge="Basic",
         key_advice="the API key is missing or wrong: choose Basic Authentication, with the key as the password",
     ),
     is_public=_is_webhook,
-    schemas=(bodies.SetupBody, bodies.PredictBody),
 )
