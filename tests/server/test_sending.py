@@ -33,3 +33,25 @@ def test_all_of_it_is_sent_in_parts(sizes: list[int]) -> None:
     assert all(len(message["body"]) <= SEND_BYTES for message in bodies)
     assert [True] * (len(bodies) - 1) + [False] == [message["more_body"] for message in bodies]
     assert len(bodies) <= 2 * sum(sizes) // SEND_BYTES + 2
+
+
+def test_others_get_their_turn_between_two_parts() -> None:
+    """Even if the connection accepts everything at once, as that of a fast client does."""
+    turns, seen = 0, []
+
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            seen.append(turns)
+
+    async def respond() -> None:
+        nonlocal turns
+        pieces = [bytes(SEND_BYTES)] * 4
+        response = PiecewiseResponse(pieces, media_type="application/json", headers={})
+        sending = asyncio.create_task(response({"type": "http"}, None, send))  # type: ignore[arg-type]
+        while not sending.done():
+            await asyncio.sleep(0)
+            turns += 1
+
+    asyncio.run(respond())
+
+    assert len(seen) == len(set(seen)) == 4
