@@ -1,5 +1,6 @@
 import io
 import math
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from osamd.pixels.masks import (
     full_array,
     mask_from_array,
     mask_from_logits,
+    mask_png,
     overlay,
     paint,
     polygons,
@@ -217,6 +219,36 @@ def test_png_reads_back_as_0_and_255(inside: Bools) -> None:
         assert ("PNG", "L") == (picture.format, picture.mode)
         np.testing.assert_array_equal(pixels, np.asarray(picture))
     np.testing.assert_array_equal(pixels, cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    inside=masks,
+    margins=st.tuples(*[st.integers(0, 30)] * 4),
+    is_whole=st.booleans(),
+    block=st.sampled_from([1, 7, 40, 1 << 20]),
+)
+def test_the_png_of_a_mask_is_that_of_its_pixels(
+    inside: Bools, margins: tuple[int, int, int, int], *, is_whole: bool, block: int
+) -> None:
+    """At the size of the image or of the box; a small mask, one block, gives the same bytes."""
+    left, top, right, bottom = margins
+    height, width = inside.shape[0] + top + bottom, inside.shape[1] + left + right
+    mask = mask_from_array(inside, offset=(left, top), height=height, width=width)
+    if mask is None:
+        return
+    pixels = full_array(mask) if is_whole else cropped_array(mask)
+
+    with patch("osamd.pixels.masks.BLOCK_PIXELS", block):
+        data = b"".join(mask_png(mask, is_whole=is_whole))
+        encoded = encode_png(pixels)
+
+    for png in (data, encoded):
+        with Image.open(io.BytesIO(png)) as picture:
+            assert ("PNG", "L") == (picture.format, picture.mode)
+            np.testing.assert_array_equal(pixels, np.asarray(picture))
+    if pixels.size <= block:
+        assert encoded == data
 
 
 def test_color_png_is_rgb() -> None:

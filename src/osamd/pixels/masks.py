@@ -1,12 +1,14 @@
 """Mask logits to masks, and masks to boxes, PNG and polygons. Pure functions.
 
-OpenCV resizes and finds connected components and contours; zlib-ng compresses PNG. COCO's run lengths are in
-``run_lengths``.
+OpenCV finds connected components and contours; zlib-ng compresses PNG. COCO's run lengths are in ``run_lengths``.
+
+What is as large as an image is processed in blocks of rows: arrays of tens of megabytes are mapped for each use,
+cleared by the kernel page by page, and unmapped with the interpreter lock held, for which the event loop waits.
 """
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +17,16 @@ import numpy as np
 import numpy.typing as npt
 from zlib_ng import zlib_ng
 
+from osamd.pixels.upsampling import above_threshold
 from osamd.types import Box, ByteArray, IntArray, Mask, MaskLogits
 
-# How much faster OpenCV's resize is than its warp: measured 0.15 against 1.5 ns a pixel.
-RESIZE_ADVANTAGE = 8
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Colour types of IHDR.
 GREY, INDEXED = 0, 3
 PNG_LEVEL = 1
 PNG_MEMORY_LEVEL = 9
+# Pixels of a PNG compressed at a time, which takes some milliseconds.
+BLOCK_PIXELS = 1 << 20
 
 
 def mask_from_logits(logits: MaskLogits, *, height: int, width: int) -> Mask | None:
@@ -47,50 +50,14 @@ def mask_from_logits(logits: MaskLogits, *, height: int, width: int) -> Mask | N
     if not above.any():
         return None
     scale_y, scale_x = logits.valid_height / height, logits.valid_width / width
-    y0, y1 = _reach(above.any(axis=1), scale_y, height)
-    x0, x1 = _reach(above.any(axis=0), scale_x, width)
-    upsampled = _upsample(
-        np.ascontiguousarray(values, np.float32), rows=(y0, y1), columns=(x0, x1), scale_y=scale_y, scale_x=scale_x
+    window = {
+        "rows": _reach(above.any(axis=1), scale_y, height),
+        "columns": _reach(above.any(axis=0), scale_x, width),
+    }
+    inside = above_threshold(
+        np.ascontiguousarray(values, np.float32), logits.threshold, **window, scale_y=scale_y, scale_x=scale_x
     )
-    inside = upsampled > logits.threshold
-    return mask_from_array(inside, offset=(x0, y0), height=height, width=width)
-
-
-def _upsample(
-    values: npt.NDArray[np.float32],
-    *,
-    rows: tuple[int, int],
-    columns: tuple[int, int],
-    scale_y: float,
-    scale_x: float,
-) -> npt.NDArray[np.float32]:
-    """Upsample low-resolution values bilinearly to a window of the image.
-
-    Destination pixel centre (x + 0.5) maps to source (x + 0.5) * scale - 0.5: half-pixel centres, as in SAM's own
-    post-processing (align_corners=False).
-
-    Args:
-        values: (h, w) float32.
-        rows: first row of the window in the image, and one past its last.
-        columns: the same for columns.
-        scale_y: rows of ``values`` per row of the image.
-        scale_x: columns of ``values`` per column of the image.
-    """
-    (y0, y1), (x0, x1) = rows, columns
-    reached = values[: math.ceil(y1 * scale_y + 1.5), : math.ceil(x1 * scale_x + 1.5)]
-    resized_shape = (round(reached.shape[0] / scale_y), round(reached.shape[1] / scale_x))
-    # resize has to start at the image's corner, but is fast enough to compute more than needed. At equal size OpenCV
-    # would copy, ignoring the factors.
-    if x1 * y1 <= RESIZE_ADVANTAGE * (x1 - x0) * (y1 - y0) and resized_shape != reached.shape:
-        # Given factors instead of a size, OpenCV uses the exact scale.
-        resized = cv2.resize(reached, None, fx=1 / scale_x, fy=1 / scale_y, interpolation=cv2.INTER_LINEAR)
-        return np.asarray(resized, np.float32)[y0:y1, x0:x1]
-    to_source = np.array(
-        [[scale_x, 0.0, (x0 + 0.5) * scale_x - 0.5], [0.0, scale_y, (y0 + 0.5) * scale_y - 0.5]], np.float64
-    )
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    window = cv2.warpAffine(values, to_source, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(window, np.float32)
+    return mask_from_array(inside, offset=(window["columns"][0], window["rows"][0]), height=height, width=width)
 
 
 def _reach(above: Any, scale: float, length: int) -> tuple[int, int]:
@@ -167,13 +134,66 @@ def encode_labels(labels: ByteArray) -> bytes:
 
 def _png(pixels: ByteArray, color_type: int, palette: bytes = b"") -> bytes:
     height, width = pixels.shape
-    # Each row begins with its filter type, 0 for none.
-    rows = np.zeros((height, width + 1), np.uint8)
-    rows[:, 1:] = pixels
-    stream = png_compressor()
-    compressed = stream.compress(rows) + stream.flush()
+    compressed = b"".join(_compressed(_rows_of(pixels)))
     head = png_head(width=width, height=height, color_type=color_type)
     return head + palette + png_chunk(b"IDAT", compressed) + PNG_END
+
+
+def mask_png(mask: Mask, *, is_whole: bool) -> Iterator[bytes]:
+    """Encode a mask as ``encode_png`` does, in pieces, without an array of its size.
+
+    Args:
+        mask: what to encode.
+        is_whole: whether at the size of the image, instead of the mask's bounding box.
+    """
+    height, width = (mask.height, mask.width) if is_whole else mask.inside.shape
+    yield png_head(width=width, height=height, color_type=GREY)
+    for data in _compressed(_rows_of_mask(mask, is_whole=is_whole)):
+        yield png_chunk(b"IDAT", data)
+    yield PNG_END
+
+
+def _blocks(height: int, width: int) -> Iterator[tuple[int, int, ByteArray]]:
+    """Blocks of a PNG's rows: the first, one past the last, and an array to fill, which is the same for all blocks.
+
+    Each row begins with its filter type, 0 for none.
+    """
+    most = max(1, BLOCK_PIXELS // width)
+    rows = np.zeros((min(most, height), width + 1), np.uint8)
+    for start in range(0, height, most):
+        end = min(start + most, height)
+        yield start, end, rows[: end - start]
+
+
+def _rows_of(pixels: ByteArray) -> Iterator[ByteArray]:
+    for start, end, rows in _blocks(*pixels.shape):
+        rows[:, 1:] = pixels[start:end]
+        yield rows
+
+
+def _rows_of_mask(mask: Mask, *, is_whole: bool) -> Iterator[ByteArray]:
+    inside = mask.inside.view(np.uint8)
+    height, width = (mask.height, mask.width) if is_whole else inside.shape
+    top, left = (mask.box.ymin, mask.box.xmin + 1) if is_whole else (0, 1)
+    for start, end, rows in _blocks(height, width):
+        first, last = max(start, top), min(end, top + len(inside))
+        rows[:, left : left + inside.shape[1]] = 0
+        if first < last:
+            part = rows[first - start : last - start, left : left + inside.shape[1]]
+            np.multiply(inside[first - top : last - top], np.uint8(255), out=part)
+        yield rows
+
+
+def _compressed(blocks: Iterable[ByteArray]) -> Iterator[bytes]:
+    """The zlib stream of the blocks, in pieces; empty ones are left out."""
+    stream = png_compressor()
+    # Joined with what follows, so that small pictures are one piece.
+    before = b""
+    for rows in blocks:
+        if before:
+            yield before
+        before = stream.compress(rows)
+    yield before + stream.flush()
 
 
 def png_compressor() -> Any:

@@ -57,8 +57,7 @@ def write_mask(mask: Mask, form: MaskForm) -> Iterator[bytes]:
         case "rle":
             yield from _run_lengths(mask, is_whole=form.is_whole)
         case _:
-            pixels = masks.full_array(mask) if form.is_whole else masks.cropped_array(mask)
-            yield from _base64_string([masks.encode_png(pixels)])
+            yield from _base64_string(masks.mask_png(mask, is_whole=form.is_whole))
 
 
 def write_array(data: memoryview, *, shape: Sequence[int], dtype: str) -> Iterator[bytes]:
