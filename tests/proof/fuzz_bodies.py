@@ -22,7 +22,9 @@ with atheris.instrument_imports(include=["osamd.wire", "osamd.server.doors", "py
 
 from osamd.errors import RequestError
 from osamd.library.library import open_library
+from osamd.server.asks import Ask
 from osamd.server.bodies import RawBody
+from osamd.server.guard.negative_regions import NegativeRegions
 from osamd.settings import load_settings
 from osamd.types import Prompt
 
@@ -36,6 +38,15 @@ CONTENT_TYPES = (
 SETTINGS = load_settings(cvat_texts=("cat",))
 LIBRARY = open_library(SETTINGS)
 FUNCTIONS = functions(LIBRARY.catalog, SETTINGS)
+NEGATIVE = NegativeRegions()
+
+
+def predicted(body: RawBody, function: str) -> Ask[label_studio.How]:
+    """What Label Studio's door makes of a body."""
+    model = FUNCTIONS[function].model
+    return label_studio.prediction(body, SETTINGS, model=model, negative=NEGATIVE, owner="me")
+
+
 # Bodies of other tools' protocols; a further door's is a line here.
 TOOLS = (
     lambda body: roboflow.clicks(body, SETTINGS, default="builtin"),
@@ -47,8 +58,8 @@ TOOLS = (
     lambda body: x_anylabeling._ask(LIBRARY, body, SETTINGS),
     lambda body: cvat.invocation(body, SETTINGS, function=FUNCTIONS["builtin"]),
     lambda body: cvat.invocation(body, SETTINGS, function=FUNCTIONS["sam3"]),
-    lambda body: label_studio.prediction(body, SETTINGS, model=FUNCTIONS["builtin"].model),
-    lambda body: label_studio.prediction(body, SETTINGS, model=FUNCTIONS["sam3"].model),
+    lambda body: predicted(body, "builtin"),
+    lambda body: predicted(body, "sam3"),
 )
 KINDS = len(CONTENT_TYPES) + len(TOOLS)
 HEAD_BYTES = 5

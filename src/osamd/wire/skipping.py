@@ -4,7 +4,7 @@ Works on pieces with NumPy: a body of 60 MB takes a second or two, and other thr
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Final
 
 import numpy as np
@@ -31,13 +31,27 @@ def without_values(raw: bytes, names: Collection[str]) -> bytes:
         InvalidRequestError: there are more than ``MOST_SKIPPED`` of them, or one does not end.
     """
     kept: list[bytes] = []
-    done = count = 0
+    done = 0
+    for start, end in _places(raw, names):
+        kept += [raw[done:start], b"null"]
+        done = end
+    kept.append(raw[done:])
+    return b"".join(kept)
+
+
+def values_under(raw: bytes, names: Collection[str]) -> Iterator[bytes]:
+    """What ``without_values`` leaves out, one after the other; arguments and errors as there."""
+    return (raw[start:end] for start, end in _places(raw, names))
+
+
+def _places(raw: bytes, names: Collection[str]) -> Iterator[tuple[int, int]]:
+    """Where the lists and objects under some keys begin and end; none of those within others."""
+    count = 0
     following = {name: find(raw, _key(name), 0) for name in names}
     while True:
         name, start = min(following.items(), key=lambda entry: (entry[1] < 0, entry[1]))
         if start < 0:
-            kept.append(raw[done:])
-            return b"".join(kept)
+            return
         after = start + len(_key(name))
         value = COLON.match(raw, after)
         # A key whose quotation mark is escaped is text within a string.
@@ -45,8 +59,8 @@ def without_values(raw: bytes, names: Collection[str]) -> bytes:
         if count > MOST_SKIPPED:
             raise InvalidRequestError(f"expected at most {MOST_SKIPPED:,} of {', '.join(names)}")
         if value is not None and raw[max(0, start - 1) : start] != b"\\":
-            kept += [raw[done : value.end()], b"null"]
-            done = after = _end_of_value(raw, value.end())
+            after = _end_of_value(raw, value.end())
+            yield value.end(), after
         following = {
             other: find(raw, _key(other), max(after, at)) if 0 <= at < after or other == name else at
             for other, at in following.items()

@@ -5,6 +5,7 @@ import base64
 import contextlib
 import io
 import json
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -148,7 +149,8 @@ def region(kind: str, value: dict[str, Any], **more: Any) -> dict[str, Any]:
     common = {"original_width": WIDTH, "original_height": HEIGHT, "image_rotation": 0, "origin": "manual"}
     name = {"keypointlabels": "kp", "rectanglelabels": "rect"}.get(kind, "tag")
     labelled = value if kind in value else {**value, kind: ["Cat"]}
-    return {**common, "value": labelled, "id": "7GX1", "from_name": name, "to_name": "image", "type": kind, **more}
+    own = {"id": secrets.token_urlsafe(7), "from_name": name, "to_name": "image", "type": kind}
+    return {**common, "value": labelled, **own, **more}
 
 
 def click(x: float, y: float, **more: Any) -> dict[str, Any]:
@@ -236,6 +238,47 @@ def test_clicks(door: httpx2.Client, own: Any, studio: Studio) -> None:
     )
     assert iou(brushed(found), own(points=points, point_labels=[1, 0])) > 0.98
     assert asked == len(studio.asked)
+
+
+def unsigned(drawn: dict[str, Any]) -> dict[str, Any]:
+    """A key point as the page sends it after a reload."""
+    return {name: value for name, value in drawn.items() if name != "is_positive"}
+
+
+def test_a_negative_click_stays_negative_after_a_reload(door: httpx2.Client, own: Any) -> None:
+    """The page then sends it without its sign, and soon overwrites the draft that had it."""
+    first, second = click(*CLICK, is_positive=True), click(430, 160, is_positive=False)
+    third = click(150, 100, is_positive=True)
+    predict(door, body(first, second))
+    expected = own(points=[CLICK, [430, 160], [150, 100]], point_labels=[1, 0, 1])
+    (found,) = predict(door, body(unsigned(first), unsigned(second), third))
+    assert (brushed(found) == expected).all()
+    # Region ids are not unique across tasks.
+    (found,) = predict(door, body(unsigned(first), unsigned(second), third, id=9))
+    assert (brushed(found) == own(points=[CLICK, [430, 160], [150, 100]], point_labels=[1, 1, 1])).all()
+
+
+@pytest.mark.parametrize("place", ["drafts", "annotations"])
+def test_a_negative_click_is_recognised_in_what_label_studio_kept(door: httpx2.Client, own: Any, place: str) -> None:
+    """For a server that has not seen it before; among large masks, in any order of the keys."""
+    first, second = click(*CLICK, is_positive=True), click(430, 160, is_positive=False)
+    large = region("brushlabels", {"format": "rle", "rle": [255] * 200_000, "is_positive": False})
+    kept: Any = {place: [{"id": 4, "result": [large, first, dict(sorted(second.items()))]}]}
+    points = [CLICK, [430, 160], [150, 100]]
+    asked = [unsigned(first), unsigned(second), click(150, 100, is_positive=True)]
+    (found,) = predict(door, body(*asked, **kept))
+    assert (brushed(found) == own(points=points, point_labels=[1, 0, 1])).all()
+    # From now on without them, too.
+    (found,) = predict(door, body(*asked))
+    assert (brushed(found) == own(points=points, point_labels=[1, 0, 1])).all()
+
+
+@pytest.mark.parametrize("kept", [{}, [], [{"result": 7}], [{"result": [7, {"id": []}]}], {"result": [{"id": "a"}]}, 7])
+def test_what_label_studio_kept_may_have_any_form(door: httpx2.Client, own: Any, kept: Any) -> None:
+    """Nothing else of it is read."""
+    asked = unsigned(click(*CLICK))
+    (found,) = predict(door, body(asked, drafts=kept, annotations=kept))
+    assert (brushed(found) == own(points=[CLICK], point_labels=[1])).all()
 
 
 def test_boxes_and_other_shapes(door: httpx2.Client, own: Any) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from osamd.errors import UrlFailedError, UrlRefusedError
 from osamd.server.guard.fetching import post_json
+from osamd.server.guard.negative_regions import NegativeRegions
 from osamd.server.guard.remote_images import PORTS, RemoteImages, Source
 from osamd.settings import Settings
 
@@ -37,9 +38,13 @@ class LabelStudio:
     Args:
         settings: its address and token.
         remote_images: fetches.
+
+    Attributes:
+        negative: which regions of its tasks were negative.
     """
 
     def __init__(self, settings: Settings, remote_images: RemoteImages) -> None:
+        self.negative = NegativeRegions()
         self._url = settings.label_studio_url
         secret = settings.label_studio_token
         self._token = "" if secret is None else secret.get_secret_value().strip()

@@ -1,6 +1,7 @@
 """Requests of Label Studio: bytes in, what to segment out."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -12,6 +13,8 @@ from osamd.library.catalog import Model
 from osamd.server.asks import Ask
 from osamd.server.bodies import RawBody
 from osamd.server.doors.label_studio.config import IMAGE, Config, Output, read_config
+from osamd.server.doors.label_studio.kept import negative_in
+from osamd.server.guard.negative_regions import NegativeRegions
 from osamd.settings import Settings
 from osamd.wire.base64_text import decode_base64
 from osamd.wire.fields import LONGEST_LIST, LONGEST_SIDE, number
@@ -36,6 +39,7 @@ Kind = Literal["segment", "prewarm", "nothing", "one_by_one"]
 class Region(ToolModel):
     """Something that the user has drawn."""
 
+    id: StrictStr = ""
     type: StrictStr = ""
     value: dict[str, Any] = Field(default_factory=dict)
     is_positive: StrictBool | None = None
@@ -93,8 +97,15 @@ class How:
     label: str | None = None
 
 
-def prediction(body: RawBody, settings: Settings, *, model: Model) -> Ask[How]:
+def prediction(body: RawBody, settings: Settings, *, model: Model, negative: NegativeRegions, owner: str) -> Ask[How]:
     """What a request asks for.
+
+    Args:
+        body: the body; it is emptied.
+        settings: the limits.
+        model: the model in the path.
+        negative: which regions were negative before a reload.
+        owner: the key's name.
 
     Raises:
         InvalidRequestError: it has the wrong form; the message names the field.
@@ -110,7 +121,9 @@ def prediction(body: RawBody, settings: Settings, *, model: Model) -> Ask[How]:
         config = read_config(fields.label_config or "")
         return _on_image(fields.tasks[0], next(iter(config.images.values())), How("prewarm"), model)
     if context.result and fields.tasks:
-        return _interactive(fields.tasks[0], context.result, read_config(fields.label_config or ""), model, settings)
+        task, config = fields.tasks[0], read_config(fields.label_config or "")
+        signs = _signs(raw, task, context.result, negative, owner)
+        return _interactive(task, list(zip(context.result, signs, strict=True)), config, model, settings)
     if not fields.tasks or not texts:
         return Ask(image=None, how=How("nothing"))
     if len(fields.tasks) > 1:
@@ -139,11 +152,28 @@ def _without_finished(raw: bytes) -> bytes:
     return without_values(raw[start:], UNREAD)
 
 
+def _signs(raw: bytes, task: Task, regions: Sequence[Region], negative: NegativeRegions, owner: str) -> list[bool]:
+    """Whether each region includes or excludes; after a reload, those drawn before no longer say so."""
+    name = _name_of(task)
+    signs = [_sign(region) for region in regions]
+    unsigned = {region.id for region, sign in zip(regions, signs, strict=True) if sign is None}
+    known = negative.among(owner, name, unsigned)
+    if unsigned - known:
+        known |= unsigned & negative_in(raw)
+    signs = [region.id not in known if sign is None else sign for region, sign in zip(regions, signs, strict=True)]
+    negative.remember(owner, name, [region.id for region, sign in zip(regions, signs, strict=True) if not sign])
+    return [bool(sign) for sign in signs]
+
+
+def _name_of(task: Task) -> str:
+    return "" if task.id is None else str(task.id)
+
+
 def _on_image(task: Task, name: str, how: How, model: Model, **more: Any) -> Ask[How]:
     address = task.data.get(name)
     if not isinstance(address, str) or not address:
         raise InvalidRequestError("expected the address of an image", field=f"tasks[0].data.{name or IMAGE}")
-    found = How(how.kind, "" if task.id is None else str(task.id), how.output, how.label)
+    found = How(how.kind, _name_of(task), how.output, how.label)
     if address.startswith(DATA_URI):
         image = ImageSource.of_bytes(decode_base64(address, field="tasks[0].data"))
         return Ask(image=image, how=found, model=model.name, **more)
@@ -159,18 +189,19 @@ def _words(task: Task, config: Config, model: Model, settings: Settings) -> Ask[
     return _on_image(task, config.images[output.to_name], how, model, prompts=(prompt,), refinable=False)
 
 
-def _interactive(task: Task, regions: list[Region], config: Config, model: Model, settings: Settings) -> Ask[How]:
+def _interactive(
+    task: Task, regions: Sequence[tuple[Region, bool]], config: Config, model: Model, settings: Settings
+) -> Ask[How]:
     # Regions of the same kind and label, the newest last.
-    label = _label_of(regions[-1])
+    label = _label_of(regions[-1][0])
     output = config.output_for(label, has_masks=model.capabilities.masks)
     points: list[tuple[float, float]] = []
     labels: list[int] = []
     boxes: list[tuple[float, float, float, float]] = []
-    for index, region in enumerate(regions):
+    for index, (region, sign) in enumerate(regions):
         drawn = _drawn(region, f"params.context.result[{index}]", settings)
         points += drawn.points
-        # After a reload, older points come without: they were not negative.
-        labels += [int(_is_positive(region))] * len(drawn.points)
+        labels += [int(sign)] * len(drawn.points)
         boxes = [drawn.box] if drawn.box is not None else boxes
     prompt = prompt_of(settings, field="params.context.result", points=points, labels=labels, boxes=boxes)
     how = How("segment", output=output, label=label)
@@ -194,10 +225,12 @@ def _label_of(region: Region) -> str | None:
     return None
 
 
-def _is_positive(region: Region) -> bool:
+def _sign(region: Region) -> bool | None:
+    """Whether a region includes; None if it does not say so."""
     if region.is_positive is not None:
         return region.is_positive
-    return region.value.get("positive") is not False
+    given = region.value.get("positive")
+    return given if isinstance(given, bool) else None
 
 
 @dataclass(frozen=True, slots=True)

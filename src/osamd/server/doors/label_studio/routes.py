@@ -72,7 +72,12 @@ async def webhook(_: Request) -> JSONResponse:
 @operations.post("/predict", Operation("Predict", body=bodies.PredictBody, errors=(*IMAGE_ERRORS, InvalidPromptError)))
 async def predict(request: Request) -> Response:
     """Clicks, boxes and strokes into a mask; without any, the objects that the labels name, if the model takes text."""
-    parse = functools.partial(bodies.prediction, model=_model(request))
+    parse = functools.partial(
+        bodies.prediction,
+        model=_model(request),
+        negative=services_of(request).label_studio.negative,
+        owner=caller_of(request).name,
+    )
     async with asked(request, parse, _find) as (ask, image, context):
         match ask.how.kind:
             case "segment":
