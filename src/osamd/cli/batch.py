@@ -19,7 +19,7 @@ from osamd.client import Client
 from osamd.dataset.answers import Answers, RemoteAnswers
 from osamd.dataset.failures import NAME as FAILURES
 from osamd.dataset.formats import NAMES, Format, make_format
-from osamd.dataset.local import Machine, local_answers
+from osamd.dataset.local import Machine, checked_model, local_answers
 from osamd.dataset.manifest import Manifest
 from osamd.dataset.plan import STATE, Header
 from osamd.dataset.planning import Plan, Prompts, check_stems, make_plan, repeated
@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     part = _part(arguments.part)
     names = _formats(arguments)
+    _check_place(arguments)
     plan = _plan(arguments)
     with _stop_on_signals() as stopped:
         try:
@@ -79,6 +80,17 @@ def run(arguments: argparse.Namespace) -> int:
                 _tell_how_to_continue()
             return error.exit_code
     return _tell_end(outcome, manifest, out, stopped.number)
+
+
+def _check_place(arguments: argparse.Namespace) -> None:
+    if arguments.workers and not arguments.on:
+        raise InvalidRequestError("--workers needs --on ray")
+    if arguments.on:
+        from osamd.cluster.batch_ray import check_address
+
+        check_address(arguments.on)
+        if arguments.url:
+            raise InvalidRequestError("--on and --url are two places to segment in: give one of them")
 
 
 def _part(text: str | None) -> Part:
@@ -145,8 +157,29 @@ def _workers(arguments: argparse.Namespace, header: Header) -> Workers:
     at_once = AT_ONCE_REMOTE if arguments.url or header.ask == "everything" else AT_ONCE
     if arguments.url:
         return InProcess(functools.partial(_remote, header, arguments), at_once=at_once)
-    machine = Machine(arguments.device, arguments.threads)
+    machine = Machine(arguments.device, arguments.threads or load_settings().threads or None)
+    if arguments.on:
+        from osamd.cluster.batch_actors import OnRay
+
+        return OnRay(
+            arguments.on,
+            arguments.out,
+            count=arguments.workers,
+            machine=machine,
+            at_once=at_once,
+            tell=_tell,
+            prepare=functools.partial(_prepare, header),
+        )
     return InProcess(functools.partial(local_answers, header, machine, prepare=_bring), at_once=at_once)
+
+
+def _prepare(header: Header) -> None:
+    library = own_library()
+    _bring(checked_model(header, library), library)
+
+
+def _tell(text: str) -> None:
+    print(f"osamd: {text}", file=sys.stderr)
 
 
 def _bring(model: Model, library: Library) -> None:

@@ -203,8 +203,17 @@ def _add_batch(commands: "Commands[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument("--review", action="store_true", help="also write review/index.html: pictures, worst first")
     parser.add_argument("--url", help="have a server segment; its key is read from OSAMD_API_KEY")
+    parser.add_argument(
+        "--on",
+        metavar="RAY",
+        help="have workers on Ray segment: ray starts it on this machine, or takes the cluster in RAY_ADDRESS;"
+        " ray://host:10001 is a cluster's client port. All machines need DIR and the photos at the same path",
+    )
+    parser.add_argument(
+        "--workers", type=_count, metavar="N", help="with --on: workers, each with the model (one per GPU or 4 cores)"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where the model runs (auto)")
-    parser.add_argument("--threads", type=_count, metavar="N", help="cores to use (all)")
+    parser.add_argument("--threads", type=_count, metavar="N", help="cores to use; with --on, of each worker (all)")
     parser.add_argument("--shard-size", type=_count, metavar="N", help="photos per shard, the unit of work (200)")
     parser.add_argument(
         "--part", metavar="I/N", help="do only part I, from 0, of N: for several machines that share DIR"
