@@ -1,6 +1,7 @@
 """Write a checkpoint's averaged weights as two ONNX graphs: ``python -m training.export CHECKPOINT FOLDER``.
 
-Weights are stored in half precision and cast when the graph is loaded; all is computed in float32.
+The graphs are those of ``answering``, which are compared with the network. Weights are stored in half precision and
+cast when the graph is loaded; all is computed in float32.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from training.answering import AnsweringDecoder, AnsweringEncoder
 from training.network import Decoder, Encoder
 
 OPSET: Final = 17
@@ -21,6 +23,7 @@ LARGEST_DIFFERENCE: Final = 1e-2
 # Smaller tensors stay as they are: shapes, and numbers that a cast would cost more than it saves.
 SMALLEST_HALVED: Final = 256
 INPUTS: Final = ("p4", "p8", "p16", "e", "pts", "maps")
+OUTPUTS: Final = ("logits", "iou")
 SIDES: Final = {"p4": ("h4", "w4"), "p8": ("h8", "w8"), "p16": ("h16", "w16"), "e": ("h8", "w8"), "maps": ("h4", "w4")}
 
 
@@ -37,15 +40,23 @@ def export(checkpoint: Path, folder: Path) -> int:
     """Write ``encoder.onnx`` and ``decoder.onnx``; after how many steps they are."""
     folder.mkdir(parents=True, exist_ok=True)
     encoder, decoder, steps = load(checkpoint)
-    photo = torch.zeros(1, 3, 256, 384)
+    answering = AnsweringEncoder(encoder, decoder), AnsweringDecoder(decoder)
+    photo = torch.randn(1, 3, 256, 384)
     with torch.no_grad():
-        embedding = encoder(photo)
-    points = torch.tensor([[[0.5, 0.5, 1.0], [0.2, 0.3, 0.0]]])
-    maps = torch.zeros(1, 2, 64, 96)
+        embedding = answering[0](photo)
+    points = torch.tensor([[[0.5, 0.5, 1.0], [0.2, 0.3, 0.0]], [[0.4, 0.7, 1.0], [0.0, 0.0, -1.0]]])
+    maps = torch.rand(2, 2, 64, 96)
     sizes = {name: dict(zip((2, 3), sides, strict=True)) for name, sides in SIDES.items()}
-    _write(encoder, (photo,), folder / "encoder.onnx", ("x",), INPUTS[:4], {"x": {2: "h", 3: "w"}})
-    axes = sizes | {"pts": {1: "k"}}
-    _write(decoder, (*embedding, points, maps), folder / "decoder.onnx", INPUTS, ("logits", "iou"), axes)
+    axes = sizes | {"pts": {0: "b", 1: "k"}, "maps": {0: "b", **sizes["maps"]}}
+    files = folder / "encoder.onnx", folder / "decoder.onnx"
+    _write(answering[0], (photo,), files[0], ("x",), INPUTS[:4], {"x": {2: "h", 3: "w"}})
+    _write(answering[1], (*embedding, points, maps), files[1], INPUTS, OUTPUTS, axes)
+    _compare(encoder, decoder, files, photo, points, maps)
+    for file in files:
+        model = onnx.load(file)
+        _halve(model.graph)
+        onnx.checker.check_model(model)
+        onnx.save(model, file)
     return steps
 
 
@@ -58,7 +69,7 @@ def _write(
     axes: dict[str, dict[int, str]],
 ) -> None:
     torch.onnx.export(
-        network,
+        network.eval(),
         inputs,
         path,
         input_names=list(names),
@@ -67,25 +78,27 @@ def _write(
         opset_version=OPSET,
         dynamo=False,
     )
-    _compare(network, inputs, path, names, outputs)
-    model = onnx.load(path)
-    _halve(model.graph)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
 
 
 def _compare(
-    network: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path, names: tuple[str, ...], outputs: tuple[str, ...]
+    encoder: Encoder,
+    decoder: Decoder,
+    files: tuple[Path, Path],
+    photo: torch.Tensor,
+    points: torch.Tensor,
+    maps: torch.Tensor,
 ) -> None:
-    """Refuse a graph that computes something else than the network."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    found = session.run(list(outputs), {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
+    """Refuse graphs that compute something else than the network."""
+    sessions = [onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]) for file in files]
+    features = dict(zip(INPUTS, sessions[0].run(INPUTS[:4], {"x": photo.numpy()}), strict=False))
+    found = sessions[1].run(OUTPUTS, {**features, "pts": points.numpy(), "maps": maps.numpy()})
     with torch.no_grad():
-        wanted = network(*inputs)
-    for name, one, other in zip(outputs, found, wanted, strict=True):
+        embedding = encoder(photo.expand(len(points), -1, -1, -1))
+        wanted = decoder(*embedding, points, maps)
+    for name, one, other in zip(OUTPUTS, found, wanted, strict=True):
         difference = float(np.abs(one - other.numpy()).max())
-        if difference > LARGEST_DIFFERENCE:
-            raise ValueError(f"{path.name} computes {name} with a difference of {difference:.2g}")
+        if not difference <= LARGEST_DIFFERENCE:
+            raise ValueError(f"{files[1].name} computes {name} with a difference of {difference:.2g}")
 
 
 def _halve(graph: onnx.GraphProto) -> None:

@@ -132,7 +132,8 @@ class Attention(nn.Module):
         tokens = self.norm(x.flatten(2).transpose(1, 2))
         split = self.project(tokens).view(batch, rows * columns, 3, self.heads, channels // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)
-        weights = torch.softmax(query @ key.transpose(-1, -2) * (channels // self.heads) ** -0.5, -1)
+        query = query * (channels // self.heads) ** -0.5
+        weights = torch.softmax(query @ key.transpose(-1, -2), -1)
         mixed = (weights @ value).transpose(1, 2).reshape(batch, rows * columns, channels)
         return x + self.out(mixed).transpose(1, 2).reshape(batch, channels, rows, columns)
 
@@ -209,10 +210,10 @@ class Decoder(nn.Module):
         self, p4: Tensor, p8: Tensor, p16: Tensor, e: Tensor, points: Tensor, maps: Tensor
     ) -> tuple[Tensor, Tensor]:
         rows, columns = p4.shape[-2:]
-        positive, negative = self._discs(points, rows, columns)
+        positive, negative = self.discs(points, rows, columns)
         clicked = torch.cat([positive, negative, maps, positive - negative], 1)
         x4 = self.merge4(torch.cat([self.prompt4(clicked), p4], 1))
-        x8 = self.body8(self.merge8(torch.cat([self.down8(x4), p8, self._similarities(e, points)], 1)))
+        x8 = self.body8(self.merge8(torch.cat([self.down8(x4), p8, self.similarities(e, points)], 1)))
         x16 = self.body16(self.merge16(torch.cat([self.down16(x8), p16], 1)))
         x32 = self.body32(self.down32(x16))
         whole = x32.mean((2, 3))
@@ -221,9 +222,9 @@ class Decoder(nn.Module):
         y = self.again8(x8 + self.up8(larger(y)))
         y = self.again4(x4 + self.up4(larger(y)))
         logits = self.out(y)
-        return logits, self._judge(whole, y, logits)
+        return logits, self.judged(whole, y, logits)
 
-    def _judge(self, whole: Tensor, y: Tensor, logits: Tensor) -> Tensor:
+    def judged(self, whole: Tensor, y: Tensor, logits: Tensor) -> Tensor:
         """Predicted IoU of each mask from what is inside it and how sure its logits are; its gradient stops here."""
         whole, y, probability = whole.detach().float(), y.detach().float(), torch.sigmoid(logits.detach().float())
         mass = probability.sum((2, 3)) + 1.0
@@ -236,7 +237,7 @@ class Decoder(nn.Module):
         return torch.sigmoid(self.judge(torch.cat([*described, numbers], -1))[..., 0])
 
     @staticmethod
-    def _discs(points: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    def discs(points: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
         """A soft disc around each foreground and each background click, (B, 1, rows, columns) each."""
         y = (torch.arange(rows, device=points.device, dtype=points.dtype) + 0.5)[None, None, :, None]
         x = (torch.arange(columns, device=points.device, dtype=points.dtype) + 0.5)[None, None, None, :]
@@ -246,12 +247,17 @@ class Decoder(nn.Module):
         return of[0], of[1]
 
     @staticmethod
-    def _similarities(e: Tensor, points: Tensor) -> Tensor:
-        """How alike each place is to the most alike foreground and background click, (B, 2, H/8, W/8) in [-1, 1]."""
-        batch, _, rows, columns = e.shape
-        grid = (points[..., None, :2] * 2 - 1).to(e.dtype)
+    def similarities(e: Tensor, points: Tensor) -> Tensor:
+        """How alike each place is to the most alike foreground and background click, (B, 2, H/8, W/8) in [-1, 1].
+
+        ``e`` is that of each prompt's image, or of the one image of all prompts, (1, 24, H/8, W/8).
+        """
+        rows, columns = e.shape[-2:]
+        batch, count = points.shape[:2]
+        # The clicks of all prompts on one image are places of that image.
+        grid = (points[..., None, :2] * 2 - 1).to(e.dtype).view(e.shape[0], -1, 1, 2)
         clicked = functional.grid_sample(e, grid, mode="bilinear", align_corners=False)[..., 0]
-        alike = torch.einsum("bdk,bdn->bkn", clicked, e.flatten(2)).view(batch, -1, rows, columns)
+        alike = (clicked.transpose(1, 2) @ e.flatten(2)).view(batch, count, rows, columns)
         label = points[..., 2][..., None, None]
         of = [torch.where(label == value, alike, -1.0).amax(1, keepdim=True) for value in (FOREGROUND, BACKGROUND)]
         return torch.cat(of, 1)

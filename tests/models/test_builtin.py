@@ -340,3 +340,25 @@ def test_proposals_are_fast_drafts_best_first(adapter: Adapter) -> None:
     mask = mask_from_logits(best, height=200, width=300)
     assert mask is not None
     assert iou(full_array(mask) > 0, inside) > 0.85
+
+
+def test_prompts_of_one_run_do_not_affect_each_other(two_discs: Embedding) -> None:
+    """The decoder's graph takes several prompts at once, padded to as many points: the same bits as one by one."""
+    decoder = Session(Store(Path("nowhere")).paths(MODEL)["decoder"], Placement((CPU,), 1))
+    features = {name: two_discs.features[f"small.{name}"] for name in FEATURES}
+    padding = [0.0, 0.0, -1.0]
+    rows = [[[0.3, 0.5, 1.0], padding], [[0.6, 0.5, 1.0], [0.3, 0.5, 0.0]], [padding, padding]]
+    points = np.array(rows, np.float32)
+    maps = np.zeros((3, 2, *features["p4"].shape[2:]), np.float32)
+    maps[2, 0, 10:40, 10:40] = 1
+
+    together = decoder.run({**features, "pts": points, "maps": maps}, ["logits", "iou"])
+
+    counts = (1, 2, 1)
+    alone = [
+        decoder.run({**features, "pts": points[k : k + 1, :count], "maps": maps[k : k + 1]}, ["logits", "iou"])
+        for k, count in enumerate(counts)
+    ]
+    for place, values in enumerate(together):
+        np.testing.assert_allclose(values, np.concatenate([one[place] for one in alone]), atol=1e-5)
+    assert np.ptp(together[0], axis=0).max() > 1

@@ -1,10 +1,11 @@
 """The built-in network: small enough for the wheel, no download, no GPU.
 
-A frozen EfficientNet-Lite2 with a feature pyramid encodes the image; a small U-Net decodes clicks, a box and the
-previous mask into logits at a quarter of the working size: the mask, three candidates for a single click, which is
-ambiguous, and a predicted IoU for each. It was trained to see its own previous mask from the second click on. A request
-has none, so the earlier clicks are decoded again, one after the other, unless their results are remembered. For the
-weights and their training data see ``builtin_net/README.md``; for the training, ``training/`` in the repository.
+A frozen EfficientNet-Lite2 with a feature pyramid encodes the image, up to what the decoder adds to what it makes of a
+prompt. A small U-Net decodes clicks, a box and the previous mask into logits at a quarter of the working size: the
+mask, three candidates for a single click, which is ambiguous, and a predicted IoU for each. It was trained to see its
+own previous mask from the second click on. A request has none, so the earlier clicks are decoded again, one after the
+other, unless their results are remembered. For the weights and their training data see ``builtin_net/README.md``; for
+the training, ``training/`` in the repository.
 """
 
 from collections.abc import Mapping, Sequence
@@ -97,7 +98,7 @@ class Builtin:
         return Prepared(height=height, width=width, inputs=inputs)
 
     def encode(self, prepared: Prepared) -> Embedding:
-        """Four feature maps at each of the two working sizes, ``small.p4`` to ``large.e``, about 3.5 MB."""
+        """Four feature maps at each of the two working sizes, ``small.p4`` to ``large.e``, about 4 MB."""
         features: dict[str, FloatArray] = {}
         for scale, pixels in prepared.inputs.items():
             maps = self._encoder.run({"x": pixels}, FEATURES)
@@ -165,9 +166,9 @@ class Builtin:
                 answer, unanswered = known, steps[index:-1]
                 break
         else:
-            answer, unanswered = _probability(self._run(embedding, "small", steps[0], None)[0][0]), earlier
+            answer, unanswered = self._mask(embedding, "small", steps[0], None), earlier
         for step in unanswered:
-            answer = _probability(self._run(embedding, "large", step, answer)[0][0])
+            answer = self._mask(embedding, "large", step, answer)
             self._remember(embedding, step, answer)
         return answer
 
@@ -181,20 +182,31 @@ class Builtin:
         others = [item for item in self._answers.get(embedding, ()) if item[0] != key]
         self._answers[embedding] = ((key, answer), *others[: MOST_REMEMBERED - 1])
 
+    def _mask(self, embedding: Embedding, scale: str, prompt: Prompt, previous: HalfArray | None) -> HalfArray:
+        """One pass for the mask alone, as probabilities: the input of another pass."""
+        (logits,) = self._decoder.run(_feeds(embedding, scale, prompt, previous), ["logits"])
+        return _probability(logits[0, 0])
+
     def _run(
         self, embedding: Embedding, scale: str, prompt: Prompt, previous: FloatArray | HalfArray | None
     ) -> tuple[FloatArray, FloatArray]:
         """One pass of the decoder: (4, h, w) float32 logits over the whole image, and (4,) predicted IoU."""
-        features = {name: embedding.features[f"{scale}.{name}"] for name in FEATURES}
-        rows, columns = features["p4"].shape[2:]
-        maps = np.zeros((1, 2, rows, columns), np.float32)
-        if len(prompt.boxes):
-            _fill_box(maps[0, 0], prompt.boxes[0], height=embedding.height, width=embedding.width)
-        if previous is not None:
-            maps[0, 1] = cv2.resize(previous.astype(np.float32), (columns, rows), interpolation=cv2.INTER_LINEAR)
-        points = _points_input(prompt, height=embedding.height, width=embedding.width)
-        logits, scores = self._decoder.run({**features, "pts": points, "maps": maps}, ["logits", "iou"])
+        logits, scores = self._decoder.run(_feeds(embedding, scale, prompt, previous), ["logits", "iou"])
         return logits[0], scores[0]
+
+
+def _feeds(
+    embedding: Embedding, scale: str, prompt: Prompt, previous: FloatArray | HalfArray | None
+) -> dict[str, FloatArray]:
+    """The decoder's inputs for one prompt. The graph takes several at once, which is no faster on a CPU."""
+    features = {name: embedding.features[f"{scale}.{name}"] for name in FEATURES}
+    rows, columns = features["p4"].shape[2:]
+    maps = np.zeros((1, 2, rows, columns), np.float32)
+    if len(prompt.boxes):
+        _fill_box(maps[0, 0], prompt.boxes[0], height=embedding.height, width=embedding.width)
+    if previous is not None:
+        maps[0, 1] = cv2.resize(previous.astype(np.float32), (columns, rows), interpolation=cv2.INTER_LINEAR)
+    return {**features, "pts": _points_input(prompt, height=embedding.height, width=embedding.width), "maps": maps}
 
 
 def _resize(image: ByteArray, rows: int, columns: int) -> ByteArray:
