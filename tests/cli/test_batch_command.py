@@ -80,6 +80,7 @@ def test_clicks_find_the_disc(osamd: Osamd, tmp_path: Path) -> None:
     out, clicks = tmp_path / "out", str(tmp_path / "clicks.csv")
     ended = osamd("batch", str(photos), "--out", str(out), "--points-from", clicks, env=env)
     assert 0 == ended.returncode, ended.err
+    assert "1 photo, 0 failed" in ended.err
     (found,) = json.loads((out / "annotations.coco.json").read_text())["annotations"]
     assert abs(found["area"] - 3200) < 320
 
@@ -105,7 +106,7 @@ def test_an_interrupted_run_says_how_to_continue(tmp_path: Path) -> None:
             writer.write(content)
         told = process.stderr.read()
     assert 130 == process.returncode
-    assert "of 3 photos are done" in told
+    assert "of 3 photos done" in told
     assert f"to continue where it stopped: osamd batch '{photos}/*.png'" in told
     assert not (tmp_path / "out" / "annotations.coco.json").exists()
 

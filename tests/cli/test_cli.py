@@ -151,7 +151,7 @@ def test_run_that_finds_nothing_says_so(osamd: Osamd, environment: dict[str, str
         (["--image", PHOTO, "--prompt", "{"], "prompt: not JSON"),
         (
             ["--image", PHOTO, "--prompt", '{"points": [[1, 1]]}'],
-            "prompt.point_labels: expected one label per point, got 1 points",
+            "prompt.point_labels: expected one label per point, got 1 point",
         ),
         (["--image", PHOTO, "--prompt", "{}", "--point", "1,1"], "either prompt or point"),
         (["--image", PHOTO, "--text", "a cat"], "builtin:latest takes points"),

@@ -1,7 +1,9 @@
 """What INPUT, --boxes-from and --points-from may be, and what is said when they are something else."""
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,15 +116,31 @@ def test_a_coco_file_is_an_input_of_its_own(tmp_path: Path) -> None:
     assert Target(4, box=(8, 5, 34, 24)) == items[1].targets[1]
 
 
+def coco(**annotation: Any) -> str:
+    """A COCO file with an image, a category and an annotation."""
+    content = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "categories": [{"id": 2, "name": "cat"}],
+        "annotations": [{"image_id": 1, "category_id": 2} | annotation],
+    }
+    return json.dumps(content)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "expected COCO JSON"),
-        ('{"images": []}', "KeyError: 'categories'"),
-        (
-            '{"images": [{"id": 1, "file_name": ""}], "categories": [], "annotations": [{"category_id": 2}]}',
-            "no category has the id 2",
-        ),
+        ("{", r"json: not JSON: EOF.* at line 1 column 1; expected COCO JSON"),
+        ("[]", r"json: expected an object; expected COCO JSON"),
+        ('{"images": []}', "categories: missing; expected COCO JSON"),
+        (coco(), r"annotations\[0\]\.bbox: expected x, y, width and height"),
+        (coco(category_id=3), r"annotations\[0\]\.category_id: no category has the id 3"),
+        (coco(image_id=4), r"annotations\[0\]\.image_id: no image has the id 4"),
+        (coco(category_id=True), r"annotations\[0\]\.category_id: expected a whole number"),
+        (coco(bbox=[1, 2, 3]), r"annotations\[0\]\.bbox: .*at least 4 items"),
+        (coco(bbox=[1, 2, 3, "x"]), r"annotations\[0\]\.bbox\[3\]: expected a number"),
+        (coco(bbox=[1, 2, True, 4]), r"annotations\[0\]\.bbox\[2\]: expected a number"),
+        (coco(bbox=[1, 2, math.nan, 4]), r"annotations\[0\]\.bbox\[2\]: expected a finite number"),
+        (coco(bbox=[1e20, 2, 3, 4]), r"annotations\[0\]\.bbox\[0\]: .*less than or equal to 1000000000"),
         (
             '{"images": [{"id": 1, "file_name": "other.png"}], "categories": [], "annotations": []}',
             r"no objects for any image.*such as a\.png; it names other\.png",
@@ -130,11 +148,22 @@ def test_a_coco_file_is_an_input_of_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_coco_file_is_explained(text: str, message: str, tmp_path: Path) -> None:
-    """The message says what is missing, or how names are compared."""
+    """In one line: the file, where in it, and what was expected, or how names are compared."""
     write_photo(tmp_path / "photos" / "a.png")
     (tmp_path / "boxes.json").write_text(text)
-    with pytest.raises(InvalidRequestError, match=message):
+    with pytest.raises(InvalidRequestError, match=message) as refused:
         plan([str(tmp_path / "photos")], Prompts(boxes_from=str(tmp_path / "boxes.json")))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_coco_file_may_have_a_byte_order_mark(tmp_path: Path) -> None:
+    """As editors on Windows write it; and numbers as names, ids as text."""
+    write_photo(tmp_path / "photos" / "a.png")
+    content = json.loads(coco(image_id="one", bbox=[1, 2, 3, 4]))
+    content["images"][0]["id"], content["categories"][0]["name"] = "one", 7
+    (tmp_path / "photos" / "boxes.json").write_text(json.dumps(content), "utf-8-sig")
+    (item,) = plan([str(tmp_path / "photos" / "boxes.json")], Prompts())
+    assert ("one", (Target(2, box=(1, 2, 3, 5)),)) == (item.image_id, item.targets)
 
 
 def write_yolo(root: Path) -> Path:
@@ -165,13 +194,49 @@ def test_yolo_boxes_become_pixels_when_the_photo_is_read(tmp_path: Path) -> None
     assert [""] * 3 == [row.code for row in rows]
 
 
-@pytest.mark.parametrize("line", ["1 0.5 0.5 0.2", "x 0.5 0.5 0.2 0.2", "1 nan 0.5 0.2 0.2", "-1 0.5 0.5 0.2 0.2"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1 0.5 0.5 0.2",
+        "x 0.5 0.5 0.2 0.2",
+        "1 nan 0.5 0.2 0.2",
+        "-1 0.5 0.5 0.2 0.2",
+        "1 1e99 0.5 0.2 0.2",
+        "1 320 240 64 48",
+    ],
+)
 def test_a_wrong_yolo_line_is_named(line: str, tmp_path: Path) -> None:
     """With its file and number."""
     data = write_yolo(tmp_path)
     (tmp_path / "labels" / "train" / "a.txt").write_text(f"1 0.5 0.5 0.25 0.5\n{line}\n")
     with pytest.raises(InvalidRequestError, match=r"a\.txt:2: expected 'class x y width height'"):
         plan([str(data)], Prompts())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "data.yaml",
+            b"train: images/train\nnames: [cat, dog\n",
+            r"data\.yaml:3: not YAML: .*; expected a YOLO data set",
+        ),
+        ("data.yaml", b"train: images/train\nnames: \x00\n", r"data\.yaml: not YAML: .*; expected a YOLO data set"),
+        ("data.yaml", b"- train\n", r"data\.yaml: expected a YOLO data set with train, val and names"),
+        ("data.yaml", b"train: 5\nnames: [cat]\n", r"data\.yaml: train: expected a path, or a list of paths"),
+        ("data.yaml", b"train: images/train\nnames: {true: cat}\n", r"data\.yaml: expected names to be a list"),
+        ("labels/train/classes.txt", b"\xff", r"classes\.txt: not a text file in UTF-8"),
+        ("labels/train/a.txt", b"\xff", r"a\.txt: not a text file in UTF-8"),
+    ],
+)
+def test_a_wrong_yolo_file_is_explained(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    """In one line: the file, where in it, and what was expected."""
+    data = write_yolo(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    prompts = Prompts() if name == "data.yaml" else Prompts(boxes_from=str(tmp_path / "labels" / "train"))
+    with pytest.raises(InvalidRequestError, match=message) as refused:
+        plan([str(data) if name == "data.yaml" else str(tmp_path / "images" / "train")], prompts)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.fixture(scope="module")
@@ -214,9 +279,28 @@ def test_clicks_come_from_csv(tmp_path: Path) -> None:
     ) == items["photo0.png"].targets
     assert () == items["broken.jpg"].targets
 
-    clicks.write_text("image,x,y\nphoto0.png,4,five\n")
-    with pytest.raises(InvalidRequestError, match=r"clicks\.csv:2: expected x and y in pixels"):
-        plan([str(photos)], Prompts(points_from=str(clicks)))
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,x\n", r"clicks\.csv: expected the columns image, x and y; missing y"),
+        ("image,x,y,label\na.png,4,5,0\n", r"clicks\.csv: column 'label': expected .*point_label, object, category"),
+        ("image,x,y,x\na.png,4,5,0\n", r"clicks\.csv: column 'x': .*each once"),
+        ("image,x,y\na.png,4,five\n", r"clicks\.csv:2: expected x and y in pixels, got '4' and 'five'"),
+        ("image,x,y\na.png,4,5\na.png,1e99,5\n", r"clicks\.csv:3: expected x and y in pixels"),
+        ("image,x,y\na.png,4,nan\n", r"clicks\.csv:2: expected x and y in pixels"),
+        ("image,x,y\na.png,4,5,6\n", r"clicks\.csv:2: expected as many values as there are columns"),
+        ("image,x,y\na.png,4\n", r"clicks\.csv:2: expected as many values as there are columns"),
+        ("image,x,y\n,4,5\n", r"clicks\.csv:2: expected the name of an image"),
+        ("image,x,y,point_label\na.png,4,5,2\n", r"clicks\.csv:2: expected a point_label of 1 or 0"),
+    ],
+)
+def test_wrong_csv_is_explained(text: str, message: str, tmp_path: Path) -> None:
+    """Before any photo, with the line: nothing that was given is ignored."""
+    write_photo(tmp_path / "photos" / "a.png")
+    (tmp_path / "clicks.csv").write_text(text)
+    with pytest.raises(InvalidRequestError, match=message):
+        plan([str(tmp_path / "photos")], Prompts(points_from=str(tmp_path / "clicks.csv")))
 
 
 def test_the_order_of_inputs_and_folders_does_not_matter(tmp_path: Path) -> None:

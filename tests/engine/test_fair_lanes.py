@@ -95,7 +95,7 @@ def test_a_full_queue_evicts_from_the_owner_with_most_jobs() -> None:
         with pytest.raises(OverloadedError, match="this key holds the most") as caught:
             await much[-1]
         assert (503, True) == (caught.value.status, bool(caught.value.retry_after_s))
-        with pytest.raises(OverloadedError, match="3 requests are waiting"):
+        with pytest.raises(OverloadedError, match="3 requests waiting"):
             await one.run("refused", "much")
         await one.wait("little too", "little")
         with pytest.raises(OverloadedError):

@@ -164,7 +164,7 @@ def test_a_full_queue_is_known_before_an_image_is_read() -> None:
         tasks += [asyncio.create_task(segment(engine, request(picture(100 + number)))) for number in range(3)]
         while places(engine)["prepare"] != (3, WORKERS):
             await breathe()
-        with pytest.raises(OverloadedError, match="queue is full: 3 requests are waiting"):
+        with pytest.raises(OverloadedError, match="queue is full: 3 requests waiting"):
             engine.check_room("me")
         engine.check_room("another")
         gate.open()

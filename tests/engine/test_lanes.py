@@ -54,7 +54,7 @@ def test_a_full_queue_refuses_at_once(workers: int) -> None:
     async def main() -> list[str]:
         tasks = [asyncio.create_task(opened.run(gate, Timings())) for _ in range(workers + 2)]
         await asyncio.sleep(0)
-        with pytest.raises(OverloadedError, match="the test queue is full: 2 requests are waiting"):
+        with pytest.raises(OverloadedError, match="the test queue is full: 2 requests waiting"):
             await opened.run(gate, Timings())
         gate.opened.set()
         answers = await asyncio.gather(*tasks)

@@ -83,15 +83,15 @@ BAD_FIELDS: list[tuple[str, dict[str, Any], str, str | None, str]] = [
         {"prompt": {"points": [[1, 1], [2, 2]], "labels": [1]}},
         "invalid_prompt",
         "prompt.point_labels",
-        "got 2 points and 1 labels",
+        "got 2 points and 1 label",
     ),
-    ("labels alone", {"prompt": {"labels": [1]}}, "invalid_prompt", "prompt.point_labels", "got 0 points and 1 labels"),
+    ("labels alone", {"prompt": {"labels": [1]}}, "invalid_prompt", "prompt.point_labels", "got 0 points and 1 label"),
     (
         "points alone",
         {"prompt": {"points": [[1, 1]]}},
         "invalid_prompt",
         "prompt.point_labels",
-        "got 1 points and 0 labels",
+        "got 1 point and 0 labels",
     ),
     ("empty prompt", {"prompt": {}}, "invalid_prompt", "prompt", "empty"),
     (

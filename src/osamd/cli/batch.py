@@ -31,6 +31,7 @@ from osamd.engine.prompts import check_capabilities, check_masks
 from osamd.errors import InvalidRequestError, OsamdError, with_field
 from osamd.library.catalog import DEFAULT_MODEL, Model
 from osamd.library.library import Library
+from osamd.plurals import counted
 from osamd.settings import load_settings
 from osamd.types import Prompt
 
@@ -130,7 +131,7 @@ def _plan(arguments: argparse.Namespace) -> Plan | None:
         arguments.input, prompts, model=model, digest=digest, shard_size=arguments.shard_size or SHARD_SIZE
     )
     if plan.unused:
-        print(f"osamd: {plan.unused:,} images of the data set are not in INPUT", file=sys.stderr)
+        print(f"osamd: not in INPUT: {counted(plan.unused, 'image')} of the data set", file=sys.stderr)
     if not arguments.url:
         _check_model(row, plan.header)
     return plan
@@ -225,11 +226,11 @@ def _stop_on_signals() -> Iterator[_Stopped]:
 def _tell_end(outcome: Outcome, manifest: Manifest, out: Path, number: int) -> int:
     header = manifest.header
     if outcome.is_finished:
-        print(f"osamd: {header.count:,} photos, {outcome.failed:,} failed; results in {out}", file=sys.stderr)
+        print(f"osamd: {counted(header.count, 'photo')}, {outcome.failed:,} failed; results in {out}", file=sys.stderr)
         if outcome.failed:
             print(f"osamd: {out / FAILURES} says which failed, and why", file=sys.stderr)
         return FAILED if outcome.failed else 0
-    print(f"osamd: {outcome.done:,} of {header.count:,} photos are done", file=sys.stderr)
+    print(f"osamd: {outcome.done:,} of {counted(header.count, 'photo')} done", file=sys.stderr)
     if number:
         _tell_how_to_continue()
         return SIGNALLED + number

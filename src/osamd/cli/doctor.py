@@ -14,6 +14,7 @@ from osamd.errors import OsamdError, SettingsError
 from osamd.files import folder_problem
 from osamd.library.catalog import DEFAULT_MODEL, load_catalog
 from osamd.library.store import Store
+from osamd.plurals import counted
 from osamd.settings import Device, DoorName, Settings, load_settings, variable_of
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _catalog(settings: Settings) -> list[Finding]:
     models, store = list(catalog), Store(settings.cache)
     here = sum(store.is_present(model) for model in models)
     own = f", including those of {settings.user_catalog}" if settings.user_catalog else ""
-    findings = [Finding("catalogue", f"{len(models)} models, {here} of them pulled{own}")]
+    findings = [Finding("catalogue", f"{counted(len(models), 'model')}, {here} of them pulled{own}")]
     return findings + [Finding("catalogue", str(problem), is_wrong=True) for problem in catalog.problems]
 
 

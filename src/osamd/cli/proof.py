@@ -14,6 +14,7 @@ from statistics import median
 
 import numpy as np
 
+from osamd.plurals import counted
 from osamd.runtime.sessions import CPU, CUDA, Placement, Session, device_of
 from osamd.types import FloatArray
 
@@ -71,7 +72,9 @@ class Proof:
 
     def sentence(self) -> str:
         """The figures in one line."""
-        nodes = ", ".join(f"{count} nodes on {device_of([name])}" for name, count in sorted(self.gpu.nodes.items()))
+        nodes = ", ".join(
+            f"{counted(count, 'node')} on {device_of([name])}" for name, count in sorted(self.gpu.nodes.items())
+        )
         return (
             f"{nodes}; {self.gpu.usual_s * 1000:.1f} ms against {self.cpu.usual_s * 1000:.1f} ms on the CPU"
             f" ({self.cpu.usual_s / self.gpu.usual_s:.1f} times as fast); first run {self.gpu.first_s * 1000:.0f} ms;"

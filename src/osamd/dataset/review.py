@@ -21,6 +21,7 @@ from osamd.dataset.whole_files import whole_file, write_whole
 from osamd.errors import OsamdError
 from osamd.pixels.careful_decoder import CarefulDecoder
 from osamd.pixels.masks import mask_from_array, overlay
+from osamd.plurals import counted
 from osamd.types import ByteArray, Decode, Mask
 
 # The longer side of a thumbnail, in pixels: twice as sharp as it is shown.
@@ -72,7 +73,7 @@ class Review:
         entries = heapq.nsmallest(MOST_SHOWN, (self._entry(photo) for photo in photos()))
         page = resources.files("osamd.dataset").joinpath("review.html").read_text("utf-8")
         before, _, after = page.partition("<!-- PHOTOS -->")
-        count = f"{self._header.count:,} photos"
+        count = counted(self._header.count, "photo")
         shown = count if len(entries) == self._header.count else f"the worst {len(entries):,} of {count}"
         with whole_file(self._folder / "index.html") as file:
             file.write(
@@ -106,7 +107,7 @@ class Review:
         if row.worst is not None:
             yield f"worst {row.worst:.2f}" if len(row.instances) > 1 else f"{row.worst:.2f}"
         if len(row.instances) > 1:
-            yield f"{len(row.instances)} objects"
+            yield counted(len(row.instances), "object")
         if len(self._names) > 1:
             names = list(dict.fromkeys(self._names[one.category] for one in row.instances))
             yield ", ".join(names[:MOST_NAMES]) + (" ..." if len(names) > MOST_NAMES else "")

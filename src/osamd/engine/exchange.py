@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from osamd.errors import InvalidRequestError
 from osamd.image_sources import ExchangedEmbedding
+from osamd.plurals import counted
 from osamd.types import Embedding
 
 FIELD = "image_embedding"
@@ -23,7 +24,9 @@ def restore(given: ExchangedEmbedding, shapes: Mapping[str, tuple[int | str | No
     import numpy as np
 
     if len(given.arrays) != len(shapes):
-        message = f"expected {len(shapes)} arrays for {model}: embedding and {len(shapes) - 1} extra_features"
+        message = (
+            f"expected {counted(len(shapes), 'array')} for {model}: embedding and {len(shapes) - 1} extra_features"
+        )
         raise InvalidRequestError(message, field=FIELD)
     features = {}
     for array, (name, shape) in zip(given.arrays, shapes.items(), strict=True):

@@ -20,6 +20,7 @@ from osamd.engine.fair_queue import FairQueue
 from osamd.engine.jobs import Held, Job
 from osamd.errors import HungError, OverloadedError, ShuttingDownError
 from osamd.patience import Patience
+from osamd.plurals import counted
 from osamd.status import LaneStatus
 from osamd.timings import Timings
 
@@ -204,7 +205,7 @@ class Lane:
             evicted.refuse(OverloadedError(message))
 
     def _overloaded(self) -> OverloadedError:
-        return OverloadedError(f"the {self._name} queue is full: {self._capacity} requests are waiting")
+        return OverloadedError(f"the {self._name} queue is full: {counted(self._capacity, 'request')} waiting")
 
     def _is_full(self, owner: str) -> bool:
         """Whether a job of this owner needs the place of another. Call with the lock held."""

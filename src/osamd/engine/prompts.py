@@ -51,7 +51,7 @@ def check_mask_pixels(prompts: Iterable[Prompt], embedding: Embedding, *, most: 
     pixels = len(given) * embedding.height * embedding.width
     if pixels > most:
         raise InvalidPromptError(
-            f"{len(given)} masks to refine have {pixels:,} pixels; the limit is {most:,}: send fewer at once",
+            f"the masks to refine have {pixels:,} pixels together; the limit is {most:,}: send fewer at once",
             field=f"{given[-1].field}.mask_input",
         )
 

@@ -23,6 +23,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 from osamd.errors import InferenceError, ModelLoadError, OutOfMemoryError, SettingsError
+from osamd.plurals import counted
 from osamd.runtime import heap
 from osamd.runtime.background import Background
 from osamd.runtime.container import cpu_count
@@ -304,7 +305,9 @@ class Session:
             ModelLoadError: the graph has fewer outputs.
         """
         if max(positions) >= len(self.outputs):
-            raise ModelLoadError(f"{self.path} has {len(self.outputs)} outputs; expected {max(positions) + 1}")
+            raise ModelLoadError(
+                f"{self.path} has {counted(len(self.outputs), 'output')}; expected {max(positions) + 1}"
+            )
         return tuple(self.outputs[position] for position in positions)
 
     def end_profile(self) -> Path:

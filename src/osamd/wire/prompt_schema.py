@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, StrictStr, model_validator
 
 from osamd.errors import InvalidPromptError
 from osamd.pixels.everything import Everything
+from osamd.plurals import counted
 from osamd.settings import Settings
 from osamd.types import FloatArray, Prompt
 from osamd.wire.base64_text import Base64Text
@@ -107,7 +108,9 @@ class PromptSchema(WireModel):
 
         points, labels = self.points or [], self.point_labels or []
         if len(points) != len(labels):
-            message = f"expected one label per point, got {len(points)} points and {len(labels)} labels"
+            message = (
+                f"expected one label per point, got {counted(len(points), 'point')} and {counted(len(labels), 'label')}"
+            )
             raise InvalidPromptError(message, field=f"{field}.point_labels")
         boxes = _boxes_of_corners(points, labels, field)
         if self.box is not None:

@@ -237,7 +237,7 @@ def check_canvases(result: SegmentResult, *, most: int) -> None:
     pixels = count * result.image.height * result.image.width
     if pixels > most:
         raise InvalidPromptError(
-            f"{count} masks at image size have {pixels:,} pixels; the limit is {most:,}: request"
+            f"the masks at image size have {pixels:,} pixels together; the limit is {most:,}: request"
             ' mask_layout "crop", mask_format "polygon", or fewer masks',
             field="mask_layout",
         )

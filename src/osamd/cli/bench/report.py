@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from osamd.cli.bench.samples import OTHER, OUTSIDE, Phase, Result, percentile
 from osamd.cli.printing import significant, size, table
+from osamd.plurals import counted
 
 STRIP_WIDTH = 60
 # Symbols for the number of answers in a column, from one to many.
@@ -34,8 +35,8 @@ def _latency_rows(phases: Sequence[Phase]) -> list[list[str]]:
 
 
 def _throughput(phase: Phase) -> str:
-    clients = "1 client" if phase.clients == 1 else f"{phase.clients} clients"
     refused = f", {phase.refused} refused" if phase.refused else ""
+    clients = counted(phase.clients, "client")
     return f"{clients}: {phase.per_second:.1f} clicks a second over {phase.elapsed_s:.1f} s{refused}"
 
 

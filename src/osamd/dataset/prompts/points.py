@@ -1,14 +1,16 @@
 """Clicks from a CSV file."""
 
 import csv
-import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from osamd.dataset.plan import Category, Target
+from osamd.dataset.prompts.coordinates import pixels
 from osamd.errors import InvalidRequestError
 
 REQUIRED: Final = ("image", "x", "y")
+OPTIONAL: Final = ("point_label", "object", "category")
 LABELS: Final = {"": 1, "1": 1, "0": 0}
 UNNAMED: Final = "object"
 
@@ -32,11 +34,13 @@ def read_points(path: Path) -> tuple[tuple[Category, ...], dict[str, tuple[Targe
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
-            missing = [name for name in REQUIRED if name not in (rows.fieldnames or ())]
-            if missing:
-                raise InvalidRequestError(f"{path}: expected the columns image, x and y; missing {', '.join(missing)}")
+            _check_columns(path, rows.fieldnames or ())
             for row in rows:
-                key, click = _click(row, f"{path}:{rows.line_num}", alone=str(rows.line_num))
+                where = f"{path}:{rows.line_num}"
+                # DictReader's names for values without a column, and its values for columns without one.
+                if None in row or None in row.values():
+                    raise InvalidRequestError(f"{where}: expected as many values as there are columns")
+                key, click = _click(row, where, alone=str(rows.line_num))
                 objects.setdefault(key, []).append(click)
     except OSError as error:
         raise InvalidRequestError(f"{path}: {error.strerror}") from None
@@ -52,19 +56,31 @@ def read_points(path: Path) -> tuple[tuple[Category, ...], dict[str, tuple[Targe
     return categories, {image: tuple(found) for image, found in targets.items()}
 
 
-def _click(
-    row: dict[str, str | None], where: str, *, alone: str
-) -> tuple[tuple[str, str, str], tuple[float, float, int]]:
-    label = LABELS.get((row.get("point_label") or "").strip())
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    """Refuse columns that would be ignored: ``label`` may be meant as ``point_label`` or as ``category``."""
+    missing = [name for name in REQUIRED if name not in columns]
+    if missing:
+        raise InvalidRequestError(f"{path}: expected the columns image, x and y; missing {', '.join(missing)}")
+    known = (*REQUIRED, *OPTIONAL)
+    wrong = [name for index, name in enumerate(columns) if name not in known or name in columns[:index]]
+    if wrong:
+        raise InvalidRequestError(
+            f"{path}: column {wrong[0]!r}: expected {', '.join(REQUIRED)}, and optionally {', '.join(OPTIONAL)}, each"
+            " once"
+        )
+
+
+def _click(row: Mapping[str, str], where: str, *, alone: str) -> tuple[tuple[str, str, str], tuple[float, float, int]]:
+    if not row["image"]:
+        raise InvalidRequestError(f"{where}: expected the name of an image")
+    label = LABELS.get(row.get("point_label", "").strip())
     if label is None:
         raise InvalidRequestError(f"{where}: expected a point_label of 1 or 0")
     try:
-        x, y = float(row["x"] or ""), float(row["y"] or "")
+        x, y = pixels(row["x"]), pixels(row["y"])
     except ValueError:
-        x = y = math.nan
-    if not (math.isfinite(x) and math.isfinite(y)):
-        raise InvalidRequestError(f"{where}: expected x and y in pixels")
-    name = (row.get("object") or "").strip()
+        raise InvalidRequestError(f"{where}: expected x and y in pixels, got {row['x']!r} and {row['y']!r}") from None
+    name = row.get("object", "").strip()
     # A line number cannot be confused with the name of an object.
-    key = (row["image"] or "", f"object {name}" if name else alone, (row.get("category") or "").strip() or UNNAMED)
+    key = (row["image"], f"object {name}" if name else alone, row.get("category", "").strip() or UNNAMED)
     return key, (x, y, label)

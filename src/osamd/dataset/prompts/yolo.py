@@ -1,7 +1,6 @@
 """Boxes from YOLO's label files: ``class x y width height``, or ``class`` and a polygon, as fractions of the size."""
 
 import functools
-import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -9,6 +8,7 @@ from typing import Any, Final
 
 from osamd.dataset.plan import Category, Target
 from osamd.dataset.prompts.boxes import KnownBoxes
+from osamd.dataset.prompts.coordinates import fraction
 from osamd.errors import InvalidRequestError
 
 CLASSES: Final = "classes.txt"
@@ -17,6 +17,7 @@ SPLITS: Final = ("train", "val", "test")
 # From labels/train to the data set.
 LEVELS_UP: Final = 2
 BOX_FIELDS: Final = 5
+EXPECTED: Final = "expected a YOLO data set with train, val and names"
 # A class and three corners.
 FEWEST_POLYGON_FIELDS: Final = 7
 
@@ -51,7 +52,7 @@ def read_yaml(path: Path) -> KnownBoxes:
 
     content = _load(path)
     root = path.parent / str(content.get("path") or "")
-    entries = [entry for split in SPLITS for entry in _entries(content.get(split))]
+    entries = [entry for split in SPLITS for entry in _entries(content.get(split), f"{path}: {split}")]
     if not entries:
         raise InvalidRequestError(f"{path}: expected train, val or test")
     images: dict[str, str] = {}
@@ -81,22 +82,30 @@ def _label_of(image: str) -> Path:
 def _read(path: Path) -> tuple[Target, ...]:
     """The objects of a label file; none if it does not exist, which is how YOLO marks backgrounds."""
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = _lines(path)
     except FileNotFoundError:
         return ()
-    except UnicodeDecodeError:
-        raise InvalidRequestError(f"{path}: not a text file") from None
     return tuple(_target(line.split(), f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip())
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise InvalidRequestError(f"{path}: not a text file in UTF-8") from None
 
 
 def _target(parts: list[str], where: str) -> Target:
     try:
-        category, values = int(parts[0]), [float(part) for part in parts[1:]]
+        category, values = int(parts[0]), [fraction(part) for part in parts[1:]]
     except ValueError:
         category, values = -1, []
     is_polygon = len(parts) >= FEWEST_POLYGON_FIELDS and len(parts) % 2
-    if category < 0 or not (len(parts) == BOX_FIELDS or is_polygon) or not all(map(math.isfinite, values)):
-        raise InvalidRequestError(f"{where}: expected 'class x y width height' or 'class x1 y1 x2 y2 x3 y3 ...'")
+    if category < 0 or not (len(parts) == BOX_FIELDS or is_polygon):
+        raise InvalidRequestError(
+            f"{where}: expected 'class x y width height' or 'class x1 y1 x2 y2 x3 y3 ...', as fractions of the photo's"
+            " size"
+        )
     if is_polygon:
         columns, rows = values[0::2], values[1::2]
         return Target(category, (min(columns), min(rows), max(columns), max(rows)), is_fraction=True)
@@ -111,7 +120,7 @@ def _categories(names: Mapping[int, str], used: Iterable[int]) -> tuple[Category
 def _names_near(folder: Path) -> dict[int, str]:
     for place in (folder, *folder.absolute().parents[:LEVELS_UP]):
         if (classes := place / CLASSES).is_file():
-            return dict(enumerate(line.strip() for line in classes.read_text("utf-8-sig").splitlines() if line.strip()))
+            return dict(enumerate(line.strip() for line in _lines(classes) if line.strip()))
         for data in DATA:
             if (path := place / data).is_file():
                 return _names(_load(path), path)
@@ -122,15 +131,16 @@ def _names(content: Mapping[str, Any], path: Path) -> dict[int, str]:
     names = content.get("names") or {}
     if isinstance(names, list):
         names = dict(enumerate(names))
-    if not isinstance(names, dict) or not all(isinstance(number, int) for number in names):
+    if not isinstance(names, dict) or not all(type(number) is int for number in names):
         raise InvalidRequestError(f"{path}: expected names to be a list, or numbers with names")
     return {number: str(name) for number, name in names.items()}
 
 
-def _entries(value: object) -> list[str]:
-    if isinstance(value, list):
-        return [str(entry) for entry in value]
-    return [str(value)] if value else []
+def _entries(value: object, where: str) -> list[str]:
+    entries: list[Any] = value if isinstance(value, list) else [value] if value else []
+    if not all(isinstance(entry, str) for entry in entries):
+        raise InvalidRequestError(f"{where}: expected a path, or a list of paths")
+    return entries
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -142,8 +152,12 @@ def _load(path: Path) -> dict[str, Any]:
         ) from None
     try:
         content = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError as error:
-        raise InvalidRequestError(f"{path}: not YAML: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = path if mark is None else f"{path}:{mark.line + 1}"
+        # The text of the whole error has several lines.
+        reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise InvalidRequestError(f"{where}: not YAML: {reason}; {EXPECTED}") from None
     if not isinstance(content, dict):
-        raise InvalidRequestError(f"{path}: expected a YOLO data set with train, val and names")
+        raise InvalidRequestError(f"{path}: {EXPECTED}")
     return content
