@@ -18,6 +18,7 @@ from osamd.engine.chain import Chains, chain_of
 from osamd.engine.embedding_files import embedding_files
 from osamd.engine.everything import Update, check_everything, find_everything
 from osamd.engine.image_encoder import ImageEncoder, Lookup, replaced
+from osamd.engine.image_ids import unknown_image
 from osamd.engine.inference import decode_prompts, load_model, mask_bytes, run_once
 from osamd.engine.loaded_models import LoadedModels, half_of_memory
 from osamd.engine.prompts import check_capabilities, check_mask_pixels, check_masks, placed_prompts
@@ -25,7 +26,6 @@ from osamd.engine.refinements import Refinements
 from osamd.engine.remembered_images import EncodedImage, RememberedImages
 from osamd.engine.workers import Workers
 from osamd.errors import (
-    EmbeddingExpiredError,
     InferenceError,
     InvalidRequestError,
     OsamdError,
@@ -303,7 +303,7 @@ class Engine:
         for linked in self._chains.forget(image_id, owner=owner):
             await self._images.forget(linked, owner=owner)
         if not await self._images.forget(image_id, owner=owner):
-            raise _expired()
+            raise unknown_image()
         self._refinements.forget(image_id)
 
     async def remove(self, model: Model) -> int:
@@ -359,7 +359,7 @@ class Engine:
             return None
         image = await self._images.find(source.image_id, owner=owner, timings=timings)
         if image is None or image.digest != await read_digest(image.model):
-            raise _expired()
+            raise unknown_image()
         if model_name is not None and self.library.resolve(model_name).name != image.model.name:
             raise InvalidRequestError(f"this image_id belongs to the model {image.model.name}", field="model")
         return Lookup(image, source.image_id, hit=True)
@@ -408,7 +408,3 @@ class Engine:
 
     def _emit(self, event: Event) -> None:
         tell(self._sinks, event)
-
-
-def _expired() -> EmbeddingExpiredError:
-    return EmbeddingExpiredError("this image_id is unknown or expired: send the image again", field="image_id")

@@ -5,6 +5,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from osamd.server.operations import Operation, Operations
 from osamd.server.services import services_of
+from osamd.status import EngineStatus
 
 operations = Operations(tag="health")
 
@@ -45,11 +46,12 @@ async def health(request: Request) -> JSONResponse:
 async def ready(request: Request) -> JSONResponse:
     """Whether the configured models are loaded and where they run, and which doors are open.
 
-    `hung` counts hung computations.
+    `hung` counts hung computations; in a cluster, `segmenters` tells of each Segmenter.
     """
     services = services_of(request)
     status = await services.status()
-    hung = {lane.name: lane.hung for lane in status.lanes if lane.hung}
+    hung = _hung(status)
+    segmenters = {label: {"status": part.state, "hung": _hung(part)} for label, part in status.parts.items()}
     return JSONResponse(
         {
             "status": status.state,
@@ -57,6 +59,11 @@ async def ready(request: Request) -> JSONResponse:
             "devices": {resident.model.name: resident.device for resident in status.residents},
             "doors": [door.name for door in services.doors],
             **({"hung": hung} if hung else {}),
+            **({"segmenters": segmenters} if segmenters else {}),
         },
         status_code=200 if status.state == "ready" else 503,
     )
+
+
+def _hung(status: EngineStatus) -> dict[str, int]:
+    return {lane.name: lane.hung for lane in status.lanes if lane.hung}

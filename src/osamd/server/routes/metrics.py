@@ -9,15 +9,23 @@ from osamd.errors import AdminOnlyError
 from osamd.runtime.nvidia import device_memory
 from osamd.server.operations import Operation, Operations
 from osamd.server.services import services_of
+from osamd.server.telemetry.merged_metrics import merged
 from osamd.server.telemetry.metrics import CONTENT_TYPE
+from osamd.status import without_parts
 
 operations = Operations(tag="health")
 
 
 @operations.get("/metrics", Operation("Metrics", errors=(AdminOnlyError,), replies={"text/plain": str}))
 async def metrics(request: Request) -> Response:
-    """Counters and gauges of this process in Prometheus' text format. Needs an admin key."""
+    """Counters and gauges in Prometheus' text format; Segmenters' have the label `segmenter`. Needs an admin key."""
     services = services_of(request)
     status = await services.status()
-    content = await asyncio.to_thread(lambda: services.metrics.render(status, device_memory()))
+    others = await services.answers.metrics()
+
+    def render() -> bytes:
+        own = services.metrics.render(without_parts(status), device_memory())
+        return merged(own, others) if others else own
+
+    content = await asyncio.to_thread(render)
     return Response(content, media_type=CONTENT_TYPE)

@@ -1,0 +1,372 @@
+"""``RemoteAnswers``: an edge's answers, which Segmenters give.
+
+The edge names the image and asks the Segmenter that its name leads to. A large photo is first asked for by its handle
+alone, and sent only if the Segmenter does not know it.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar, cast
+
+from osamd.cluster.handle import Call, Handle
+from osamd.cluster.known_files import KnownFiles
+from osamd.cluster.outcomes import Grant, Outcome, Part
+from osamd.cluster.whole_status import whole_status
+from osamd.cluster.wire_errors import WireError, from_wire, to_wire
+from osamd.engine.image_ids import image_id, model_digits, routing_digits, unknown_image
+from osamd.errors import EmbeddingExpiredError, ModelUnavailableError, RateLimitedError, UnknownModelError
+from osamd.events import PullProgress, Sink
+from osamd.image_sources import ImageSource
+from osamd.library.catalog import Model, read_digest
+from osamd.library.library import open_library
+from osamd.library.shelf import Shelf
+from osamd.segment_requests import ImageHandle
+from osamd.server.answers import Caller, Context
+from osamd.server.asks import Ask, Content, Write, WriteLines
+from osamd.settings import Settings
+from osamd.status import EngineStatus, State
+
+How = TypeVar("How")
+Value = TypeVar("Value")
+
+# Sending a smaller photo costs less than asking twice.
+KNOWN_FIRST_BYTES: Final = 64 * 1024
+# Parts may be this old: anyone may ask for /ready, and each time all Segmenters would be asked.
+PARTS_AGE_S: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trip:
+    """An image to send to a model's Segmenters.
+
+    Attributes:
+        model: full name of the model.
+        image: the image, or its handle.
+        grant: how many images may be encoded.
+        is_guess: whether the handle is a guess of the edge: the Segmenter may not know it.
+    """
+
+    model: str
+    image: ImageSource
+    grant: Grant
+    is_guess: bool = False
+
+    def is_wrong(self, error: WireError | None) -> bool:
+        """Whether it was a guess, and wrong."""
+        kind = EmbeddingExpiredError.__name__
+        return self.is_guess and error is not None and (error.kind, error.field) == (kind, "image_id")
+
+
+class RemoteAnswers:
+    """Answers by Segmenters elsewhere. Belongs to one event loop.
+
+    Args:
+        settings: catalogue and policies.
+        handle: reaches the Segmenters.
+        sinks: receive the events of the library.
+
+    Attributes:
+        library: the edge's own: its catalogue and which pulls are allowed. It must be the Segmenters' catalogue.
+    """
+
+    def __init__(self, settings: Settings, handle: Handle, *, sinks: tuple[Sink, ...] = ()) -> None:
+        self.library = open_library(settings, sinks)
+        self._handle = handle
+        self._is_draining = False
+        self._parts: asyncio.Task[Mapping[str, Part]] | None = None
+        self._parts_at = 0.0
+        self._models = {model_digits(model.name): model.name for model in self.library.catalog if not model.parts}
+
+    @property
+    def state(self) -> State:
+        """``ready``: an edge loads nothing."""
+        return "stopping" if self._is_draining else "ready"
+
+    async def status(self) -> EngineStatus:
+        """See ``Answers.status``."""
+        return whole_status(await self._parts_now(), own=self.state, is_missing=bool(self._handle.missing()))
+
+    async def shelf(self) -> Shelf:
+        """What the Segmenters have; what this process has while none runs."""
+        parts = await self._parts_now()
+        return KnownFiles([part.files for part in parts.values()]) if parts else self.library.store
+
+    async def metrics(self) -> Mapping[str, bytes]:
+        """See ``Answers.metrics``."""
+        return await self._handle.everywhere("metrics")
+
+    def check_room(self, owner: str) -> None:
+        """Refuses nothing: only the Segmenters know their queues."""
+
+    async def check_may_use(self, model: Model, caller: Caller) -> None:
+        """See ``Answers.check_may_use``."""
+        if not caller.is_admin:
+            call = self._handle.call(self._deployment(model), model.name, "check_may_use", model.name, caller)
+            _check(await self._result(call))
+
+    async def segment(self, ask: Ask[How], image: ImageSource, context: Context, write: Write[How]) -> Content:
+        """See ``Answers.segment``."""
+        sent = _without_image(ask)
+        # A cut-out is made from the image itself.
+        outcome: Outcome[Content] = await self._ask(
+            image,
+            ask.model,
+            context,
+            lambda trip, key: self._handle.call(
+                trip.model, key, "segment", sent, trip.image, context.caller, trip.grant, write
+            ),
+            may_guess=not ask.with_pixels,
+        )
+        content = _value(outcome)
+        await context.holding.reserve(sum(map(len, content.pieces)))
+        return content
+
+    async def stream(
+        self, ask: Ask[How], image: ImageSource, context: Context, write_lines: WriteLines[How]
+    ) -> AsyncGenerator[Mapping[str, str] | bytes, None]:
+        """See ``Answers.stream``."""
+        sent, key = _without_image(ask), routing_digits(image)
+        async with contextlib.aclosing(self._trips(image, ask.model, context)) as trips:
+            async for trip in trips:
+                begun = time.perf_counter()
+                outcome: Outcome[None] | None = None
+                stream = self._handle.stream(
+                    trip.model, key, "stream", sent, trip.image, context.caller, trip.grant, write_lines
+                )
+                with _given_back(context, trip.grant):
+                    async with contextlib.aclosing(self._items(stream)) as items:
+                        async for item in items:
+                            if isinstance(item, Outcome):
+                                outcome = item
+                                continue
+                            if isinstance(item, bytes):
+                                await context.holding.reserve(len(item))
+                            yield item
+                            context.holding.shrink(0)
+                if outcome is None:
+                    raise RuntimeError("a Segmenter's stream ended without an outcome")
+                _settle(context, trip.grant, outcome, begun)
+                if not trip.is_wrong(outcome.error):
+                    _check(outcome)
+                    return
+
+    async def embed(self, image: ImageSource, model: str | None, context: Context) -> ImageHandle:
+        """See ``Answers.embed``."""
+        outcome: Outcome[ImageHandle] = await self._ask(
+            image,
+            model,
+            context,
+            lambda trip, key: self._handle.call(
+                trip.model, key, "embed", trip.image, model, context.caller, trip.grant
+            ),
+        )
+        return _value(outcome)
+
+    async def forget(self, image_id: str, owner: str) -> None:
+        """See ``Answers.forget``."""
+        source, caller = ImageSource(image_id=image_id), Caller(owner, is_admin=False)
+        call = self._handle.call(self._model_of(image_id), routing_digits(source), "forget", image_id, caller)
+        _check(await self._result(call))
+
+    async def remove(self, model: Model) -> None:
+        """See ``Answers.remove``."""
+        caller = Caller("", is_admin=True)
+        # One is started if none runs, since the files may be on a shared volume.
+        call = self._handle.call(self._deployment(model), model.name, "remove", model.name, caller)
+        first = await self._result(call)
+        others = await self._handle.everywhere("remove", model.name, caller)
+        self._parts = None
+        absent = UnknownModelError.__name__
+        outcomes: list[Outcome[None]] = [first, *others.values()]
+        failed = [outcome for outcome in outcomes if outcome.error is not None or outcome.is_bug]
+        for outcome in failed:
+            if outcome.error is None or outcome.error.kind != absent:
+                _check(outcome)
+        if len(failed) == len(outcomes):
+            _check(first)
+
+    async def pull(self, model: Model) -> AsyncIterator[PullProgress]:
+        """See ``Answers.pull``; of the Segmenters, one pulls."""
+        stream = self._handle.stream(self._deployment(model), model.name, "pull", model.name)
+        async with contextlib.aclosing(self._items(stream)) as items:
+            async for item in items:
+                if isinstance(item, Outcome):
+                    _check(item)
+                else:
+                    yield item
+        self._parts = None
+
+    async def start(self) -> None:
+        """Nothing: Segmenters start by themselves."""
+
+    async def preload(self) -> None:
+        """Nothing: Segmenters load their own models."""
+
+    def drain(self) -> None:
+        """See ``Answers.drain``."""
+        self._is_draining = True
+
+    async def close(self, *, patience_s: float | None = None) -> bool:
+        """Nothing runs here."""
+        del patience_s
+        self.drain()
+        return True
+
+    async def _ask(
+        self,
+        image: ImageSource,
+        model: str | None,
+        context: Context,
+        ask: Callable[[_Trip, str], Call],
+        *,
+        may_guess: bool = True,
+    ) -> Outcome[Any]:
+        """The outcome of the last trip."""
+        key = routing_digits(image)
+        async with contextlib.aclosing(self._trips(image, model, context, may_guess=may_guess)) as trips:
+            async for trip in trips:
+                begun = time.perf_counter()
+                with _given_back(context, trip.grant):
+                    outcome: Outcome[Any] = await self._result(ask(trip, key))
+                _settle(context, trip.grant, outcome, begun)
+                if not trip.is_wrong(outcome.error):
+                    return outcome
+        raise RuntimeError("an image itself is never unknown")
+
+    async def _trips(
+        self, image: ImageSource, name: str | None, context: Context, *, may_guess: bool = True
+    ) -> AsyncGenerator[_Trip, None]:
+        """The trips of an image, until one succeeds."""
+        if image.image_id is not None:
+            yield _Trip(self._model_of(image.image_id), image, Grant())
+            return
+        model = self.library.resolve(name)
+        deployment = self._deployment(model)
+        if may_guess and _nbytes(image) > KNOWN_FIRST_BYTES:
+            # A chain's handles are its segmenter's.
+            owning = model.members[-1]
+            digest = await read_digest(owning)
+            guess = image_id(image, model=owning.name, digest=digest, owner=context.caller.name)
+            yield _Trip(deployment, ImageSource(image_id=guess), Grant(), is_guess=True)
+        yield _Trip(deployment, image, _grant(context, 0 if image.exchanged is not None else len(model.members)))
+
+    def _model_of(self, image_id: str) -> str:
+        """The model a handle belongs to; the Segmenter checks whether it is known."""
+        name = self._models.get(image_id[-len(model_digits("")) :])
+        if name is None or not self._handle.serves(name):
+            raise unknown_image()
+        return name
+
+    def _deployment(self, model: Model) -> str:
+        """The model whose Segmenters answer; a chain's segmenter, where the chain's handles are."""
+        name = model.members[-1].name
+        if not self._handle.serves(name):
+            raise ModelUnavailableError(f"{name} has no Segmenters in this cluster", field="model")
+        return name
+
+    async def _result(self, call: Call) -> Outcome[Any]:
+        """A call's outcome; it is cancelled where it runs if this is cancelled here."""
+        try:
+            outcome: Outcome[Any] = await call
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+        except Exception as error:
+            known = self._handle.failure(error)
+            if known is None:
+                raise
+            raise known from error
+        return outcome
+
+    async def _items(self, stream: Any) -> AsyncGenerator[Any, None]:
+        """A stream's items; it is cancelled where it runs if it is closed here before its end."""
+        is_over = False
+        try:
+            async for item in stream:
+                is_over = isinstance(item, Outcome)
+                yield item
+            is_over = True
+        except Exception as error:
+            is_over = True
+            known = self._handle.failure(error)
+            if known is None:
+                raise
+            raise known from error
+        finally:
+            if not is_over:
+                stream.cancel()
+
+    async def _parts_now(self) -> Mapping[str, Part]:
+        now = time.monotonic()
+        if self._parts is None or (self._parts.done() and now - self._parts_at >= PARTS_AGE_S):
+            self._parts = asyncio.ensure_future(self._handle.everywhere("part"))
+            self._parts_at = now
+        return await asyncio.shield(self._parts)
+
+
+def _without_image(ask: Ask[How]) -> Ask[How]:
+    """What to send: the image travels by itself, or only as a handle."""
+    return replace(ask, image=None, image_url=None)
+
+
+def _nbytes(image: ImageSource) -> int:
+    arrays = (image.pixels,) if image.pixels is not None else image.exchanged.arrays if image.exchanged else ()
+    return len(image.data or b"") + sum(array.nbytes for array in arrays)
+
+
+def _grant(context: Context, count: int) -> Grant:
+    """Take as many tokens as there are, up to a number."""
+    for taken in range(count):
+        try:
+            context.encodes.take(context.caller.name)
+        except RateLimitedError as error:
+            return Grant(taken, to_wire(error))
+    return Grant(count)
+
+
+@contextlib.contextmanager
+def _given_back(context: Context, grant: Grant) -> Iterator[None]:
+    """Return the tokens of a call that did not reach a Segmenter, or was lost with it."""
+    try:
+        yield
+    except Exception:
+        _give_back(context, grant.encodes)
+        raise
+
+
+def _settle(context: Context, grant: Grant, outcome: Outcome[Any], begun: float) -> None:
+    """Return the tokens that were not needed, and add a call's stages to the request's.
+
+    Args:
+        context: of the request.
+        grant: of the call.
+        outcome: of the call.
+        begun: when it began, on the clock ``time.perf_counter``.
+    """
+    _give_back(context, grant.encodes - outcome.encodes)
+    timings = context.timings
+    timings.model = outcome.model or timings.model
+    for stage, (seconds, after) in outcome.stages.items():
+        timings.add(stage, seconds, begun=begun + after)
+    # On the way, and waiting for a Segmenter.
+    timings.add("queue", max(0.0, time.perf_counter() - begun - outcome.total_s), begun=begun)
+
+
+def _give_back(context: Context, count: int) -> None:
+    for _ in range(count):
+        context.encodes.give_back(context.caller.name)
+
+
+def _check(outcome: Outcome[Any]) -> None:
+    if outcome.error is not None:
+        raise from_wire(outcome.error)
+    if outcome.is_bug:
+        raise RuntimeError("a Segmenter failed unexpectedly; its log has the traceback")
+
+
+def _value(outcome: Outcome[Value]) -> Value:
+    _check(outcome)
+    return cast("Value", outcome.value)

@@ -1,0 +1,233 @@
+"""``SegmenterService``: an engine and all that writes its replies, behind plain methods. No HTTP, no keys, no Ray."""
+
+import asyncio
+import functools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from importlib import import_module
+from typing import Any, Final, TypeVar
+
+from osamd.cluster.outcomes import Files, Grant, Outcome, Part
+from osamd.cluster.wire_errors import from_wire, to_wire
+from osamd.engine import Engine
+from osamd.errors import OsamdError
+from osamd.events import Sink, log_event, tell
+from osamd.image_sources import ImageSource
+from osamd.library.catalog import Model
+from osamd.pixels.decoder import Decoder
+from osamd.runtime.nvidia import device_memory
+from osamd.segment_requests import ImageHandle
+from osamd.server.answers import Caller, Context
+from osamd.server.app import build_engine
+from osamd.server.asks import Ask, Content, Write, WriteLines
+from osamd.server.deadline import deadline
+from osamd.server.guard.memory_budget import MemoryBudget
+from osamd.server.local_answers import LocalAnswers
+from osamd.server.pools import Pools
+from osamd.server.telemetry.metrics import Metrics
+from osamd.settings import Settings
+from osamd.status import State
+from osamd.timings import Timings
+
+logger = logging.getLogger("osamd")
+
+How = TypeVar("How")
+Value = TypeVar("Value")
+
+# Imported before the first request, which would wait for them.
+FIRST_NEEDED: Final = ("numpy", "osamd.server.routes.generate")
+LEFTOVERS_S: Final = 1.0
+
+
+class SegmenterService:
+    """Answers edges. Belongs to one event loop.
+
+    Methods that edges call return an ``Outcome`` and raise only when they are cancelled. Each gives the name of a key,
+    which owns embeddings; the edge has checked the key.
+
+    Args:
+        settings: limits and policies; those of HTTP and of keys are the edge's.
+        engine: built from the settings when None.
+        sinks: receive every event; the log when empty.
+    """
+
+    def __init__(self, settings: Settings, *, engine: Engine | None = None, sinks: Sequence[Sink] = ()) -> None:
+        self._settings = settings
+        self._metrics = Metrics()
+        sinks = (*(sinks or (log_event,)), self._metrics)
+        decoder = None
+        if engine is None:
+            decoder = Decoder(cpu_s=settings.decode_s)
+            engine = build_engine(settings, sinks, decoder)
+        self._pools = Pools(settings, emit=functools.partial(tell, sinks))
+        self._memory = MemoryBudget(settings.mask_memory_bytes, wait_s=settings.queue_wait_s)
+        self._answers = LocalAnswers(settings, engine=engine, decoder=decoder, pools=self._pools)
+
+    @property
+    def state(self) -> State:
+        """The engine's state; ``stuck`` if only a restart helps."""
+        state = self._answers.state
+        return "stuck" if self._pools.is_stuck and state != "stopping" else state
+
+    async def start(self) -> None:
+        """Load the configured models; it is ready when this returns.
+
+        Raises:
+            OsamdError: a model could not be loaded; the others have been.
+        """
+        await self._answers.start()
+        for name in FIRST_NEEDED:
+            await asyncio.to_thread(import_module, name)
+        await asyncio.to_thread(self._metrics.load)
+        await self._answers.preload()
+
+    async def check_health(self) -> None:
+        """Raise if only a restart helps."""
+        if self.state == "stuck":
+            raise RuntimeError("too many computations hang")
+
+    async def segment(
+        self, ask: Ask[How], image: ImageSource, caller: Caller, grant: Grant, write: Write[How]
+    ) -> Outcome[Content]:
+        """Segment and write the reply; arguments as for ``Answers.segment``."""
+        return await self._call(caller, grant, lambda context: self._answers.segment(ask, image, context, write))
+
+    async def stream(
+        self, ask: Ask[How], image: ImageSource, caller: Caller, grant: Grant, write_lines: WriteLines[How]
+    ) -> AsyncIterator[Mapping[str, str] | bytes | Outcome[None]]:
+        """The items of ``Answers.stream``, and last an outcome."""
+        context, allowance = self._context(caller, grant)
+        error: Exception | None = None
+        try:
+            async with (
+                deadline(self._settings.deadline_s),
+                aclosing(self._answers.stream(ask, image, context, write_lines)) as items,
+            ):
+                async for item in items:
+                    yield item
+        except Exception as raised:  # noqa: BLE001 - becomes the outcome
+            error = raised
+        finally:
+            context.holding.close()
+        yield _outcome(None, error, context.timings, allowance)
+
+    async def embed(self, image: ImageSource, model: str | None, caller: Caller, grant: Grant) -> Outcome[ImageHandle]:
+        """Encode an image; arguments as for ``Answers.embed``."""
+        return await self._call(caller, grant, lambda context: self._answers.embed(image, model, context))
+
+    async def forget(self, image_id: str, caller: Caller) -> Outcome[None]:
+        """Delete an image of this caller."""
+        return await self._call(caller, Grant(), lambda _: self._answers.forget(image_id, caller.name))
+
+    async def check_may_use(self, model: str, caller: Caller) -> Outcome[None]:
+        """See ``Answers.check_may_use``."""
+        return await self._call(caller, Grant(), lambda _: self._answers.check_may_use(self._named(model), caller))
+
+    async def remove(self, model: str, caller: Caller) -> Outcome[None]:
+        """Delete a model's files and unload it."""
+        return await self._call(caller, Grant(), lambda _: self._answers.remove(self._named(model)))
+
+    async def pull(self, model: str) -> AsyncIterator[Any]:
+        """Progress of a pull, and last an outcome."""
+        error: Exception | None = None
+        timings = Timings()
+        try:
+            async for progress in self._answers.pull(self._named(model)):
+                yield progress
+        except Exception as raised:  # noqa: BLE001 - becomes the outcome
+            error = raised
+        yield _outcome(None, error, timings, None)
+
+    async def part(self) -> Part:
+        """Its state and the models it has, for ``/ready`` and the lists of models."""
+        status = await self._answers.status()
+        status = replace(
+            status,
+            state=self.state,
+            lanes=(*status.lanes, *self._pools.status()),
+            masks=self._memory.status(),
+        )
+        return Part(status, await asyncio.to_thread(self._files))
+
+    async def metrics(self) -> bytes:
+        """Its metrics in Prometheus' text format."""
+        status = (await self.part()).status
+        return await asyncio.to_thread(lambda: self._metrics.render(status, device_memory()))
+
+    def drain(self) -> None:
+        """Refuse queued jobs; running ones finish."""
+        self._answers.drain()
+
+    async def close(self) -> bool:
+        """Finish running jobs and stop; whether everything has ended."""
+        have_ended = await asyncio.gather(
+            self._answers.close(patience_s=LEFTOVERS_S), self._pools.close(patience_s=LEFTOVERS_S)
+        )
+        return all(have_ended)
+
+    async def _call(self, caller: Caller, grant: Grant, work: Callable[[Context], Awaitable[Value]]) -> Outcome[Value]:
+        context, allowance = self._context(caller, grant)
+        value, error = None, None
+        try:
+            # An edge that died does not cancel what it asked for.
+            async with deadline(self._settings.deadline_s):
+                value = await work(context)
+        except Exception as raised:  # noqa: BLE001 - becomes the outcome
+            error = raised
+        finally:
+            context.holding.close()
+        return _outcome(value, error, context.timings, allowance)
+
+    def _context(self, caller: Caller, grant: Grant) -> "tuple[Context, _Allowance]":
+        allowance = _Allowance(grant)
+        return Context(caller, Timings(), self._memory.open(caller.name), allowance), allowance
+
+    def _named(self, name: str) -> Model:
+        return self._answers.library.resolve(name)
+
+    def _files(self) -> Mapping[str, Files]:
+        library, found = self._answers.library, {}
+        for model in library.catalog:
+            if library.store.is_present(model):
+                found[model.name] = Files(library.store.size(model), library.store.modified(model))
+        return found
+
+
+class _Allowance:
+    """The tokens of a grant, and how many were used."""
+
+    def __init__(self, grant: Grant) -> None:
+        self._grant = grant
+        self.used = 0
+
+    def take(self, name: str) -> None:
+        """Use a token; raises the edge's refusal if none is left."""
+        del name
+        if self.used >= self._grant.encodes and self._grant.refusal is not None:
+            raise from_wire(self._grant.refusal)
+        self.used += 1
+
+    def give_back(self, name: str) -> None:
+        """Return a token."""
+        del name
+        self.used -= 1
+
+
+def _outcome(
+    value: Value | None, error: Exception | None, timings: Timings, allowance: _Allowance | None
+) -> Outcome[Value]:
+    is_bug = error is not None and not isinstance(error, OsamdError)
+    if is_bug:
+        logger.error("unexpected error", exc_info=error)
+    begun = timings.begun()
+    return Outcome(
+        value=value,
+        error=to_wire(error) if isinstance(error, OsamdError) else None,
+        is_bug=is_bug,
+        model=timings.model,
+        stages={stage: (seconds, begun[stage]) for stage, seconds in timings.seconds().items()},
+        total_s=timings.total(),
+        encodes=0 if allowance is None else allowance.used,
+    )

@@ -1,0 +1,280 @@
+"""What travels between an edge and its Segmenters, and what happens when one is full, dead or asked in vain."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from asking import GENERATE
+from engines import WAIT_S, FullStore
+from fake_cluster import DeadError, FakeHandle, FullError
+from fake_model import FakeModel, Gate
+from pictures import base64_of, encoded
+from PIL import Image
+from pydantic import SecretStr
+from serving import KEY
+
+from osamd.cluster import remote_answers
+from osamd.cluster.remote_answers import RemoteAnswers
+from osamd.cluster.segmenter import SegmenterService
+from osamd.engine import Engine
+from osamd.engine.image_ids import model_digits
+from osamd.library.catalog import load_catalog
+from osamd.library.library import Library
+from osamd.server.app import create_app
+from osamd.settings import Settings
+
+POINT = {"points": [[70, 50]], "point_labels": [1]}
+EVERYTHING = {"everything": {"points_per_side": 2}}
+LINES = {"Accept": "application/x-ndjson"}
+
+
+@dataclass
+class Cluster:
+    """An edge in this process, its handle, and a client of the edge."""
+
+    handle: FakeHandle
+    client: httpx2.AsyncClient
+    app: Any
+
+    async def click(self, photo: bytes, **fields: Any) -> httpx2.Response:
+        """The answer to a click on a photo."""
+        body = {"image": base64_of(photo), "prompt": POINT, "model": "sam2:tiny", **fields}
+        return await self.client.post(GENERATE, json=body)
+
+
+def noise(seed: int = 1, *, side: int = 200) -> bytes:
+    """A photo that is asked for by its handle first."""
+    found = encoded(Image.fromarray(np.random.default_rng(seed).integers(0, 255, (side, side, 3), np.uint8)))
+    assert len(found) > remote_answers.KNOWN_FIRST_BYTES
+    return found
+
+
+def run(
+    main: Callable[[Cluster], Awaitable[None]], *, count: int = 1, model: FakeModel | None = None, **more: Any
+) -> None:
+    """Run a test's coroutine with a cluster."""
+    settings = Settings(api_key=SecretStr(KEY), pull="never", preload=(), threads=1, **more)
+    fake = model or FakeModel()
+
+    def service() -> SegmenterService:
+        library = Library(settings, catalog=load_catalog(), store=FullStore(Path("nowhere")))
+        return SegmenterService(settings, engine=Engine(settings, library=library, load=lambda _: fake))
+
+    async def whole() -> None:
+        async with running(settings, {f"part-{number}": service() for number in range(count)}) as cluster:
+            await asyncio.wait_for(main(cluster), WAIT_S)
+
+    asyncio.run(whole())
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, services: dict[str, SegmenterService]) -> AsyncIterator[Cluster]:
+    """The cluster until the block ends."""
+    handle = FakeHandle(services)
+    app = create_app(settings, answers=RemoteAnswers(settings, handle))
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+    try:
+        async with httpx2.AsyncClient(
+            transport=transport, base_url="http://osamd.example", headers={"X-API-Key": KEY}
+        ) as client:
+            yield Cluster(handle, client, app)
+    finally:
+        await app.state.services.close()
+        for service in services.values():
+            await service.close()
+
+
+def test_a_known_photo_does_not_travel_twice() -> None:
+    """A large one is asked for by its handle first; clicks, embedding and everything mode alike."""
+    photo = noise()
+
+    async def main(cluster: Cluster) -> None:
+        assert 200 == (await cluster.click(photo)).status_code
+        asked, sent = cluster.handle.bytes_sent("segment")
+        assert asked < 4_000 < len(photo) < sent < len(photo) + 4_000
+
+        reply = await cluster.click(photo)
+        assert (200, "hit") == (reply.status_code, reply.headers["X-Osamd-Cache"])
+        (again,) = cluster.handle.bytes_sent("segment")[2:]
+        assert again < 4_000
+
+        embedded = await cluster.client.post("/api/embed", json={"image": base64_of(photo), "model": "sam2:tiny"})
+        assert reply.json()["image_id"] == embedded.json()["image_id"]
+        body = {"image": base64_of(photo), "prompt": EVERYTHING, "model": "sam2:tiny"}
+        assert 200 == (await cluster.client.post(GENERATE, json=body, headers=LINES)).status_code
+        assert max(cluster.handle.bytes_sent("embed", "stream")) < 4_000
+
+    run(main)
+
+
+def test_a_small_photo_makes_one_trip() -> None:
+    """Asking twice would cost more."""
+    photo = encoded(Image.new("RGB", (100, 80), (9, 9, 9)))
+
+    async def main(cluster: Cluster) -> None:
+        for _ in range(2):
+            assert 200 == (await cluster.click(photo)).status_code
+        assert 2 == len(cluster.handle.sent)
+
+    run(main)
+
+
+def test_an_image_and_clicks_on_it_reach_one_segmenter() -> None:
+    """Whether the photo, its handle or its handle without a model is sent; images are spread."""
+
+    async def main(cluster: Cluster) -> None:
+        used = set()
+        for seed in range(6):
+            cluster.handle.asked.clear()
+            handle = (await cluster.click(noise(seed))).json()["image_id"]
+            for model in (None, "sam2:tiny"):
+                body = {"image_id": handle, "prompt": POINT, "model": model}
+                assert 200 == (await cluster.client.post(GENERATE, json=body)).status_code
+            assert 1 == len(set(cluster.handle.asked))
+            used.update(cluster.handle.asked)
+        assert 3 == len(used)
+
+    run(main, count=3)
+
+
+@pytest.mark.parametrize(
+    ("failure", "retry_after", "word"), [(FullError(), "3", "busy"), (DeadError(), "1", "stopped")]
+)
+def test_a_full_queue_and_a_dead_segmenter_are_503(failure: Exception, retry_after: str, word: str) -> None:
+    """With the time after which to try again, before the first line of a stream too; the tokens are given back."""
+    photo = encoded(Image.new("RGB", (100, 80), (9, 9, 9)))
+    stream = {"image": base64_of(photo), "prompt": EVERYTHING, "model": "sam2:tiny"}
+
+    async def main(cluster: Cluster) -> None:
+        calls: list[Callable[[], Awaitable[httpx2.Response]]] = [
+            lambda: cluster.click(photo),
+            lambda: cluster.client.post("/api/embed", json={"image": base64_of(photo)}),
+            lambda: cluster.client.post(GENERATE, json=stream, headers=LINES),
+            lambda: cluster.client.delete("/api/images/img_" + "0" * 28 + model_digits("sam2:tiny")),
+        ]
+        for call in calls:
+            cluster.handle.fails.append(failure)
+            reply = await call()
+            assert (503, "overloaded") == (reply.status_code, reply.json()["code"]), reply.text
+            assert retry_after == reply.headers["Retry-After"]
+            assert word in reply.json()["detail"]
+        for _ in range(2):
+            assert 200 == (await cluster.click(photo)).status_code
+
+    run(main, encodes_per_minute=1)
+
+
+def test_a_bug_of_the_transport_is_not_called_overload() -> None:
+    """It is answered like any bug, without its words."""
+
+    async def main(cluster: Cluster) -> None:
+        cluster.handle.fails.append(KeyError("hush"))
+        reply = await cluster.click(encoded(Image.new("RGB", (100, 80))))
+        assert (500, "internal_error") == (reply.status_code, reply.json()["code"])
+        assert "hush" not in reply.text
+
+    run(main)
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_client_that_leaves_cancels_the_call(*, is_streamed: bool) -> None:
+    """The handle's call is cancelled explicitly, and the Segmenter decodes nothing more."""
+    gate = Gate()
+    model = FakeModel(on_decode=gate)
+    photo = encoded(Image.new("RGB", (100, 80)))
+
+    async def main(cluster: Cluster) -> None:
+        body: dict[str, Any] = {"image": base64_of(photo), "model": "sam2:tiny"}
+        body |= {"prompt": EVERYTHING} if is_streamed else {"prompts": [POINT] * 60}
+        asked = asyncio.create_task(cluster.client.post(GENERATE, json=body, headers=LINES if is_streamed else {}))
+        assert await asyncio.to_thread(gate.reached.wait, WAIT_S)
+        asked.cancel()
+        await asyncio.wait([asked])
+        assert 1 == cluster.handle.cancelled
+        gate.open()
+        # Its place is free again.
+        assert 200 == (await cluster.click(photo)).status_code
+        assert 2 == len(model.decoded)
+
+    run(main, model=model)
+
+
+def test_a_handle_of_no_model_here_is_expired() -> None:
+    """No Segmenter is asked, and none is started for it."""
+
+    async def main(cluster: Cluster) -> None:
+        cluster.handle.models = ("sam2:tiny",)
+        for handle in ("img_" + "0" * 32, "nonsense", ""):
+            reply = await cluster.client.post(GENERATE, json={"image_id": handle, "prompt": POINT})
+            assert (410, "image_id") == (reply.status_code, reply.json()["field"])
+        assert not cluster.handle.sent
+
+    run(main)
+
+
+def test_a_model_without_segmenters_is_unavailable() -> None:
+    """In words that name it; the catalogue may have it all the same."""
+
+    async def main(cluster: Cluster) -> None:
+        cluster.handle.models = ("builtin:latest",)
+        reply = await cluster.click(encoded(Image.new("RGB", (100, 80))))
+        assert (503, "model_unavailable") == (reply.status_code, reply.json()["code"])
+        assert "sam2:tiny has no Segmenters" in reply.json()["detail"]
+
+    run(main)
+
+
+def test_the_edge_is_ready_when_its_segmenters_are() -> None:
+    """Not while one is missing; ready while all may be at zero."""
+
+    async def main(cluster: Cluster) -> None:
+        cluster.handle.absent = ("sam2:tiny",)
+        waiting = await cluster.client.get("/ready")
+        assert (503, "loading") == (waiting.status_code, waiting.json()["status"])
+        assert 200 == (await cluster.client.get("/health")).status_code
+        cluster.handle.absent = ()
+        assert 200 == (await cluster.client.get("/ready")).status_code
+        cluster.handle.segmenters = {}
+        cluster.app.state.services.answers._parts = None
+        assert 200 == (await cluster.client.get("/ready")).status_code
+
+    run(main)
+
+
+def test_metrics_tell_of_each_segmenter() -> None:
+    """Its own series under its label, once in the text per family; the edge's without one."""
+
+    async def main(cluster: Cluster) -> None:
+        for seed in range(4):
+            await cluster.click(noise(seed))
+        reply = await cluster.client.get("/metrics")
+        lines = reply.text.splitlines()
+        heads = [line for line in lines if line.startswith("# TYPE")]
+        assert len(heads) == len(set(heads))
+        loaded = {line for line in lines if line.startswith("osamd_model_bytes{")}
+        assert loaded == {
+            f'osamd_model_bytes{{segmenter="part-{number}",device="fake",model="sam2:tiny"}} 1.0' for number in range(2)
+        }
+        assert "osamd_embeddings 0.0" in lines
+        kept = [line for line in lines if line.startswith('osamd_embeddings{segmenter="')]
+        assert 4 == sum(float(line.rsplit(" ", 1)[1]) for line in kept)
+        assert [line for line in lines if line.startswith("osamd_requests_total{door=")]
+
+    run(main, count=2)
+
+
+def test_stages_are_those_of_both_sides() -> None:
+    """``Server-Timing`` has the Segmenter's stages and the edge's, and the way counts as waiting."""
+
+    async def main(cluster: Cluster) -> None:
+        reply = await cluster.click(noise())
+        stages = {part.partition(";")[0].strip() for part in reply.headers["Server-Timing"].split(",")}
+        assert {"receive", "parse", "queue", "decode_image", "encode", "decode", "mask", "reply", "total"} == stages
+
+    run(main)

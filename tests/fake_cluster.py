@@ -1,0 +1,147 @@
+"""Segmenters in this process, reached by a handle that pickles everything both ways, as Ray does."""
+
+import asyncio
+import pickle
+from collections.abc import AsyncIterator, Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from osamd.cluster.handle import Call, Stream, busy, lost
+from osamd.cluster.segmenter import SegmenterService
+from osamd.errors import OsamdError
+
+
+class DeadError(Exception):
+    """The Segmenter died during a call."""
+
+
+class FullError(Exception):
+    """The queue of a model's Segmenters is full."""
+
+
+@dataclass
+class FakeHandle:
+    """A handle to Segmenters here; images are spread over them by their key.
+
+    Attributes:
+        segmenters: the Segmenters, by label.
+        models: full names of the models that are served; None for all.
+        absent: models that have no Segmenter and should have one.
+        sent: what travelled to Segmenters, as the method's name and the bytes of its arguments.
+        asked: labels of the Segmenters that were asked, in order.
+        fails: raised by the next calls, the first first.
+        cancelled: how many calls were cancelled by their caller.
+    """
+
+    segmenters: Mapping[str, SegmenterService]
+    models: Collection[str] | None = None
+    absent: Collection[str] = ()
+    sent: list[tuple[str, int]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    fails: list[Exception] = field(default_factory=list)
+    cancelled: int = 0
+
+    def serves(self, model: str) -> bool:
+        """Whether it is one of them."""
+        return self.models is None or model in self.models
+
+    def call(self, model: str, key: str, method: str, *args: Any) -> Call:
+        """Call a Segmenter in a task of its own, which goes on if only its waiter is cancelled."""
+        assert self.serves(model)
+        return _FakeCall(self, self._chosen(key), method, self._travelled(method, args))
+
+    def stream(self, model: str, key: str, method: str, *args: Any) -> Stream:
+        """The same for items."""
+        assert self.serves(model)
+        return _FakeStream(self, self._chosen(key), method, self._travelled(method, args))
+
+    async def everywhere(self, method: str, *args: Any) -> Mapping[str, Any]:
+        """Call all of them."""
+        arguments = self._travelled(method, args)
+        return {
+            label: again(await getattr(segmenter, method)(*arguments)) for label, segmenter in self.segmenters.items()
+        }
+
+    def missing(self) -> Collection[str]:
+        """As the test says."""
+        return self.absent
+
+    def failure(self, error: Exception) -> OsamdError | None:
+        """The test's exceptions as Ray's."""
+        if isinstance(error, FullError):
+            return busy(3.0)
+        return lost() if isinstance(error, DeadError) else None
+
+    def bytes_sent(self, *methods: str) -> list[int]:
+        """Bytes of the calls of some methods so far."""
+        return [nbytes for method, nbytes in self.sent if method in methods]
+
+    def fail(self) -> None:
+        """Raise what the test wants to happen next."""
+        if self.fails:
+            raise self.fails.pop(0)
+
+    def _chosen(self, key: str) -> SegmenterService:
+        labels = sorted(self.segmenters)
+        label = labels[sum(key.encode()) % len(labels)]
+        self.asked.append(label)
+        return self.segmenters[label]
+
+    def _travelled(self, method: str, args: Sequence[Any]) -> tuple[Any, ...]:
+        pickled = pickle.dumps(args)
+        self.sent.append((method, len(pickled)))
+        arrived: tuple[Any, ...] = pickle.loads(pickled)  # noqa: S301 - our own
+        return arrived
+
+
+class _FakeCall:
+    def __init__(self, handle: FakeHandle, segmenter: SegmenterService, method: str, args: tuple[Any, ...]) -> None:
+        self._handle = handle
+
+        async def run() -> Any:
+            handle.fail()
+            return again(await getattr(segmenter, method)(*args))
+
+        self._task = asyncio.ensure_future(run())
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return asyncio.shield(self._task).__await__()
+
+    def cancel(self) -> None:
+        self._handle.cancelled += 1
+        self._task.cancel()
+
+
+class _FakeStream:
+    def __init__(self, handle: FakeHandle, segmenter: SegmenterService, method: str, args: tuple[Any, ...]) -> None:
+        self._handle = handle
+        self._items: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def run() -> None:
+            try:
+                handle.fail()
+                async for item in getattr(segmenter, method)(*args):
+                    self._items.put_nowait(again(item))
+                self._items.put_nowait(StopAsyncIteration())
+            except Exception as error:  # noqa: BLE001 - for whoever iterates
+                self._items.put_nowait(error)
+
+        self._task = asyncio.ensure_future(run())
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        item = await self._items.get()
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def cancel(self) -> None:
+        self._handle.cancelled += 1
+        self._task.cancel()
+
+
+def again(value: Any) -> Any:
+    """A value after it has travelled."""
+    return pickle.loads(pickle.dumps(value))  # noqa: S301 - our own
