@@ -17,6 +17,7 @@ COPY deploy/image/layers /build/
 FROM tools AS app
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE /build/
+COPY scripts/swagger_ui.py /build/scripts/
 COPY src /build/src
 RUN /tools/bin/python -m hatchling build -t wheel -d /build/dist \
     && /tools/bin/uv venv --quiet --python python3 /venv \

@@ -7,7 +7,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("osamd", "osam", "onnxruntime", "numpy", "opencv-python-headless", "pillow", "fastapi", "uvicorn")
+PACKAGES = ("osamd", "osam", "onnxruntime", "numpy", "opencv-python-headless", "pillow", "starlette", "uvicorn")
 
 
 def describe() -> dict[str, object]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from osamd import __version__
+from osamd.server.routes.docs import ASSETS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,11 +25,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def test_the_wheel_is_the_package(wheel: zipfile.ZipFile) -> None:
-    """Every file of the package is in it, weights and catalogue too, and no other."""
+    """Every file of the package is in it, weights and catalogue too, and Swagger UI's, and no other."""
     package = ROOT / "src"
     here = {str(path.relative_to(package)) for path in (package / "osamd").rglob("*") if path.is_file()}
     there = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert {path for path in here if "__pycache__" not in path} == there
+    swagger_ui = {f"osamd/server/docs/{name}" for name in ASSETS}
+    assert {path for path in here if "__pycache__" not in path} | swagger_ui == there
+    assert all(wheel.getinfo(name).file_size > 50_000 for name in swagger_ui)
     assert {"osamd/py.typed", "osamd/library/catalog.toml"} <= there
 
 

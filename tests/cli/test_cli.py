@@ -357,7 +357,7 @@ def test_doctor_says_what_is_here(osamd: Osamd, environment: dict[str, str]) -> 
     assert environment["OSAMD_CACHE"] in lines["cache"]
     assert "not set" in lines["API_KEY"]
     assert "loads" in lines["builtin:latest"]
-    assert {"python", "onnxruntime", "numpy", "fastapi"} <= set(lines)
+    assert {"python", "onnxruntime", "numpy", "starlette"} <= set(lines)
     assert all(line.startswith("ok ") for line in report.splitlines())
 
 

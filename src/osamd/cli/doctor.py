@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from osamd.runtime.sessions import Placement
 
 CPU_PACKAGE, GPU_PACKAGE = "onnxruntime", "onnxruntime-gpu"
-PACKAGES = (CPU_PACKAGE, GPU_PACKAGE, "numpy", "opencv-python-headless", "pillow", "fastapi", "uvicorn")
+PACKAGES = (CPU_PACKAGE, GPU_PACKAGE, "numpy", "opencv-python-headless", "pillow", "starlette", "uvicorn")
 FAILED = 1
 # The oldest driver for each major version of CUDA.
 DRIVER_OF_CUDA = {12: "525", 13: "580"}

@@ -1,6 +1,7 @@
 """Interactive API docs with all assets served locally: no page loads anything from another host.
 
-Swagger UI's files come from the package ``fastapi-offline``; its code is not imported.
+Swagger UI's files are put into the wheel when it is built; a checkout has them in the package ``fastapi-offline``,
+whose code is not imported.
 """
 
 import json
@@ -34,6 +35,8 @@ PAGE_POLICY = (
 
 
 def _swagger_folder() -> Path:
+    if (FOLDER / "swagger-ui.css").exists():
+        return FOLDER
     spec = find_spec("fastapi_offline")
     if spec is None or spec.origin is None:
         raise NotFoundError("the API docs are not installed: fastapi-offline is missing")
