@@ -89,9 +89,9 @@ def _check_place(arguments: argparse.Namespace) -> None:
     if arguments.on:
         from osamd.cluster.batch_ray import check_address
 
-        check_address(arguments.on)
         if arguments.url:
             raise InvalidRequestError("--on and --url are two places to segment in: give one of them")
+        check_address(arguments.on)
 
 
 def _part(text: str | None) -> Part:
