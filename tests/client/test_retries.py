@@ -53,8 +53,16 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         Told(502, "<html>bad gateway</html>", HTML),
         Told(503, "the machine is starting", {"Content-Type": "text/plain"}),
         Told(504, "<html>gateway timeout</html>", HTML),
+        Told(500, "Internal Server Error", {"Content-Type": "text/plain"}),
+        Told(500, {"kind": "Status", "status": "Failure", "code": 500, "message": "no endpoints"}),
+        Told(503, {"code": "ServiceUnavailable", "message": "upstream is gone"}),
+        Told(500, {"detail": "Internal Server Error"}),
     ],
-    ids=["overloaded", "draining", "rate limit", "proxy's 429", *(f"proxy's {code}" for code in (500, 502, 503, 504))],
+    ids=[
+        *("overloaded", "draining", "rate limit", "proxy's 429"),
+        *(f"proxy's {code}" for code in (500, 502, 503, 504)),
+        *("dead edge", "Kubernetes", "gateway's JSON", "framework's JSON"),
+    ],
 )
 def test_cold_start_is_retried(pauses: list[float], first: Told) -> None:
     """What a waking or busy server answers is tried again until it works, by both clients, with pauses between."""

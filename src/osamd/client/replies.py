@@ -222,7 +222,8 @@ def error_of(response: "httpx2.Response") -> OsamdError:
         problem = json.loads(response.content)
     except ValueError:
         problem = None
-    if not isinstance(problem, dict) or "code" not in problem:
+    # Gateways answer JSON with a code, too.
+    if not isinstance(problem, dict) or "code" not in problem or problem["code"] != problem.get("title"):
         text = response.text.strip()[:200]
         return UnreachableError(
             f"unexpected {response.status_code} from {response.url.host}, not from osamd: {text}",
