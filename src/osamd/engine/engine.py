@@ -21,6 +21,7 @@ from osamd.engine.image_encoder import ImageEncoder, Lookup, replaced
 from osamd.engine.image_ids import unknown_image
 from osamd.engine.inference import decode_prompts, load_model, mask_bytes, run_once
 from osamd.engine.loaded_models import LoadedModels, half_of_memory
+from osamd.engine.preloads import Preloads
 from osamd.engine.prompts import check_capabilities, check_mask_pixels, check_masks, placed_prompts
 from osamd.engine.refinements import Refinements
 from osamd.engine.remembered_images import EncodedImage, RememberedImages
@@ -28,14 +29,12 @@ from osamd.engine.workers import Workers
 from osamd.errors import (
     InferenceError,
     InvalidRequestError,
-    OsamdError,
-    RequestError,
     UnknownModelError,
 )
 from osamd.events import Event, ModelLoaded, ModelUnloaded, Sink, tell
 from osamd.image_sources import ImageSource
 from osamd.keep_alive import KeepAlive
-from osamd.library.catalog import DEFAULT_MODEL, Model, read_digest
+from osamd.library.catalog import Model, read_digest
 from osamd.library.library import Library
 from osamd.models.base import Adapter
 from osamd.patience import Patience
@@ -83,13 +82,14 @@ class Engine:
         store = library.store
         self._sinks = tuple(sinks)
         self._load_adapter = load or functools.partial(load_model, store=store, settings=settings)
+        self._preloads = Preloads(settings, library)
         self._models = LoadedModels(
             budget_bytes=settings.model_memory_bytes or half_of_memory(),
             keep_alive_s=settings.keep_alive,
             load=self._load,
             measure=lambda model: store.size(model) or 0,
             unloaded=lambda model: self._emit(ModelUnloaded(model.name)),
-            preloaded=self._is_preloaded,
+            preloaded=self._preloads.include,
         )
         self._embeddings: OwnedCache[EncodedImage] = OwnedCache(
             capacity_bytes=settings.embedding_cache_bytes, ttl_s=settings.embedding_ttl_s
@@ -98,10 +98,7 @@ class Engine:
         on_disk_s = settings.embedding_disk_ttl_s if settings.embedding_disk_bytes else 0.0
         self._remembered_s = max(settings.embedding_ttl_s, on_disk_s)
         self._refinements = Refinements(ttl_s=settings.embedding_ttl_s)
-        self._warm: set[str] = set()
         self._draining = False
-        # A configured GPU must prove to work before the server is ready, even if nothing is preloaded.
-        self._to_preload = settings.preload or ((DEFAULT_MODEL,) if settings.device == "cuda" else ())
         self._workers = Workers(settings, unload_idle=self._models.unload_idle, emit=self._emit, parallel=parallel)
         self._encoder = ImageEncoder(
             self._images, self._workers, using=self._using, max_pixels=settings.max_image_pixels, decode=decode
@@ -115,13 +112,7 @@ class Engine:
             return "stopping"
         if self._workers.is_stuck:
             return "stuck"
-        try:
-            is_warm = all(
-                member.name in self._warm for name in self._to_preload for member in self.library.resolve(name).members
-            )
-        except RequestError:
-            is_warm = False
-        return "ready" if is_warm else "loading"
+        return "ready" if self._preloads.are_warm else "loading"
 
     @property
     def residents(self) -> list[Resident]:
@@ -138,28 +129,15 @@ class Engine:
             pulling=self.library.pulls.names,
         )
 
-    def _is_preloaded(self, model: Model) -> bool:
-        with contextlib.suppress(RequestError):
-            return any(model in self.library.resolve(name).members for name in self._to_preload)
-        return False
-
     async def preload(self) -> None:
         """Load the configured models and run each once; one that fails leaves the engine not ready.
 
         Raises:
             OsamdError: the first failure, after all models were tried.
         """
-        first: OsamdError | None = None
-        for name in self._to_preload:
-            try:
-                for model in self.library.resolve(name).members:
-                    await self._preload(model)
-            except OsamdError as error:
-                first = first or error
-        if first is not None:
-            raise first
+        await self._preloads.run(self._warm_up)
 
-    async def _preload(self, model: Model) -> None:
+    async def _warm_up(self, model: Model) -> None:
         # No request is waiting, and without retries the server would never be ready.
         await self.library.pulls.bring(model, is_patient=True)
         async with self._using(model) as adapter:
@@ -168,7 +146,6 @@ class Engine:
             if adapter.device != "cuda" and self._models.users(model) == 1:
                 once = functools.partial(run_once, adapter, model)
                 await self._workers.run(self._workers.load, once, model=model.name, timings=Timings())
-        self._warm.add(model.name)
 
     async def segment(self, request: SegmentRequest, timings: Timings, *, admit: Admit = EVERYTHING) -> SegmentResult:
         """Answer a request, without a deadline.
