@@ -3,14 +3,18 @@
 Runs in the tool's environment, without osamd. Writes each shape's mask into OUT, an npz, named FILE:NUMBER:LABEL.
 """
 
+import importlib
 import io
 import sys
 from pathlib import Path
 
 import numpy as np
 from labelme._label_file import read_label_file
-from labelme._utils._mask import shapes_to_label
 from PIL import Image
+
+# labelme 6 has it elsewhere.
+MODULE = "labelme._utils._mask" if sys.version_info >= (3, 12) else "labelme.utils"
+shapes_to_label = importlib.import_module(MODULE).shapes_to_label
 
 
 def main(folder: Path, out: Path) -> None:
