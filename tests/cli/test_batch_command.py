@@ -14,6 +14,7 @@ import pytest
 from commands import Osamd
 from data_sets import tree, write_boxes, write_photo
 from pictures import disc_box, disc_picture
+from puppet import GOOD, Told, problem, puppet
 from serving import KEY, RunningServer, clean_environment, free_port
 
 X1, Y1, X2, Y2 = disc_box()
@@ -116,16 +117,84 @@ def test_an_interrupted_run_says_how_to_continue(tmp_path: Path) -> None:
     assert (0, True) == (ended.returncode, "3 photos, 0 failed" in ended.stderr), ended.stderr
 
 
-def test_a_server_that_is_not_there_stops_the_run(
-    osamd: Osamd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+SHOWN = Told(200, {"capabilities": ["points", "box", "masks"], "takes": "points, one box", "is_present": True})
+
+
+@pytest.mark.parametrize(
+    ("answer", "arguments", "code", "message"),
+    [
+        (None, ["--everything"], 7, "cannot reach"),
+        (
+            problem("access_denied", 403),
+            ["--everything"],
+            3,
+            "told access_denied: set OSAMD_API_KEY to a key of http://",
+        ),
+        (problem("unknown_model", 404), ["--everything"], 2, "told unknown_model"),
+        (Told(404, "not here"), ["--everything"], 7, "unexpected 404 from 127.0.0.1, not from osamd"),
+        (Told(200, {}), ["--everything"], 7, "is this an osamd server?"),
+        (SHOWN, ["--text", "cat"], 2, "builtin takes points, one box; this run asks for text"),
+        (Told(200, {"capabilities": ["points"], "is_present": True}), ["--everything"], 2, "builtin returns no masks"),
+        (Told(200, SHOWN.body | {"is_present": False}), ["--everything"], 2, "does not have builtin yet"),
+    ],
+    ids=[
+        "no server",
+        "wrong key",
+        "unknown model",
+        "another server",
+        "another answer",
+        "other prompts",
+        "a detector",
+        "may not pull",
+    ],
+)
+def test_a_server_that_cannot_do_the_run_is_told_before_it(
+    answer: Told | None, arguments: list[str], code: int, message: str, osamd: Osamd, tmp_path: Path
 ) -> None:
+    """At once, whatever the patience with servers that restart; nothing is written or to be continued."""
+    write_photo(tmp_path / "photos" / "a.png")
+    out = tmp_path / "out"
+    command = ("batch", str(tmp_path / "photos"), "--out", str(out), "--model", "builtin", *arguments)
+    with contextlib.ExitStack() as stack:
+        url = f"http://127.0.0.1:{free_port()}"
+        if answer is not None:
+            url = stack.enter_context(puppet(answer)).url
+        ended = osamd(*command, "--url", url)
+    assert (code, True) == (ended.returncode, message in ended.err), ended.err
+    assert "to continue" not in ended.err
+    assert not out.exists()
+
+
+def test_a_server_that_starts_is_waited_for(osamd: Osamd, tmp_path: Path) -> None:
+    """And the wait is told."""
+    write_photo(tmp_path / "photos" / "a.png")
+    arguments = ("batch", str(tmp_path / "photos"), "--everything", "--out", str(tmp_path / "out"))
+    starting = Told(503, "the machine is starting", {"Content-Type": "text/plain"})
+    with puppet(starting, starting, SHOWN, Told(200, GOOD)) as server:
+        ended = osamd(*arguments, "--url", server.url)
+        asked = list(server.paths)
+    assert (0, True) == (ended.returncode, "the machine is starting; trying again for up to 60 s" in ended.err), (
+        ended.err
+    )
+    assert ["/api/show"] * 3 + ["/api/generate"] == asked
+
+
+def test_a_server_that_goes_away_stops_the_run(osamd: Osamd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not the photos' fault: none of them fails, and the message says how to continue."""
     monkeypatch.setattr("osamd.cli.batch.PATIENCE_S", 0.0)
     write_photo(tmp_path / "photos" / "a.png")
-    url = f"http://127.0.0.1:{free_port()}"
-    ended = osamd("batch", str(tmp_path / "photos"), "--everything", "--out", str(tmp_path / "out"), "--url", url)
+    arguments = ("batch", str(tmp_path / "photos"), "--everything", "--out", str(tmp_path / "out"))
+    with puppet(SHOWN, Told(502, "bad gateway")) as server:
+        ended = osamd(*arguments, "--url", server.url)
     assert (7, True) == (ended.returncode, "to continue where it stopped" in ended.err), ended.err
     assert not (tmp_path / "out" / "failures.csv").exists()
+
+    with puppet(SHOWN, Told(200, GOOD)) as server:
+        ended = osamd(*arguments, "--url", server.url)
+    assert 0 == ended.returncode, ended.err
+    # Nothing is left to ask: the server may be gone.
+    ended = osamd(*arguments, "--url", server.url, "--format", "labelme")
+    assert (0, True) == (ended.returncode, (tmp_path / "out" / "labelme").is_dir()), ended.err
 
 
 def test_a_run_that_could_not_begin_is_not_continued(osamd: Osamd, tmp_path: Path) -> None:

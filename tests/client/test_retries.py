@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from types import SimpleNamespace
 
+import httpx2
 import pytest
 from puppet import GOOD, Told, problem, puppet
 
 from osamd import errors
 from osamd.client import AsyncClient, Client
-from osamd.client.retries import FIRST_PAUSE_S
+from osamd.client.retries import FIRST_PAUSE_S, Attempts
 from osamd.errors import (
     AccessError,
     DeadlineExceededError,
@@ -80,6 +81,16 @@ def test_cold_start_is_retried(pauses: list[float], first: Told) -> None:
     # Of the one client, which waited longer the second time, and of the other.
     first_pause, second, other = pauses
     assert (FIRST_PAUSE_S <= first_pause <= second, other) == (True, first_pause)
+
+
+def test_a_long_wait_is_logged_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Such as that of a batch run for a server that restarts; a short one is not."""
+    clock = SimpleNamespace(monotonic=iter((0.0, 1.0, 9.0, 12.0, 30.0)).__next__)
+    monkeypatch.setattr("osamd.client.retries.time", clock)
+    attempts = Attempts("http://osamd.example", None, 600.0)
+    for _ in range(4):
+        assert isinstance(attempts.settle(httpx2.ConnectError("connection refused")), float)
+    assert ["cannot reach http://osamd.example: connection refused; trying again for up to 588 s"] == caplog.messages
 
 
 def test_refused_connections_are_retried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,12 +23,13 @@ from osamd.dataset.local import Machine, checked_model, local_answers
 from osamd.dataset.manifest import Manifest
 from osamd.dataset.plan import STATE, Header
 from osamd.dataset.planning import Plan, Prompts, check_stems, make_plan, repeated
-from osamd.dataset.run import Outcome, open_manifest
+from osamd.dataset.run import Outcome, is_segmented, open_manifest
 from osamd.dataset.run import run as run_manifest
+from osamd.dataset.server_check import check_server
 from osamd.dataset.work import InProcess, Part, Workers
 from osamd.engine.everything import check_everything
 from osamd.engine.prompts import check_capabilities, check_masks
-from osamd.errors import InvalidRequestError, OsamdError, with_field
+from osamd.errors import AccessError, InvalidRequestError, OsamdError, RequestError, with_field
 from osamd.library.catalog import DEFAULT_MODEL, Model
 from osamd.library.library import Library
 from osamd.plurals import counted
@@ -54,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     names = _formats(arguments)
     _check_place(arguments)
     plan = _plan(arguments)
+    if arguments.url and not is_segmented(out):
+        _check_server(arguments, plan.header if plan else open_manifest(out, None).header)
     with _stop_on_signals() as stopped:
         try:
             manifest = open_manifest(out, plan)
@@ -77,7 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
             return FAILED
         except OsamdError as error:
             print(f"osamd: {with_field(str(error), error.field)}", file=sys.stderr)
-            if _has_begun(out) and not isinstance(error, InvalidRequestError):
+            # The same command would be refused again.
+            if _has_begun(out) and not isinstance(error, RequestError):
                 _tell_how_to_continue()
             return error.exit_code
     return _tell_end(outcome, manifest, out, stopped.number)
@@ -151,6 +155,14 @@ def _check_model(row: Model, header: Header) -> None:
     check_masks(row.capabilities, model=row.name)
     if header.ask == "everything":
         check_everything(row.capabilities, model=row.name)
+
+
+def _check_server(arguments: argparse.Namespace, header: Header) -> None:
+    """Refuse a server that cannot do the run, before anything is written."""
+    try:
+        check_server(arguments.url, key=os.environ.get(KEY), model=header.model, ask=header.ask, tell=_tell)
+    except AccessError as error:
+        raise type(error)(f"{error}: set {KEY} to a key of {arguments.url}") from None
 
 
 def _workers(arguments: argparse.Namespace, header: Header) -> Workers:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAl
 from urllib.parse import quote
 
 from osamd.client.pictures import mask_text, sent_image
-from osamd.client.replies import Handle, Segmentation, handle_of, models_of, nothing_of, segmentation_of
+from osamd.client.replies import Handle, Segmentation, handle_of, models_of, nothing_of, object_of, segmentation_of
 from osamd.client.routing import headers_of_content, headers_of_handle
 from osamd.client.streams import ACCEPT_LINES
 from osamd.errors import InvalidPromptError, InvalidRequestError
@@ -178,6 +178,11 @@ def forget_call(image_id: str) -> Call[None]:
 def running_models_call() -> Call[list[dict[str, Any]]]:
     """``GET /api/ps``."""
     return Call("GET", "/api/ps", models_of)
+
+
+def show_model_call(model: str) -> Call[dict[str, Any]]:
+    """``POST /api/show``."""
+    return Call("POST", "/api/show", object_of, {"model": model})
 
 
 def ready_call() -> Call[None]:

@@ -21,6 +21,7 @@ from osamd.client.arguments import (
     ready_call,
     running_models_call,
     segment_call,
+    show_model_call,
 )
 from osamd.client.replies import Handle, Segmentation
 from osamd.client.retries import Attempts
@@ -208,6 +209,10 @@ class Client(_Base[int, httpx2.Client]):
         """The models the server has loaded, from ``/api/ps``; raises as ``segment`` does."""
         return self._send(running_models_call())
 
+    def show_model(self, model: str) -> dict[str, Any]:
+        """A model's name, capabilities, licence and files, from ``/api/show``; raises as ``segment`` does."""
+        return self._send(show_model_call(model))
+
     def wait_until_ready(self) -> None:
         """Wait until ``/ready`` succeeds; raises ``UnreachableError`` after ``patience_s``."""
         self._send(ready_call())
@@ -293,6 +298,10 @@ class AsyncClient(_Base[asyncio.AbstractEventLoop, httpx2.AsyncClient]):
     async def running_models(self) -> list[dict[str, Any]]:
         """The models the server has loaded, as ``/api/ps`` has them; raises as ``segment`` does."""
         return await self._send(running_models_call())
+
+    async def show_model(self, model: str) -> dict[str, Any]:
+        """A model's name, capabilities, licence and files, as ``/api/show`` has them; raises as ``segment`` does."""
+        return await self._send(show_model_call(model))
 
     async def wait_until_ready(self) -> None:
         """Return when ``/ready`` says so; raises ``UnreachableError`` when patience ends."""

@@ -122,7 +122,7 @@ class Handle:
 
 def segmentation_of(response: "httpx2.Response") -> Segmentation:
     """The reply of ``/api/generate``."""
-    raw = _json_object(response)
+    raw = object_of(response)
     try:
         annotations = tuple(map(found_object, raw["annotations"]))
         return Segmentation(
@@ -162,21 +162,11 @@ def found_object(item: Mapping[str, Any]) -> FoundObject:
 
 def handle_of(response: "httpx2.Response") -> Handle:
     """The reply of ``/api/embed``."""
-    raw = _json_object(response)
+    raw = object_of(response)
     try:
         return Handle(**{name: raw[name] for name in ("image_id", "model", "width", "height", "expires_at")})
     except KeyError:
         raise UnreachableError("unexpected answer: is this an osamd server?") from None
-
-
-def _json_object(response: "httpx2.Response") -> dict[str, Any]:
-    try:
-        raw = response.json()
-    except ValueError:
-        raw = None
-    if not isinstance(raw, dict):
-        raise UnreachableError(f"unexpected answer ({response.status_code}): expected JSON from an osamd server")
-    return raw
 
 
 def _server_timing(value: str) -> dict[str, float]:
@@ -209,9 +199,24 @@ def nothing_of(_: "httpx2.Response") -> None:
     """For calls without a result."""
 
 
+def object_of(response: "httpx2.Response") -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        UnreachableError: it is something else.
+    """
+    try:
+        raw = response.json()
+    except ValueError:
+        raw = None
+    if not isinstance(raw, dict):
+        raise UnreachableError(f"unexpected answer ({response.status_code}): expected JSON from an osamd server")
+    return raw
+
+
 def models_of(response: "httpx2.Response") -> list[dict[str, Any]]:
     """The models of ``/api/ps``."""
-    models: list[dict[str, Any]] = _json_object(response).get("models", [])
+    models: list[dict[str, Any]] = object_of(response).get("models", [])
     return models
 
 

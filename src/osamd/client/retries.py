@@ -1,5 +1,6 @@
 """Which failures are retried, and when."""
 
+import logging
 import time
 from typing import Final
 
@@ -9,9 +10,13 @@ from osamd.client.replies import error_of
 from osamd.errors import DeadlineExceededError, OsamdError, UnreachableError, WrongKeysError
 from osamd.proxies import EnvironmentProxy
 
+logger = logging.getLogger("osamd.client")
+
 FIRST_PAUSE_S: Final = 0.25
 MAX_PAUSE_S: Final = 5.0
 RATE_LIMITED: Final = 429
+# Seconds after which it is logged that a call waits.
+QUIET_S: Final = 10.0
 UNAVAILABLE: Final = 503
 # Statuses from hosts and proxies while a machine is starting.
 GATEWAY_STATUSES: Final = frozenset({500, 502, 503, 504})
@@ -33,7 +38,9 @@ class Attempts:
     def __init__(self, url: str, proxy: EnvironmentProxy | None, patience_s: float) -> None:
         self._url = url
         self._proxy = proxy
-        self._until = time.monotonic() + patience_s
+        self._since = time.monotonic()
+        self._until = self._since + patience_s
+        self._is_told = False
         self._pause_s = FIRST_PAUSE_S
 
     def settle(self, outcome: httpx2.Response | httpx2.RequestError) -> httpx2.Response | float:
@@ -53,8 +60,13 @@ class Attempts:
         wait_s = problem.retry_after_s or 0.0
         # A rate limit lasts as long as it says; a machine may be up earlier.
         pause_s = max(self._pause_s, wait_s if status == RATE_LIMITED else min(wait_s, MAX_PAUSE_S))
-        if not may_retry or time.monotonic() + pause_s > self._until:
-            raise problem
+        now = time.monotonic()
+        if not may_retry or now + pause_s > self._until:
+            # The cause tells a server that is not there from one that gives such an answer.
+            raise problem from (outcome if isinstance(outcome, httpx2.RequestError) else None)
+        if now - self._since >= QUIET_S and not self._is_told:
+            self._is_told = True
+            logger.warning("%s; trying again for up to %.0f s", problem, self._until - now)
         self._pause_s = min(MAX_PAUSE_S, self._pause_s * 2)
         return pause_s
 

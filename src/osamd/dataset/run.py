@@ -59,6 +59,15 @@ def open_manifest(out: Path, plan: Plan | None) -> Manifest:
     return Manifest(path)
 
 
+def is_segmented(out: Path) -> bool:
+    """Whether an output folder holds a run whose photos are all done, so that only outputs may be missing."""
+    path = out / STATE / NAME
+    if not path.exists():
+        return False
+    shards = Shards(out / STATE / "shards")
+    return all(map(shards.is_whole, range(Manifest(path).header.shard_count)))
+
+
 def run(
     manifest: Manifest,
     out: Path,
