@@ -2,6 +2,7 @@
 
     python -m benchmarks.batch [--photos 500] [--rounds 3]
     python -m benchmarks.batch --memory 2000
+    python -m benchmarks.batch --on ray [--photos 500] [--rounds 3]
 
 The photos are crops of ``examples/cat.jpg`` enlarged to 2 megapixels with added grain, with a box in each. The loop is
 one process that reads, decodes, encodes, decodes the prompt and writes the run lengths, photo after photo, with ONNX
@@ -24,6 +25,7 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
+from benchmarks import batch_on_ray
 from benchmarks.spread import spread
 from osamd.batch import Segmenter
 from osamd.cli.batch import AT_ONCE
@@ -163,16 +165,34 @@ def side(name: str, boxes: Path, count: int) -> dict[str, Any]:
         return result
 
 
+def compare_ray(boxes: Path, count: int, rounds: int) -> None:
+    """Print the rates of two workers on Ray and of two processes, and their ratio by round."""
+    ratios = []
+    for number in range(rounds):
+        rates = {}
+        for name in ("ray", "processes") if number % 2 == 0 else ("processes", "ray"):
+            with tempfile.TemporaryDirectory(dir=boxes.parent.parent) as out:
+                rates[name] = count / batch_on_ray.seconds(name, boxes, Path(out))
+        ratios.append(rates["ray"] / rates["processes"])
+        print({name: round(rate, 2) for name, rate in rates.items()}, f"ratio {ratios[-1]:.3f}")
+    found = spread(ratios)
+    print(f"ratio {found.middle:.3f} ({found.low:.3f} to {found.high:.3f}; target at least 0.95)")
+
+
 def main() -> None:
     """Compare, or run one side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", type=int, metavar="PHOTOS", help="measure memory instead of time")
+    parser.add_argument("--on", choices=("ray",), help="compare two workers on Ray with two processes")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--boxes", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.side in {"ray", "process"}:
+        (batch_on_ray.on_ray if arguments.side == "ray" else batch_on_ray.one_process)(arguments.boxes, arguments.out)
+        return
     if arguments.side == "osamd":
         seconds, resident = with_osamd(arguments.boxes, arguments.out, arguments.photos)
         print(json.dumps({"seconds": seconds, "cpu": time.process_time(), "resident": resident}))
@@ -189,7 +209,7 @@ def main() -> None:
             print(f"resident: {early / 1e6:.0f} MB at photo {EARLY}, {late / 1e6:.0f} MB at photo {count}")
             print(f"ratio {late / early:.3f} (target at most 1.05)")
             return
-        compare(boxes, count, arguments.rounds)
+        (compare_ray if arguments.on else compare)(boxes, count, arguments.rounds)
 
 
 def compare(boxes: Path, count: int, rounds: int) -> None:
