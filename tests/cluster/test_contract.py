@@ -35,6 +35,7 @@ from osamd.types import Candidate, Prompt
 
 ADMIN, USER = "admin-key-for-tests-1", "user-key-for-tests-22"
 POINT: Final = {"points": [[70, 50]], "point_labels": [1]}
+ABSENT: Final = "efficientsam:10m"
 BROKEN, BUGGY, UNLOADABLE = "sam2:small", "sam2:large", "sam:300m"
 # Made up anew for each answer, or times.
 MASK_ID = re.compile(r"mask_([0-9a-f]{8})[0-9a-f]{24}")
@@ -64,11 +65,15 @@ def photos() -> Photos:
 
 
 class _Full(FullStore):
-    """A store whose chains are as large as their parts together."""
+    """A store of all models but one, whose chains are as large as their parts together."""
+
+    def is_present(self, model: Model) -> bool:
+        """Not if its files, or those of a part, are missing."""
+        return all(member.name != ABSENT for member in model.members)
 
     def size(self, model: Model) -> int | None:
         """One byte each."""
-        return len(model.members)
+        return len(model.members) if self.is_present(model) else None
 
 
 def load(model: Model) -> Adapter:
@@ -293,6 +298,31 @@ def test_refusals(tmp_path: Path, photos: Photos, monkeypatch: pytest.MonkeyPatc
     answers = both(tmp_path, script, monkeypatch, max_image_pixels=1_000_000)
     assert_same(answers, *statuses)
     assert "secret" not in str(answers)
+
+
+def test_who_may_use_a_model_that_is_not_there(tmp_path: Path, photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user may not trigger a pull, with a photo, a stream or a URL: the Segmenter, which knows its disk, decides."""
+
+    async def script(client: Client) -> list[httpx2.Response]:
+        client.headers["X-API-Key"] = USER
+        replies = []
+        for model in (ABSENT, f"yoloworld+{ABSENT}"):
+            for photo in (photos.small, photos.large):
+                body = {"image": base64_of(photo), "model": model}
+                grid = {**body, "prompt": {"everything": True}}
+                replies += [
+                    await client.post(GENERATE, json=body),
+                    await client.post("/api/embed", json=body),
+                    await client.post(GENERATE, json=grid, headers={"Accept": "application/x-ndjson"}),
+                ]
+        replies += [
+            await client.post(GENERATE, json={"image_url": "https://example.org/a.png", "model": model})
+            for model in (ABSENT, "builtin")
+        ]
+        replies += [await client.post(path, json={"model": ABSENT}) for path in ("/api/show", "/api/pull")]
+        return replies
+
+    assert_same(both(tmp_path, script, monkeypatch, pull="auto"), *[403] * 13, 422, 200, 403)
 
 
 def test_more_images_than_a_key_may_encode(tmp_path: Path, photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:

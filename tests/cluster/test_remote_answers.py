@@ -20,14 +20,17 @@ from pydantic import SecretStr
 from serving import KEY
 
 from osamd.cluster import remote_answers
+from osamd.cluster.outcomes import Part
 from osamd.cluster.remote_answers import RemoteAnswers
 from osamd.cluster.segmenter import SegmenterService
+from osamd.cluster.whole_status import whole_status
 from osamd.engine import Engine
 from osamd.engine.image_ids import model_digits
 from osamd.library.catalog import load_catalog
 from osamd.library.library import Library
 from osamd.server.app import create_app
 from osamd.settings import Settings
+from osamd.status import CacheStatus, EngineStatus, State
 
 POINT = {"points": [[70, 50]], "point_labels": [1]}
 EVERYTHING = {"everything": {"points_per_side": 2}}
@@ -267,6 +270,29 @@ def test_metrics_tell_of_each_segmenter() -> None:
         assert [line for line in lines if line.startswith("osamd_requests_total{door=")]
 
     run(main, count=2)
+
+
+@pytest.mark.parametrize("others", [["ready"], ["stuck", "ready"]])
+def test_a_cluster_is_ready_while_one_segmenter_is(others: list[State]) -> None:
+    """One that is stuck is replaced; the others answer meanwhile."""
+    assert "ready" == whole_status(parts(*others), own="ready", is_missing=False).state
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"), [(["loading"], "loading"), (["stuck", "loading"], "loading"), (["stuck"] * 2, "stuck")]
+)
+def test_a_cluster_without_a_ready_segmenter_is_not_ready(states: list[State], expected: State) -> None:
+    """It is stuck only when all are."""
+    assert expected == whole_status(parts(*states), own="ready", is_missing=False).state
+    assert "stopping" == whole_status(parts(*states), own="stopping", is_missing=False).state
+
+
+def parts(*states: State) -> dict[str, Part]:
+    """Segmenters in these states."""
+    return {
+        str(number): Part(EngineStatus(state, (), CacheStatus(1, 2, 3), (), ()), {})
+        for number, state in enumerate(states)
+    }
 
 
 def test_stages_are_those_of_both_sides() -> None:
