@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Segment what is left, and write the outputs."""
     out: Path = arguments.out
     part = _part(arguments.part)
-    names = _formats(arguments)
+    names = [*formats_of(arguments.format or ["coco"]), *(["review"] if arguments.review else [])]
     _check_place(arguments)
     plan = _plan(arguments)
     if arguments.url and not is_segmented(out):
@@ -107,12 +107,17 @@ def _part(text: str | None) -> Part:
     return Part(int(found[1]), int(found[2]))
 
 
-def _formats(arguments: argparse.Namespace) -> list[str]:
-    given = [name.strip() for text in arguments.format or ["coco"] for name in text.split(",") if name.strip()]
-    unknown = [name for name in given if name not in NAMES]
-    if unknown or not given:
+def formats_of(given: Sequence[str]) -> list[str]:
+    """The names in ``--format``, once each.
+
+    Raises:
+        InvalidRequestError: one is unknown, or there is none.
+    """
+    names = [name.strip() for text in given for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in NAMES]
+    if unknown or not names:
         raise InvalidRequestError(f"--format {','.join(unknown)}: expected one or more of {', '.join(NAMES)}")
-    return [*dict.fromkeys(given), *(["review"] if arguments.review else [])]
+    return list(dict.fromkeys(names))
 
 
 def _plan(arguments: argparse.Namespace) -> Plan | None:

@@ -20,6 +20,8 @@ INTERRUPTED = 130
 MODELS = "osamd.cli.models"
 # Beyond this it is a load test, for which there are better tools.
 MOST, LONGEST_S = 1000, 3600
+# A command whose name has two words.
+WITH_A_SPACE = ("batch", "export")
 # Coordinates that begin with a minus, which argparse takes for a flag.
 NEGATIVE_NUMBERS = re.compile(r"-[0-9.][0-9.,eE+-]*")
 
@@ -69,10 +71,12 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
-    """Rewrite ``--point -5,3`` to ``--point=-5,3``."""
+    """Rewrite ``--point -5,3`` to ``--point=-5,3``, and ``batch export`` to the name of its parser."""
     joined: list[str] = []
     for argument in argv:
-        if joined and re.fullmatch("--[a-z-]+", joined[-1]) and NEGATIVE_NUMBERS.fullmatch(argument):
+        if [*joined, argument] == list(WITH_A_SPACE):
+            joined = [" ".join(WITH_A_SPACE)]
+        elif joined and re.fullmatch("--[a-z-]+", joined[-1]) and NEGATIVE_NUMBERS.fullmatch(argument):
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)
@@ -219,6 +223,22 @@ def _add_batch(commands: "Commands[argparse.ArgumentParser]") -> None:
         "--part", metavar="I/N", help="do only part I, from 0, of N: for several machines that share DIR"
     )
     parser.set_defaults(command=("osamd.cli.batch", "run"))
+    parser = commands.add_parser(
+        " ".join(WITH_A_SPACE),
+        help="write other formats of a finished batch run",
+        description="Write other formats of a finished run of osamd batch, from its state or, where that is gone, from"
+        " its Parquet files, with the bytes that the run itself would have written. Needs neither the photos nor the"
+        " model. A folder called export is given to osamd batch as ./export.",
+    )
+    parser.add_argument("out", metavar="DIR", help="the folder with the results")
+    parser.add_argument(
+        "--format",
+        action="append",
+        required=True,
+        metavar="NAME,...",
+        help="coco, yolo, labelme, png, parquet, or several of them",
+    )
+    parser.set_defaults(command=("osamd.cli.batch_export", "run"))
 
 
 def _add_library(commands: "Commands[argparse.ArgumentParser]") -> None:

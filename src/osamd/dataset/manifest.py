@@ -41,7 +41,7 @@ class Manifest:
         self._path = path
         self._offsets = array("q")
         with path.open("rb") as file:
-            self.header = _header_of_json(file.readline(), path)
+            self.header = header_of_json(file.readline(), path)
             position = file.tell()
             for index, line in enumerate(file):
                 if index % self.header.shard_size == 0:
@@ -69,7 +69,7 @@ def write_manifest(path: Path, header: Header, items: Iterable[Item]) -> Header:
     lines = [_line(item_to_json(item)) for item in items]
     whole = completed(header, lines)
     with whole_file(path) as file:
-        file.write(_line(asdict(whole)))
+        file.write(header_to_json(whole))
         file.writelines(lines)
     return whole
 
@@ -114,7 +114,21 @@ def _line(value: dict[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
 
-def _header_of_json(line: bytes, path: Path) -> Header:
+def header_to_json(header: Header) -> bytes:
+    """A header as the first line of a manifest."""
+    return _line(asdict(header))
+
+
+def header_of_json(line: bytes, path: Path) -> Header:
+    """The inverse of ``header_to_json``.
+
+    Args:
+        line: the line.
+        path: where it is from, for the message.
+
+    Raises:
+        InvalidRequestError: it is none, or of another version of the format.
+    """
     try:
         values = json.loads(line)
         categories = tuple(Category(**category) for category in values.pop("categories"))

@@ -58,7 +58,7 @@ def make_format(name: str, out: Path, header: Header) -> Format:
     if name == "parquet":
         from osamd.dataset.formats.parquet import Parquet
 
-        return Parquet(out)
+        return Parquet(out, header)
     from osamd.dataset.review import Review
 
     return Review(out, header)
