@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-weights test-tools test-reference image-test image-drive release-check lint format docs pins clean
+.PHONY: help demo serve test test-cluster test-weights test-tools test-reference image-test image-drive release-check lint format docs pins clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,20 @@ TOOLS := label-studio labelme roboflow x-anylabeling
 
 test-tools: $(VENV)/dev $(TOOLS:%=.venv-tools/%/made) ## Drive the real annotation tools against a server (installs them, 4 GB)
 	$(BIN)/python -m pytest -m tools tests/tools $(PYTEST_ARGS)
+
+# Ray, 500 MB, in an environment of its own, so that all other tests run as most people run osamd.
+.venv-cluster/made: requirements/runtime.txt requirements/dev.txt requirements/cluster.txt pyproject.toml
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	for list in runtime dev cluster; do \
+		$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$$list.txt || exit 1; \
+	done
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# Where it is allowed, in a network that has loopback alone.
+test-cluster: .venv-cluster/made ## Run a Ray cluster on this machine and kill its parts (installs Ray, 500 MB)
+	if unshare --net true 2>/dev/null; then around='unshare --net sh -c'; else around='sh -c'; fi; \
+	$$around 'ip link set lo up 2>/dev/null; exec .venv-cluster/bin/python -m pytest -m cluster tests/cluster $(PYTEST_ARGS)'
 
 proof: $(VENV)/proof ## Run schemathesis and the fuzzers, for PROOF_S (60) seconds each
 	$(BIN)/python -m pytest -m proof -s tests/proof $(PYTEST_ARGS)
@@ -136,5 +150,5 @@ pins: $(VENV)/dev ## Update requirements/ to the newest versions that pyproject.
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/pin
 
 clean: ## Remove everything make has created
-	rm -rf $(VENV) $(EXPORT) $(TRAINING) .venv-tools demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-cluster $(EXPORT) $(TRAINING) .venv-tools demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

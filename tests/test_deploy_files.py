@@ -11,7 +11,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
+from osamd.cluster.configuration import Plan, node_environment, serve_config
 from osamd.library.catalog import load_catalog
 from osamd.settings import Settings, load_settings, variable_of
 
@@ -154,3 +156,40 @@ def test_modal_serves_our_app(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [MOUNT] == list(modal.told["volumes"])
     assert (0, [], "L4") == (modal.told["min_containers"], modal.told["entrypoint"], modal.told["gpu"])
     assert modal.told["registry"].endswith(":gpu")
+
+
+def kuberay(name: str) -> Any:
+    """A file of deploy/kuberay."""
+    return yaml.safe_load((ROOT / "deploy" / "kuberay" / name).read_text("utf-8"))
+
+
+def test_kuberay_has_the_configuration_that_the_command_prints() -> None:
+    """For the model it is for; and Ray's settings are those of a cluster on this machine."""
+    spec = kuberay("rayservice.yaml")["spec"]
+    assert serve_config(Plan(models=("sam2:tiny",), gpus=0.5)) == yaml.safe_load(spec["serveConfigV2"])
+    settings = kuberay("settings.yaml")["data"]
+    assert node_environment() | {"RAY_SERVE_ENABLE_HA_PROXY": "1"} == {
+        name: value for name, value in settings.items() if name.startswith("RAY_")
+    }
+
+
+def test_kuberay_gives_keys_to_edges_alone() -> None:
+    """No other pod mounts the Secret or names a key, Ray takes nothing without its token, and GPUs start from zero."""
+    cluster = kuberay("rayservice.yaml")["spec"]["rayClusterConfig"]
+    edge, gpu = cluster["workerGroupSpecs"]
+    assert "osamd-keys" in str(edge["template"])
+    assert "API_KEY_FILE" in str(edge["template"])
+    for other in (gpu["template"], cluster["headGroupSpec"]["template"], kuberay("settings.yaml")):
+        assert "osamd-keys" not in str(other)
+        assert "API_KEY" not in str(other)
+    assert "token" == cluster["authOptions"]["mode"]
+    assert (0, 0) == (gpu["replicas"], gpu["minReplicas"])
+
+
+def test_the_image_for_kuberay_has_its_version_of_ray() -> None:
+    """Pods of different versions of Ray do not form a cluster."""
+    version = kuberay("rayservice.yaml")["spec"]["rayClusterConfig"]["rayVersion"]
+    pinned = (ROOT / "requirements" / "cluster.txt").read_text("utf-8")
+    assert f"\nray=={version} " in pinned
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert [f"ray[serve]=={version}"] == project["optional-dependencies"]["cluster"]

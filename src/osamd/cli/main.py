@@ -89,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"osamd {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_serve(commands)
+    _add_cluster(commands)
     _add_run(commands)
     _add_batch(commands)
     _add_library(commands)
@@ -122,6 +123,28 @@ def _add_serve(commands: "Commands[argparse.ArgumentParser]") -> None:
         "--log-level", choices=("debug", "info", "warning", "error"), help="lowest level that is logged (info)"
     )
     parser.set_defaults(command=("osamd.cli.serve", "run"))
+
+
+def _add_cluster(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "cluster",
+        help="serve with many Segmenters behind edges, on Ray Serve",
+        description="up serves on this machine, on loopback alone, until it is stopped: edges speak HTTP, Segmenters"
+        " hold models and embeddings. config prints Ray Serve's configuration for real ones. Needs osamd[cluster].",
+    )
+    parser.add_argument("action", choices=("up", "config"), help="what to do")
+    parser.add_argument(
+        "--segmenters", type=_count, metavar="N", help="Segmenters of each model (up: 2; config: from 0 to 64 by load)"
+    )
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="MODEL",
+        help="a model with Segmenters of its own; repeatable, the first is the default (builtin)",
+    )
+    parser.add_argument("--port", type=int, metavar="P", help="port to listen on (up: 11368, config: 8000)")
+    parser.add_argument("--gpus", type=float, default=0.0, metavar="G", help="GPUs of a Segmenter, such as 0.5 (0)")
+    parser.set_defaults(command=("osamd.cli.cluster", "run"))
 
 
 def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
