@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from osamd.events import ConnectionCut, Sink, tell
 from osamd.server.guard.auth import address_of
+from osamd.server.guard.joined_writes import JoinedHead
 from osamd.server.guard.upgrades import CONNECT, OfferlessParser
 from osamd.server.services import SETTINGS_STATE, SINKS_STATE
 from osamd.settings import Settings
@@ -162,6 +163,7 @@ class PatientConnection(HttpToolsProtocol):
         self._has_begun = False
         self._open += 1
         super().on_headers_complete()
+        self.cycle.transport = JoinedHead(self.transport, self.loop)  # type: ignore[assignment]
         # A pipelined request is not read until the previous one is answered.
         if not self.pipeline:
             self._await_body()

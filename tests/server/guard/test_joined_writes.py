@@ -1,0 +1,94 @@
+"""An answer's head does not travel alone if its body is there."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+
+from osamd.server.guard.joined_writes import MOST_JOINED_BYTES, JoinedHead
+
+
+class Sent(asyncio.Transport):
+    """Notes what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.is_over = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Note it; nothing may be written after the end."""
+        assert not self.is_over
+        self.writes.append(bytes(data))
+
+    def close(self) -> None:
+        """The end."""
+        self.is_over = True
+
+    def is_closing(self) -> bool:
+        """Whether it was closed."""
+        return self.is_over
+
+
+def _alone(joined: JoinedHead) -> None:
+    joined.write(b"head")
+
+
+def _with_body(joined: JoinedHead) -> None:
+    joined.write(b"head")
+    joined.write(b"body")
+    joined.write(b"more")
+
+
+def _with_large_body(joined: JoinedHead) -> None:
+    joined.write(b"head")
+    joined.write(bytes(MOST_JOINED_BYTES + 1))
+
+
+def _closed(joined: JoinedHead) -> None:
+    joined.write(b"head")
+    joined.close()
+    assert joined.is_closing()
+
+
+def _without_content(joined: JoinedHead) -> None:
+    joined.write(b"head")
+    joined.write(b"")
+    joined.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "writes"),
+    [
+        (_alone, [b"head"]),
+        (_with_body, [b"headbody", b"more"]),
+        (_with_large_body, [b"head", bytes(MOST_JOINED_BYTES + 1)]),
+        (_closed, [b"head"]),
+        (_without_content, [b"head"]),
+    ],
+)
+def test_a_head_waits_for_its_body_only(answer: Callable[[JoinedHead], None], writes: list[bytes]) -> None:
+    """It is written with what follows at once, or else when the event loop has run what is ready."""
+    transport = Sent()
+
+    async def run() -> None:
+        answer(JoinedHead(transport, asyncio.get_running_loop()))
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+    assert writes == transport.writes
+
+
+def test_small_answers_arrive_in_one_piece(client: httpx2.Client) -> None:
+    """On a real connection, also one that is used again."""
+    place = urlsplit(str(client.base_url))
+    with socket.create_connection((place.hostname, place.port)) as connection:
+        for _ in range(50):
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            assert body
