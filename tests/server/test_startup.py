@@ -1,8 +1,10 @@
 """What a start does without, for as long as it lasts."""
 
 import gc
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 PROGRAM = """
 import gc
@@ -22,3 +24,20 @@ def test_a_start_collects_no_garbage() -> None:
 
     assert (0, "True\n") == (done.returncode, done.stdout), done.stderr
     assert gc.isenabled()
+
+
+def test_a_start_looks_for_no_plugins_of_pydantic(tmp_path: Path) -> None:
+    """An installed package could read the body of every request by bringing one."""
+    (tmp_path / "spy.py").write_text("raise SystemExit('the plugin was loaded')\n")
+    (tmp_path / "spy-1.0.dist-info").mkdir()
+    (tmp_path / "spy-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: spy\nVersion: 1.0\n")
+    (tmp_path / "spy-1.0.dist-info" / "entry_points.txt").write_text("[pydantic]\nspy = spy:plugin\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    environment.pop("PYDANTIC_DISABLE_PLUGINS", None)
+
+    def run(program: str) -> str:
+        command = [sys.executable, "-W", "ignore", "-c", program]
+        return subprocess.run(command, check=False, capture_output=True, text=True, env=environment).stderr
+
+    assert "the plugin was loaded" in run("import osamd.settings")
+    assert not run(PROGRAM)

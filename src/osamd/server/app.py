@@ -5,7 +5,6 @@ import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from importlib import import_module
 from typing import Any
 
 from starlette.applications import Starlette
@@ -46,7 +45,7 @@ from osamd.server.routes import metrics as metrics_route
 from osamd.server.services import SETTINGS_STATE, SINKS_STATE, Services
 from osamd.server.telemetry.metrics import Metrics
 from osamd.server.telemetry.observe import ObserveMiddleware
-from osamd.server.telemetry.traces import Traces, configured_traces
+from osamd.server.telemetry.traces import configured_traces
 from osamd.settings import Settings, load_settings, variable_of
 
 logger = logging.getLogger("osamd")
@@ -159,14 +158,6 @@ def _surroundings(settings: Settings) -> list[Middleware]:
     return found
 
 
-def _bring_in(metrics: Metrics, traces: Traces | None) -> None:
-    """Import on a thread what the first request needs but /health does not."""
-    import_module("numpy")
-    metrics.load()
-    if traces is not None:
-        traces.load()
-
-
 def _guard(settings: Settings, doors: Sequence[Door]) -> Callable[[ASGIApp], ApiKeyMiddleware]:
     """The authentication middleware, as a closure: a ``Middleware`` would show the key in its repr."""
     # Checked and read here, so that a bad key or file fails the startup and not the first request.
@@ -217,11 +208,8 @@ async def _lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         # Loading a model's imports holds the interpreter lock: answer probes that are already waiting first.
         await asyncio.sleep(HEAD_START_S)
         await answers.start()
-        try:
-            await asyncio.to_thread(_bring_in, services.metrics, services.traces)
-        # Models work without them, so the server still gets ready; say why they are missing.
-        except Exception:
-            logger.exception("metrics or traces could not be started")
+        if services.traces is not None:
+            await asyncio.to_thread(services.traces.load)
         try:
             await answers.preload()
         except OsamdError as error:
@@ -229,6 +217,12 @@ async def _lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
             logger.error("not ready: %s", error)  # noqa: TRY400
         except Exception:
             logger.exception("not ready")
+        try:
+            # Behind the models: until then they keep their events, and no mask has to wait for their imports.
+            await asyncio.to_thread(services.metrics.load)
+        # Requests are answered without them; say why they are missing.
+        except Exception:
+            logger.exception("metrics could not be started")
 
     task = asyncio.create_task(preload())
     try:

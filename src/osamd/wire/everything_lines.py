@@ -4,12 +4,13 @@ from collections.abc import Generator
 from dataclasses import asdict
 from typing import Literal
 
-from pydantic import BaseModel, Field, RootModel
+from pydantic import ConfigDict, Field, RootModel
 from pydantic_core import to_json
 
 from osamd.pixels.everything import Progress, Proposal, Stopped
 from osamd.segment_requests import ImageHandle
 from osamd.settings import Settings
+from osamd.wire.fields import ReplyModel
 from osamd.wire.json_pieces import ReplyPieces, Room
 from osamd.wire.replies import (
     EverythingReport,
@@ -28,14 +29,14 @@ class ImageLine(HandleSchema):
     event: Literal["image"] = "image"
 
 
-class AnnotationLine(BaseModel):
+class AnnotationLine(ReplyModel):
     """A mask was found."""
 
     event: Literal["annotation"] = "annotation"
     annotation: ProposalSchema
 
 
-class DroppedLine(BaseModel):
+class DroppedLine(ReplyModel):
     """Masks to forget: better ones of the same objects were found."""
 
     event: Literal["dropped"] = "dropped"
@@ -54,7 +55,7 @@ class DoneLine(EverythingReport):
     event: Literal["done"] = "done"
 
 
-class ErrorLine(BaseModel):
+class ErrorLine(ReplyModel):
     """The last line, if it failed after the first."""
 
     event: Literal["error"] = "error"
@@ -64,6 +65,8 @@ class ErrorLine(BaseModel):
 
 class EverythingLine(RootModel[ImageLine | AnnotationLine | DroppedLine | ProgressLine | DoneLine | ErrorLine]):
     """One line of ``POST /api/generate`` in everything mode with ``Accept: application/x-ndjson``."""
+
+    model_config = ConfigDict(defer_build=True)
 
 
 def image_line(handle: ImageHandle) -> bytes:

@@ -1,4 +1,7 @@
-"""The base class of all wire objects, their number types, and limits that several share."""
+"""The base classes of all wire objects, their number types, and limits that several share.
+
+Both are built when they are first used: a server needs few of them for its first mask.
+"""
 
 import math
 from typing import Annotated, Any, Final
@@ -19,7 +22,13 @@ LARGEST_NUMBER: Final = (2.0 - 2.0**-23) * 2.0**127
 class WireModel(BaseModel):
     """Unknown fields are refused: a misspelt prompt must not become a default one."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, defer_build=True)
+
+
+class ReplyModel(BaseModel):
+    """A reply, or a part of one."""
+
+    model_config = ConfigDict(defer_build=True)
 
 
 def number(value: Any) -> float:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictStr, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictStr, model_validator
 
 from osamd.events import PullProgress
 from osamd.keep_alive import PINNED
@@ -12,7 +12,7 @@ from osamd.library.rows import FILE_SCHEME, shown_url
 from osamd.library.shelf import Shelf
 from osamd.status import Resident
 from osamd.types import Capabilities
-from osamd.wire.fields import WireModel, fold
+from osamd.wire.fields import ReplyModel, WireModel, fold
 
 FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
 
@@ -26,7 +26,7 @@ def _not_blank(name: str) -> str:
 class ModelBody(WireModel):
     """Names a model. Other fields that Ollama's clients send, such as ``verbose`` or ``insecure``, are ignored."""
 
-    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True, defer_build=True)
 
     model: Annotated[StrictStr, AfterValidator(_not_blank)] = Field(
         description="A name or alias from the catalogue. Also accepted as `name`, for older Ollama clients."
@@ -44,7 +44,7 @@ class PullBody(ModelBody):
     stream: StrictBool = Field(default=True, description="One JSON line per update, or one answer at the end.")
 
 
-class DetailsSchema(BaseModel):
+class DetailsSchema(ReplyModel):
     """What kind of model it is."""
 
     format: str = "onnx"
@@ -54,7 +54,7 @@ class DetailsSchema(BaseModel):
     source_url: str
 
 
-class TagSchema(BaseModel):
+class TagSchema(ReplyModel):
     """A model that is here."""
 
     name: str
@@ -66,7 +66,7 @@ class TagSchema(BaseModel):
     capabilities: list[str] = Field(description="What a prompt may contain and what is returned.")
 
 
-class TagsReply(BaseModel):
+class TagsReply(ReplyModel):
     """Answer of ``GET /api/tags``."""
 
     models: list[TagSchema]
@@ -80,13 +80,13 @@ class RunningSchema(TagSchema):
     size_vram: int = Field(description="File size in bytes if it is in GPU memory, else 0.")
 
 
-class RunningReply(BaseModel):
+class RunningReply(ReplyModel):
     """Answer of ``GET /api/ps``."""
 
     models: list[RunningSchema]
 
 
-class BlobSchema(BaseModel):
+class BlobSchema(ReplyModel):
     """A file of a model."""
 
     role: str
@@ -97,7 +97,7 @@ class BlobSchema(BaseModel):
     )
 
 
-class ShowReply(BaseModel):
+class ShowReply(ReplyModel):
     """Answer of ``POST /api/show``."""
 
     name: str
@@ -117,19 +117,19 @@ class ShowReply(BaseModel):
     blobs: list[BlobSchema]
 
 
-class CatalogReply(BaseModel):
+class CatalogReply(ReplyModel):
     """Answer of ``GET /api/catalog``."""
 
     models: list[ShowReply]
 
 
-class VersionReply(BaseModel):
+class VersionReply(ReplyModel):
     """Answer of ``GET /api/version``."""
 
     version: str
 
 
-class PullLine(BaseModel):
+class PullLine(ReplyModel):
     """A line of ``POST /api/pull``: a status, or a final error."""
 
     status: str | None = None

@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Final, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from pydantic_core import to_json
 
 from osamd.errors import InvalidPromptError
@@ -14,6 +14,7 @@ from osamd.segment_requests import ImageHandle, SegmentResult
 from osamd.settings import Include, Settings
 from osamd.types import Annotation, ByteArray, Cleaning, Embedding, FloatArray
 from osamd.wire.embedding_schema import ArrayType, EmbeddingSchema
+from osamd.wire.fields import ReplyModel
 from osamd.wire.json_pieces import ReplyPieces, Room
 from osamd.wire.mask_fields import CANVAS_FACTOR, WHOLE_FORMATS
 from osamd.wire.mask_values import MaskForm, crossings, cut_out_of, write_array, write_mask
@@ -28,7 +29,7 @@ BYTES_PER_CROSSING: Final = 150
 Written = TypeVar("Written")
 
 
-class BoundingBoxSchema(BaseModel):
+class BoundingBoxSchema(ReplyModel):
     """Corners in whole pixels, both included."""
 
     xmin: int
@@ -37,21 +38,21 @@ class BoundingBoxSchema(BaseModel):
     ymax: int
 
 
-class RleSchema(BaseModel):
+class RleSchema(ReplyModel):
     """COCO's compressed run lengths, as pycocotools writes them."""
 
     size: tuple[int, int] = Field(description="Rows and columns.")
     counts: str
 
 
-class PolygonSchema(BaseModel):
+class PolygonSchema(ReplyModel):
     """A connected part: a pixel belongs to it when its centre is inside or on the exterior and not inside a hole."""
 
     exterior: list[tuple[int, int]]
     holes: list[list[tuple[int, int]]]
 
 
-class AnnotationSchema(BaseModel):
+class AnnotationSchema(ReplyModel):
     """One object."""
 
     bounding_box: BoundingBoxSchema
@@ -76,7 +77,7 @@ class ProposalSchema(AnnotationSchema):
     area: int = Field(description="Pixels of the mask, before `smooth`, `fill_holes` and `drop_islands`.")
 
 
-class ProgressSchema(BaseModel):
+class ProgressSchema(ReplyModel):
     """How far everything mode is."""
 
     points_total: int = Field(description="Points of the grid.")
@@ -94,7 +95,7 @@ class EverythingReport(ProgressSchema):
     )
 
 
-class HandleSchema(BaseModel):
+class HandleSchema(ReplyModel):
     """Answer of ``POST /api/embed``."""
 
     model: str
