@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from osamd.engine.admit import Admit
 from osamd.engine.cache import SingleFlight
@@ -23,6 +24,9 @@ from osamd.models.base import Adapter
 from osamd.segment_requests import ImageHandle
 from osamd.timings import Timings
 from osamd.types import ByteArray, Decode, Embedding, MaskLogits, Prompt
+
+# Their encoders take some tens of megabytes for an image, on a CPU, and not gigabytes.
+LIGHT_FAMILIES: Final = frozenset({"builtin"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +166,9 @@ class ImageEncoder:
 
     async def _encode(self, wanted: _Wanted, timings: Timings) -> EncodedImage:
         model, owner, workers = wanted.model.name, wanted.owner, self._workers
-        async with self._using(wanted.model) as adapter:
+        async with self._using(wanted.model) as adapter, contextlib.AsyncExitStack() as stack:
+            if adapter.device != "cpu" or wanted.model.family not in LIGHT_FAMILIES:
+                stack.enter_context(workers.one_at_a_time())
             await wanted.check_unchanged()
             loop = asyncio.get_running_loop()
             prepare = functools.partial(

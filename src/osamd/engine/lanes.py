@@ -45,6 +45,7 @@ class Lane:
         hang_s: seconds after which a running job counts as hung and fails; None for no limit.
         on_hung: called on the event loop with the lane's name and the number of its hung threads.
         has_spare: whether an extra thread serves other owners while one owner occupies all workers.
+        may_help: whether the extra thread, if it serves any owner, may do so now; called with the lane's lock held.
     """
 
     def __init__(
@@ -57,13 +58,15 @@ class Lane:
         hang_s: float | None = None,
         on_hung: Callable[[str, int], None] | None = None,
         has_spare: bool = False,
+        may_help: Callable[[], bool] | None = None,
     ) -> None:
         self._name = name
         self._capacity = capacity
         self._wait_s = wait_s
         self._hang_s = hang_s
         self._on_hung = on_hung
-        self._has_spare = has_spare
+        self._has_spare = has_spare or may_help is not None
+        self._may_help = may_help
         self._hung = 0
         self._made = 0
         self._draining = False
@@ -217,14 +220,13 @@ class Lane:
         return max(free, int(self._is_for_spare(owner)))
 
     def _is_for_spare(self, owner: str) -> bool:
-        """Whether another owner occupies all workers, so that this one may use the spare thread."""
+        """Whether all workers are busy and the extra thread may serve this owner."""
         queue = self._queue
-        return (
-            self._has_spare
-            and queue.running == self._worker_count
-            and queue.owners_running == 1
-            and not queue.running_of(owner)
-        )
+        if not self._has_spare or queue.running != self._worker_count:
+            return False
+        if self._may_help is not None:
+            return self._may_help()
+        return queue.owners_running == 1 and not queue.running_of(owner)
 
     def _to_evict(self, newcomer: str) -> Job | None:
         """The newest waiting job of the owner with the most jobs; None if the newcomer would have as many."""

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import functools
 import weakref
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Final, TypeVar
 
 from osamd.engine.jobs import Held
@@ -54,7 +54,12 @@ class Workers:
         watched = functools.partial(make, wait_s=settings.queue_wait_s, hang_s=settings.hang_s)
         # A large model on a slow disk takes long to load, but not forever.
         self.load = make("load", workers=1, capacity=LOAD_CAPACITY, hang_s=max(LOAD_HANG_S, settings.hang_s))
-        self.encode = watched("encode", workers=parallel, capacity=settings.encode_queue)
+        # Requests that are being answered with models of which only one image at a time may be encoded.
+        self._alone = 0
+        self._crowd = max(2, settings.encode_queue // 2)
+        self.encode = watched(
+            "encode", workers=parallel, capacity=settings.encode_queue, may_help=self._may_encode_one_more
+        )
         # Decodes and resizes images while the encoder is busy. Each holds its place until the encoder takes it, so that
         # requests wait before any work is done for them, and in one queue.
         # The spare threads keep a single owner from blocking everyone else.
@@ -65,6 +70,23 @@ class Workers:
             "decode", workers=max(DECODE_WORKERS, parallel), capacity=settings.decode_queue, has_spare=True
         )
         self._all = (self.load, self.prepare, self.encode, self.whole, self.decode)
+
+    @contextlib.contextmanager
+    def one_at_a_time(self) -> Iterator[None]:
+        """While the block runs, no more images are encoded at the same time than usual."""
+        self._alone += 1
+        try:
+            yield
+        finally:
+            self._alone -= 1
+
+    def _may_encode_one_more(self) -> bool:
+        """Whether so many images wait that their number a second counts more than how long each takes.
+
+        The threads of one computation wait for each other many times. What the kernel runs instead of one of them, such
+        as the event loop refusing requests, holds up all of them, unless those of another computation can go on.
+        """
+        return not self._alone and self.prepare.waiting >= self._crowd
 
     @property
     def is_stuck(self) -> bool:

@@ -1,0 +1,132 @@
+"""While many images wait, two are encoded at a time, unless that may take gigabytes."""
+
+import asyncio
+import threading
+
+import pytest
+from engines import breathe, picture, request, run, segment
+from fake_model import FakeModel
+from opened_lanes import Gate as JobGate
+from opened_lanes import lane, settle, wait_for
+
+from osamd.engine import Engine, image_encoder, workers
+from osamd.segment_requests import SegmentResult
+from osamd.timings import Timings
+from osamd.types import ByteArray
+
+PREPARED = 2
+# Half of it is a crowd.
+QUEUE = 4
+
+
+@pytest.fixture(autouse=True)
+def _two_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the machine has."""
+    monkeypatch.setattr(workers, "PREPARE_WORKERS", (PREPARED, PREPARED))
+
+
+def places(engine: Engine) -> dict[str, tuple[int, int]]:
+    """How many jobs wait and run, by lane."""
+    return {status.name: (status.waiting, status.running) for status in engine.status().lanes}
+
+
+class Turns:
+    """Encodes as many images as it is told to, and counts how many at a time."""
+
+    def __init__(self) -> None:
+        self._turns = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        self.now = self.most = 0
+
+    def __call__(self, image: ByteArray) -> None:
+        """Wait for a turn, on a worker."""
+        del image
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        assert self._turns.acquire(timeout=60)
+        with self._lock:
+            self.now -= 1
+
+    def give(self, count: int) -> None:
+        """Let this many images be encoded."""
+        self._turns.release(count)
+
+
+@pytest.fixture
+def turns() -> Turns:
+    """Of the images of a test."""
+    return Turns()
+
+
+def encode_a_crowd(turns: Turns, *, device: str, crowd: int, at_a_time: int) -> None:
+    """Let images wait, encode one, and check how many are encoded from then on."""
+
+    async def main(engine: Engine) -> None:
+        images = iter(range(100))
+
+        def send(count: int) -> list[asyncio.Task[SegmentResult]]:
+            return [asyncio.create_task(segment(engine, request(picture(next(images))))) for _ in range(count)]
+
+        tasks = send(1 + PREPARED)
+        while (places(engine)["encode"], turns.now) != ((PREPARED, 1), 1):
+            await breathe()
+        tasks += send(crowd)
+        while places(engine)["prepare"] != (crowd, PREPARED):
+            await breathe()
+        turns.give(1)
+        while turns.now != at_a_time or places(engine)["prepare"][0] != crowd - at_a_time:
+            await breathe()
+        turns.give(len(tasks))
+        await asyncio.gather(*tasks)
+
+    run(main, FakeModel(on_encode=turns, device=device), encode_queue=QUEUE)
+    assert at_a_time == turns.most
+
+
+def test_two_at_a_time_while_many_wait(turns: Turns) -> None:
+    """Of a model that takes little memory, on a CPU."""
+    encode_a_crowd(turns, device="cpu", crowd=QUEUE, at_a_time=2)
+
+
+def test_one_at_a_time_while_few_wait(turns: Turns) -> None:
+    """Each is done as soon as it can be."""
+    encode_a_crowd(turns, device="cpu", crowd=1, at_a_time=1)
+
+
+def test_one_at_a_time_on_a_gpu(turns: Turns) -> None:
+    """However many wait."""
+    encode_a_crowd(turns, device="cuda", crowd=QUEUE, at_a_time=1)
+
+
+def test_one_at_a_time_of_a_model_that_may_take_gigabytes(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many wait."""
+    monkeypatch.setattr(image_encoder, "LIGHT_FAMILIES", frozenset())
+    encode_a_crowd(turns, device="cpu", crowd=QUEUE, at_a_time=1)
+
+
+def test_the_extra_thread_helps_any_owner_when_it_may() -> None:
+    """Also the owner of what runs already; and not while it may not."""
+    may_help = False
+
+    async def main() -> None:
+        nonlocal may_help
+        gates = [JobGate() for _ in range(3)]
+        tasks = [asyncio.create_task(opened.run(gate, Timings(), owner="me")) for gate in gates[:2]]
+        await wait_for(gates[0].begun)
+        await settle(lambda: opened.waiting == 1)
+        may_help = True
+        tasks.append(asyncio.create_task(opened.run(gates[2], Timings(), owner="me")))
+        await wait_for(gates[1].begun)
+        assert 2 == opened.status().running
+        may_help = False
+        gates[1].opened.set()
+        await tasks[1]
+        await settle(lambda: opened.status().running == 1)
+        assert 1 == opened.waiting
+        for gate in gates:
+            gate.opened.set()
+        await asyncio.gather(*tasks)
+
+    with lane(may_help=lambda: may_help) as opened:
+        asyncio.run(main())
