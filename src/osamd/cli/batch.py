@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -26,6 +25,7 @@ from osamd.dataset.planning import Plan, Prompts, check_stems, make_plan, repeat
 from osamd.dataset.run import Outcome, is_segmented, open_manifest
 from osamd.dataset.run import run as run_manifest
 from osamd.dataset.server_check import check_server
+from osamd.dataset.urls import Place, is_url, place_of
 from osamd.dataset.work import InProcess, Part, Workers
 from osamd.engine.everything import check_everything
 from osamd.engine.prompts import check_capabilities, check_masks
@@ -50,7 +50,8 @@ NO_INPUT: Final = ("everything", "text", "boxes_from", "points_from", "model", "
 
 def run(arguments: argparse.Namespace) -> int:
     """Segment what is left, and write the outputs."""
-    out: Path = arguments.out
+    # Here and not by argparse, whose errors are no OsamdError.
+    out = arguments.out = place_of(arguments.out)
     part = _part(arguments.part)
     names = [*formats_of(arguments.format or ["coco"]), *(["review"] if arguments.review else [])]
     _check_place(arguments)
@@ -126,6 +127,9 @@ def _plan(arguments: argparse.Namespace) -> Plan | None:
         if given:
             raise InvalidRequestError(f"--{given[0].replace('_', '-')} needs INPUT: which photos?")
         return None
+    for flag, file in (("--boxes-from", arguments.boxes_from), ("--points-from", arguments.points_from)):
+        if file and is_url(file):
+            raise InvalidRequestError(f"{flag}: expected a file on this machine, not a URL: download it first")
     texts = tuple(text.strip() for text in (arguments.text or "").split(",") if text.strip())
     if arguments.text is not None and not texts:
         raise InvalidRequestError("--text: expected words, such as cat,dog")
@@ -240,7 +244,7 @@ def _stop_on_signals() -> Iterator[_Stopped]:
             signal.signal(number, handler)
 
 
-def _tell_end(outcome: Outcome, manifest: Manifest, out: Path, number: int) -> int:
+def _tell_end(outcome: Outcome, manifest: Manifest, out: Place, number: int) -> int:
     header = manifest.header
     if outcome.is_finished:
         print(f"osamd: {counted(header.count, 'photo')}, {outcome.failed:,} failed; results in {out}", file=sys.stderr)
@@ -255,7 +259,7 @@ def _tell_end(outcome: Outcome, manifest: Manifest, out: Path, number: int) -> i
     return 0
 
 
-def _has_begun(out: Path) -> bool:
+def _has_begun(out: Place) -> bool:
     return (out / STATE).is_dir()
 
 

@@ -2,16 +2,16 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from osamd.cli.batch import FAILED, formats_of
 from osamd.dataset.export import export
+from osamd.dataset.urls import place_of
 from osamd.plurals import counted
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the formats."""
-    out = Path(arguments.out)
+    out = place_of(arguments.out)
     try:
         count, failed = export(out, formats_of(arguments.format))
     except OSError as error:

@@ -211,9 +211,9 @@ def _add_batch(commands: "Commands[argparse.ArgumentParser]") -> None:
         nargs="*",
         metavar="INPUT",
         help="folders, patterns such as 'photos/**/*.jpg', lists of files (.txt), images, or a data set whose boxes are"
-        " the prompts: COCO JSON, or data.yaml of YOLO",
+        " the prompts: COCO JSON, or data.yaml of YOLO. With osamd[urls], photos also by URL: s3:// or gs://",
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder for the results")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder for the results; a path or a URL")
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument("--everything", action="store_true", help="find all objects")
     prompts.add_argument("--text", metavar="WORDS,...", help="what to find, such as cat,dog; for models that take text")

@@ -9,7 +9,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 from osamd.cluster.batch_ray import connected, is_this_machine, placement_for
@@ -19,6 +18,7 @@ from osamd.dataset.manifest import NAME, Manifest
 from osamd.dataset.plan import STATE, Header, Item
 from osamd.dataset.rows import Row
 from osamd.dataset.shards import Shards
+from osamd.dataset.urls import Place
 from osamd.dataset.work import Work
 from osamd.errors import InvalidRequestError, OsamdError, UnreachableError
 from osamd.pixels.careful_decoder import CarefulDecoder
@@ -61,7 +61,7 @@ class ShardActor:
         at_once: photos in hand.
     """
 
-    def __init__(self, out: Path, header: Header, *, machine: Machine, at_once: int) -> None:
+    def __init__(self, out: Place, header: Header, *, machine: Machine, at_once: int) -> None:
         self._out = out
         self._header = header
         self._machine = machine
@@ -157,7 +157,7 @@ class OnRay:
     def __init__(
         self,
         address: str,
-        out: Path,
+        out: Place,
         *,
         count: int | None,
         machine: Machine,

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from osamd.dataset.plan import Header, Item, Target
 from osamd.dataset.rows import SCORE_DIGITS, Instance, Row, box_and_area, counts_of
+from osamd.dataset.urls import place_of
 from osamd.errors import (
     EmbeddingExpiredError,
     HungError,
@@ -171,7 +171,7 @@ def row_maker(header: Header, answers: Answers, decode: Decode) -> Callable[[Ite
 
 def _read(item: Item) -> bytes:
     try:
-        return Path(item.path).read_bytes()
+        return place_of(item.path).read_bytes()
     except OSError as error:
         raise InvalidImageError(error.strerror or type(error).__name__) from None
 

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from osamd.dataset.exports import Exports
@@ -15,12 +14,13 @@ from osamd.dataset.plan import STATE, Header, Item
 from osamd.dataset.planning import check_stems
 from osamd.dataset.rows import Instance, Photo, Row
 from osamd.dataset.shards import Shards
+from osamd.dataset.urls import Place
 from osamd.dataset.whole_files import locked
 from osamd.errors import InvalidRequestError
 from osamd.plurals import counted
 
 
-def export(out: Path, names: Iterable[str]) -> tuple[int, int]:
+def export(out: Place, names: Iterable[str]) -> tuple[int, int]:
     """Write formats of a finished run.
 
     Args:
@@ -39,7 +39,7 @@ def export(out: Path, names: Iterable[str]) -> tuple[int, int]:
     return _from_shards(out, Manifest(path), names) if path.exists() else _from_parquet(out, names)
 
 
-def _from_shards(out: Path, manifest: Manifest, names: Iterable[str]) -> tuple[int, int]:
+def _from_shards(out: Place, manifest: Manifest, names: Iterable[str]) -> tuple[int, int]:
     header = manifest.header
     shards = Shards(out / STATE / "shards")
     left = sum(not shards.is_whole(shard) for shard in range(header.shard_count))
@@ -58,7 +58,7 @@ def _from_shards(out: Path, manifest: Manifest, names: Iterable[str]) -> tuple[i
         return header.count, exports.finish()
 
 
-def _from_parquet(out: Path, names: Iterable[str]) -> tuple[int, int]:
+def _from_parquet(out: Place, names: Iterable[str]) -> tuple[int, int]:
     files = _ParquetFiles(out)
 
     def all_photos() -> Iterator[Photo]:
@@ -74,7 +74,7 @@ def _from_parquet(out: Path, names: Iterable[str]) -> tuple[int, int]:
     return files.header.count, write_failures(out, all_photos())
 
 
-def _formats(out: Path, header: Header, names: Iterable[str], items: Iterable[Item]) -> dict[str, Format]:
+def _formats(out: Place, header: Header, names: Iterable[str], items: Iterable[Item]) -> dict[str, Format]:
     chosen = list(names)
     check_stems(items, chosen)
     return {name: make_format(name, out, header) for name in chosen}
@@ -93,7 +93,7 @@ class _ParquetFiles:
         InvalidRequestError: some are missing, or are not those of one finished run; or pyarrow is not installed.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Place) -> None:
         self._folder = out / FOLDER
         if not (self._folder / name_of(0)).exists():
             raise InvalidRequestError(f"{out} holds no results of osamd batch: neither {STATE} nor {FOLDER}/*{SUFFIX}")

@@ -3,7 +3,6 @@
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Final
 
 from osamd.dataset.failures import write_failures
@@ -11,6 +10,7 @@ from osamd.dataset.formats import Format
 from osamd.dataset.manifest import Manifest
 from osamd.dataset.rows import Photo
 from osamd.dataset.shards import Shards
+from osamd.dataset.urls import Place
 from osamd.dataset.whole_files import locked, write_whole
 
 # Shards that wait to be written; then the photos wait too, so that the outputs do not fall behind.
@@ -32,7 +32,7 @@ class Exports:
     """
 
     def __init__(
-        self, out: Path, markers: Path, *, manifest: Manifest, shards: Shards, formats: Mapping[str, Format]
+        self, out: Place, markers: Place, *, manifest: Manifest, shards: Shards, formats: Mapping[str, Format]
     ) -> None:
         self._out = out
         self._markers = markers
@@ -69,7 +69,7 @@ class Exports:
             made.finish(self._all_photos)
         return write_failures(self._out, self._all_photos())
 
-    def _marker(self, shard: int, name: str) -> Path:
+    def _marker(self, shard: int, name: str) -> Place:
         return self._markers / f"{self._shards.path(shard).stem}.{name}"
 
     def _photos(self, shard: int) -> Iterator[Photo]:

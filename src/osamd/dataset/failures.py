@@ -3,16 +3,16 @@
 import csv
 import io
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 from osamd.dataset.rows import Photo
+from osamd.dataset.urls import Place
 from osamd.dataset.whole_files import whole_file
 
 NAME: Final = "failures.csv"
 
 
-def write_failures(out: Path, photos: Iterable[Photo]) -> int:
+def write_failures(out: Place, photos: Iterable[Photo]) -> int:
     """Write the photos that failed, one row each; no file if there are none.
 
     Returns:

@@ -2,13 +2,15 @@
 
 import glob
 import os
+import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from osamd.dataset.plan import STATE
-from osamd.dataset.prompts.boxes import KnownBoxes, is_data_set, read_data_set
+from osamd.dataset.prompts.boxes import JSON_SUFFIX, YAML_SUFFIXES, KnownBoxes, is_data_set, read_data_set
+from osamd.dataset.urls import UrlPath, is_url, place_of
 from osamd.errors import InvalidRequestError
 
 # Of the formats that are decoded; in a folder, other files are not images.
@@ -39,8 +41,9 @@ def find_images(inputs: Iterable[str]) -> Found:
     """Find the images of all INPUTs; each is taken once, and those of one INPUT are sorted by name.
 
     Args:
-        inputs: folders (with all folders below but hidden ones and results of runs), patterns with ``*``, ``?``, ``[``
-            or ``**``, text files with a path on each line, images, COCO JSON files, and ``data.yaml`` files of YOLO.
+        inputs: paths or URLs of folders (with all folders below but hidden ones and results of runs), patterns with
+            ``*``, ``?``, ``[`` or ``**``, text files with a path or URL on each line, and images; paths of COCO JSON
+            files, and of ``data.yaml`` files of YOLO.
 
     Raises:
         InvalidRequestError: an INPUT does not exist, has no images, or is a second data set; or two images have one
@@ -48,8 +51,12 @@ def find_images(inputs: Iterable[str]) -> Found:
     """
     images: dict[str, str] = {}
     boxes: KnownBoxes | None = None
-    for given in inputs:
-        if is_data_set(given):
+    for text in inputs:
+        place = place_of(text)
+        given = str(place) if is_url(text) else text
+        if isinstance(place, UrlPath):
+            found = _by_url(place)
+        elif is_data_set(given):
             if boxes is not None:
                 raise InvalidRequestError("expected one data set with boxes: run osamd batch once for each")
             boxes = read_data_set(Path(given))
@@ -77,6 +84,36 @@ def _by_name(given: str) -> dict[str, str]:
     if MAGIC & set(given):
         return _named(sorted(found for found in _matches(given) if not Path(found).is_dir()), _fixed_part(given))
     raise InvalidRequestError(f"{given}: no such file or folder")
+
+
+def _by_url(place: UrlPath) -> dict[str, str]:
+    url = str(place)
+    try:
+        if MAGIC & set(url):
+            fixed = url[: url.rindex("/", 0, min(url.index(sign) for sign in MAGIC if sign in url))]
+            return _named(UrlPath(fixed).matches(url[len(fixed) + 1 :]), fixed)
+        if not place.is_file():
+            return _named(_photos_below(place), url)
+        if Path(place.name).suffix.lower() in {JSON_SUFFIX, *YAML_SUFFIXES}:
+            raise InvalidRequestError(f"{url}: expected a data set on this machine, not a URL: download it first")
+        if Path(place.name).suffix.lower() == LIST_SUFFIX:
+            lines = place.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines()
+            paths = (line.strip() for line in lines if line.strip())
+            return _named((path if is_url(path) else str(place.parent / path) for path in paths), str(place.parent))
+        return _named([url], str(place.parent))
+    except OSError as error:
+        raise InvalidRequestError(f"{error.filename}: {error.strerror}") from None
+
+
+def _photos_below(place: UrlPath) -> Iterator[str]:
+    """As of folders on disk: no hidden ones, and no results of runs."""
+    top = f"{place}/"
+    found = place.files()
+    results = {url.partition(f"/{STATE}/")[0] + "/" for url in found if f"/{STATE}/" in url} - {top}
+    for url in found:
+        is_hidden = any(part.startswith(".") for part in url[len(top) :].split("/"))
+        if not is_hidden and Path(url).suffix.lower() in SUFFIXES and not url.startswith(tuple(results)):
+            yield url
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -132,7 +169,7 @@ def _listed(path: Path) -> Iterator[str]:
         raise InvalidRequestError(f"{path}: {error.strerror}") from None
     for line in lines:
         if line.strip():
-            yield str(path.parent / line.strip())
+            yield line.strip() if is_url(line.strip()) else str(path.parent / line.strip())
 
 
 def _fixed_part(pattern: str) -> str:
@@ -143,15 +180,22 @@ def _fixed_part(pattern: str) -> str:
 
 
 def _named(paths: Iterable[str], base: str) -> dict[str, str]:
-    absolute = {name_of(path, base): os.path.abspath(path) for path in paths}  # noqa: PTH100 - keeps symbolic links
+    absolute = {
+        name_of(path, base): path if is_url(path) else os.path.abspath(path)  # noqa: PTH100 - keeps symbolic links
+        for path in paths
+    }
     return dict(sorted(absolute.items()))
 
 
 def name_of(path: str, base: str) -> str:
-    """A path relative to a folder, with slashes; the absolute path without its leading slash if it is outside.
+    """A path or URL relative to a folder, with slashes; without leading slash or scheme if it is outside.
 
     Never leaves the folder in which it is used as a name, and is always valid UTF-8.
     """
+    if is_url(path):
+        key = path.removeprefix(f"{base}/") if path.startswith(f"{base}/") else UrlPath(path).key
+        # Keys of a bucket may have any parts.
+        return posixpath.normpath(f"/{key}").lstrip("/").encode("utf-8", "backslashreplace").decode()
     relative = os.path.relpath(path, base)
     if relative.startswith(os.pardir):
         relative = os.path.abspath(path).lstrip("/")  # noqa: PTH100 - keeps symbolic links

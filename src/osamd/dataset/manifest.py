@@ -1,5 +1,6 @@
 """The manifest: the header of a run and its photos, one JSON line each. Every machine that works on it reads it."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from osamd.dataset.plan import Category, Header, Item, item_of_json, item_to_json
+from osamd.dataset.urls import Place
 from osamd.dataset.whole_files import whole_file
 from osamd.errors import InvalidRequestError
 
@@ -37,10 +39,12 @@ class Manifest:
         OSError: it cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Place) -> None:
+        self._opened = contextlib.ExitStack()
+        # By URL, a copy, which is read from the middle.
+        self._path = path if isinstance(path, Path) else Path(self._opened.enter_context(path.open("rb")).name)
         self._offsets = array("q")
-        with path.open("rb") as file:
+        with self._path.open("rb") as file:
             self.header = header_of_json(file.readline(), path)
             position = file.tell()
             for index, line in enumerate(file):
@@ -57,7 +61,7 @@ class Manifest:
                 yield item_of_json(first + offset, json.loads(line))
 
 
-def write_manifest(path: Path, header: Header, items: Iterable[Item]) -> Header:
+def write_manifest(path: Place, header: Header, items: Iterable[Item]) -> Header:
     """Write a manifest, and complete the header with its number of photos and their hash.
 
     Returns:
@@ -84,7 +88,7 @@ def completed(header: Header, lines: Iterable[bytes]) -> Header:
     return replace(header, count=count, items_sha256=digest.hexdigest())
 
 
-def check_same(found: Header, header: Header, items: Iterable[Item], out: Path) -> None:
+def check_same(found: Header, header: Header, items: Iterable[Item], out: Place) -> None:
     """Refuse to mix two runs in one folder.
 
     Args:
@@ -119,7 +123,7 @@ def header_to_json(header: Header) -> bytes:
     return _line(asdict(header))
 
 
-def header_of_json(line: bytes, path: Path) -> Header:
+def header_of_json(line: bytes, path: Place) -> Header:
     """The inverse of ``header_to_json``.
 
     Args:

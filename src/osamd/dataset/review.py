@@ -3,11 +3,9 @@
 import contextlib
 import heapq
 import html
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
@@ -17,6 +15,7 @@ import numpy as np
 from osamd.dataset.formats import AllPhotos
 from osamd.dataset.plan import Header
 from osamd.dataset.rows import Photo, mask_of
+from osamd.dataset.urls import Place, place_of, way_to
 from osamd.dataset.whole_files import whole_file, write_whole
 from osamd.errors import OsamdError
 from osamd.pixels.careful_decoder import CarefulDecoder
@@ -56,7 +55,7 @@ class Review:
         header: the run's.
     """
 
-    def __init__(self, out: Path, header: Header) -> None:
+    def __init__(self, out: Place, header: Header) -> None:
         self._folder = out / "review"
         self._header = header
         self._names = header.names()
@@ -114,7 +113,7 @@ class Review:
 
     def _figure(self, entry: _Entry) -> str:
         name, text = html.escape(entry.name), html.escape(entry.text)
-        original = quote(os.path.relpath(entry.path, os.path.realpath(self._folder)), errors="surrogateescape")
+        original = quote(way_to(entry.path, self._folder), errors="surrogateescape")
         height, width = entry.size
         picture = '<div class="none"></div>'
         if entry.rank:
@@ -140,7 +139,7 @@ def _drawn(photo: Photo, decode: Decode) -> ByteArray:
     # One that has been removed since is shown as masks on grey.
     with contextlib.suppress(OSError, OsamdError):
         pixels = decode(
-            Path(photo.item.path).read_bytes(),
+            place_of(photo.item.path).read_bytes(),
             max_pixels=max(1, row.height * row.width),
             wanted=_thumbnail_size,
         ).pixels

@@ -2,7 +2,6 @@
 
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from osamd.dataset.exports import Background, Exports
 from osamd.dataset.formats import Format
@@ -11,6 +10,7 @@ from osamd.dataset.plan import STATE
 from osamd.dataset.planning import Plan
 from osamd.dataset.progress import Progress
 from osamd.dataset.shards import Shards
+from osamd.dataset.urls import Place
 from osamd.dataset.whole_files import locked
 from osamd.dataset.work import WHOLE, Part, Work, Workers
 from osamd.errors import InvalidRequestError
@@ -35,7 +35,7 @@ class Outcome:
     busy: list[int] = field(default_factory=list)
 
 
-def open_manifest(out: Path, plan: Plan | None) -> Manifest:
+def open_manifest(out: Place, plan: Plan | None) -> Manifest:
     """The manifest of an output folder, written first if there is none.
 
     Args:
@@ -59,7 +59,7 @@ def open_manifest(out: Path, plan: Plan | None) -> Manifest:
     return Manifest(path)
 
 
-def is_segmented(out: Path) -> bool:
+def is_segmented(out: Place) -> bool:
     """Whether an output folder holds a run whose photos are all done, so that only outputs may be missing."""
     path = out / STATE / NAME
     if not path.exists():
@@ -70,7 +70,7 @@ def is_segmented(out: Path) -> bool:
 
 def run(
     manifest: Manifest,
-    out: Path,
+    out: Place,
     *,
     formats: dict[str, Format],
     workers: Workers,

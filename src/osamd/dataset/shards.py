@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from osamd.dataset.rows import Row, row_of_line, row_to_line
-from osamd.dataset.whole_files import PART, take_lock
+from osamd.dataset.urls import Place, UrlPath
+from osamd.dataset.whole_files import PART, take_lock, write_whole
 
 DIGITS: Final = 5
 
@@ -19,10 +20,10 @@ class Shards:
         folder: where they are; created when the first is opened.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self._folder = folder
 
-    def path(self, shard: int) -> Path:
+    def path(self, shard: int) -> Place:
         """Where a shard is once it is whole."""
         return self._folder / f"{shard:0{DIGITS}d}.jsonl"
 
@@ -40,7 +41,7 @@ class Shards:
             for line in file:
                 yield row_of_line(line)
 
-    def open(self, shard: int, *, first: int, count: int) -> "Journal | None":
+    def open(self, shard: int, *, first: int, count: int) -> "AnyJournal | None":
         """Open a shard for this process alone.
 
         Args:
@@ -54,8 +55,11 @@ class Shards:
         Raises:
             OSError: it cannot be opened or locked.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return Journal.open(self.path(shard), shard, first=first, count=count)
+        path = self.path(shard)
+        if isinstance(path, UrlPath):
+            return None if path.exists() else UrlJournal(path, shard, count=count)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Journal.open(path, shard, first=first, count=count)
 
 
 class Journal:
@@ -144,6 +148,52 @@ class Journal:
     def _count_in(self, row: Row) -> None:
         self.done += 1
         self.failed += bool(row.code)
+
+
+class UrlJournal:
+    """The rows of an unfinished shard, in memory, and written in one piece.
+
+    Nothing can be appended to a file by URL, so whoever is killed has done none of its photos; and nothing is locked,
+    so two processes may do them, and write the same.
+
+    Attributes:
+        shard: the shard's number.
+        done: its photos that are done.
+        failed: those of them that failed.
+    """
+
+    def __init__(self, path: UrlPath, shard: int, *, count: int) -> None:
+        self._path = path
+        self._count = count
+        self._lines: list[bytes] = []
+        self.shard = shard
+        self.done = 0
+        self.failed = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all photos are done, so that it can be written."""
+        return self.done == self._count
+
+    def append(self, row: Row) -> None:
+        """Add the next photo's row."""
+        self._lines.append(row_to_line(row))
+        self.done += 1
+        self.failed += bool(row.code)
+
+    def finish(self) -> None:
+        """Write the complete shard.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_whole(self._path, b"".join(self._lines))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+AnyJournal = Journal | UrlJournal
 
 
 def _whole_row(line: bytes) -> Row | None:

@@ -12,17 +12,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
+from osamd.dataset.urls import Place, UrlPath
+
 PART: Final = ".part"
 NO_LOCKS: Final = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def whole_file(path: Place) -> Iterator[IO[bytes]]:
     """Open a file for writing that appears under its name when the block ends without an exception.
 
     Raises:
         OSError: it cannot be written.
     """
+    if isinstance(path, UrlPath):
+        with path.replacing() as file:
+            yield file
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + PART)
     with part.open("wb") as file:
@@ -30,7 +36,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     part.replace(path)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Place, content: bytes) -> None:
     """Write a file as ``whole_file`` does."""
     with whole_file(path) as file:
         file.write(content)
@@ -50,12 +56,17 @@ def link(path: Path, target: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Place) -> Iterator[None]:
     """Hold a file's lock, waiting for it; it ends with the process that holds it, however that ends.
+
+    By URL there are no locks, and this does nothing.
 
     Raises:
         OSError: the file cannot be opened or locked.
     """
+    if isinstance(path, UrlPath):
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:

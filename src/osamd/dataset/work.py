@@ -12,7 +12,7 @@ from osamd.dataset.manifest import Manifest
 from osamd.dataset.pipeline import in_order
 from osamd.dataset.plan import Header, Item
 from osamd.dataset.rows import Row
-from osamd.dataset.shards import Journal, Shards
+from osamd.dataset.shards import AnyJournal, Shards
 from osamd.pixels.careful_decoder import CarefulDecoder
 
 
@@ -75,7 +75,7 @@ class Work:
         self._numbers = numbers
         self._progress = progress
         self._outputs = outputs
-        self._open: list[Journal] = []
+        self._open: list[AnyJournal] = []
         self.header = manifest.header
         self.done = 0
         self.busy: list[int] = []
@@ -120,7 +120,7 @@ class Work:
             stop: once set, the photos in hand are finished, and no others.
         """
 
-        def work(task: tuple[Journal, Item]) -> Row:
+        def work(task: tuple[AnyJournal, Item]) -> Row:
             return row_of(task[1])
 
         try:
@@ -136,7 +136,7 @@ class Work:
             for journal in self._open:
                 journal.close()
 
-    def _tasks(self) -> Iterator[tuple[Journal, Item]]:
+    def _tasks(self) -> Iterator[tuple[AnyJournal, Item]]:
         """The photos that are not done, with the journals to write them to."""
         for shard in self.left():
             journal = self._shards.open(shard, first=self.header.first_of(shard), count=self.header.size_of(shard))
@@ -157,7 +157,7 @@ class Work:
                 if offset >= already:
                     yield journal, item
 
-    def _finish(self, journal: Journal) -> None:
+    def _finish(self, journal: AnyJournal) -> None:
         journal.finish()
         self._open.remove(journal)
         self._outputs.add(journal.shard)

@@ -1,11 +1,11 @@
 """Output formats. Each is made of the shards, so a format can be added to a finished run without segmenting again."""
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Final, Protocol
 
 from osamd.dataset.plan import Header
 from osamd.dataset.rows import Photo
+from osamd.dataset.urls import Place
 
 # Goes through all photos of the run, in order; may be called again.
 AllPhotos = Callable[[], Iterator[Photo]]
@@ -32,7 +32,7 @@ class Format(Protocol):
         """
 
 
-def make_format(name: str, out: Path, header: Header) -> Format:
+def make_format(name: str, out: Place, header: Header) -> Format:
     """The format of a name, one of ``NAMES`` or ``review``.
 
     Raises:

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import IO, Any, Final
 
 from osamd.dataset.formats import AllPhotos
 from osamd.dataset.plan import Category, Header
 from osamd.dataset.rows import Photo
+from osamd.dataset.urls import Place
 from osamd.dataset.whole_files import whole_file
 
 NAME: Final = "annotations.coco.json"
@@ -21,7 +21,7 @@ class Coco:
         header: the run's.
     """
 
-    def __init__(self, out: Path, header: Header) -> None:
+    def __init__(self, out: Place, header: Header) -> None:
         self._path = out / NAME
         self._header = header
 

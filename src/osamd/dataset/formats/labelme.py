@@ -5,14 +5,13 @@ Both lose nothing: a polygon's vertices are centres of mask pixels, and a mask s
 
 import base64
 import json
-import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Final
 
 from osamd.dataset.formats import AllPhotos
 from osamd.dataset.plan import Header
 from osamd.dataset.rows import Instance, Photo, mask_of
+from osamd.dataset.urls import Place, way_to
 from osamd.dataset.whole_files import write_whole
 from osamd.pixels.masks import TRIANGLE, cropped_array, encode_png, polygons
 
@@ -28,7 +27,7 @@ class Labelme:
         header: the run's.
     """
 
-    def __init__(self, out: Path, header: Header) -> None:
+    def __init__(self, out: Place, header: Header) -> None:
         self._folder = out / "labelme"
         self._names = header.names()
 
@@ -42,7 +41,7 @@ class Labelme:
                 "version": VERSION,
                 "flags": {},
                 "shapes": [self._shape(photo, one) for one in photo.row.instances],
-                "imagePath": os.path.relpath(photo.item.path, os.path.realpath(path.parent)),
+                "imagePath": way_to(photo.item.path, path.parent),
                 "imageData": None,
                 "imageHeight": photo.row.height,
                 "imageWidth": photo.row.width,

@@ -5,13 +5,14 @@ Loses nothing, so that every other format can be made of it; the run's header is
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Final
 
 from osamd.dataset.formats import AllPhotos
 from osamd.dataset.manifest import header_to_json
 from osamd.dataset.plan import Header
 from osamd.dataset.rows import Photo
+from osamd.dataset.urls import Place
 from osamd.dataset.whole_files import whole_file
 from osamd.errors import InvalidRequestError
 
@@ -32,7 +33,7 @@ class Parquet:
         InvalidRequestError: pyarrow is not installed.
     """
 
-    def __init__(self, out: Path, header: Header) -> None:
+    def __init__(self, out: Place, header: Header) -> None:
         try:
             import pyarrow as pa
             import pyarrow.parquet
@@ -49,6 +50,8 @@ class Parquet:
                 ("counts", pa.string()),
             ]
         )
+        # A server does not tell the digest of its files, and its rows are those of this process.
+        metadata = {HEADER: header_to_json(replace(header, digest=""))}
         self._schema = pa.schema(
             [
                 ("index", pa.int64()),
@@ -63,7 +66,7 @@ class Parquet:
                 ("error", pa.string()),
                 ("objects", pa.list_(an_object)),
             ],
-            metadata={HEADER: header_to_json(header)},
+            metadata=metadata,
         )
 
     def write_shard(self, shard: int, photos: Iterable[Photo]) -> None:

@@ -3,11 +3,11 @@
 import csv
 import io
 from collections.abc import Iterable
-from pathlib import Path
 
 from osamd.dataset.formats import AllPhotos
 from osamd.dataset.plan import Header
 from osamd.dataset.rows import Photo, full_mask
+from osamd.dataset.urls import Place
 from osamd.dataset.whole_files import whole_file, write_whole
 from osamd.pixels.masks import encode_png
 
@@ -20,7 +20,7 @@ class Png:
         header: the run's.
     """
 
-    def __init__(self, out: Path, header: Header) -> None:
+    def __init__(self, out: Place, header: Header) -> None:
         self._folder = out / "masks"
         self._names = header.names()
 

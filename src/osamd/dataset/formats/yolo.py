@@ -5,9 +5,7 @@ does for parts; drawn on pixels, a bridge is one pixel wide.
 """
 
 import json
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +13,7 @@ import numpy.typing as npt
 from osamd.dataset.formats import AllPhotos
 from osamd.dataset.plan import Header
 from osamd.dataset.rows import Photo, mask_of
+from osamd.dataset.urls import Place, UrlPath, is_url, way_to
 from osamd.dataset.whole_files import link, write_whole
 from osamd.pixels.masks import TRIANGLE, Polygon, polygons
 
@@ -34,7 +33,7 @@ class Yolo:
         header: the run's.
     """
 
-    def __init__(self, out: Path, header: Header) -> None:
+    def __init__(self, out: Place, header: Header) -> None:
         self._folder = out / "yolo"
         self._header = header
         # YOLO's classes are numbered from 0 without gaps.
@@ -48,7 +47,9 @@ class Yolo:
             lines = "".join(self._line(photo, index) for index in range(len(photo.row.instances)))
             write_whole(self._folder / "labels" / f"{photo.item.stem}.txt", lines.encode())
             image = self._folder / "images" / photo.item.name
-            link(image, os.path.relpath(photo.item.path, os.path.realpath(image.parent)))
+            # In a bucket there are no links, and none leads there.
+            if not (isinstance(image, UrlPath) or is_url(photo.item.path)):
+                link(image, way_to(photo.item.path, image.parent))
 
     def finish(self, photos: AllPhotos) -> None:  # noqa: ARG002
         """Write ``data.yaml``, with all images for training and validation."""
