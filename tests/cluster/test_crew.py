@@ -1,6 +1,7 @@
 """Actors that do the shards of a run, over threads instead of Ray: they die, fail, are busy, and are stopped."""
 
 import contextlib
+import hashlib
 import importlib.util
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from osamd.dataset.local import Machine
 from osamd.dataset.planning import Prompts, make_plan
 from osamd.dataset.run import Outcome, open_manifest, run
 from osamd.dataset.shards import Shards
+from osamd.dataset.urls import UrlPath
 from osamd.dataset.work import Work
 from osamd.errors import InvalidRequestError, UnknownModelError, UnreachableError
 
@@ -139,6 +141,14 @@ def test_actors_write_the_same_bytes_as_one_process(tmp_path: Path, photos: Path
     outcome = run_on(OnThreads(tmp_path / "out"), photos, tmp_path / "out")
     assert (True, 8, 1) == (outcome.is_finished, outcome.done, outcome.failed)
     assert whole == tree(tmp_path / "out")
+
+
+def test_actors_write_to_a_bucket(photos: Path, whole: dict[str, str]) -> None:
+    """By URL, as to a folder."""
+    out: Any = UrlPath("memory://crew/out")
+    assert run_on(OnThreads(out), photos, out).is_finished
+    coco = (out / "annotations.coco.json").read_bytes()
+    assert whole["annotations.coco.json"] == hashlib.sha256(coco).hexdigest()
 
 
 def test_the_shard_of_an_actor_that_died_is_done_by_another(
