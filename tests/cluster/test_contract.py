@@ -4,7 +4,6 @@ import asyncio
 import base64
 import io
 import json
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import httpx2
 import numpy as np
 import pytest
 from asking import GENERATE
+from comparing import comparable
 from engines import FullStore
 from fake_cluster import FakeHandle
 from fake_model import FakeModel
@@ -37,11 +37,6 @@ ADMIN, USER = "admin-key-for-tests-1", "user-key-for-tests-22"
 POINT: Final = {"points": [[70, 50]], "point_labels": [1]}
 ABSENT: Final = "efficientsam:10m"
 BROKEN, BUGGY, UNLOADABLE = "sam2:small", "sam2:large", "sam:300m"
-# Made up anew for each answer, or times.
-MASK_ID = re.compile(r"mask_([0-9a-f]{8})[0-9a-f]{24}")
-REGION_ID = re.compile(r'"id":"[0-9a-f]{10}"')
-TIMES = re.compile(r'"(expires_at|time|modified_at)":\s?("[^"]*"|[0-9.e-]+)')
-UNSTABLE = {"x-request-id", "server-timing", "date", "content-length"}
 
 Client = httpx2.AsyncClient
 Script = Callable[[Client], Awaitable[list[httpx2.Response]]]
@@ -141,17 +136,6 @@ async def told(app: Any, script: Script) -> list[Any]:
         transport=transport, base_url="http://osamd.example", headers={"X-API-Key": ADMIN}
     ) as client:
         return [comparable(reply) for reply in await script(client)]
-
-
-def comparable(reply: httpx2.Response) -> Any:
-    """Status, headers and body without what is made up or timed."""
-    request_id = reply.headers.get("x-request-id", "-")
-    headers = {name: value for name, value in reply.headers.items() if name.lower() not in UNSTABLE}
-    if reply.headers.get("content-type", "").startswith(("image/", "application/octet-stream")):
-        return reply.status_code, headers, reply.content
-    text = reply.text.replace(request_id, "ID")
-    text = TIMES.sub(r'"\1":0', REGION_ID.sub('"id":""', MASK_ID.sub(r"mask_\1", text)))
-    return reply.status_code, headers, text
 
 
 def assert_same(answers: tuple[list[Any], list[Any]], *statuses: int) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -16,9 +17,10 @@ import numpy as np
 import pytest
 from asking import GENERATE, click
 from cluster_process import CONTROLLER, EDGE, PROXY, SEGMENTER, RunningCluster, listening, run_cluster, wait_for
+from comparing import comparable
 from pictures import base64_of
 from PIL import Image
-from serving import KEY
+from serving import KEY, run_server
 
 from osamd.client import Client, Segmentation
 from osamd.client.routing import headers_of_handle
@@ -160,6 +162,54 @@ def test_every_first_click_finds_its_embedding(cluster: RunningCluster, client: 
         ready = http.get("/ready").json()
     assert "ready" == ready["status"]
     assert segmenters == len(ready["segmenters"])
+
+
+def test_answers_are_those_of_a_plain_server(cluster: RunningCluster, tmp_path: Path) -> None:
+    """Masks, streams, handles, refinements, embeddings and refusals, byte for byte."""
+    cluster.deploy(2)
+    with run_server(cache=tmp_path, env={"API_KEY": KEY, "OSAMD_THREADS": "1"}) as plain:
+        with plain.client() as http:
+            expected = asked(http)
+        with cluster.http() as http:
+            found = asked(http)
+    for one, other in zip(expected, found, strict=True):
+        assert one == other
+
+
+def asked(http: httpx2.Client) -> list[Any]:
+    """Answers to the same requests, known photos included."""
+    replies = []
+    lines = {"Accept": "application/x-ndjson"}
+    for photo in (photos(1, 77)[0], written(np.random.default_rng(7).integers(0, 256, (200, 200, 3), np.uint8))):
+        body = {"image": base64_of(photo), "prompt": click([60, 40])}
+        grid = {**body, "prompt": {"everything": {"points_per_side": 3}}, "mask_format": "rle"}
+        first = http.post(GENERATE, json={**body, "include": ["image_embedding"]})
+        handle = {"image_id": first.json()["image_id"], "prompt": click([60, 40])}
+        mask = {"mask_input": first.json()["annotations"][0]["mask_id"]}
+        replies += [
+            first,
+            *(http.post(GENERATE, json=handle | {"mask_format": kind}) for kind in ("png", "rle", "polygon")),
+            http.post(GENERATE, json=body | {"mask_format": "cutout", "mask_layout": "crop"}),
+            http.post(GENERATE, json=handle | {"prompt": click([70, 50]) | mask}),
+            http.post(GENERATE, json=body, headers={"Accept": "image/png"}),
+            *(http.post(GENERATE, json=grid, headers=headers) for headers in (lines, {})),
+            http.post("/api/embed", json={"image": body["image"]}),
+            http.post(GENERATE, json=handle | {"prompt": click([9999, 1])}),
+            http.post(GENERATE, json=handle | {"model": "sam2:tiny"}),
+            http.post(GENERATE, json=body | {"model": "sam2:tiny"}),
+            http.delete(f"/api/images/{handle['image_id']}"),
+            http.post(GENERATE, json=handle),
+        ]
+    replies += [http.get(path) for path in ("/api/version", "/api/ps", "/api/tags", "/openapi.json")]
+    return [comparable(reply) for reply in replies]
+
+
+def test_metrics_are_those_of_all(cluster: RunningCluster) -> None:
+    """Each Segmenter's series have its label."""
+    cluster.deploy(2)
+    with cluster.http() as http:
+        text = http.get("/metrics").text
+    assert 2 == len(set(re.findall(r'osamd_model_bytes\{segmenter="([^"]+)"', text)))
 
 
 def test_a_large_photo(cluster: RunningCluster, client: Client) -> None:
