@@ -4,6 +4,7 @@ Routes of a door call ``answering.answer`` with two pure functions, body to ask 
 a route is reached, such as authentication, is configured here.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,7 +86,13 @@ class Door:
 
     def covers(self, path: str) -> bool:
         """Whether a path, without the prefix of a proxy or mount, belongs to this door."""
-        return any(path == own or (own.endswith("/") and path.startswith(own)) for own in self.paths)
+        return path in self.paths or path.startswith(_folders(self.paths))
+
+
+@functools.cache
+def _folders(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that include all below them. Looked up several times for each request, also for refused ones."""
+    return tuple(path for path in paths if path.endswith("/"))
 
 
 def door_of(doors: Iterable[Door], scope: Scope) -> Door | None:
