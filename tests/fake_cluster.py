@@ -31,6 +31,7 @@ class FakeHandle:
         asked: labels of the Segmenters that were asked, in order.
         fails: raised by the next calls, the first first.
         cancelled: how many calls were cancelled by their caller.
+        dies_after: items after which a stream's Segmenter dies; None for never.
     """
 
     segmenters: Mapping[str, SegmenterService]
@@ -40,6 +41,7 @@ class FakeHandle:
     asked: list[str] = field(default_factory=list)
     fails: list[Exception] = field(default_factory=list)
     cancelled: int = 0
+    dies_after: int | None = None
 
     def serves(self, model: str) -> bool:
         """Whether it is one of them."""
@@ -81,6 +83,11 @@ class FakeHandle:
         if self.fails:
             raise self.fails.pop(0)
 
+    def survive(self, items: int) -> None:
+        """Die, if the test wants that after so many items."""
+        if items == self.dies_after:
+            raise DeadError
+
     def _chosen(self, key: str) -> SegmenterService:
         labels = sorted(self.segmenters)
         label = labels[sum(key.encode()) % len(labels)]
@@ -120,8 +127,11 @@ class _FakeStream:
         async def run() -> None:
             try:
                 handle.fail()
+                count = 0
                 async for item in getattr(segmenter, method)(*args):
+                    handle.survive(count)
                     self._items.put_nowait(again(item))
+                    count += 1
                 self._items.put_nowait(StopAsyncIteration())
             except Exception as error:  # noqa: BLE001 - for whoever iterates
                 self._items.put_nowait(error)

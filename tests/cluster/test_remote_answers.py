@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,6 +207,38 @@ def test_a_client_that_leaves_cancels_the_call(*, is_streamed: bool) -> None:
         assert 2 == len(model.decoded)
 
     run(main, model=model)
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_deadline_cancels_the_call(*, is_streamed: bool) -> None:
+    """As in one process: 504, or the last line of a stream, and the Segmenter gives up."""
+    gate = Gate()
+    photo = encoded(Image.new("RGB", (100, 80)))
+
+    async def main(cluster: Cluster) -> None:
+        body = {"image": base64_of(photo), "model": "sam2:tiny", "prompt": EVERYTHING if is_streamed else POINT}
+        reply = await cluster.client.post(GENERATE, json=body, headers=LINES if is_streamed else {})
+        gate.open()
+        told = json.loads(reply.text.splitlines()[-1])
+        assert (200 if is_streamed else 504, "deadline_exceeded") == (reply.status_code, told["code"])
+        assert 1 == cluster.handle.cancelled
+
+    run(main, model=FakeModel(on_decode=gate), deadline_s=1)
+
+
+def test_a_segmenter_that_dies_during_a_stream_is_its_last_line() -> None:
+    """The lines until then are kept, and the last one says that another attempt may succeed."""
+    photo = encoded(Image.new("RGB", (100, 80)))
+
+    async def main(cluster: Cluster) -> None:
+        cluster.handle.dies_after = 2
+        body = {"image": base64_of(photo), "model": "sam2:tiny", "prompt": EVERYTHING}
+        reply = await cluster.client.post(GENERATE, json=body, headers=LINES)
+        first, last = map(json.loads, reply.text.splitlines())
+        assert (200, "image") == (reply.status_code, first["event"])
+        assert ("error", "overloaded") == (last["event"], last["code"])
+
+    run(main)
 
 
 def test_a_handle_of_no_model_here_is_expired() -> None:
