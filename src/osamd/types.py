@@ -4,7 +4,7 @@ Coordinates: unless a name says otherwise, x and y are pixels of the upright ima
 right and y down; the centre of the top-left pixel is (0, 0). Boxes are (x1, y1, x2, y2).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -56,6 +56,8 @@ class Prompt:
         score_threshold: objects with a lower score are dropped, 0..1 (detectors).
         max_annotations: maximum number of objects, best first (detectors).
         field: path of this prompt in the request, for messages.
+        parts: paths of its points, boxes or texts in the request where they are not below ``field``: one for each, or
+            one for all.
     """
 
     points: FloatArray = dataclass_field(default_factory=_no_points)
@@ -68,6 +70,23 @@ class Prompt:
     score_threshold: float = 0.1
     max_annotations: int = 100
     field: str = "prompt"
+    parts: Mapping[str, str | Sequence[str]] = dataclass_field(default_factory=dict)
+
+    def path(self, part: str, index: int | None = None) -> str:
+        """Path in the request, for messages.
+
+        Args:
+            part: ``points``, ``point_labels``, ``box``, ``boxes``, ``texts`` or ``mask_input``.
+            index: which of them; None for all.
+        """
+        paths = self.parts.get("boxes" if part == "box" else part)
+        if isinstance(paths, str):
+            return paths
+        if paths is not None and len(paths) == 1:
+            return paths[0]
+        if paths is not None:
+            return self.field if index is None else paths[index]
+        return f"{self.field}.{part}" if index is None else f"{self.field}.{part}[{index}]"
 
 
 class WantedSize(Protocol):

@@ -50,11 +50,11 @@ def test_points_nearby_move_to_the_edge_and_others_are_refused(x: float, y: floa
     is_near = -WIDTH / 10 <= x <= WIDTH * 1.1 and -HEIGHT / 10 <= y <= HEIGHT * 1.1
 
     if is_near:
-        check_inside(moved, height=HEIGHT, width=WIDTH, field="prompt")
+        check_inside(moved, height=HEIGHT, width=WIDTH)
         assert (min(max(np.float32(x), 0), WIDTH), min(max(np.float32(y), 0), HEIGHT)) == tuple(moved.points[0])
     else:
         with pytest.raises(InvalidPromptError, match="outside the image"):
-            check_inside(moved, height=HEIGHT, width=WIDTH, field="prompt")
+            check_inside(moved, height=HEIGHT, width=WIDTH)
 
 
 @given(st.tuples(ANYWHERE, ANYWHERE), st.tuples(ANYWHERE, ANYWHERE))
@@ -64,12 +64,12 @@ def test_boxes_become_their_part_on_the_photo(first: tuple[float, float], second
     moved = clip(of_box(x1, y1, x2, y2))
 
     if x1 <= WIDTH and y1 <= HEIGHT and x2 >= 0 and y2 >= 0:
-        check_inside(moved, height=HEIGHT, width=WIDTH, field="prompt")
+        check_inside(moved, height=HEIGHT, width=WIDTH)
         expected = np.array([max(x1, 0), max(y1, 0), min(x2, WIDTH), min(y2, HEIGHT)], np.float32)
         assert (moved.boxes[0] == expected).all()
     else:
         with pytest.raises(InvalidPromptError, match="outside the image"):
-            check_inside(moved, height=HEIGHT, width=WIDTH, field="prompt")
+            check_inside(moved, height=HEIGHT, width=WIDTH)
 
 
 def test_nothing_else_of_a_prompt_changes() -> None:

@@ -1,5 +1,6 @@
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,10 +73,10 @@ def test_every_pixel_of_the_image_may_be_clicked_and_boxed(data: st.DataObject, 
     x = data.draw(st.sampled_from([0, width - 1]) | st.integers(0, width - 1))
     y = data.draw(st.sampled_from([0, height - 1]) | st.integers(0, height - 1))
 
-    check_inside(point_at(x, y), height=height, width=width, field="prompt")
-    check_inside(point_at(width, height), height=height, width=width, field="prompt")
-    check_inside(box_at(x, y, width - 1, height - 1), height=height, width=width, field="prompt")
-    check_inside(box_at(0, 0, width, height), height=height, width=width, field="prompt")
+    check_inside(point_at(x, y), height=height, width=width)
+    check_inside(point_at(width, height), height=height, width=width)
+    check_inside(box_at(x, y, width - 1, height - 1), height=height, width=width)
+    check_inside(box_at(0, 0, width, height), height=height, width=width)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_points_outside_are_refused(x: float, y: float) -> None:
     prompt = Prompt(points=np.array([[5, 5], [x, y]], np.float32), point_labels=np.array([1, 0], np.int64))
 
     with pytest.raises(InvalidPromptError, match="outside the image, which is 100 x 50 pixels") as caught:
-        check_inside(prompt, height=50, width=100, field="prompt")
+        check_inside(prompt, height=50, width=100)
 
     assert "prompt.points[1]" == caught.value.field
     assert f"({x:g}," in str(caught.value).replace("inf", f"{x:g}")
@@ -98,7 +99,7 @@ def test_points_outside_are_refused(x: float, y: float) -> None:
 def test_boxes_outside_are_refused(corners: tuple[float, ...]) -> None:
     """A box that leaves the image, or is not of numbers, is refused with the image's size."""
     with pytest.raises(InvalidPromptError, match="outside the image, which is 100 x 50 pixels") as caught:
-        check_inside(box_at(*corners), height=50, width=100, field="prompts[3]")
+        check_inside(replace(box_at(*corners), field="prompts[3]"), height=50, width=100)
 
     assert "prompts[3].box" == caught.value.field
 
@@ -107,7 +108,7 @@ def test_boxes_outside_are_refused(corners: tuple[float, ...]) -> None:
 def test_boxes_turned_inside_out_are_refused(corners: tuple[float, ...]) -> None:
     """Swapped corners have another message than boxes outside the image."""
     with pytest.raises(InvalidPromptError, match=re.escape("swapped corners: expected x1 <= x2")):
-        check_inside(box_at(*corners), height=50, width=100, field="prompt")
+        check_inside(box_at(*corners), height=50, width=100)
 
 
 def test_one_of_several_boxes_is_named() -> None:
@@ -115,7 +116,7 @@ def test_one_of_several_boxes_is_named() -> None:
     boxes = np.array([[0, 0, 5, 5], [0, 0, 500, 5]], np.float32)
 
     with pytest.raises(InvalidPromptError) as caught:
-        check_inside(Prompt(boxes=boxes), height=50, width=100, field="prompt")
+        check_inside(Prompt(boxes=boxes), height=50, width=100)
 
     assert "prompt.boxes[1]" == caught.value.field
 

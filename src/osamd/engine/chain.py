@@ -198,7 +198,7 @@ def _check_prompts(request: SegmentRequest, chain: Model) -> None:
         if prompt.texts and (len(prompt.points) or len(prompt.boxes) or has_mask):
             raise InvalidPromptError(
                 f"{chain.name} takes words, or points, boxes and masks, but not both in one prompt: give two prompts",
-                field=f"{prompt.field}.texts",
+                field=prompt.path("texts"),
             )
     if request.image.exchanged is not None and (not prompts or any(prompt.texts for prompt in prompts)):
         raise InvalidRequestError(

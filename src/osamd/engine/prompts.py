@@ -24,7 +24,7 @@ def check_capabilities(prompts: Iterable[Prompt], can: Capabilities, *, model: s
         ]
         for is_refused, part in refused:
             if is_refused:
-                raise InvalidPromptError(f"{model} takes {can.sentence()}", field=f"{prompt.field}.{part}")
+                raise InvalidPromptError(f"{model} takes {can.sentence()}", field=prompt.path(part))
 
 
 def check_masks(can: Capabilities, *, model: str) -> None:
@@ -85,10 +85,10 @@ def placed_prompts(
         boxes=np.concatenate([prompt.boxes for prompt in prompts]),
     )
     try:
-        check_inside(together, height=height, width=width, field="prompts")
+        check_inside(together, height=height, width=width)
     except InvalidPromptError:
         for prompt in prompts:
-            check_inside(prompt, height=height, width=width, field=prompt.field)
+            check_inside(prompt, height=height, width=width)
         raise
     if onto_pixels(together.points, height=height, width=width) is together.points:
         return prompts

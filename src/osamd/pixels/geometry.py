@@ -46,7 +46,7 @@ def to_fractions(points: FloatArray, *, height: int, width: int) -> FloatArray:
     return ((points + 0.5) / np.array([width, height], np.float32)).astype(np.float32)
 
 
-def check_inside(prompt: Prompt, *, height: int, width: int, field: str) -> None:
+def check_inside(prompt: Prompt, *, height: int, width: int) -> None:
     """Reject points and boxes outside the image, and boxes whose corners are swapped.
 
     Points and box corners satisfy 0 <= x <= width and 0 <= y <= height: the far edges belong to the image.
@@ -63,7 +63,7 @@ def check_inside(prompt: Prompt, *, height: int, width: int, field: str) -> None
         index = int(are_inside.all(axis=1).argmin())
         x, y = prompt.points[index]
         message = f"point ({x:g}, {y:g}) is outside the image, which is {width} x {height} pixels"
-        raise InvalidPromptError(message, field=f"{field}.points[{index}]")
+        raise InvalidPromptError(message, field=prompt.path("points", index))
     corners = prompt.boxes.reshape(-1, 2, 2)
     is_swapped = np.asarray((corners[:, 0] > corners[:, 1]).any(axis=1))
     is_inside = ((corners >= 0) & (corners <= size)).all(axis=(1, 2))
@@ -72,7 +72,7 @@ def check_inside(prompt: Prompt, *, height: int, width: int, field: str) -> None
         return
     index = int(is_wrong.argmax())
     x1, y1, x2, y2 = prompt.boxes[index]
-    where = f"{field}.box" if len(prompt.boxes) == 1 else f"{field}.boxes[{index}]"
+    where = prompt.path("box") if len(prompt.boxes) == 1 else prompt.path("boxes", index)
     text = f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
     if is_swapped[index]:
         raise InvalidPromptError(f"{text} has swapped corners: expected x1 <= x2 and y1 <= y2", field=where)

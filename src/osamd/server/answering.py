@@ -5,13 +5,14 @@ result into the reply's content. The deadline, client disconnects, the caller an
 the headers are handled here.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from osamd.errors import OsamdError
 from osamd.image_sources import ImageSource
 from osamd.segment_requests import ImageHandle
 from osamd.server.answers import Context
@@ -83,11 +84,23 @@ async def asked(
     async with deadline(services.settings.deadline_s):
         ask = await _read(request, parse, services, context.timings)
         async with client_watched(request):
-            if find is not None:
-                image = ask.image or await find(request, ask, context)
-            else:
-                image = ask.image or await _fetch(ask.image_url or "", ask.model, services, context)
-            yield ask, image, context
+            with _fields_named(ask.fields):
+                if find is not None:
+                    image = ask.image or await find(request, ask, context)
+                else:
+                    image = ask.image or await _fetch(ask.image_url or "", ask.model, services, context)
+                yield ask, image, context
+
+
+@contextmanager
+def _fields_named(names: Mapping[str, str]) -> Iterator[None]:
+    """Have errors name fields as the protocol does."""
+    try:
+        yield
+    except OsamdError as error:
+        if error.field is not None:
+            error.field = names.get(error.field, error.field)
+        raise
 
 
 async def _read(request: Request, parse: Parse[How], services: Services, timings: Timings) -> Ask[How]:

@@ -40,6 +40,7 @@ class Ask(Generic[How]):
         refinable: whether masks get a ``mask_id`` if the model can refine them; otherwise they keep their logits.
         clip: whether prompts that reach slightly beyond the image are clipped, for tools that do not do so themselves.
         everything: parameters of everything mode, instead of prompts; or None.
+        fields: what the protocol calls ``model``, ``image_url`` and other fields that errors name, where it differs.
     """
 
     image: ImageSource | None
@@ -55,6 +56,7 @@ class Ask(Generic[How]):
     refinable: bool = True
     clip: bool = False
     everything: Everything | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

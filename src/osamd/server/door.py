@@ -13,7 +13,7 @@ from typing import Any, Final
 from starlette.types import Scope
 
 from osamd.errors import with_field
-from osamd.server.guard.auth import ErrorReply, header_secrets, own_path
+from osamd.server.guard.auth import SEVERAL_KEYS, ErrorReply, header_secrets, own_path
 from osamd.server.guard.key_channels import given_secrets
 from osamd.server.operations import JSON, Operations
 
@@ -41,7 +41,8 @@ def json_errors(
 
     def write(problem: Mapping[str, Any]) -> ErrorReply:
         status = mapped.get(problem["code"], problem["status"])
-        detail = key_advice if problem["code"] == "access_denied" else problem["detail"]
+        is_advised = problem["code"] == "access_denied" and problem["detail"] != SEVERAL_KEYS
+        detail = key_advice if is_advised else problem["detail"]
         # Tools show one text and nothing else.
         detail = with_field(detail, problem.get("field"))
         content = {**problem, "status": status, "message": detail, "detail": detail}

@@ -1,10 +1,13 @@
 """Fields as other tools send them: unknown ones are ignored, and prompts need not be tidy."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from pydantic import ConfigDict
 
+from osamd.errors import InvalidPromptError
 from osamd.settings import Settings
 from osamd.types import Prompt
 from osamd.wire.fields import WireModel
@@ -13,6 +16,8 @@ from osamd.wire.prompt_schema import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PromptSchem
 Numbers = Sequence[float]
 
 CORNERS: Final = (BOX_TOP_LEFT, BOX_BOTTOM_RIGHT)
+# A part of a prompt in an error's field.
+PART: Final = re.compile(r"\.(\w+)(?:\[(\d+)\])?")
 
 
 class ToolModel(WireModel):
@@ -33,6 +38,7 @@ def prompt_of(
     iou_threshold: float | None = None,
     score_threshold: float | None = None,
     max_annotations: int | None = None,
+    parts: Mapping[str, str | Sequence[str]] | None = None,
 ) -> Prompt:
     """The engine's prompt, with sorted boxes; segment it with ``clip``.
 
@@ -46,10 +52,14 @@ def prompt_of(
         iou_threshold: as in ``Prompt``, like the following; None for its default.
         score_threshold: 0..1.
         max_annotations: maximum number of objects.
+        parts: as in ``Prompt``: where the tool sends points, boxes and texts, if not below ``field``.
 
     Raises:
         InvalidPromptError: it is empty, or a limit is exceeded.
     """
+    if not (points or boxes or texts):
+        raise InvalidPromptError("the prompt is empty: expected points, a box or text", field=field)
+    named = Prompt(field=field, parts=parts or {})
     schema = PromptSchema.model_construct(
         points=[*map(list, points), *(list(corner) for box in boxes for corner in (box[:2], box[2:]))],
         point_labels=[*labels, *(CORNERS * len(boxes))],
@@ -58,4 +68,11 @@ def prompt_of(
         score_threshold=score_threshold,
         max_annotations=max_annotations,
     )
-    return schema.to_prompt(settings, field)
+    try:
+        return replace(schema.to_prompt(settings, field), parts=named.parts)
+    except InvalidPromptError as error:
+        part = PART.fullmatch((error.field or "").removeprefix(field))
+        if part is None:
+            raise
+        where = named.path(part[1], None if part[2] is None else int(part[2]))
+        raise InvalidPromptError(str(error), field=where) from None

@@ -269,7 +269,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "no base64": ({"image": {"type": "base64", "value": "?"}}, 422, "image.value: not base64"),
     "a number": ({"image": 7}, 422, "image"),
     "two images": ({"image": [{"type": "base64", "value": "AAAA"}] * 2}, 422, "image"),
-    "an address": ({"image": {"type": "url", "value": "https://example.com/a.jpg"}}, 422, "image_url"),
+    "an address": ({"image": {"type": "url", "value": "https://example.com/a.jpg"}}, 422, "image.value: images by URL"),
     "a handle of nobody": ({"image": None, "image_id": "img_0123"}, 410, "unknown or expired"),
     "words for a click": ({"sam2_version_id": "sam3"}, 422, "sam3:latest takes"),
 }
@@ -297,7 +297,7 @@ def test_concepts_are_refused_in_words(library: Library, photo: bytes) -> None:
         ([half], "prompts[0].boxes[0]: expected x, y, width and height"),
         ([], "prompts: List should have at least 1 item"),
         ([{"type": "text"}], "prompts[0]: the prompt is empty"),
-        ([{"text": "x" * 1000}], "prompts[0].texts[0]: expected a text of 1 to 256 characters"),
+        ([{"text": "x" * 1000}], "prompts[0].text: expected a text of 1 to 256 characters"),
     ):
         assert (422, message) == tuple(
             part[: len(message)] if isinstance(part, str) else part

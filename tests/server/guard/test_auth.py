@@ -488,7 +488,9 @@ def test_one_request_is_one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
         [(b"x-api-key", right), (b"authorization", b"Bearer of somebody else")],
     ]
 
-    assert [403, 403, 403, 429, 200] == [guarded_answers(guarded, headers)[0]["status"] for headers in guesses]
+    replies = [guarded_answers(guarded, headers) for headers in guesses]
+    assert [403, 403, 403, 429, 200] == [reply[0]["status"] for reply in replies]
+    assert [True, True, False] == [b"more than one API key" in reply[1]["body"] for reply in replies[:3]]
     assert [digest(b"wrong"), digest(right)] == compared
 
 

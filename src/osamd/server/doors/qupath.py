@@ -154,6 +154,11 @@ def clicks(body: RawBody, settings: Settings) -> Ask[str]:
         points=points,
         labels=[1] * len(points) if fields.point_labels is None else [int(label) for label in labels],
         boxes=[] if fields.bbox is None else [fields.bbox],
+        parts={
+            "points": [f"point_coords[{index}]" for index in range(len(points))],
+            "point_labels": "point_labels",
+            "boxes": "bbox",
+        },
     )
     return _asked(fields, prompt, multimask=fields.multimask_output)
 
@@ -170,6 +175,7 @@ def concepts(body: RawBody, settings: Settings) -> Ask[str]:
         boxes=boxes,
         texts=[fields.text_prompt] if fields.text_prompt else [],
         score_threshold=fields.confidence_threshold,
+        parts={"boxes": [f"positive_bboxes[{index}]" for index in range(len(boxes))], "texts": "text_prompt"},
     )
     return _asked(fields, prompt)
 
@@ -184,6 +190,7 @@ def _asked(fields: ImageBody, prompt: Prompt, *, multimask: bool = False) -> Ask
         needs_masks=True,
         refinable=False,
         clip=True,
+        fields={"model": "checkpoint_url" if fields.checkpoint_url else "type"},
     )
 
 

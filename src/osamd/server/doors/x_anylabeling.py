@@ -4,6 +4,7 @@ import functools
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any, Final, TypeVar
 
 from pydantic import Field, StrictStr
@@ -48,8 +49,41 @@ SCORE, DETECTOR_SCORE, OVERLAP = 0.5, 0.1, 0.5
 FINENESS: Final = 10
 
 Result = TypeVar("Result")
-# x and y, and the label.
-Click = tuple[list[float], int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Click:
+    """A point, and its path in the request."""
+
+    place: list[float]
+    label: int
+    path: str
+
+
+@dataclass(slots=True)
+class _Object:
+    """What is marked of an object: rectangles and points, and the rectangles' paths."""
+
+    boxes: list[list[float]] = dataclass_field(default_factory=list)
+    paths: list[str] = dataclass_field(default_factory=list)
+    clicks: list[_Click] = dataclass_field(default_factory=list)
+
+    def to_prompt(self, settings: Settings, **more: Any) -> Prompt:
+        """The engine's prompt, with more of it."""
+        return prompt_of(
+            settings,
+            field="params.marks" if self.boxes or self.clicks else "params.text_prompt",
+            points=[click.place for click in self.clicks],
+            labels=[click.label for click in self.clicks],
+            boxes=self.boxes,
+            parts={
+                "points": [click.path for click in self.clicks] or "params.marks",
+                "boxes": self.paths or "params.marks",
+                "texts": "params.text_prompt",
+            },
+            **more,
+        )
+
 
 operations = Operations("/x-anylabeling/v1")
 
@@ -225,39 +259,35 @@ def _ask(library: Library, body: RawBody, settings: Settings) -> Ask[How]:
 
 def _prompts(params: Params, texts: Sequence[str], can: Capabilities, settings: Settings) -> Iterator[Prompt]:
     """One prompt for the words, or for each object that is marked."""
-    clicks, boxes = _sorted_marks(params.marks or ())
-    prompt = functools.partial(prompt_of, settings, field="params.marks")
-    if texts or (boxes and can.boxes > 1):
+    marked = _sorted_marks(params.marks or ())
+    if texts or (marked.boxes and can.boxes > 1):
         # Boxes are examples of what to find. A client without fields for the thresholds sends 0.
-        yield prompt(
-            field="params.text_prompt" if texts else "params.marks",
-            points=[place for place, _ in clicks],
-            labels=[label for _, label in clicks],
-            boxes=boxes,
+        yield marked.to_prompt(
+            settings,
             texts=texts,
             score_threshold=params.conf_threshold or None,
             iou_threshold=params.iou_threshold or None,
             max_annotations=MOST_OBJECTS,
         )
         return
-    objects: list[tuple[list[list[float]], list[Click]]] = [([box], []) for box in boxes]
+    objects = [_Object([box], [path]) for box, path in zip(marked.boxes, marked.paths, strict=True)]
     # Of several rectangles, each is an object of its own: a click belongs to those it is in, or else to another object.
     single = len(objects) == 1
-    apart: list[Click] = []
-    for click in clicks:
-        own = [marks for (box,), marks in objects if single or _is_inside(click[0], box)]
-        for marks in own or [apart]:
-            marks.append(click)
-    if any(label for _, label in apart) or not objects:
-        objects.append(([], apart))
-    for own_boxes, marks in objects:
-        if own_boxes or marks:
-            yield prompt(points=[place for place, _ in marks], labels=[label for _, label in marks], boxes=own_boxes)
+    apart = _Object()
+    for click in marked.clicks:
+        own = [found for found in objects if single or _is_inside(click.place, found.boxes[0])]
+        for found in own or [apart]:
+            found.clicks.append(click)
+    if any(click.label for click in apart.clicks) or not objects:
+        objects.append(apart)
+    for found in objects:
+        if found.boxes or found.clicks:
+            yield found.to_prompt(settings)
 
 
-def _sorted_marks(marks: Sequence[Mark]) -> tuple[list[Click], list[list[float]]]:
-    """Clicks with their labels, and rectangles as x1, y1, x2, y2 with x1 <= x2 and y1 <= y2."""
-    clicks, boxes = [], []
+def _sorted_marks(marks: Sequence[Mark]) -> _Object:
+    """Clicks, and rectangles as x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, all as one object."""
+    found = _Object()
     for index, mark in enumerate(marks):
         field = f"params.marks[{index}]"
         if mark.type not in COORDINATES:
@@ -268,7 +298,7 @@ def _sorted_marks(marks: Sequence[Mark]) -> tuple[list[Click], list[list[float]]
                 field=f"{field}.data",
             )
         if mark.type == POINT:
-            clicks.append((mark.data, int(mark.label)))
+            found.clicks.append(_Click(mark.data, int(mark.label), field))
         elif not mark.label:
             raise InvalidPromptError(
                 "rectangles to exclude are not supported by any model here: remove it, or exclude with a point",
@@ -276,8 +306,9 @@ def _sorted_marks(marks: Sequence[Mark]) -> tuple[list[Click], list[list[float]]
             )
         else:
             x1, y1, x2, y2 = mark.data
-            boxes.append([min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)])
-    return clicks, boxes
+            found.boxes.append([min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)])
+            found.paths.append(field)
+    return found
 
 
 def _is_inside(place: Sequence[float], box: Sequence[float]) -> bool:

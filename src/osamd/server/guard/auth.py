@@ -103,6 +103,8 @@ class _Refusal:
 
 TOO_MANY_WRONG_KEYS: Final = "too many wrong keys from this address"
 DENIED: Final = _Refusal(403, "access_denied", "the header X-API-Key is missing or wrong")
+SEVERAL_KEYS: Final = "the request has more than one API key: send only one"
+SEVERAL: Final = _Refusal(403, "access_denied", SEVERAL_KEYS)
 
 
 class ApiKeyMiddleware:
@@ -227,7 +229,9 @@ class ApiKeyMiddleware:
             self._guesses.add_right(address, digest)
             return caller
         wait_s = self._guesses.add_wrong(address, is_forwarded=_is_forwarded(scope))
-        return DENIED if wait_s is None else _Refusal(429, "too_many_wrong_keys", TOO_MANY_WRONG_KEYS, wait_s)
+        # Not whether one of several is right.
+        refusal = DENIED if len(secrets) == 1 else SEVERAL
+        return refusal if wait_s is None else _Refusal(429, "too_many_wrong_keys", TOO_MANY_WRONG_KEYS, wait_s)
 
     def _caller(self, secret: bytes, digest: bytes) -> Caller | None:
         # Digests of equal length, compared in constant time, so that timing reveals nothing about the key.

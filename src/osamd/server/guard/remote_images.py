@@ -113,7 +113,7 @@ class RemoteImages:
             OverloadedError: too many fetches are running.
         """
         if not self._settings.url_hosts and source is None:
-            raise UrlRefusedError("image_url is not enabled on this server: send the image itself", field=FIELD)
+            raise UrlRefusedError("images by URL are not enabled on this server: send the image itself", field=FIELD)
         if self._running.total and not self._running.has_room(owner, 1):
             raise OverloadedError(f"limit of {self._settings.url_fetches} concurrent fetches by URL reached")
         self._running.add(owner, 1)

@@ -6,7 +6,7 @@ from osamd.errors import InvalidPromptError
 from osamd.image_sources import ImageSource
 from osamd.server.asks import Ask
 from osamd.server.bodies import RawBody
-from osamd.server.doors.cvat.functions import Function
+from osamd.server.doors.cvat.functions import FUNCTION_HEADER, Function
 from osamd.settings import Settings
 from osamd.types import Prompt
 from osamd.wire.base64_text import Base64Text, decode_base64
@@ -36,13 +36,24 @@ class InvokeBody(ToolModel):
             InvalidPromptError: it is empty, or a limit is exceeded.
         """
         if function.texts:
-            return prompt_of(settings, field="prompt", texts=function.texts, score_threshold=self.threshold)
+            # The operator's words.
+            field = FUNCTION_HEADER
+            return prompt_of(
+                settings, field=field, texts=function.texts, score_threshold=self.threshold, parts={"texts": field}
+            )
         inside, outside, corners = self.pos_points or [], self.neg_points or [], self.obj_bbox or []
         if len(corners) not in {0, CORNERS}:
             raise InvalidPromptError("expected two corners", field="obj_bbox")
         return prompt_of(
             settings,
-            field="prompt",
+            field="pos_points",
+            parts={
+                "points": [
+                    *(f"pos_points[{index}]" for index in range(len(inside))),
+                    *(f"neg_points[{index}]" for index in range(len(outside))),
+                ],
+                "boxes": "obj_bbox",
+            },
             points=[*inside, *outside],
             labels=[1] * len(inside) + [0] * len(outside),
             boxes=[[*corners[0], *corners[1]]] if corners else [],
@@ -68,4 +79,5 @@ def invocation(body: RawBody, settings: Settings, *, function: Function) -> Ask[
         needs_masks=not function.texts,
         refinable=False,
         clip=True,
+        fields={"model": FUNCTION_HEADER},
     )

@@ -14,6 +14,7 @@ from osamd.server.asks import Ask
 from osamd.server.bodies import RawBody
 from osamd.server.doors.label_studio.config import IMAGE, Config, Output, read_config
 from osamd.server.doors.label_studio.kept import negative_in
+from osamd.server.guard.label_studio import FIELD as IMAGES
 from osamd.server.guard.negative_regions import NegativeRegions
 from osamd.settings import Settings
 from osamd.wire.base64_text import decode_base64
@@ -172,19 +173,21 @@ def _name_of(task: Task) -> str:
 def _on_image(task: Task, name: str, how: How, model: Model, **more: Any) -> Ask[How]:
     address = task.data.get(name)
     if not isinstance(address, str) or not address:
-        raise InvalidRequestError("expected the address of an image", field=f"tasks[0].data.{name or IMAGE}")
+        raise InvalidRequestError("expected the address of an image", field=f"{IMAGES}.{name or IMAGE}")
     found = How(how.kind, _name_of(task), how.output, how.label)
+    field = f"{IMAGES}.{name}"
     if address.startswith(DATA_URI):
-        image = ImageSource.of_bytes(decode_base64(address, field="tasks[0].data"))
+        image = ImageSource.of_bytes(decode_base64(address, field=field))
         return Ask(image=image, how=found, model=model.name, **more)
     if len(address) > LONGEST_URL:
-        raise InvalidRequestError(f"expected an address of at most {LONGEST_URL:,} characters", field="tasks[0].data")
-    return Ask(image=None, image_url=address, how=found, model=model.name, **more)
+        raise InvalidRequestError(f"expected an address of at most {LONGEST_URL:,} characters", field=field)
+    fields = {"image_url": field, IMAGES: field}
+    return Ask(image=None, image_url=address, how=found, model=model.name, fields=fields, **more)
 
 
 def _words(task: Task, config: Config, model: Model, settings: Settings) -> Ask[How]:
     output = config.output_for(None, has_masks=model.capabilities.masks)
-    prompt = prompt_of(settings, field="label_config", texts=list(output.texts))
+    prompt = prompt_of(settings, field="label_config", texts=list(output.texts), parts={"texts": "label_config"})
     how = How("segment", output=output)
     return _on_image(task, config.images[output.to_name], how, model, prompts=(prompt,), refinable=False)
 
@@ -198,12 +201,16 @@ def _interactive(
     points: list[tuple[float, float]] = []
     labels: list[int] = []
     boxes: list[tuple[float, float, float, float]] = []
+    paths: dict[str, list[str]] = {"points": [], "boxes": []}
     for index, (region, sign) in enumerate(regions):
-        drawn = _drawn(region, f"params.context.result[{index}]", settings)
+        path = f"params.context.result[{index}]"
+        drawn = _drawn(region, path, settings)
         points += drawn.points
+        paths["points"] += [path] * len(drawn.points)
+        paths["boxes"] = [path] if drawn.box is not None else paths["boxes"]
         labels += [int(sign)] * len(drawn.points)
         boxes = [drawn.box] if drawn.box is not None else boxes
-    prompt = prompt_of(settings, field="params.context.result", points=points, labels=labels, boxes=boxes)
+    prompt = prompt_of(settings, field="params.context.result", points=points, labels=labels, boxes=boxes, parts=paths)
     how = How("segment", output=output, label=label)
     return _on_image(
         task,

@@ -114,6 +114,7 @@ class Click(ToolModel):
             points=[(point.x, point.y) for point in points],
             labels=[int(point.positive) for point in points],
             boxes=[] if self.box is None else [self.box.corners()],
+            parts={"boxes": f"{field}.box"},
         )
 
 
@@ -137,6 +138,7 @@ class Concept(ToolModel):
             boxes=boxes,
             texts=[] if self.text is None else [self.text],
             score_threshold=score if self.output_prob_thresh is None else self.output_prob_thresh,
+            parts={"texts": f"{field}.text", "boxes": [f"{field}.boxes[{index}]" for index in range(len(boxes))]},
         )
 
     def echo(self, index: int) -> dict[str, Any]:
@@ -168,6 +170,12 @@ class ImageBody(ToolModel):
         name = self.sam_version_id or self.sam2_version_id or self.model_id or default
         # The SDK writes SAM 2's versions with and without the family.
         return MODELS.get(name) or MODELS.get(name.partition("/")[2], name)
+
+    def fields(self) -> Mapping[str, str]:
+        """What this request calls the fields that errors name."""
+        names = ("sam_version_id", "sam2_version_id")
+        model = next((name for name in names if getattr(self, name)), "model_id")
+        return {"model": model, "image_url": "image.value"}
 
     def source(self) -> tuple[ImageSource | None, str | None]:
         """The image, or where to fetch it.
@@ -275,11 +283,12 @@ def sam_clicks(body: RawBody, settings: Settings) -> Ask[How]:
     if len(points) != len(labels):
         raise InvalidPromptError("expected one label per point", field="point_labels")
     # [0, 0] with the label -1 only pads a list.
-    pairs = [(point, label) for point, label in zip(points, labels, strict=True) if label >= 0 or any(point)]
+    kept = [index for index, label in enumerate(labels) if label >= 0 or any(points[index])]
     prompts = None
-    if pairs:
-        clicked, kinds = [point for point, _ in pairs], [int(label > 0) for _, label in pairs]
-        prompts = (prompt_of(settings, field="point_coords", points=clicked, labels=kinds),)
+    if kept:
+        clicked, kinds = [points[index] for index in kept], [int(labels[index] > 0) for index in kept]
+        parts = {"points": [f"point_coords[{index}]" for index in kept]}
+        prompts = (prompt_of(settings, field="point_coords", points=clicked, labels=kinds, parts=parts),)
     return _ask(fields, How(fields.format or "json", begun), SAM, prompts, multimask=True)
 
 
@@ -302,7 +311,7 @@ def image_to_embed(body: RawBody, settings: Settings, *, default: str) -> Ask[No
     del settings
     fields = _parsed(body, EmbedBody)
     image, url = fields.source()
-    return Ask(image=image, how=None, image_url=url, model=fields.model(default))
+    return Ask(image=image, how=None, image_url=url, model=fields.model(default), fields=fields.fields())
 
 
 def check_count(count: int, settings: Settings) -> None:
@@ -329,6 +338,7 @@ def _ask(
         needs_masks=True,
         refinable=False,
         clip=True,
+        fields=fields.fields(),
     )
 
 
