@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from osamd.cluster.segmenter import SegmenterService
 from osamd.cluster.whole_status import whole_status
 from osamd.engine import Engine
 from osamd.engine.image_ids import model_digits
+from osamd.errors import InferenceError
 from osamd.library.catalog import load_catalog
 from osamd.library.library import Library
 from osamd.server.app import create_app
@@ -239,6 +241,22 @@ def test_a_segmenter_that_dies_during_a_stream_is_its_last_line() -> None:
         assert ("error", "overloaded") == (last["event"], last["code"])
 
     run(main)
+
+
+def test_a_model_that_fails_leaves_its_traceback_in_the_segmenters_log(caplog: pytest.LogCaptureFixture) -> None:
+    """It does not travel: the edge's log has the message, under the request's id."""
+
+    def fail_in_the_model(_: object) -> None:
+        raise InferenceError("NaN")
+
+    async def main(cluster: Cluster) -> None:
+        assert 500 == (await cluster.click(encoded(Image.new("RGB", (100, 80))))).status_code
+
+    run(main, model=FakeModel(on_decode=fail_in_the_model))
+    (here, there) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert fail_in_the_model.__name__ in str(here.exc_text)
+    assert fail_in_the_model.__name__ not in str(there.exc_text)
+    assert there.__dict__["request_id"]
 
 
 def test_a_handle_of_no_model_here_is_expired() -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from osamd.cluster.outcomes import Files, Grant, Outcome, Part
 from osamd.cluster.wire_errors import from_wire, to_wire
 from osamd.engine import Engine
-from osamd.errors import OsamdError
+from osamd.errors import ModelError, OsamdError
 from osamd.events import Sink, log_event, tell
 from osamd.image_sources import ImageSource
 from osamd.library.catalog import Model
@@ -39,6 +39,7 @@ Value = TypeVar("Value")
 # Imported before the first request, which would wait for them.
 FIRST_NEEDED: Final = ("numpy", "osamd.server.routes.generate")
 LEFTOVERS_S: Final = 1.0
+INTERNAL: Final = 500
 
 
 class SegmenterService:
@@ -219,8 +220,9 @@ def _outcome(
     value: Value | None, error: Exception | None, timings: Timings, allowance: _Allowance | None
 ) -> Outcome[Value]:
     is_bug = error is not None and not isinstance(error, OsamdError)
-    if is_bug:
-        logger.error("unexpected error", exc_info=error)
+    # Tracebacks do not travel; the edge logs the rest.
+    if is_bug or (isinstance(error, ModelError) and error.status == INTERNAL):
+        logger.error("unexpected error" if is_bug else "the model failed", exc_info=error)
     begun = timings.begun()
     return Outcome(
         value=value,
