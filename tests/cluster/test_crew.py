@@ -59,10 +59,11 @@ class Threads:
         threads = ThreadPoolExecutor(2)
         return SimpleNamespace(**{name: Method(threads, getattr(made, name)) for name in ("open", "work", "stop")})
 
-    def wait(self, asked: "list[Future[Any]]", *, num_returns: int, timeout: float) -> Any:  # noqa: ARG002 - Ray's
-        """The calls that are done."""
-        done, left = wait(asked, timeout, return_when=FIRST_COMPLETED)
-        return list(done), list(left)
+    def wait(self, asked: "list[Future[Any]]", *, timeout: float) -> Any:
+        """The calls that are done, one at a time, as Ray tells them."""
+        done, _ = wait(asked, timeout, return_when=FIRST_COMPLETED)
+        told = list(done)[:1]
+        return told, [call for call in asked if call not in told]
 
     def get(self, asked: "Future[Any]") -> Any:
         """An answer."""
@@ -149,6 +150,24 @@ def test_actors_write_to_a_bucket(photos: Path, whole: dict[str, str]) -> None:
     assert run_on(OnThreads(out), photos, out).is_finished
     coco = (out / "annotations.coco.json").read_bytes()
     assert whole["annotations.coco.json"] == hashlib.sha256(coco).hexdigest()
+
+
+def test_a_quick_actor_does_not_wait_for_a_slow_one(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given the next shard when it answers, however rarely the driver looks for signals."""
+    monkeypatch.setattr(batch_actors, "POLL_S", 600.0)
+    others = threading.Semaphore(0)
+
+    class Slow(ShardActor):
+        def work(self, shard: int) -> Done:
+            if shard == 0:
+                assert all(others.acquire(timeout=60) for _ in range(3))
+            done = super().work(shard)
+            others.release()
+            return done
+
+    assert run_on(OnThreads(tmp_path / "out", Slow), photos, tmp_path / "out").is_finished
 
 
 def test_the_shard_of_an_actor_that_died_is_done_by_another(

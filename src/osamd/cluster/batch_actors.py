@@ -291,7 +291,7 @@ class Crew:
 
     def _answers(self) -> Iterator[tuple[Any, int | None, Done | None]]:
         """The actors that have answered, with their shards; those that died with None, and others in their place."""
-        ready, _ = self._ray.wait(list(self._asked), num_returns=len(self._asked), timeout=POLL_S)
+        ready, _ = self._ray.wait(list(self._asked), timeout=POLL_S)
         for reference in ready:
             actor, shard = self._asked.pop(reference)
             try:
