@@ -168,7 +168,8 @@ def test_kuberay_has_the_configuration_that_the_command_prints() -> None:
     spec = kuberay("rayservice.yaml")["spec"]
     assert serve_config(Plan(models=("sam2:tiny",), gpus=0.5)) == yaml.safe_load(spec["serveConfigV2"])
     settings = kuberay("settings.yaml")["data"]
-    assert node_environment() | {"RAY_SERVE_ENABLE_HA_PROXY": "1"} == {
+    with_haproxy = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_HAPROXY_BINARY_PATH": "/usr/local/bin/haproxy"}
+    assert node_environment() | with_haproxy == {
         name: value for name, value in settings.items() if name.startswith("RAY_")
     }
 

