@@ -15,8 +15,7 @@ UNSTABLE = TRANSPORT | {"x-request-id", "server-timing", "date"}
 
 def comparable(reply: httpx2.Response) -> Any:
     """Status, headers and body without what is made up or timed."""
-    # Ray adds it again.
-    request_id = reply.headers.get("x-request-id", "-").partition(",")[0]
+    request_id = reply.headers.get("x-request-id", "-")
     headers = {name: value for name, value in reply.headers.items() if name.lower() not in UNSTABLE}
     if reply.headers.get("content-type", "").startswith(("image/", "application/octet-stream")):
         return reply.status_code, headers, reply.content

@@ -14,6 +14,7 @@ from ray.serve.config import BackpressureConfig, RequestRouterConfig
 from osamd.cluster.configuration import EDGE, EDGE_REQUESTS, LOOPBACK, deployment_of
 from osamd.cluster.ray_handle import RayHandle
 from osamd.cluster.remote_answers import RemoteAnswers
+from osamd.cluster.request_ids import OneRequestId
 from osamd.cluster.segmenter import SegmenterService
 from osamd.events import log_event
 from osamd.library.catalog import DEFAULT_MODEL, load_catalog
@@ -51,7 +52,7 @@ class Edge:
         settings = load_settings()
         configure_log(settings)
         answers = RemoteAnswers(settings, RayHandle(self._handles), sinks=(log_event,))
-        return create_app(settings, answers=answers)
+        return OneRequestId(create_app(settings, answers=answers))
 
 
 class Segmenter(SegmenterService):
