@@ -128,3 +128,15 @@ def test_a_server_that_cannot_decode_images_is_not_ready(tmp_path: Path, monkeyp
     decoder.start()
     assert ("ready", None) == (services.state, decoder.problem)
     asyncio.run(services.close())
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ready", "/docs", "/openapi.json", "/playground"])
+def test_head_has_the_headers_of_get(client: httpx2.Client, path: str) -> None:
+    """But for those that name the request or the time; and no body."""
+    got, asked = client.get(path), client.head(path)
+    apart = {"x-request-id", "date", "server-timing"}
+
+    assert (got.status_code, b"") == (asked.status_code, asked.content)
+    assert {name: value for name, value in got.headers.items() if name not in apart} == {
+        name: value for name, value in asked.headers.items() if name not in apart
+    }
