@@ -2,8 +2,8 @@
 
 OpenCV finds connected components and contours; zlib-ng compresses PNG. COCO's run lengths are in ``run_lengths``.
 
-What is as large as an image is processed in blocks of rows: arrays of tens of megabytes are mapped for each use,
-cleared by the kernel page by page, and unmapped with the interpreter lock held, for which the event loop waits.
+What is as large as an image is processed in blocks of rows: the kernel maps and clears arrays of tens of megabytes for
+each use, and a few requests at a time would need gigabytes.
 """
 
 import math

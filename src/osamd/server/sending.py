@@ -17,8 +17,9 @@ class PiecewiseResponse(Response):
     Sent in one piece, the connection would buffer all of it and the request would end while the client still reads, so
     that the memory would no longer be accounted for.
 
-    Other requests get their turn between two pieces. A transport never makes its sender wait while the client reads as
-    fast as it sends: 100 MB would occupy the event loop for a quarter of a second.
+    Other requests get their turn between two pieces. A transport makes its sender wait only once its buffer is full,
+    which never happens while the client reads as fast as it is sent to: a large reply would occupy the event loop to
+    its end.
 
     Args:
         pieces: the body.
