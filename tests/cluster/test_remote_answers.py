@@ -256,7 +256,7 @@ def test_a_model_that_fails_leaves_its_traceback_in_the_segmenters_log(caplog: p
     (here, there) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert fail_in_the_model.__name__ in str(here.exc_text)
     assert fail_in_the_model.__name__ not in str(there.exc_text)
-    assert there.__dict__["request_id"]
+    assert here.__dict__["request_id"] == there.__dict__["request_id"] != ""
 
 
 def test_a_handle_of_no_model_here_is_expired() -> None:

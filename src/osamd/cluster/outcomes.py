@@ -16,10 +16,12 @@ class Grant:
     """How many images a call may encode: the edge has the rate limits, the Segmenter knows which images are new.
 
     Attributes:
+        request_id: of the edge's request, for the Segmenter's log.
         encodes: tokens that the edge has taken for it.
         refusal: the error for any further image; None allows it.
     """
 
+    request_id: str = ""
     encodes: int = 0
     refusal: WireError | None = None
 

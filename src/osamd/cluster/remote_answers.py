@@ -241,7 +241,7 @@ class RemoteAnswers:
     ) -> AsyncGenerator[_Trip, None]:
         """The trips of an image, until one succeeds."""
         if image.image_id is not None:
-            yield _Trip(self._model_of(image.image_id), image, Grant())
+            yield _Trip(self._model_of(image.image_id), image, Grant(context.request_id))
             return
         model = self.library.resolve(name)
         deployment = self._deployment(model)
@@ -250,7 +250,7 @@ class RemoteAnswers:
             owning = model.members[-1]
             digest = await read_digest(owning)
             guess = image_id(image, model=owning.name, digest=digest, owner=context.caller.name)
-            yield _Trip(deployment, ImageSource(image_id=guess), Grant(), is_guess=True)
+            yield _Trip(deployment, ImageSource(image_id=guess), Grant(context.request_id), is_guess=True)
         yield _Trip(deployment, image, _grant(context, 0 if image.exchanged is not None else len(model.members)))
 
     def _model_of(self, image_id: str) -> str:
@@ -323,8 +323,8 @@ def _grant(context: Context, count: int) -> Grant:
         try:
             context.encodes.take(context.caller.name)
         except RateLimitedError as error:
-            return Grant(taken, to_wire(error))
-    return Grant(count)
+            return Grant(context.request_id, taken, to_wire(error))
+    return Grant(context.request_id, count)
 
 
 @contextlib.contextmanager

@@ -139,7 +139,7 @@ class SegmenterService:
                 yield progress
         except Exception as raised:  # noqa: BLE001 - becomes the outcome
             error = raised
-        yield _outcome(None, error, timings, None)
+        yield _outcome(None, error, timings, _Allowance(Grant()))
 
     async def part(self) -> Part:
         """Its state and the models it has, for ``/ready`` and the lists of models."""
@@ -200,14 +200,14 @@ class _Allowance:
     """The tokens of a grant, and how many were used."""
 
     def __init__(self, grant: Grant) -> None:
-        self._grant = grant
+        self.grant = grant
         self.used = 0
 
     def take(self, name: str) -> None:
         """Use a token; raises the edge's refusal if none is left."""
         del name
-        if self.used >= self._grant.encodes and self._grant.refusal is not None:
-            raise from_wire(self._grant.refusal)
+        if self.used >= self.grant.encodes and self.grant.refusal is not None:
+            raise from_wire(self.grant.refusal)
         self.used += 1
 
     def give_back(self, name: str) -> None:
@@ -216,13 +216,13 @@ class _Allowance:
         self.used -= 1
 
 
-def _outcome(
-    value: Value | None, error: Exception | None, timings: Timings, allowance: _Allowance | None
-) -> Outcome[Value]:
+def _outcome(value: Value | None, error: Exception | None, timings: Timings, allowance: _Allowance) -> Outcome[Value]:
+    request_id = allowance.grant.request_id
     is_bug = error is not None and not isinstance(error, OsamdError)
     # Tracebacks do not travel; the edge logs the rest.
     if is_bug or (isinstance(error, ModelError) and error.status == INTERNAL):
-        logger.error("unexpected error" if is_bug else "the model failed", exc_info=error)
+        message = "unexpected error" if is_bug else "the model failed"
+        logger.error(message, exc_info=error, extra={"request_id": request_id})
     begun = timings.begun()
     return Outcome(
         value=value,
@@ -231,5 +231,5 @@ def _outcome(
         model=timings.model,
         stages={stage: (seconds, begun[stage]) for stage, seconds in timings.seconds().items()},
         total_s=timings.total(),
-        encodes=0 if allowance is None else allowance.used,
+        encodes=allowance.used,
     )

@@ -80,7 +80,13 @@ async def asked(
         find: finds the image if the ask has none; None fetches it by URL.
     """
     services = services_of(request)
-    context = Context(caller_of(request), timings_of(request), holding_of(request), services.encodes)
+    context = Context(
+        caller_of(request),
+        timings_of(request),
+        holding_of(request),
+        services.encodes,
+        getattr(request.state, "request_id", ""),
+    )
     async with deadline(services.settings.deadline_s):
         ask = await _read(request, parse, services, context.timings)
         async with client_watched(request):

@@ -60,12 +60,14 @@ class Context:
         timings: the request's stopwatch.
         holding: its share of the memory for masks and replies.
         encodes: the rate limit of images to encode.
+        request_id: as in the answer, for logs.
     """
 
     caller: Caller
     timings: Timings
     holding: Holding
     encodes: Encodes
+    request_id: str = ""
 
 
 class Answers(Protocol):
