@@ -36,7 +36,8 @@ class Workers:
         settings: queue sizes and time limits.
         unload_idle: unloads idle models; returns their names.
         emit: called with every event.
-        parallel: images encoded at the same time, and prompts decoded at the same time if more than usual.
+        parallel: images encoded at the same time, and prompts decoded at the same time if more than usual. While many
+            images wait, one more is encoded, unless a request is in ``one_at_a_time``.
     """
 
     def __init__(
