@@ -28,6 +28,7 @@ def test_a_start_that_fails_in_an_unforeseen_way_is_logged(
         raise RuntimeError("odd metrics")
 
     monkeypatch.setattr(Metrics, "load", fail)
+    monkeypatch.setattr("osamd.server.app.METRICS_LATER_S", 0)
     app = create_app(load_settings(cache=tmp_path, preload=()))
 
     async def main() -> None:

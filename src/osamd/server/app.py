@@ -55,6 +55,7 @@ PUBLIC_PATHS = frozenset({"/health", "/ready"})
 PAGE_PATHS = frozenset({"/docs", "/openapi.json", "/playground"})
 PAGE_PREFIXES = ("/docs/", "/playground/")
 HEAD_START_S = 0.02
+METRICS_LATER_S = 1.0
 # The order of the docs.
 OWN = (health.operations, generate.operations, embed.operations, models.operations, metrics_route.operations)
 PAGES = (docs.operations, playground.operations)
@@ -217,7 +218,8 @@ async def _lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         except Exception:
             logger.exception("not ready")
         try:
-            # Behind the models: until then they keep their events, and no mask has to wait for their imports.
+            # Until then they keep their events. Requests that woke the server must not wait for their imports.
+            await asyncio.sleep(METRICS_LATER_S)
             await asyncio.to_thread(services.metrics.load)
         # Requests are answered without them; say why they are missing.
         except Exception:
