@@ -93,11 +93,18 @@ class RunningCluster:
         return config
 
     def deploy(self, segmenters: int, **changes: Any) -> None:
-        """Apply a configuration and wait until all that run are of it."""
+        """Apply a configuration and wait until all that run are of it, and both edges know."""
         from osamd.cluster.local import deploy
 
         deploy(self.configured(segmenters, **changes))
         wait_for(lambda: self.is_settled(segmenters), f"{segmenters} Segmenters")
+        # The proxy sends requests to either edge.
+        wait_for(lambda: {segmenters} == {self.known() for _ in range(6)}, f"edges that know {segmenters} Segmenters")
+
+    def known(self) -> int:
+        """How many ready Segmenters an edge tells of."""
+        found = httpx2.get(f"{self.url}/ready", timeout=60.0, trust_env=False).json()
+        return sum(one["status"] == found["status"] == "ready" for one in found.get("segmenters", {}).values())
 
     def is_settled(self, segmenters: int) -> bool:
         """Whether the application runs and has just as many Segmenters."""

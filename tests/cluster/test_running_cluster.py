@@ -92,13 +92,6 @@ def differ(one: Segmentation, two: Segmentation) -> bool:
     return bool((first != second).mean() > ROUNDING)
 
 
-def known_to_an_edge(cluster: RunningCluster) -> int:
-    """How many ready Segmenters an edge tells of; the proxy chooses the edge."""
-    with cluster.http() as http:
-        found = http.get("/ready").json()
-    return sum(one["status"] == found["status"] == "ready" for one in found.get("segmenters", {}).values())
-
-
 class Clicking:
     """Three clients that click on photos until they are told to stop."""
 
@@ -162,7 +155,6 @@ def test_nothing_listens_beyond_loopback(cluster: RunningCluster) -> None:
 def test_every_first_click_finds_its_embedding(cluster: RunningCluster, client: Client, segmenters: int) -> None:
     """In memory alone, through both edges; each Segmenter has its own share, and is one more at three."""
     cluster.deploy(segmenters)
-    wait_for(lambda: {segmenters} == {known_to_an_edge(cluster) for _ in range(6)}, "edges that know all Segmenters")
     with ThreadPoolExecutor(4) as pool:
         handles = list(pool.map(lambda photo: client.embed(photo).image_id, photos(PHOTOS, segmenters)))
     assert {(200, "hit"): PHOTOS} == clicked(cluster, handles)
