@@ -74,7 +74,7 @@ proof: $(VENV)/proof ## Run schemathesis and the fuzzers, for PROOF_S (60) secon
 test-weights: $(VENV)/dev ## Pull every real model (10 GB, from the internet) and compare it with osam on a photo
 	$(BIN)/python -m pytest -m weights -s tests/weights $(PYTEST_ARGS)
 
-test-reference: $(VENV)/dev ## Compare SAM with the authors' own code on random weights (installs PyTorch)
+test-reference: $(VENV)/dev ## Compare SAM and everything mode with the authors' own code on random weights (installs PyTorch)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps segment-anything-py==1.0.1
 	$(BIN)/python -m pytest -m reference -s tests/reference $(PYTEST_ARGS)
