@@ -235,7 +235,9 @@ def test_a_cluster_that_is_there_gives_the_same_bytes(place: Place) -> None:
     """By its client port."""
     out = place.folder / "remote"
     env = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    with running_cluster(place.folder, place.env | env) as address:
+    # A busy machine needs longer than half a minute for a client's server.
+    patient = {"RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "150"}
+    with running_cluster(place.folder, place.env | env | patient) as address:
         with place.start(out, "--on", address, env=env) as process:
             assert process.stderr is not None
             told = process.stderr.read()
