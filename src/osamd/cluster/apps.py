@@ -18,8 +18,7 @@ from osamd.cluster.request_ids import OneRequestId
 from osamd.cluster.segmenter import SegmenterService
 from osamd.events import log_event
 from osamd.library.catalog import DEFAULT_MODEL, load_catalog
-from osamd.runtime import heap
-from osamd.server.telemetry.logs import configure_log
+from osamd.server.process import prepare_process
 from osamd.settings import load_settings
 
 # Calls with the same key reach the same Segmenter, so that a click finds the embedding of its image.
@@ -50,7 +49,7 @@ class Edge:
         from osamd.server.app import create_app
 
         settings = load_settings()
-        configure_log(settings)
+        prepare_process(settings)
         answers = RemoteAnswers(settings, RayHandle(self._handles), sinks=(log_event,))
         return OneRequestId(create_app(settings, answers=answers))
 
@@ -64,9 +63,8 @@ class Segmenter(SegmenterService):
 
     async def __init__(self, model: str) -> None:  # type: ignore[misc]  # Ray awaits it
         _stay_on_loopback()
-        heap.share()
         settings = load_settings(preload=(model,))
-        configure_log(settings)
+        prepare_process(settings)
         super().__init__(settings)
         self._label = serve.get_replica_context().replica_id.unique_id
         await self.start()

@@ -99,6 +99,8 @@ def node_environment() -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MESSAGE_BYTES),
         "RAY_SERVE_ENABLE_HA_PROXY": "1" if has_haproxy() else "0",
+        # 15 by default, so that any other program on the machine would go first.
+        "RAY_worker_niceness": "0",
         # A proxy that died is noticed after three of these periods, 10 s by default.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
         # So that Segmenters at zero wake up in a second instead of ten.
