@@ -77,7 +77,12 @@ def seconds(name: str, boxes: Path, out: Path) -> float:
         processes: list[subprocess.Popen[str]] = [
             started.enter_context(
                 subprocess.Popen(  # noqa: S603
-                    [*command, "process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                    [*command, "process"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    # As Ray's workers are: on a busy machine each session gets its share of the cores.
+                    start_new_session=True,
                 )
             )
             for _ in range(WORKERS)
