@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import contextvars
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,26 @@ def test_the_edge_is_ready_when_its_segmenters_are() -> None:
         cluster.handle.segmenters = {}
         cluster.app.state.services.answers._parts = None
         assert 200 == (await cluster.client.get("/ready")).status_code
+
+    run(main)
+
+
+def test_a_client_that_leaves_does_not_cancel_what_others_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What requests share belongs to none of them: Ray cancels all calls made in the context of one that is left."""
+    request = contextvars.ContextVar("request", default="nobody's")
+    owners = []
+    asked = FakeHandle.everywhere
+
+    async def everywhere(self: FakeHandle, method: str, *args: Any) -> Mapping[str, Any]:
+        owners.append(request.get())
+        return await asked(self, method, *args)
+
+    monkeypatch.setattr(FakeHandle, "everywhere", everywhere)
+
+    async def main(cluster: Cluster) -> None:
+        request.set("the first client's")
+        await cluster.app.state.services.answers.status()
+        assert ["nobody's"] == owners
 
     run(main)
 

@@ -6,6 +6,7 @@ alone, and sent only if the Segmenter does not know it.
 
 import asyncio
 import contextlib
+import contextvars
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -302,9 +303,13 @@ class RemoteAnswers:
     async def _parts_now(self) -> Mapping[str, Part]:
         now = time.monotonic()
         if self._parts is None or (self._parts.done() and now - self._parts_at >= PARTS_AGE_S):
-            self._parts = asyncio.ensure_future(self._handle.everywhere("part"))
+            # In no request's context: Ray cancels the calls of a request whose client leaves, and others wait for this.
+            self._parts = asyncio.create_task(self._asked("part"), context=contextvars.Context())
             self._parts_at = now
         return await asyncio.shield(self._parts)
+
+    async def _asked(self, method: str) -> Mapping[str, Any]:
+        return await self._handle.everywhere(method)
 
 
 def _without_image(ask: Ask[How]) -> Ask[How]:
