@@ -22,7 +22,7 @@ from PIL import Image
 from pydantic import SecretStr
 from serving import KEY
 
-from osamd.cluster import remote_answers
+from osamd.cluster import remote_answers, segmenter
 from osamd.cluster.outcomes import Part
 from osamd.cluster.remote_answers import RemoteAnswers
 from osamd.cluster.segmenter import SegmenterService
@@ -175,6 +175,34 @@ def test_a_full_queue_and_a_dead_segmenter_are_503(failure: Exception, retry_aft
             assert 200 == (await cluster.click(photo)).status_code
 
     run(main, encodes_per_minute=1)
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_reply_that_no_message_holds_is_refused(*, is_streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the Segmenter, with what to do instead; not a failure of the transport."""
+    monkeypatch.setattr(segmenter, "CONTENT_BYTES", 100)
+    photo = encoded(Image.new("RGB", (100, 80)))
+
+    async def main(cluster: Cluster) -> None:
+        body = {"image": base64_of(photo), "model": "sam2:tiny", "prompt": EVERYTHING if is_streamed else POINT}
+        reply = await cluster.client.post(GENERATE, json=body, headers=LINES if is_streamed else {})
+        told = json.loads(reply.text.splitlines()[-1])
+        assert "invalid_prompt" == told["code"]
+        assert "fewer masks" in told["detail"]
+
+    run(main)
+
+
+def test_a_photo_that_no_message_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the edge, before it travels."""
+    monkeypatch.setattr(remote_answers, "CONTENT_BYTES", 100)
+
+    async def main(cluster: Cluster) -> None:
+        reply = await cluster.click(encoded(Image.new("RGB", (100, 80))))
+        assert (413, "body_too_large", "image") == (reply.status_code, reply.json()["code"], reply.json()["field"])
+        assert not cluster.handle.sent
+
+    run(main)
 
 
 def test_a_bug_of_the_transport_is_not_called_overload() -> None:

@@ -11,7 +11,7 @@ from ray import serve
 from ray.serve._private import replica as ray_replica
 from ray.serve.config import BackpressureConfig, RequestRouterConfig
 
-from osamd.cluster.configuration import EDGE, EDGE_REQUESTS, LOOPBACK, deployment_of
+from osamd.cluster.configuration import EDGE, EDGE_REQUESTS, LOOPBACK, SEGMENTER_CALLS, deployment_of
 from osamd.cluster.ray_handle import RayHandle
 from osamd.cluster.remote_answers import RemoteAnswers
 from osamd.cluster.request_ids import OneRequestId
@@ -23,9 +23,8 @@ from osamd.settings import load_settings
 
 # Calls with the same key reach the same Segmenter, so that a click finds the embedding of its image.
 ROUTER: Final = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
-# Segmenters that are tried after the first one refuses: a photo that many people work on is encoded twice, not queued.
+# Segmenters that are tried after the first one refuses.
 FALLBACKS: Final = 1
-CALLS: Final = 32
 WAITING_CALLS: Final = 256
 RETRY_AFTER_S: Final = 2.0
 HEALTH_PERIOD_S: Final = 5.0
@@ -94,7 +93,7 @@ def _segmenters(model: str) -> Any:
     return serve.deployment(
         Segmenter,
         name=deployment_of(model),
-        max_ongoing_requests=CALLS,
+        max_ongoing_requests=SEGMENTER_CALLS,
         max_queued_requests=WAITING_CALLS,
         backpressure_config=BackpressureConfig(retry_after_s=RETRY_AFTER_S),
         request_router_config=RequestRouterConfig(

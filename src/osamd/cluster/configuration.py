@@ -24,11 +24,17 @@ REQUEST_TIMEOUT_S: Final = 150
 # An edge keeps connections of requests that wait; its own limits refuse what is too much.
 EDGE_REQUESTS: Final = 512
 EDGE_TARGET: Final = 48
+MOST_EDGES: Final = 40
+# More than one key may have at all edges together (OSAMD_CONCURRENT_REQUESTS at each), so that one key cannot keep
+# others out: who waits and who is refused is decided by the engine's queues, which share by key.
+SEGMENTER_CALLS: Final = 2048
 SEGMENTER_TARGET: Final = 6
 # Two edges answer while one of them is replaced.
 LOCAL_EDGES: Final = 2
 # Of one gRPC message; above OSAMD_MAX_BODY_BYTES (64 MiB). gRPC's default of 4 MB would refuse photos.
 MESSAGE_BYTES: Final = 80_000_000
+# Of a photo or a reply; the rest of the message is a prompt, or headers.
+CONTENT_BYTES: Final = MESSAGE_BYTES - 1_000_000
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,11 @@ def _edge(*, is_local: bool) -> dict[str, Any]:
         }
     else:
         sizes = {
-            "autoscaling_config": {"min_replicas": 2, "max_replicas": 40, "target_ongoing_requests": EDGE_TARGET},
+            "autoscaling_config": {
+                "min_replicas": 2,
+                "max_replicas": MOST_EDGES,
+                "target_ongoing_requests": EDGE_TARGET,
+            },
             "graceful_shutdown_timeout_s": 60,
             "ray_actor_options": {"num_cpus": 1, "resources": {EDGE_RESOURCE: 1}},
         }

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
+from grpc.aio import AioRpcError
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -59,7 +60,7 @@ class RayHandle:
         """See ``Handle.failure``."""
         if isinstance(error, BackPressureError):
             return busy(error.retry_after_s)
-        if isinstance(error, RayActorError):
+        if isinstance(error, (RayActorError, AioRpcError)):
             return lost()
         if isinstance(error, DeploymentUnavailableError):
             return OverloadedError("no Segmenter of this model can be started", retry_after_s=UNAVAILABLE_RETRY_S)

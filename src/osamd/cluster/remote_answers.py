@@ -12,13 +12,20 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar, cast
 
+from osamd.cluster.configuration import CONTENT_BYTES
 from osamd.cluster.handle import Call, Handle
 from osamd.cluster.known_files import KnownFiles
 from osamd.cluster.outcomes import Grant, Outcome, Part
 from osamd.cluster.whole_status import whole_status
 from osamd.cluster.wire_errors import WireError, from_wire, to_wire
 from osamd.engine.image_ids import image_id, model_digits, routing_digits, unknown_image
-from osamd.errors import EmbeddingExpiredError, ModelUnavailableError, RateLimitedError, UnknownModelError
+from osamd.errors import (
+    BodyTooLargeError,
+    EmbeddingExpiredError,
+    ModelUnavailableError,
+    RateLimitedError,
+    UnknownModelError,
+)
 from osamd.events import PullProgress, Sink
 from osamd.image_sources import ImageSource
 from osamd.library.catalog import Model, read_digest
@@ -246,6 +253,9 @@ class RemoteAnswers:
             return
         model = self.library.resolve(name)
         deployment = self._deployment(model)
+        if _nbytes(image) > CONTENT_BYTES:
+            limit = f"a cluster takes images of at most {CONTENT_BYTES / 1e6:.0f} MB"
+            raise BodyTooLargeError(limit, field="image")
         if may_guess and _nbytes(image) > KNOWN_FIRST_BYTES:
             # A chain's handles are its segmenter's.
             owning = model.members[-1]

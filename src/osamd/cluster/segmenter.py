@@ -9,10 +9,11 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any, Final, TypeVar
 
+from osamd.cluster.configuration import CONTENT_BYTES
 from osamd.cluster.outcomes import Files, Grant, Outcome, Part
 from osamd.cluster.wire_errors import from_wire, to_wire
 from osamd.engine import Engine
-from osamd.errors import ModelError, OsamdError
+from osamd.errors import InvalidPromptError, ModelError, OsamdError
 from osamd.events import Sink, log_event, tell
 from osamd.image_sources import ImageSource
 from osamd.library.catalog import Model
@@ -93,7 +94,13 @@ class SegmenterService:
         self, ask: Ask[How], image: ImageSource, caller: Caller, grant: Grant, write: Write[How]
     ) -> Outcome[Content]:
         """Segment and write the reply; arguments as for ``Answers.segment``."""
-        return await self._call(caller, grant, lambda context: self._answers.segment(ask, image, context, write))
+
+        async def work(context: Context) -> Content:
+            content = await self._answers.segment(ask, image, context, write)
+            _check_size(sum(map(len, content.pieces)))
+            return content
+
+        return await self._call(caller, grant, work)
 
     async def stream(
         self, ask: Ask[How], image: ImageSource, caller: Caller, grant: Grant, write_lines: WriteLines[How]
@@ -107,6 +114,8 @@ class SegmenterService:
                 aclosing(self._answers.stream(ask, image, context, write_lines)) as items,
             ):
                 async for item in items:
+                    if isinstance(item, bytes):
+                        _check_size(len(item))
                     yield item
         except Exception as raised:  # noqa: BLE001 - becomes the outcome
             error = raised
@@ -214,6 +223,15 @@ class _Allowance:
         """Return a token."""
         del name
         self.used -= 1
+
+
+def _check_size(nbytes: int) -> None:
+    """Raise if a reply, or a line of one, is too large for a message to the edge."""
+    if nbytes > CONTENT_BYTES:
+        raise InvalidPromptError(
+            f"the reply has {nbytes / 1e6:.0f} MB, and a cluster answers with at most {CONTENT_BYTES / 1e6:.0f}:"
+            " ask for fewer masks, or for masks as png or rle"
+        )
 
 
 def _outcome(value: Value | None, error: Exception | None, timings: Timings, allowance: _Allowance) -> Outcome[Value]:
