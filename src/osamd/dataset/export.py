@@ -32,7 +32,7 @@ def export(out: Place, names: Iterable[str]) -> tuple[int, int]:
 
     Raises:
         InvalidRequestError: the folder holds no finished run; or a format needs a package that is not installed, or
-            does not fit the names of the photos.
+            does not fit the names of the photos; or a name leads out of the folder.
         OSError: a file cannot be read or written.
     """
     path = out / STATE / NAME

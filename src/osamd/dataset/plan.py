@@ -1,10 +1,13 @@
 """What a run does: the photos, what to find in each, and the categories. Plain values, written to the manifest."""
 
+import os
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from osamd import __version__
+from osamd.errors import InvalidRequestError
 
 # The format of the manifest and the shards; raised when either changes.
 VERSION: Final = 1
@@ -56,10 +59,13 @@ class Item:
 
     Attributes:
         index: position in the run, from 0.
-        name: relative to INPUT, with slashes; what the outputs call it.
+        name: relative to INPUT, with slashes; what the outputs call it. Below a folder, it is always a file in there.
         path: of its file.
         image_id: as in the data set it comes from, else ``index`` + 1.
         targets: the objects to segment; empty if words, or everything, are looked for.
+
+    Raises:
+        InvalidRequestError: the name leaves the folder it is used in, or either is no name of a file.
     """
 
     index: int
@@ -67,6 +73,14 @@ class Item:
     path: str
     image_id: ImageId
     targets: tuple[Target, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Every name passes here, and many come from files that somebody else wrote: data sets, manifests, Parquet.
+        if not (_is_inside(self.name) and _is_path(self.path)):
+            raise InvalidRequestError(
+                f"photo {self.index} has the name {self.name!r} and the path {self.path!r}: expected a name with"
+                " slashes, without . and .. as parts and without a slash in front, and a path that a file can have"
+            )
 
     @property
     def stem(self) -> str:
@@ -152,6 +166,25 @@ def _target_to_json(target: Target) -> dict[str, Any]:
     if target.points:
         line |= {"points": target.points, "point_labels": target.point_labels}
     return line
+
+
+def _is_inside(name: object) -> bool:
+    """Whether a name is that of a file below any folder. Backslashes are letters like others here."""
+    if not isinstance(name, str) or "\0" in name or posixpath.normpath(f"/{name}").lstrip("/") != name:
+        return False
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_path(path: object) -> bool:
+    if not isinstance(path, str) or "\0" in path:
+        return False
+    try:
+        return bool(os.fsencode(path))
+    except UnicodeEncodeError:
+        return False
 
 
 def _stem(name: str) -> str:

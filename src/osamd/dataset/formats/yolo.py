@@ -6,6 +6,7 @@ does for parts; drawn on pixels, a bridge is one pixel wide.
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from osamd.dataset.plan import Header
 from osamd.dataset.rows import Photo, mask_of
 from osamd.dataset.urls import Place, UrlPath, is_url, way_to
 from osamd.dataset.whole_files import link, write_whole
+from osamd.errors import InvalidRequestError
 from osamd.pixels.masks import TRIANGLE, Polygon, polygons
 
 # (N, 2) x, y of pixel centres.
@@ -49,6 +51,7 @@ class Yolo:
             image = self._folder / "images" / photo.item.name
             # In a bucket there are no links, and none leads there.
             if not (isinstance(image, UrlPath) or is_url(photo.item.path)):
+                _check_inside(image, Path(str(self._folder), "images"))
                 link(image, way_to(photo.item.path, image.parent))
 
     def finish(self, photos: AllPhotos) -> None:  # noqa: ARG002
@@ -64,6 +67,15 @@ class Yolo:
         fractions = (outline + 0.5) / (row.width, row.height)
         values = " ".join(f"{value:.{DIGITS}g}" for value in fractions.ravel())
         return f"{self._classes[row.instances[index].category]} {values}\n"
+
+
+def _check_inside(image: Path, folder: Path) -> None:
+    """Refuse to write through another photo's link, which is where this one has a folder."""
+    if not image.parent.resolve().is_relative_to(folder.resolve()):
+        raise InvalidRequestError(
+            f"{image.parent} leads out of {folder}: a photo is called like the folder of another one; rename it, or"
+            " use a format other than yolo"
+        )
 
 
 def one_outline(parts: tuple[Polygon, ...]) -> Line:
