@@ -1,6 +1,7 @@
 """Photos and results in a bucket: the same answers as on disk, written in one piece, and no secret told."""
 
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -125,8 +126,21 @@ def test_names_in_a_bucket_are_those_on_disk(tmp_path: Path, photos: Path, bucke
         [str(tmp_path / "list.txt")]
     ).images
     assert find_images([str(photos)]).images == find_images([photos.as_uri()]).images
+    assert find_images([f"{photos}/photo?.png"]).images == find_images([f"{photos.as_uri()}/photo?.png"]).images
     # Keys of a bucket may have any parts; names are used on disk.
     assert "x.png" == name_of("s3://data/odd/../../x.png", "s3://data/odd")
+
+
+@pytest.mark.parametrize("place", ["disk", "bucket"])
+def test_lists_name_files_as_input_does(place: str, tmp_path: Path, bucket: Bucket) -> None:
+    """file:// is a path there too, also of a name that is no text; a URL is the same one however it is written."""
+    odd = os.fsdecode(os.fsencode(tmp_path / "photos") + b"/a#1 caf\xe9.png")
+    text = f"file://{tmp_path}/photos/a.png\nfile://localhost{tmp_path}/photos/a#2.png\n{Path(odd).as_uri()}\nS3://data/b.png\n"
+    (tmp_path / "list.txt").write_text(text)
+    bucket.pipe_file("s3://data/list.txt", text.encode())
+    given = str(tmp_path / "list.txt") if place == "disk" else "s3://data/list.txt"
+    expected = {str(tmp_path / "photos" / "a.png"), str(tmp_path / "photos" / "a#2.png"), odd, "s3://data/b.png"}
+    assert expected == set(find_images([given]).images.values())
 
 
 @pytest.mark.usefixtures("photos")
@@ -159,7 +173,7 @@ def test_the_command_takes_urls(tmp_path: Path, photos: Path, bucket: Bucket, os
     (photos / "broken.jpg").unlink()
     bucket.rm_file("s3://data/photos/broken.jpg")
     (tmp_path / "clicks.csv").write_text("image,x,y\nphoto0.png,20,15\n")
-    arguments = ("--points-from", str(tmp_path / "clicks.csv"), "--threads", "1", "--out", "s3://data/masks")
+    arguments = ("--points-from", (tmp_path / "clicks.csv").as_uri(), "--threads", "1", "--out", "s3://data/masks")
     env = {"OSAMD_CACHE": str(tmp_path / "cache")}
     ended = osamd("batch", "s3://data/photos", *arguments, env=env)
     assert (0, True) == (ended.returncode, "results in s3://data/masks" in ended.err), ended.err
@@ -176,6 +190,7 @@ def test_the_command_takes_urls(tmp_path: Path, photos: Path, bucket: Bucket, os
         ([f"s3://me:{SECRET}@data/photos", "--everything", "--out", "OUT"], "URL with a name or password before @"),
         (["PHOTOS", "--everything", "--out", f"s3://me:{SECRET}@data/masks"], "URL with a name or password before @"),
         (["PHOTOS", "--everything", "--out", "ftp://host/masks"], "ftp:// cannot be read or written: expected a path"),
+        (["file://photos/a.png", "--everything", "--out", "OUT"], "file://photos/a.png: expected an absolute path on"),
         (["s3://*/photos", "--everything", "--out", "OUT"], "expected a bucket after ://"),
         (["gs://data/photos", "--everything", "--out", "OUT"], "gs:// needs gcsfs: pip install 'osamd[urls]' gcsfs"),
         (["s3://data/boxes.json", "--out", "OUT"], "expected a data set on this machine, not a URL"),

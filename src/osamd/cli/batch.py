@@ -25,7 +25,7 @@ from osamd.dataset.planning import Plan, Prompts, check_stems, make_plan, repeat
 from osamd.dataset.run import Outcome, is_segmented, open_manifest
 from osamd.dataset.run import run as run_manifest
 from osamd.dataset.server_check import check_server
-from osamd.dataset.urls import Place, is_url, place_of
+from osamd.dataset.urls import Place, UrlPath, is_url, place_of
 from osamd.dataset.work import InProcess, Part, Workers
 from osamd.engine.everything import check_everything
 from osamd.engine.prompts import check_capabilities, check_masks
@@ -121,21 +121,30 @@ def formats_of(given: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _here(flag: str, given: str | None) -> str | None:
+    """A file on this machine; ``file://`` is one."""
+    if given is None or not is_url(given):
+        return given
+    place = place_of(given)
+    if isinstance(place, UrlPath):
+        raise InvalidRequestError(f"{flag}: expected a file on this machine, not a URL: download it first")
+    return str(place)
+
+
 def _plan(arguments: argparse.Namespace) -> Plan | None:
     if not arguments.input:
         given = [name for name in NO_INPUT if getattr(arguments, name)]
         if given:
             raise InvalidRequestError(f"--{given[0].replace('_', '-')} needs INPUT: which photos?")
         return None
-    for flag, file in (("--boxes-from", arguments.boxes_from), ("--points-from", arguments.points_from)):
-        if file and is_url(file):
-            raise InvalidRequestError(f"{flag}: expected a file on this machine, not a URL: download it first")
+    boxes_from = _here("--boxes-from", arguments.boxes_from)
+    points_from = _here("--points-from", arguments.points_from)
     texts = tuple(text.strip() for text in (arguments.text or "").split(",") if text.strip())
     if arguments.text is not None and not texts:
         raise InvalidRequestError("--text: expected words, such as cat,dog")
     if twice := repeated(texts):
         raise InvalidRequestError(f"--text: {twice[0]} is given more than once")
-    prompts = Prompts(arguments.boxes_from, arguments.points_from, texts, arguments.everything)
+    prompts = Prompts(boxes_from, points_from, texts, arguments.everything)
     model, digest = arguments.model or DEFAULT_MODEL, ""
     if not arguments.url:
         row = own_library().resolve(model)

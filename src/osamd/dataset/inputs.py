@@ -10,7 +10,7 @@ from typing import Final
 
 from osamd.dataset.plan import STATE
 from osamd.dataset.prompts.boxes import JSON_SUFFIX, YAML_SUFFIXES, KnownBoxes, is_data_set, read_data_set
-from osamd.dataset.urls import UrlPath, is_url, place_of
+from osamd.dataset.urls import Place, UrlPath, is_url, place_of
 from osamd.errors import InvalidRequestError
 
 # Of the formats that are decoded; in a folder, other files are not images.
@@ -98,8 +98,7 @@ def _by_url(place: UrlPath) -> dict[str, str]:
             raise InvalidRequestError(f"{url}: expected a data set on this machine, not a URL: download it first")
         if Path(place.name).suffix.lower() == LIST_SUFFIX:
             lines = place.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines()
-            paths = (line.strip() for line in lines if line.strip())
-            return _named((path if is_url(path) else str(place.parent / path) for path in paths), str(place.parent))
+            return _named(_below(lines, place.parent), str(place.parent))
         return _named([url], str(place.parent))
     except OSError as error:
         raise InvalidRequestError(f"{error.filename}: {error.strerror}") from None
@@ -167,9 +166,14 @@ def _listed(path: Path) -> Iterator[str]:
         lines = path.read_text("utf-8-sig", "surrogateescape").splitlines()
     except OSError as error:
         raise InvalidRequestError(f"{path}: {error.strerror}") from None
-    for line in lines:
-        if line.strip():
-            yield line.strip() if is_url(line.strip()) else str(path.parent / line.strip())
+    yield from _below(lines, path.parent)
+
+
+def _below(lines: Iterable[str], folder: Place) -> Iterator[str]:
+    """The paths and URLs in a list's lines, as INPUT takes them, with relative paths below its folder."""
+    for line in map(str.strip, lines):
+        if line:
+            yield str(place_of(line) if is_url(line) else folder / line)
 
 
 def _fixed_part(pattern: str) -> str:

@@ -14,13 +14,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from osamd.errors import InvalidRequestError
 
 # With the package that each needs beside fsspec.
 SCHEMES: Final = {"s3": "s3fs", "gs": "gcsfs", "memory": ""}
 LOCAL: Final = "file"
+# Hosts of such URLs.
+HERE: Final = frozenset({"", "localhost"})
 URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -179,16 +181,19 @@ Place = Path | UrlPath
 
 
 def place_of(text: str) -> Place:
-    """A path, or a URL; ``file://`` is a path.
+    """A path, or a URL; ``file://`` is a path, in which ``?`` and ``#`` are letters as in any other.
 
     Raises:
-        InvalidRequestError: see ``UrlPath``.
+        InvalidRequestError: see ``UrlPath``; or a ``file://`` URL names another host.
     """
     found = URL.match(text)
     if found is None:
         return Path(text)
     if found[1].lower() == LOCAL:
-        return Path(unquote(urlsplit(text).path))
+        host, _, path = text[found.end() :].partition("/")
+        if host not in HERE:
+            raise InvalidRequestError(f"{text}: expected an absolute path on this machine, as in file:///photos")
+        return Path(unquote(f"/{path}", errors="surrogateescape"))
     return UrlPath(text)
 
 
