@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from osamd.cli.batch import AT_ONCE
-from osamd.cluster.batch_actors import OnRay
+from osamd.cluster.batch_actors import Crew, OnRay
 from osamd.dataset.answers import Answers
 from osamd.dataset.formats import make_format
 from osamd.dataset.local import Machine, local_answers
@@ -57,12 +57,21 @@ def one_process(boxes: Path, out: Path) -> None:
         print(timed(manifest, out, InProcess(answers, at_once=AT_ONCE)), flush=True)
 
 
+def wait_until_open(crew: Crew) -> None:
+    """Return when all actors have loaded the model, which ``osamd batch`` has no reason to wait for."""
+    while crew._asked:  # noqa: SLF001
+        for actor, _, done in crew._answers():  # noqa: SLF001
+            if done is not None and done.error is not None:
+                raise done.error
+            crew._idle.extend([] if done is None else [actor])  # noqa: SLF001
+
+
 def on_ray(boxes: Path, out: Path) -> None:
     """Load the models on Ray, and say how long the run took."""
     manifest = opened(boxes, out)
     ray = OnRay("ray", out, count=WORKERS, machine=MACHINE, at_once=AT_ONCE, tell=lambda _: None, prepare=lambda: None)
     with ray.started(manifest.header) as crew:
-        crew.wait_until_open()
+        wait_until_open(crew)
         start = time.monotonic()
         print(json.dumps(timed(manifest, out, crew.do) - start), flush=True)
 

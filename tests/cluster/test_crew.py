@@ -15,7 +15,7 @@ from commands import Osamd
 from data_sets import PlainAnswers, run_batch, tree, write_photo, write_photos
 
 from osamd.cluster import batch_actors
-from osamd.cluster.batch_actors import Crew, Done, ShardActor
+from osamd.cluster.batch_actors import Crew, Done, OnRay, ShardActor
 from osamd.cluster.batch_ray import placement_for
 from osamd.dataset.answers import Answers
 from osamd.dataset.formats import make_format
@@ -244,16 +244,12 @@ def test_a_stop_finishes_the_photos_in_hand(tmp_path: Path, photos: Path, whole:
     stop = threading.Event()
 
     class Stopping(ShardActor):
-        def stop(self) -> None:
-            super().stop()
-            stopped.set()
-
         def _row(self, item: Any) -> Any:
             stop.set()
-            assert stopped.wait(60)
+            # Its own: the other actor may hear of it later.
+            assert self._stop.wait(60)
             return super()._row(item)
 
-    stopped = threading.Event()
     outcome = run_on(OnThreads(tmp_path / "out", Stopping), photos, tmp_path / "out", stop=stop)
     assert not outcome.is_finished
     assert 1 <= outcome.done <= 2
@@ -291,6 +287,11 @@ def test_a_shard_that_is_locked_is_tried_again_before_it_is_left(
     assert whole == tree(out)
 
 
+def ray_with(nodes: list[dict[str, float]]) -> Any:
+    """Stands for Ray's module, connected to machines with these resources."""
+    return SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": node} for node in nodes])
+
+
 @pytest.mark.parametrize(
     ("nodes", "count", "machine", "expected"),
     [
@@ -307,9 +308,68 @@ def test_how_many_actors_fit(
     nodes: list[dict[str, float]], count: int | None, machine: Machine, expected: tuple[int, int, int]
 ) -> None:
     """One for each GPU, or as many as the cores allow; machines without cores run none."""
-    ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": node} for node in nodes])
+    ray = ray_with(nodes)
     place = placement_for(ray, count=count, machine=machine)
     assert expected == (place.count, place.threads, place.gpus)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "machine", "waits_for"),
+    [
+        ([{"CPU": 2.0}], Machine(), ""),
+        ([{"CPU": 8.0, "GPU": 1.0}], Machine(device="cuda"), ""),
+        ([{"CPU": 2.0}], Machine(device="cuda"), "the 2 cores and a GPU that a worker needs"),
+        ([{"CPU": 8.0}, {"CPU": 1.0, "GPU": 1.0}], Machine(threads=4), "the 4 cores and a GPU that"),
+        ([{"CPU": 8.0}, {"CPU": 4.0}], Machine(threads=16), "the 16 cores that a worker needs"),
+        ([{}], Machine(), "the 1 core that"),
+    ],
+)
+def test_a_cluster_without_room_for_a_worker_says_what_it_waits_for(
+    nodes: list[dict[str, float]], machine: Machine, waits_for: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, before the actors are started, which Ray would keep waiting without a word."""
+    told: list[str] = []
+    crew = on_ray_with(nodes, machine, tmp_path, told.append, monkeypatch, address="ray://cluster:10001")
+    with crew:
+        assert ([waits_for] if waits_for else []) == [waits_for for one in told if waits_for in one]
+    assert bool(waits_for) == bool(told)
+
+
+def test_a_machine_without_a_gpu_does_not_wait_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None will join it."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    crew = on_ray_with([{"CPU": 2.0}], Machine(device="cuda"), tmp_path, print, monkeypatch, address="ray")
+    with pytest.raises(InvalidRequestError, match="--device cuda: this machine has no GPU that Ray sees"), crew:
+        pass
+
+
+def on_ray_with(
+    nodes: list[dict[str, float]],
+    machine: Machine,
+    out: Path,
+    tell: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    address: str,
+) -> contextlib.AbstractContextManager[Crew]:
+    """Actors that are never started, on machines with these resources."""
+
+    class Actor:
+        def options(self, **_: Any) -> "Actor":
+            return self
+
+        def remote(self, *_: Any, **__: Any) -> Any:
+            return SimpleNamespace(open=SimpleNamespace(remote=object))
+
+    ray = ray_with(nodes)
+    ray.remote = lambda _: Actor()
+    ray.kill = lambda _: None
+    monkeypatch.setattr(batch_actors, "connected", lambda *_, **__: contextlib.nullcontext(ray))
+    write_photo(out / "photos" / "a.png")
+    plan = make_plan([str(out / "photos")], PROMPTS, model="none", digest="", shard_size=2)
+    header = open_manifest(out / "out", plan).header
+    workers = OnRay(address, out / "out", count=None, machine=machine, at_once=1, tell=tell, prepare=lambda: None)
+    return workers.started(header)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from osamd.cluster.batch_ray import connected, is_this_machine, placement_for
+from osamd.cluster.batch_ray import check_room, connected, is_this_machine, placement_for
 from osamd.dataset.answers import row_maker
 from osamd.dataset.local import Machine, local_answers
 from osamd.dataset.manifest import NAME, Manifest
@@ -184,11 +184,14 @@ class OnRay:
 
         Raises:
             UnreachableError: Ray did not start, or the connection to it was lost.
+            InvalidRequestError: workers need a GPU, and this machine has none.
         """
-        if is_this_machine(self._address):
+        is_here = is_this_machine(self._address)
+        if is_here:
             self._prepare()
         with connected(self._address, count=self._count, threads=self._machine.threads, tell=self._tell) as ray:
             place = placement_for(ray, count=self._count, machine=self._machine)
+            check_room(ray, place, is_here=is_here, tell=self._tell)
             # At least two calls at a time, so that ``stop`` is heard during ``work``.
             actor = ray.remote(ShardActor).options(
                 num_cpus=place.threads, num_gpus=place.gpus, max_concurrency=2, max_restarts=0
@@ -229,14 +232,6 @@ class Crew:
         """Start an actor."""
         actor = self._start()
         self._asked[actor.open.remote()] = actor, None
-
-    def wait_until_open(self) -> None:
-        """Return when all actors have loaded the model."""
-        while self._asked:
-            for actor, _, done in self._answers():
-                if done is not None and done.error is not None:
-                    raise done.error
-                self._idle.extend([] if done is None else [actor])
 
     def do(self, work: Work, *, stop: threading.Event) -> None:
         """See ``Workers``."""

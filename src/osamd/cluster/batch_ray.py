@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from osamd.dataset.local import MOST_PARALLEL, Machine
 from osamd.errors import InvalidRequestError, UnreachableError
+from osamd.plurals import counted
 from osamd.runtime.container import cpu_count
 
 HERE: Final = "ray"
@@ -117,6 +118,29 @@ def placement_for(ray: Any, *, count: int | None, machine: Machine) -> Placement
     by_cores = max(1, sum(one // threads for one in cores))
     needs_gpu = gpus > 0 or machine.device == "cuda"
     return Placement(number or by_cores, threads, int(needs_gpu))
+
+
+def check_room(ray: Any, place: Placement, *, is_here: bool, tell: Callable[[str], None]) -> None:
+    """Say that no machine is large enough for a worker: Ray itself waits for one without a word.
+
+    Args:
+        ray: the module, connected.
+        place: what each worker needs.
+        is_here: whether Ray runs on this machine alone, to which nothing is added.
+        tell: told what a cluster, which may grow, is waiting for.
+
+    Raises:
+        InvalidRequestError: this machine has no GPU, and workers need one.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(node.get("CPU", 0) >= place.threads and node.get("GPU", 0) >= place.gpus for node in nodes):
+        return
+    if is_here:
+        raise InvalidRequestError(
+            "--device cuda: this machine has no GPU that Ray sees: use --device cpu, or a cluster"
+        )
+    needs = counted(place.threads, "core") + (" and a GPU" if place.gpus else "")
+    tell(f"no machine of the cluster has the {needs} that a worker needs; waiting for one to join")
 
 
 @contextlib.contextmanager
