@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Collection, Generator, Mapping, Seque
 from dataclasses import dataclass, field
 from typing import Any
 
+from osamd.cluster.gathering import Gathered, gathered, together
 from osamd.cluster.handle import Call, Stream, busy, lost
 from osamd.cluster.segmenter import SegmenterService
 from osamd.errors import OsamdError
@@ -26,6 +27,7 @@ class FakeHandle:
     Attributes:
         segmenters: the Segmenters, by label.
         models: full names of the models that are served; None for all.
+        hung: labels of Segmenters that do not answer when all are asked.
         absent: models that have no Segmenter and should have one.
         sent: what travelled to Segmenters, as the method's name and the bytes of its arguments.
         asked: labels of the Segmenters that were asked, in order.
@@ -36,6 +38,7 @@ class FakeHandle:
 
     segmenters: Mapping[str, SegmenterService]
     models: Collection[str] | None = None
+    hung: Collection[str] = ()
     absent: Collection[str] = ()
     sent: list[tuple[str, int]] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
@@ -57,14 +60,21 @@ class FakeHandle:
         assert self.serves(model)
         return _FakeStream(self, self._chosen(key), method, self._travelled(method, args))
 
-    async def everywhere(self, method: str, *args: Any) -> Mapping[str, Any]:
+    async def everywhere(self, method: str, *args: Any) -> Gathered:
         """Call all of them."""
         arguments = self._travelled(method, args)
-        return {
-            label: again(await getattr(segmenter, method)(*arguments)) for label, segmenter in self.segmenters.items()
-        }
 
-    def missing(self) -> Collection[str]:
+        async def ask(label: str) -> tuple[str, Any]:
+            if label in self.hung:
+                await asyncio.Event().wait()
+            return label, again(await getattr(self.segmenters[label], method)(*arguments))
+
+        # All that are not hung are waited for.
+        answering = [label for label in self.segmenters if label not in self.hung]
+        found = await gathered(map(ask, answering), within_s=60.0)
+        return together([found, await gathered(map(ask, self.hung), within_s=0.01)])
+
+    async def missing(self) -> Collection[str]:
         """As the test says."""
         return self.absent
 

@@ -1,12 +1,9 @@
 """A snapshot of the engine's and the server's state, for health checks and metrics."""
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from osamd.library.catalog import Model
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 State = Literal["ready", "loading", "stopping", "stuck"]
 
@@ -91,7 +88,6 @@ class EngineStatus:
         residents: loaded models.
         pulling: names of models that are being pulled.
         masks: memory budget of masks and replies; None for an engine without a server.
-        parts: of a cluster, the status of each Segmenter by its label; empty for a single process.
     """
 
     state: State
@@ -100,9 +96,3 @@ class EngineStatus:
     residents: tuple[Resident, ...]
     pulling: tuple[str, ...]
     masks: MemoryStatus | None = None
-    parts: "Mapping[str, EngineStatus]" = field(default_factory=dict)
-
-
-def without_parts(status: EngineStatus) -> EngineStatus:
-    """A status without what its parts tell themselves; of a single process, the same."""
-    return replace(status, cache=CacheStatus(0, 0, 0), residents=(), pulling=(), parts={}) if status.parts else status

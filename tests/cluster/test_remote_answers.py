@@ -5,7 +5,8 @@ import contextlib
 import contextvars
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,18 @@ from pydantic import SecretStr
 from serving import KEY
 
 from osamd.cluster import remote_answers, segmenter
-from osamd.cluster.outcomes import Part
+from osamd.cluster.gathering import Gathered, gathered
 from osamd.cluster.remote_answers import RemoteAnswers
 from osamd.cluster.segmenter import SegmenterService
-from osamd.cluster.whole_status import whole_status
+from osamd.cluster.shared_question import SharedQuestion
+from osamd.cluster.whole_status import is_missing
 from osamd.engine import Engine
 from osamd.engine.image_ids import model_digits
 from osamd.errors import InferenceError
-from osamd.library.catalog import load_catalog
+from osamd.library.catalog import Model, load_catalog
 from osamd.library.library import Library
 from osamd.server.app import create_app
 from osamd.settings import Settings
-from osamd.status import CacheStatus, EngineStatus, State
 
 POINT = {"points": [[70, 50]], "point_labels": [1]}
 EVERYTHING = {"everything": {"points_per_side": 2}}
@@ -313,8 +314,9 @@ def test_a_model_without_segmenters_is_unavailable() -> None:
     run(main)
 
 
-def test_the_edge_is_ready_when_its_segmenters_are() -> None:
+def test_the_edge_is_ready_when_its_segmenters_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not while one is missing; ready while all may be at zero."""
+    monkeypatch.setattr(remote_answers, "MISSING_AGE_S", 0.0)
 
     async def main(cluster: Cluster) -> None:
         cluster.handle.absent = ("sam2:tiny",)
@@ -324,30 +326,126 @@ def test_the_edge_is_ready_when_its_segmenters_are() -> None:
         cluster.handle.absent = ()
         assert 200 == (await cluster.client.get("/ready")).status_code
         cluster.handle.segmenters = {}
-        cluster.app.state.services.answers._parts = None
         assert 200 == (await cluster.client.get("/ready")).status_code
 
     run(main)
 
 
-def test_a_client_that_leaves_does_not_cancel_what_others_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What requests share belongs to none of them: Ray cancels all calls made in the context of one that is left."""
-    request = contextvars.ContextVar("request", default="nobody's")
-    owners = []
-    asked = FakeHandle.everywhere
-
-    async def everywhere(self: FakeHandle, method: str, *args: Any) -> Mapping[str, Any]:
-        owners.append(request.get())
-        return await asked(self, method, *args)
-
-    monkeypatch.setattr(FakeHandle, "everywhere", everywhere)
+def test_probes_ask_no_segmenter() -> None:
+    """Anyone may probe, and a Segmenter that is asked counts as busy: it would never go to zero."""
 
     async def main(cluster: Cluster) -> None:
-        request.set("the first client's")
-        await cluster.app.state.services.answers.status()
-        assert ["nobody's"] == owners
+        for path in ("/ready", "/health"):
+            assert 200 == (await cluster.client.get(path)).status_code
+        assert [] == cluster.handle.sent
 
     run(main)
+
+
+def test_metrics_do_not_access_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are scraped every few seconds, and models are on a network volume."""
+    read = []
+
+    def is_present(_: FullStore, model: Model) -> bool:
+        read.append(model.name)
+        return True
+
+    monkeypatch.setattr(FullStore, "is_present", is_present)
+
+    async def main(cluster: Cluster) -> None:
+        read.clear()
+        assert 200 == (await cluster.client.get("/metrics")).status_code
+        assert [] == read
+
+    run(main)
+
+
+def test_a_hung_segmenter_does_not_hide_the_others() -> None:
+    """In metrics and in lists of models."""
+
+    async def main(cluster: Cluster) -> None:
+        for seed in range(4):
+            await cluster.click(noise(seed))
+        cluster.handle.hung = ("part-0",)
+        labels = re.findall(r'osamd_model_bytes{segmenter="([^"]+)"', (await cluster.client.get("/metrics")).text)
+        assert ["part-1"] == labels
+        listed = (await cluster.client.get("/api/ps")).json()["models"]
+        assert ["sam2:tiny"] == [model["name"] for model in listed]
+
+    run(main, count=2)
+
+
+def test_a_model_is_not_deleted_until_all_have_deleted_it() -> None:
+    """One that does not answer may have it still: the caller tries again."""
+
+    async def main(cluster: Cluster) -> None:
+        cluster.handle.hung = ("part-1",)
+        reply = await cluster.client.request("DELETE", "/api/delete", json={"model": "sam2:tiny"})
+        assert (503, "overloaded", "5") == (reply.status_code, reply.json()["code"], reply.headers["Retry-After"])
+        cluster.handle.hung = ()
+        again = await cluster.client.request("DELETE", "/api/delete", json={"model": "sam2:tiny"})
+        assert 200 == again.status_code
+
+    run(main, count=2)
+
+
+def test_late_answers_are_cancelled_and_early_ones_kept() -> None:
+    """Of several calls; one that fails counts as silent."""
+    cancelled = []
+
+    async def early() -> tuple[str, int]:
+        return "early", 1
+
+    async def late() -> tuple[str, int]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.append("late")
+        return "late", 2
+
+    async def dead() -> tuple[str, int]:
+        raise DeadError
+
+    async def main() -> None:
+        assert Gathered({"early": 1}, 2) == await gathered([late(), early(), dead()], within_s=0.05)
+        assert Gathered({}) == await gathered([], within_s=0.05)
+
+    asyncio.run(main())
+    assert ["late"] == cancelled
+
+
+@pytest.mark.parametrize(
+    ("status", "running", "expected"),
+    [
+        ("HEALTHY", 0, False),
+        ("UPSCALING", 0, False),
+        ("UPDATING", 0, True),
+        ("UNHEALTHY", 0, True),
+        ("UNHEALTHY", 1, False),
+        ("DEPLOY_FAILED", 0, True),
+    ],
+)
+def test_a_model_at_zero_is_not_missing(status: str, running: int, *, expected: bool) -> None:
+    """Nor while its first Segmenter starts for a request, which waits for it."""
+    assert expected == is_missing(status, running)
+
+
+def test_a_client_that_leaves_does_not_cancel_what_others_wait_for() -> None:
+    """What requests share belongs to none of them: Ray cancels all calls made in the context of one that is left."""
+    request = contextvars.ContextVar("request", default="nobody's")
+
+    async def ask() -> str:
+        return request.get()
+
+    async def main() -> None:
+        request.set("the first client's")
+        question = SharedQuestion(ask, age_s=60.0)
+        first = asyncio.create_task(question.answer())
+        await asyncio.sleep(0)
+        first.cancel()
+        assert "nobody's" == await question.answer()
+
+    asyncio.run(main())
 
 
 def test_metrics_tell_of_each_segmenter() -> None:
@@ -370,29 +468,6 @@ def test_metrics_tell_of_each_segmenter() -> None:
         assert [line for line in lines if line.startswith("osamd_requests_total{door=")]
 
     run(main, count=2)
-
-
-@pytest.mark.parametrize("others", [["ready"], ["stuck", "ready"]])
-def test_a_cluster_is_ready_while_one_segmenter_is(others: list[State]) -> None:
-    """One that is stuck is replaced; the others answer meanwhile."""
-    assert "ready" == whole_status(parts(*others), own="ready", is_missing=False).state
-
-
-@pytest.mark.parametrize(
-    ("states", "expected"), [(["loading"], "loading"), (["stuck", "loading"], "loading"), (["stuck"] * 2, "stuck")]
-)
-def test_a_cluster_without_a_ready_segmenter_is_not_ready(states: list[State], expected: State) -> None:
-    """It is stuck only when all are."""
-    assert expected == whole_status(parts(*states), own="ready", is_missing=False).state
-    assert "stopping" == whole_status(parts(*states), own="stopping", is_missing=False).state
-
-
-def parts(*states: State) -> dict[str, Part]:
-    """Segmenters in these states."""
-    return {
-        str(number): Part(EngineStatus(state, (), CacheStatus(1, 2, 3), (), ()), {})
-        for number, state in enumerate(states)
-    }
 
 
 def test_stages_are_those_of_both_sides() -> None:

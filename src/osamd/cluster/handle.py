@@ -1,12 +1,14 @@
 """``Handle``: how an edge reaches Segmenters. Ray's handles fit behind it; tests use one without Ray."""
 
-from collections.abc import AsyncIterator, Collection, Generator, Mapping
+from collections.abc import AsyncIterator, Collection, Generator
 from typing import Any, Protocol
 
+from osamd.cluster.gathering import Gathered
 from osamd.errors import OsamdError, OverloadedError
 
 # The replacement of a Segmenter that died, or another one, answers soon.
 LOST_RETRY_S = 0.5
+SILENCE_RETRY_S = 5.0
 
 
 class Call(Protocol):
@@ -51,14 +53,11 @@ class Handle(Protocol):
     def stream(self, model: str, key: str, method: str, *args: Any) -> Stream:
         """The same for a method that yields items."""
 
-    async def everywhere(self, method: str, *args: Any) -> Mapping[str, Any]:
-        """Call a method of every Segmenter that runs now; results by a label of each.
+    async def everywhere(self, method: str, *args: Any) -> Gathered:
+        """Call a method of every Segmenter that runs now. Starts none, but counts as load, which keeps them running."""
 
-        Starts none. Leaves out those that fail or do not answer soon.
-        """
-
-    def missing(self) -> Collection[str]:
-        """Models that should have a Segmenter now and have none; not those that may be at zero."""
+    async def missing(self) -> Collection[str]:
+        """Models that should have a Segmenter now and have none; not those that may be at zero. Asks no Segmenter."""
 
     def failure(self, error: Exception) -> OsamdError | None:
         """What the transport's own exception means to callers: ``busy``, ``lost``, or None for a bug."""
@@ -67,6 +66,11 @@ class Handle(Protocol):
 def busy(retry_after_s: float | None = None) -> OverloadedError:
     """The error for a call that found the queue of its Segmenters full."""
     return OverloadedError("all Segmenters of this model are busy", retry_after_s=retry_after_s)
+
+
+def silence(count: int) -> OverloadedError:
+    """The error when some Segmenters did not do what all must do."""
+    return OverloadedError(f"{count} Segmenters did not answer: try again", retry_after_s=SILENCE_RETRY_S)
 
 
 def lost() -> OverloadedError:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from grpc.aio import AioRpcError
@@ -11,10 +12,13 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from osamd.cluster.configuration import APPLICATION, deployment_of
+from osamd.cluster.gathering import Gathered, gathered, together
 from osamd.cluster.handle import Call, Stream, busy, lost
+from osamd.cluster.whole_status import is_missing
 from osamd.errors import OsamdError, OverloadedError
 
 ANSWER_S: Final = 5.0
+STATUS_S: Final = 2.0
 UNAVAILABLE_RETRY_S: Final = 10.0
 
 
@@ -29,6 +33,8 @@ class RayHandle:
         self._handles = dict(handles)
         self._first = next(iter(self._handles.values()))
         self._missing: tuple[str, ...] = ()
+        # One: it may hang while Ray's controller is away, and the others have requests to answer.
+        self._asking = ThreadPoolExecutor(1, "serve-status")
 
     def serves(self, model: str) -> bool:
         """Every Segmenter can load every model."""
@@ -45,15 +51,18 @@ class RayHandle:
         response: Stream = self._of(model).options(method_name=method, session_id=key, stream=True).remote(*args)
         return response
 
-    async def everywhere(self, method: str, *args: Any) -> Mapping[str, Any]:
+    async def everywhere(self, method: str, *args: Any) -> Gathered:
         """See ``Handle.everywhere``."""
-        answers = await asyncio.gather(*(self._all(handle, method, args) for handle in self._handles.values()))
-        absent = [model for model, found in zip(self._handles, answers, strict=True) if not found]
-        await self._find_missing(absent)
-        return {label: result for found in answers for label, result in found}
+        return together(await asyncio.gather(*(self._all(handle, method, args) for handle in self._handles.values())))
 
-    def missing(self) -> Collection[str]:
-        """See ``Handle.missing``; as of the last call of ``everywhere``."""
+    async def missing(self) -> Collection[str]:
+        """See ``Handle.missing``."""
+        # Without a controller, what was known before still holds.
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(STATUS_S):
+                status = await asyncio.get_running_loop().run_in_executor(self._asking, serve.status)
+            deployments = status.applications[APPLICATION].deployments
+            self._missing = tuple(model for model in self._handles if _is_missing(deployments[deployment_of(model)]))
         return self._missing
 
     def failure(self, error: Exception) -> OsamdError | None:
@@ -69,23 +78,16 @@ class RayHandle:
     def _of(self, model: str) -> Any:
         return self._handles.get(model, self._first)
 
-    async def _all(self, handle: Any, method: str, args: tuple[Any, ...]) -> list[tuple[str, Any]]:
+    async def _all(self, handle: Any, method: str, args: tuple[Any, ...]) -> Gathered:
         try:
             # Waits for the handle to learn of its replicas; there may be none.
             async with asyncio.timeout(ANSWER_S):
-                response = handle.broadcast("labelled", method, *args)
-                answers = await response.results_async(timeout_s=ANSWER_S, return_exceptions=True)
+                # Not ``results_async``: if one is late, it has none.
+                calls = await handle.broadcast("labelled", method, *args)._fetch_replica_results_async()  # noqa: SLF001
         except (TimeoutError, DeploymentUnavailableError):
-            return []
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
+            return Gathered({})
+        return await gathered((call.get_async() for call in calls), within_s=ANSWER_S)
 
-    async def _find_missing(self, absent: list[str]) -> None:
-        """Of the models without a Segmenter, those that are not meant to be at zero."""
-        if not absent:
-            self._missing = ()
-            return
-        # Without a controller, what was known before still holds.
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(ANSWER_S):
-                deployments = (await asyncio.to_thread(serve.status)).applications[APPLICATION].deployments
-            self._missing = tuple(model for model in absent if deployments[deployment_of(model)].status != "HEALTHY")
+
+def _is_missing(deployment: Any) -> bool:
+    return is_missing(deployment.status, deployment.replica_states.get("RUNNING", 0))

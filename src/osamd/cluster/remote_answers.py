@@ -6,16 +6,16 @@ alone, and sent only if the Segmenter does not know it.
 
 import asyncio
 import contextlib
-import contextvars
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar, cast
 
 from osamd.cluster.configuration import CONTENT_BYTES
-from osamd.cluster.handle import Call, Handle
+from osamd.cluster.handle import Call, Handle, silence
 from osamd.cluster.known_files import KnownFiles
 from osamd.cluster.outcomes import Grant, Outcome, Part
+from osamd.cluster.shared_question import SharedQuestion
 from osamd.cluster.whole_status import whole_status
 from osamd.cluster.wire_errors import WireError, from_wire, to_wire
 from osamd.engine.image_ids import image_id, model_digits, routing_digits, unknown_image
@@ -42,8 +42,10 @@ Value = TypeVar("Value")
 
 # Sending a smaller photo costs less than asking twice.
 KNOWN_FIRST_BYTES: Final = 64 * 1024
-# Parts may be this old: anyone may ask for /ready, and each time all Segmenters would be asked.
+# What is told of all Segmenters may be this old.
 PARTS_AGE_S: Final = 0.25
+# And of whether they run: anyone may ask for /ready, as often as they like.
+MISSING_AGE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,8 +86,8 @@ class RemoteAnswers:
         self.library = open_library(settings, sinks)
         self._handle = handle
         self._is_draining = False
-        self._parts: asyncio.Task[Mapping[str, Part]] | None = None
-        self._parts_at = 0.0
+        self._parts = SharedQuestion(self._ask_parts, age_s=PARTS_AGE_S)
+        self._missing = SharedQuestion(handle.missing, age_s=MISSING_AGE_S)
         self._models = {model_digits(model.name): model.name for model in self.library.catalog if not model.parts}
 
     @property
@@ -95,16 +97,21 @@ class RemoteAnswers:
 
     async def status(self) -> EngineStatus:
         """See ``Answers.status``."""
-        return whole_status(await self._parts_now(), own=self.state, is_missing=bool(self._handle.missing()))
+        parts = await self._parts.answer()
+        return whole_status((part.status for part in parts.values()), await self._whole_state())
+
+    async def readiness(self) -> EngineStatus:
+        """See ``Answers.readiness``; asks no Segmenter, which would keep those running that nobody needs."""
+        return whole_status((), await self._whole_state())
 
     async def shelf(self) -> Shelf:
         """What the Segmenters have; what this process has while none runs."""
-        parts = await self._parts_now()
+        parts = await self._parts.answer()
         return KnownFiles([part.files for part in parts.values()]) if parts else self.library.store
 
     async def metrics(self) -> Mapping[str, bytes]:
         """See ``Answers.metrics``."""
-        return await self._handle.everywhere("metrics")
+        return (await self._handle.everywhere("metrics")).results
 
     def check_room(self, owner: str) -> None:
         """Refuses nothing: only the Segmenters know their queues."""
@@ -186,13 +193,15 @@ class RemoteAnswers:
         call = self._handle.call(self._deployment(model), model.name, "remove", model.name, caller)
         first = await self._result(call)
         others = await self._handle.everywhere("remove", model.name, caller)
-        self._parts = None
+        self._parts.forget()
         absent = UnknownModelError.__name__
-        outcomes: list[Outcome[None]] = [first, *others.values()]
+        outcomes: list[Outcome[None]] = [first, *others.results.values()]
         failed = [outcome for outcome in outcomes if outcome.error is not None or outcome.is_bug]
         for outcome in failed:
             if outcome.error is None or outcome.error.kind != absent:
                 _check(outcome)
+        if others.silent:
+            raise silence(others.silent)
         if len(failed) == len(outcomes):
             _check(first)
 
@@ -205,7 +214,7 @@ class RemoteAnswers:
                     _check(item)
                 else:
                     yield item
-        self._parts = None
+        self._parts.forget()
 
     async def start(self) -> None:
         """Nothing: Segmenters start by themselves."""
@@ -310,16 +319,14 @@ class RemoteAnswers:
             if not is_over:
                 stream.cancel()
 
-    async def _parts_now(self) -> Mapping[str, Part]:
-        now = time.monotonic()
-        if self._parts is None or (self._parts.done() and now - self._parts_at >= PARTS_AGE_S):
-            # In no request's context: Ray cancels the calls of a request whose client leaves, and others wait for this.
-            self._parts = asyncio.create_task(self._asked("part"), context=contextvars.Context())
-            self._parts_at = now
-        return await asyncio.shield(self._parts)
+    async def _ask_parts(self) -> Mapping[str, Part]:
+        return (await self._handle.everywhere("part")).results
 
-    async def _asked(self, method: str) -> Mapping[str, Any]:
-        return await self._handle.everywhere(method)
+    async def _whole_state(self) -> State:
+        """``loading`` while a model that should have a Segmenter has none; Ray replaces those that are stuck."""
+        if self.state != "ready":
+            return self.state
+        return "loading" if await self._missing.answer() else "ready"
 
 
 def _without_image(ask: Ask[How]) -> Ask[How]:

@@ -29,7 +29,7 @@ from osamd.server.local_answers import LocalAnswers
 from osamd.server.pools import Pools
 from osamd.server.telemetry.metrics import Metrics
 from osamd.settings import Settings
-from osamd.status import State
+from osamd.status import EngineStatus, State
 from osamd.timings import Timings
 
 logger = logging.getLogger("osamd")
@@ -151,19 +151,12 @@ class SegmenterService:
         yield _outcome(None, error, timings, _Allowance(Grant()))
 
     async def part(self) -> Part:
-        """Its state and the models it has, for ``/ready`` and the lists of models."""
-        status = await self._answers.status()
-        status = replace(
-            status,
-            state=self.state,
-            lanes=(*status.lanes, *self._pools.status()),
-            masks=self._memory.status(),
-        )
-        return Part(status, await asyncio.to_thread(self._files))
+        """Its state and the models it has, for the lists of models."""
+        return Part(await self._status(), await asyncio.to_thread(self._files))
 
     async def metrics(self) -> bytes:
         """Its metrics in Prometheus' text format."""
-        status = (await self.part()).status
+        status = await self._status()
         return await asyncio.to_thread(lambda: self._metrics.render(status, device_memory()))
 
     def drain(self) -> None:
@@ -176,6 +169,15 @@ class SegmenterService:
             self._answers.close(patience_s=LEFTOVERS_S), self._pools.close(patience_s=LEFTOVERS_S)
         )
         return all(have_ended)
+
+    async def _status(self) -> EngineStatus:
+        status = await self._answers.status()
+        return replace(
+            status,
+            state=self.state,
+            lanes=(*status.lanes, *self._pools.status()),
+            masks=self._memory.status(),
+        )
 
     async def _call(self, caller: Caller, grant: Grant, work: Callable[[Context], Awaitable[Value]]) -> Outcome[Value]:
         context, allowance = self._context(caller, grant)

@@ -1,27 +1,29 @@
 """The status of a cluster, made of its Segmenters'."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
+from typing import Final
 
-from osamd.cluster.outcomes import Part
 from osamd.status import CacheStatus, EngineStatus, Resident, State
 
+# Ray's words for a deployment that has as many Segmenters as it should, or is on its way there by itself.
+SETTLED: Final = frozenset({"HEALTHY", "UPSCALING", "DOWNSCALING"})
 
-def whole_status(parts: Mapping[str, Part], *, own: State, is_missing: bool) -> EngineStatus:
-    """One status of all Segmenters, with those of each.
+
+def whole_status(statuses: Iterable[EngineStatus], state: State) -> EngineStatus:
+    """One status of all Segmenters.
 
     Args:
-        parts: the Segmenters that run, by label.
-        own: the edge's own state.
-        is_missing: whether a Segmenter that should run does not.
+        statuses: of the Segmenters that answered; none for an edge's own status.
+        state: of the cluster, as the edge knows it.
     """
-    statuses = {label: part.status for label, part in parts.items()}
-    caches = [status.cache for status in statuses.values()]
+    statuses = list(statuses)
+    caches = [status.cache for status in statuses]
     residents: dict[str, Resident] = {}
-    for status in statuses.values():
+    for status in statuses:
         for resident in status.residents:
             residents.setdefault(resident.model.name, resident)
     return EngineStatus(
-        state=_state([status.state for status in statuses.values()], own, is_missing=is_missing),
+        state=state,
         lanes=(),
         cache=CacheStatus(
             sum(cache.entries for cache in caches),
@@ -29,15 +31,15 @@ def whole_status(parts: Mapping[str, Part], *, own: State, is_missing: bool) -> 
             sum(cache.capacity_bytes for cache in caches),
         ),
         residents=tuple(residents.values()),
-        pulling=tuple(dict.fromkeys(name for status in statuses.values() for name in status.pulling)),
-        parts=statuses,
+        pulling=tuple(dict.fromkeys(name for status in statuses for name in status.pulling)),
     )
 
 
-def _state(states: list[State], own: State, *, is_missing: bool) -> State:
-    """Ready if each model that should have a Segmenter has one, and one is ready or all may be at zero."""
-    if own != "ready":
-        return own
-    if is_missing or (states and "ready" not in states):
-        return "stuck" if states and all(state == "stuck" for state in states) else "loading"
-    return "ready"
+def is_missing(status: str, running: int) -> bool:
+    """Whether a deployment should have a Segmenter and has none; false while it is, or was until now, at zero.
+
+    Args:
+        status: Ray's word for its state.
+        running: its Segmenters that run.
+    """
+    return not running and status not in SETTLED

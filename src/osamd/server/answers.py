@@ -86,6 +86,9 @@ class Answers(Protocol):
     async def status(self) -> EngineStatus:
         """The current state, of all processes together."""
 
+    async def readiness(self) -> EngineStatus:
+        """What this process tells without asking others: in a cluster, of no model. For ``/ready``, which is public."""
+
     async def shelf(self) -> Shelf:
         """Which models' files are here. It may access the disk when asked, so ask it on a thread."""
 

@@ -70,6 +70,10 @@ class LocalAnswers:
         """The engine's status, with this state."""
         return replace(self._engine.status(), state=self.state)
 
+    async def readiness(self) -> EngineStatus:
+        """The status: there are no other processes."""
+        return await self.status()
+
     async def shelf(self) -> Shelf:
         """The library's store."""
         return self.library.store

@@ -72,9 +72,9 @@ class Services:
         """The state as far as this process knows it; ``stuck`` if the server's own threads are."""
         return self._state(self.answers.state)
 
-    async def status(self) -> EngineStatus:
-        """The current state, with the server's own queues after the engine's."""
-        status = await self.answers.status()
+    async def readiness(self) -> EngineStatus:
+        """The state, without asking other processes, and the server's own queues after the engine's."""
+        status = await self.answers.readiness()
         return replace(
             status,
             state=self._state(status.state),

@@ -46,12 +46,11 @@ async def health(request: Request) -> JSONResponse:
 async def ready(request: Request) -> JSONResponse:
     """Whether the configured models are loaded and where they run, and which doors are open.
 
-    `hung` counts hung computations; in a cluster, `segmenters` tells of each Segmenter.
+    `hung` counts hung computations. In a cluster it asks no Segmenter: `/api/ps` lists what they have loaded.
     """
     services = services_of(request)
-    status = await services.status()
+    status = await services.readiness()
     hung = _hung(status)
-    segmenters = {label: {"status": part.state, "hung": _hung(part)} for label, part in status.parts.items()}
     return JSONResponse(
         {
             "status": status.state,
@@ -59,7 +58,6 @@ async def ready(request: Request) -> JSONResponse:
             "devices": {resident.model.name: resident.device for resident in status.residents},
             "doors": [door.name for door in services.doors],
             **({"hung": hung} if hung else {}),
-            **({"segmenters": segmenters} if segmenters else {}),
         },
         status_code=200 if status.state == "ready" else 503,
     )

@@ -11,7 +11,6 @@ from osamd.server.operations import Operation, Operations
 from osamd.server.services import services_of
 from osamd.server.telemetry.merged_metrics import merged
 from osamd.server.telemetry.metrics import CONTENT_TYPE
-from osamd.status import without_parts
 
 operations = Operations(tag="health")
 
@@ -20,11 +19,11 @@ operations = Operations(tag="health")
 async def metrics(request: Request) -> Response:
     """Counters and gauges in Prometheus' text format; Segmenters' have the label `segmenter`. Needs an admin key."""
     services = services_of(request)
-    status = await services.status()
+    status = await services.readiness()
     others = await services.answers.metrics()
 
     def render() -> bytes:
-        own = services.metrics.render(without_parts(status), device_memory())
+        own = services.metrics.render(status, device_memory())
         return merged(own, others) if others else own
 
     content = await asyncio.to_thread(render)
