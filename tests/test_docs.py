@@ -36,3 +36,11 @@ def test_every_file_of_the_parity_page_exists() -> None:
     assert [] == [
         name for name in modules if not list((ROOT / "src" / "osamd").rglob(name)) and not (ROOT / name).exists()
     ]
+
+
+def test_decisions_are_numbered_from_one_without_repeats() -> None:
+    """Each by its file and its title."""
+    pages = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    assert [f"{number:04d}" for number in range(1, len(pages) + 1)] == [page.name[:4] for page in pages]
+    for number, page in enumerate(pages, 1):
+        assert page.read_text("utf-8").startswith(f"# {number}. "), page.name
