@@ -140,3 +140,19 @@ def test_data_sets_that_lead_out_are_named_inside(tmp_path: Path) -> None:
         assert {str(photo).lstrip("/"): str(photo)} == {
             Item(0, name, path, 1).name: str(Path(path).resolve()) for name, path in images.items()
         }
+
+
+def test_files_of_another_form_are_refused_in_one_line(out: Path, osamd: Osamd) -> None:
+    """A line of the manifest that is no photo, and Parquet files without the columns."""
+    manifest = out / ".osamd" / "manifest.jsonl"
+    whole = manifest.read_text()
+    for wrong in ("{}", "[]", "x", '{"name": 5}'):
+        header, _, *others = whole.splitlines()
+        manifest.write_text("\n".join([header, wrong, *others, ""]))
+        with pytest.raises(InvalidRequestError, match=r"manifest\.jsonl: photo 0: expected a line of osamd batch"):
+            export(out, ["png"])
+    shutil.rmtree(out / ".osamd")
+    file = out / "shards" / "00001.parquet"
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(file).drop_columns(["path"]), file)
+    ended = osamd("batch", "export", str(out), "--format", "png")
+    assert (2, True) == (ended.returncode, "00001.parquet: expected the columns and values of" in ended.err), ended.err

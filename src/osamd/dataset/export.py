@@ -114,11 +114,21 @@ class _ParquetFiles:
             )
 
     def photos(self, shard: int) -> Iterator[Photo]:
-        """The photos of a shard, in order."""
+        """The photos of a shard, in order.
+
+        Raises:
+            InvalidRequestError: the file is of another run, or a row is not one of a photo.
+        """
         if self._header(shard) != self.header:
             raise InvalidRequestError(f"{self._folder / name_of(shard)} is of another run")
         for row in self._table(shard).to_pylist():
-            yield _photo(row)
+            try:
+                photo = _photo(row)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                raise InvalidRequestError(
+                    f"{self._folder / name_of(shard)}: expected the columns and values of osamd batch --format parquet"
+                ) from None
+            yield photo
 
     def _header(self, shard: int) -> Header:
         metadata = self._table(shard, columns=[]).schema.metadata or {}

@@ -53,12 +53,23 @@ class Manifest:
                 position += len(line)
 
     def items(self, shard: int) -> Iterator[Item]:
-        """The photos of a shard, in order."""
+        """The photos of a shard, in order.
+
+        Raises:
+            InvalidRequestError: a line is not one of a photo.
+            OSError: it cannot be read.
+        """
         first = shard * self.header.shard_size
         with self._path.open("rb") as file:
             file.seek(self._offsets[shard])
             for offset, line in enumerate(itertools.islice(file, self.header.shard_size)):
-                yield item_of_json(first + offset, json.loads(line))
+                try:
+                    item = item_of_json(first + offset, json.loads(line))
+                except (ValueError, TypeError, KeyError, AttributeError):
+                    raise InvalidRequestError(
+                        f"{NAME}: photo {first + offset}: expected a line of osamd batch"
+                    ) from None
+                yield item
 
 
 def write_manifest(path: Place, header: Header, items: Iterable[Item]) -> Header:
