@@ -301,7 +301,9 @@ class Full(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["Content-Length"]))
         is_full = self.asked % self.every == 0
         found: dict[str, Any] = {"model": "fake:latest", "image_id": "h", "width": 4, "height": 3, "annotations": []}
-        body = json.dumps({"code": "overloaded", "detail": "full"} if is_full else found).encode()
+        body = json.dumps(
+            {"code": "overloaded", "title": "overloaded", "detail": "full"} if is_full else found
+        ).encode()
         self.send_response(503 if is_full else 200)
         self.send_header("Server-Timing", "decode;dur=0.01")
         self.send_header("Retry-After", "0")

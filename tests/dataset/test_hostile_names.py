@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from commands import Osamd
@@ -156,3 +157,18 @@ def test_files_of_another_form_are_refused_in_one_line(out: Path, osamd: Osamd) 
     pyarrow.parquet.write_table(pyarrow.parquet.read_table(file).drop_columns(["path"]), file)
     ended = osamd("batch", "export", str(out), "--format", "png")
     assert (2, True) == (ended.returncode, "00001.parquet: expected the columns and values of" in ended.err), ended.err
+
+
+@pytest.mark.parametrize("counts", ["", "01", "no run lengths"])
+def test_masks_that_do_not_fill_their_image_are_refused(out: Path, counts: str) -> None:
+    """They would show memory of the process, which pycocotools leaves where no run is."""
+    shutil.rmtree(out / ".osamd")
+    file = out / "shards" / "00001.parquet"
+    table = pyarrow.parquet.read_table(file)
+    at = table.schema.get_field_index("objects")
+    rows = [[one | {"counts": counts} for one in row] for row in table.column(at).to_pylist()]
+    objects = table.schema.field(at)
+    pyarrow.parquet.write_table(table.set_column(at, objects, pa.array(rows, objects.type)), file)
+    for name in ("png", "labelme", "yolo"):
+        with pytest.raises(InvalidRequestError, match="expected run lengths of a mask of"):
+            export(out, [name])

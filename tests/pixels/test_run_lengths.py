@@ -10,7 +10,7 @@ from pycocotools import mask as coco
 
 from osamd.pixels import run_lengths
 from osamd.pixels.masks import mask_from_array
-from osamd.pixels.run_lengths import encode_rle
+from osamd.pixels.run_lengths import covered_pixels, encode_rle
 from osamd.types import Mask
 
 Bools = npt.NDArray[np.bool_]
@@ -104,3 +104,20 @@ def test_counts_decode_back() -> None:
     decoded = coco.decode({"size": [60, 78], "counts": ours(mask, is_whole=True)})
 
     np.testing.assert_array_equal(at_image_size(mask), decoded.astype(np.bool_))
+
+
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=40))
+@example([0, 5, 3])
+@example([2**31 - 1])
+def test_run_lengths_cover_their_sum(counts: list[int]) -> None:
+    """Written by pycocotools, in whichever size."""
+    height = sum(counts)
+    compressed = coco.frPyObjects({"counts": counts, "size": [height, 1]}, height, 1)["counts"]
+    assert height == covered_pixels(compressed)
+
+
+@pytest.mark.parametrize("counts", [b"", b"\n", b"\xff", b"P", b"oooooooo0", b"P" * 40 + b"0", b"05O"])
+def test_what_is_no_run_lengths_is_refused(counts: bytes) -> None:
+    """Nothing, other characters, a number that goes on or is too large, a negative run."""
+    with pytest.raises(ValueError, match="run length"):
+        covered_pixels(counts)

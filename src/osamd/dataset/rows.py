@@ -8,7 +8,8 @@ import numpy as np
 from pycocotools import mask as coco
 
 from osamd.dataset.plan import Item
-from osamd.pixels.run_lengths import runs_at_image_size
+from osamd.errors import InvalidRequestError
+from osamd.pixels.run_lengths import covered_pixels, runs_at_image_size
 from osamd.types import Box, Mask
 
 if TYPE_CHECKING:
@@ -96,7 +97,20 @@ def counts_of(mask: Mask) -> str:
 
 
 def full_mask(row: Row, instance: Instance) -> "npt.NDArray[np.bool_]":
-    """The mask at the image's size: (height, width) bool."""
+    """The mask at the image's size: (height, width) bool.
+
+    Raises:
+        InvalidRequestError: its run lengths are not those of an image of this size.
+    """
+    try:
+        pixels = covered_pixels(instance.counts.encode())
+    except ValueError:
+        pixels = None
+    # pycocotools leaves memory that no run covers uninitialised.
+    if pixels != row.height * row.width:
+        raise InvalidRequestError(
+            f"photo {row.index}: expected run lengths of a mask of {row.width} x {row.height} pixels"
+        )
     decoded: Any = coco.decode({"size": [row.height, row.width], "counts": instance.counts.encode()})
     return np.ascontiguousarray(decoded).view(np.bool_)
 

@@ -24,6 +24,8 @@ MORE: Final = 1 << GROUP_BITS
 FIRST_CHARACTER: Final = 48
 # From this count on, COCO writes the difference to the count before the previous one.
 FIRST_DIFFERENCE: Final = 3
+# Counts have at most 32 bits.
+MOST_GROUPS: Final = 7
 
 Positions = npt.NDArray[np.int64]
 
@@ -51,6 +53,35 @@ def no_runs(height: int, width: int) -> RunLengths:
     """The run lengths of an empty mask."""
     counts = _compressed(np.array([height * width], np.int64), np.zeros(2, np.int64), index=0)
     return RunLengths((height, width), counts.decode("ascii"))
+
+
+def covered_pixels(counts: bytes) -> int:
+    """The sum of all run lengths; that of an image's mask is its number of pixels.
+
+    Args:
+        counts: compressed run lengths.
+
+    Raises:
+        ValueError: the string is not one.
+    """
+    groups = np.frombuffer(counts, np.uint8).astype(np.int64) - FIRST_CHARACTER
+    has_more = groups & MORE > 0
+    if not len(groups) or groups.min() < 0 or groups.max() > GROUP + MORE or has_more[-1]:
+        raise ValueError("not compressed run lengths")
+    starts = np.flatnonzero(np.concatenate([[True], ~has_more[:-1]]))
+    sizes = np.diff(starts, append=len(groups))
+    if sizes.max() > MOST_GROUPS:
+        raise ValueError("a run length is too large")
+    shifts = GROUP_BITS * (np.arange(len(groups)) - np.repeat(starts, sizes))
+    values = np.add.reduceat((groups & GROUP) << shifts, starts)
+    is_negative = groups[starts + sizes - 1] & (1 << (GROUP_BITS - 1)) > 0
+    values -= is_negative.astype(np.int64) << (GROUP_BITS * sizes)
+    # From the fourth on, numbers are differences to the count before the previous one.
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    if values.min() < 0:
+        raise ValueError("a run length is negative")
+    return int(values.sum())
 
 
 def overlaps(one: RunLengths, others: Sequence[RunLengths]) -> Iterator[float]:
