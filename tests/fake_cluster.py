@@ -27,6 +27,7 @@ class FakeHandle:
     Attributes:
         segmenters: the Segmenters, by label.
         models: full names of the models that are served; None for all.
+        is_starting: whether calls wait for a Segmenter that never starts.
         hung: labels of Segmenters that do not answer when all are asked.
         absent: models that have no Segmenter and should have one.
         sent: what travelled to Segmenters, as the method's name and the bytes of its arguments.
@@ -38,6 +39,7 @@ class FakeHandle:
 
     segmenters: Mapping[str, SegmenterService]
     models: Collection[str] | None = None
+    is_starting: bool = False
     hung: Collection[str] = ()
     absent: Collection[str] = ()
     sent: list[tuple[str, int]] = field(default_factory=list)
@@ -117,6 +119,8 @@ class _FakeCall:
 
         async def run() -> Any:
             handle.fail()
+            if handle.is_starting:
+                await asyncio.Event().wait()
             return again(await getattr(segmenter, method)(*args))
 
         self._task = asyncio.ensure_future(run())

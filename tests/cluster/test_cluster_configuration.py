@@ -11,6 +11,12 @@ def test_one_key_cannot_take_all_calls_of_a_segmenter() -> None:
     assert SEGMENTER_CALLS > most + Settings.model_fields["concurrent_requests"].default
 
 
+def test_serve_ends_no_request() -> None:
+    """A pull takes as long as it takes; osamd has deadlines of its own."""
+    for is_local in (False, True):
+        assert "request_timeout_s" not in serve_config(Plan(), is_local=is_local)["http_options"]
+
+
 def test_a_message_has_room_for_the_largest_photo() -> None:
     """With a prompt beside it."""
     assert Settings.model_fields["max_body_bytes"].default < CONTENT_BYTES < MESSAGE_BYTES

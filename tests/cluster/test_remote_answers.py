@@ -258,6 +258,20 @@ def test_a_deadline_cancels_the_call(*, is_streamed: bool) -> None:
     run(main, model=FakeModel(on_decode=gate), deadline_s=1)
 
 
+def test_nothing_waits_longer_than_the_deadline_for_a_segmenter_to_start() -> None:
+    """Nor what is not limited by itself, such as deletions."""
+    requests = {"/api/delete": {"model": "sam2:tiny"}, "/api/images/img_" + "0" * 28 + model_digits("sam2:tiny"): None}
+
+    async def main(cluster: Cluster) -> None:
+        cluster.handle.is_starting = True
+        for path, body in requests.items():
+            reply = await cluster.client.request("DELETE", path, json=body)
+            assert (504, "deadline_exceeded") == (reply.status_code, reply.json()["code"])
+        assert 2 == cluster.handle.cancelled
+
+    run(main, deadline_s=0.3)
+
+
 def test_a_segmenter_that_dies_during_a_stream_is_its_last_line() -> None:
     """The lines until then are kept, and the last one says that another attempt may succeed."""
     photo = encoded(Image.new("RGB", (100, 80)))

@@ -19,8 +19,6 @@ EDGE: Final = "Edge"
 SEGMENTER: Final = "Segmenter"
 # Ray's custom resource of the machines that may run edges, because only those have the keys.
 EDGE_RESOURCE: Final = "edge"
-# Seconds; longer than OSAMD_DEADLINE_S (120), because Serve's own timeout answers in plain text.
-REQUEST_TIMEOUT_S: Final = 150
 # An edge keeps connections of requests that wait; its own limits refuse what is too much.
 EDGE_REQUESTS: Final = 512
 EDGE_TARGET: Final = 48
@@ -74,7 +72,8 @@ def serve_config(plan: Plan, *, is_local: bool = False) -> dict[str, Any]:
     """
     return {
         "proxy_location": "HeadOnly" if is_local else "EveryNode",
-        "http_options": {"host": plan.host, "port": plan.port, "request_timeout_s": REQUEST_TIMEOUT_S},
+        # No timeout of Serve's, which would end pulls, in plain text: osamd has its own (OSAMD_DEADLINE_S).
+        "http_options": {"host": plan.host, "port": plan.port},
         # Each request has one line of osamd's already.
         "logging_config": {"encoding": "JSON", "log_level": "WARNING", "enable_access_log": False},
         "applications": [

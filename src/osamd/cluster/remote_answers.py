@@ -34,6 +34,7 @@ from osamd.library.shelf import Shelf
 from osamd.segment_requests import ImageHandle
 from osamd.server.answers import Caller, Context
 from osamd.server.asks import Ask, Content, Write, WriteLines
+from osamd.server.deadline import deadline
 from osamd.settings import Settings
 from osamd.status import EngineStatus, State
 
@@ -85,6 +86,7 @@ class RemoteAnswers:
     def __init__(self, settings: Settings, handle: Handle, *, sinks: tuple[Sink, ...] = ()) -> None:
         self.library = open_library(settings, sinks)
         self._handle = handle
+        self._deadline_s = settings.deadline_s
         self._is_draining = False
         self._parts = SharedQuestion(self._ask_parts, age_s=PARTS_AGE_S)
         self._missing = SharedQuestion(handle.missing, age_s=MISSING_AGE_S)
@@ -289,16 +291,18 @@ class RemoteAnswers:
 
     async def _result(self, call: Call) -> Outcome[Any]:
         """A call's outcome; it is cancelled where it runs if this is cancelled here."""
-        try:
-            outcome: Outcome[Any] = await call
-        except asyncio.CancelledError:
-            call.cancel()
-            raise
-        except Exception as error:
-            known = self._handle.failure(error)
-            if known is None:
+        # Also for what no request's own deadline limits; a Segmenter may never start.
+        async with deadline(self._deadline_s):
+            try:
+                outcome: Outcome[Any] = await call
+            except asyncio.CancelledError:
+                call.cancel()
                 raise
-            raise known from error
+            except Exception as error:
+                known = self._handle.failure(error)
+                if known is None:
+                    raise
+                raise known from error
         return outcome
 
     async def _items(self, stream: Any) -> AsyncGenerator[Any, None]:
