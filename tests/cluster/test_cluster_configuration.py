@@ -1,6 +1,17 @@
-"""Limits of a cluster that must fit each other."""
+"""Limits of a cluster that must fit each other, and a start that fails. No Ray."""
 
+import os
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import free_port
+
+from osamd.cluster import local
 from osamd.cluster.configuration import CONTENT_BYTES, MESSAGE_BYTES, SEGMENTER_CALLS, Plan, serve_config
+from osamd.errors import UnreachableError
 from osamd.settings import Settings
 
 
@@ -20,3 +31,27 @@ def test_serve_ends_no_request() -> None:
 def test_a_message_has_room_for_the_largest_photo() -> None:
     """With a prompt beside it."""
     assert Settings.model_fields["max_body_bytes"].default < CONTENT_BYTES < MESSAGE_BYTES
+
+
+def test_a_start_that_fails_keeps_its_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says where."""
+
+    def fail(*_: Any) -> None:
+        raise UnreachableError("the cluster did not start: no memory")
+
+    def nothing(*_: Any, **__: Any) -> None:
+        pass
+
+    monkeypatch.setattr(local, "_ray", lambda *_: nullcontext())
+    monkeypatch.setattr(local, "wait_until_running", fail)
+    for name in ("deploy", "adopt_orphans", "stopping_by_exception", "end_descendants"):
+        monkeypatch.setattr(local, name, nothing)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with (
+        pytest.raises(UnreachableError, match="did not start: no memory; its logs are in ") as raised,
+        local.running(serve_config(Plan(host="127.0.0.1", port=free_port()), is_local=True), nothing),
+    ):
+        pass
+    (folder,) = tmp_path.iterdir()
+    assert str(raised.value).endswith(str(folder / local.LOGS))

@@ -38,10 +38,16 @@ def _check(arguments: argparse.Namespace) -> None:
 def _print_config(arguments: argparse.Namespace) -> int:
     import yaml
 
-    from osamd.cluster.configuration import Plan, serve_config
+    from osamd.cluster.configuration import EDGE_RESOURCE, Plan, node_environment, serve_config
     from osamd.settings import load_settings
 
     models = _models(arguments, load_settings())
+    print(
+        f"# Edges run where Ray was started with --resources '{{\"{EDGE_RESOURCE}\": 2}}'; only those machines need keys."
+    )
+    print("# Every machine needs osamd's settings, and this environment before Ray starts:")
+    for name, value in node_environment().items():
+        print(f"#   {name}={value}")
     plan = Plan(models=models, segmenters=arguments.segmenters, gpus=arguments.gpus, port=arguments.port or Plan.port)
     sys.stdout.write(yaml.safe_dump(serve_config(plan), sort_keys=False))
     return 0
@@ -60,10 +66,11 @@ def _up(arguments: argparse.Namespace) -> int:
     _share_machine(segmenters * len(models))
     progress = _Progress()
     try:
-        with running(serve_config(plan, is_local=True), progress.show) as address:
+        with running(serve_config(plan, is_local=True), progress.show) as (address, logs):
             progress.end()
             known = " ".join(f"{name}={value}" for name, value in address.items())
             print(f"osamd: Ray's own commands reach the cluster with {known}", file=sys.stderr)
+            print(f"osamd: logs, until the cluster stops, in {logs}", file=sys.stderr)
             print(f"osamd: http://{LOOPBACK}:{port} (Ctrl-C stops the cluster)", file=sys.stderr, flush=True)
             while True:
                 signal.pause()

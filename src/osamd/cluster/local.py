@@ -19,6 +19,8 @@ from osamd.cluster.haproxy import write_script
 from osamd.cluster.processes import adopt_orphans, end_descendants
 from osamd.errors import SettingsError, UnreachableError
 
+# Below the cluster's folder.
+LOGS: Final = Path("ray", "session_latest", "logs")
 POLL_S: Final = 0.2
 START_S: Final = 300.0
 STOP_S: Final = 10.0
@@ -31,11 +33,13 @@ Report = Callable[[str], None]
 
 
 @contextlib.contextmanager
-def running(config: dict[str, Any], report: Report) -> Iterator[dict[str, str]]:
+def running(config: dict[str, Any], report: Report) -> Iterator[tuple[dict[str, str], Path]]:
     """Start Ray and the application, and stop all of it at the end.
 
+    The logs of all its processes are in a private folder, which is deleted at the end, but kept if the start fails.
+
     Yields:
-        The environment in which Ray's own commands reach this cluster.
+        The environment in which Ray's own commands reach this cluster, and the folder with its logs.
 
     Args:
         config: of Ray Serve.
@@ -49,6 +53,7 @@ def running(config: dict[str, Any], report: Report) -> Iterator[dict[str, str]]:
     _check_port(options["host"], options["port"])
     # Short: Ray puts sockets into it, whose paths may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="osamd-"))
+    is_kept = False
     try:
         os.environ |= node_environment() | _private_environment(folder)
         adopt_orphans()
@@ -56,10 +61,14 @@ def running(config: dict[str, Any], report: Report) -> Iterator[dict[str, str]]:
         with _ray(config, folder, report):
             deploy(config)
             wait_until_running(config, report)
-            yield {name: os.environ[name] for name in ADDRESS}
+            yield {name: os.environ[name] for name in ADDRESS}, folder / LOGS
+    except UnreachableError as error:
+        is_kept = True
+        raise UnreachableError(f"{error}; its logs are in {folder / LOGS}") from error
     finally:
         end_descendants(os.getpid(), patience_s=STOP_S)
-        shutil.rmtree(folder, ignore_errors=True)
+        if not is_kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def stopping_by_exception() -> None:
