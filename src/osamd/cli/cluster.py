@@ -42,9 +42,8 @@ def _print_config(arguments: argparse.Namespace) -> int:
     from osamd.settings import load_settings
 
     models = _models(arguments, load_settings())
-    print(
-        f"# Edges run where Ray was started with --resources '{{\"{EDGE_RESOURCE}\": 2}}'; only those machines need keys."
-    )
+    resource = f"'{{\"{EDGE_RESOURCE}\": 2}}'"
+    print(f"# Edges run where Ray was started with --resources {resource}; only those machines need keys.")
     print("# Every machine needs osamd's settings, and this environment before Ray starts:")
     for name, value in node_environment().items():
         print(f"#   {name}={value}")
