@@ -44,7 +44,8 @@ def _print_config(arguments: argparse.Namespace) -> int:
     models = _models(arguments, load_settings())
     resource = f"'{{\"{EDGE_RESOURCE}\": 2}}'"
     print(f"# Edges run where Ray was started with --resources {resource}; only those machines need keys.")
-    print("# Every machine needs osamd's settings, and this environment before Ray starts:")
+    print("# Every machine needs osamd's settings, and this environment before Ray starts;")
+    print("# RAY_SERVE_HAPROXY_BINARY_PATH is the script that osamd.cluster.haproxy.write_script writes:")
     for name, value in node_environment().items():
         print(f"#   {name}={value}")
     plan = Plan(models=models, segmenters=arguments.segmenters, gpus=arguments.gpus, port=arguments.port or Plan.port)

@@ -19,7 +19,8 @@ from osamd.cluster.haproxy import write_script
 from osamd.cluster.processes import adopt_orphans, end_descendants
 from osamd.errors import SettingsError, UnreachableError
 
-# Below the cluster's folder.
+# In the cluster's folder.
+TOKEN_FILE: Final = Path("token")
 LOGS: Final = Path("ray", "session_latest", "logs")
 POLL_S: Final = 0.2
 START_S: Final = 300.0
@@ -64,6 +65,7 @@ def running(config: dict[str, Any], report: Report) -> Iterator[tuple[dict[str, 
             yield {name: os.environ[name] for name in ADDRESS}, folder / LOGS
     except UnreachableError as error:
         is_kept = True
+        (folder / TOKEN_FILE).unlink(missing_ok=True)
         raise UnreachableError(f"{error}; its logs are in {folder / LOGS}") from error
     finally:
         end_descendants(os.getpid(), patience_s=STOP_S)
@@ -143,7 +145,7 @@ def _ray(config: dict[str, Any], folder: Path, report: Report) -> Iterator[None]
 
 def _private_environment(folder: Path) -> dict[str, str]:
     """Ray's settings for one machine: a token that only this user can read, and no port or file that others use."""
-    token = folder / "token"
+    token = folder / TOKEN_FILE
     token.touch(stat.S_IRUSR | stat.S_IWUSR)
     token.write_text(secrets.token_hex(32), "ascii")
     ports = _free_ports(2)
