@@ -146,8 +146,13 @@ UPDATED = DISK | {"OSAMD_LOG_LEVEL": "warning"}
 
 def test_nothing_listens_beyond_loopback(cluster: RunningCluster) -> None:
     """Of all processes of a cluster on this machine."""
-    found = listening([cluster.process.pid, *descendants(cluster.process.pid)])
-    assert f"127.0.0.1:{cluster.port}" in found
+
+    def all_listening() -> dict[str, str] | None:
+        found = listening([cluster.process.pid, *descendants(cluster.process.pid)])
+        # HAProxy changes its process while it takes in its first routes.
+        return found if f"127.0.0.1:{cluster.port}" in found else None
+
+    found = wait_for(all_listening, "HAProxy")
     assert {} == {address: owner for address, owner in found.items() if not address.startswith("127.")}
 
 
