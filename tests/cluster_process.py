@@ -51,6 +51,7 @@ class RunningCluster:
     process: "subprocess.Popen[bytes]"
     log: Path
     ray: Mapping[str, str]
+    key: str
 
     @property
     def port(self) -> int:
@@ -59,7 +60,7 @@ class RunningCluster:
 
     def http(self) -> httpx2.Client:
         """A client with the key and without retries."""
-        return httpx2.Client(base_url=self.url, headers={"X-API-Key": KEY}, timeout=120.0, trust_env=False)
+        return httpx2.Client(base_url=self.url, headers={"X-API-Key": self.key}, timeout=120.0, trust_env=False)
 
     def parts(self, name: str) -> list[int]:
         """Ids of the processes whose command has this in it."""
@@ -162,14 +163,13 @@ def run_cluster(folder: Path, **environment: str) -> Iterator[RunningCluster]:
         environment: of the process.
     """
     log = folder / "cluster.log"
-    env = {"API_KEY": KEY, "OSAMD_CACHE": str(folder / "cache"), "OSAMD_PULL": "never", "OSAMD_THREADS": "1"}
+    usual = {"API_KEY": KEY, "OSAMD_CACHE": str(folder / "cache"), "OSAMD_PULL": "never", "OSAMD_THREADS": "1"}
+    env = clean_environment(usual | environment)
     command = (sys.executable, "-m", "osamd", "cluster", "up", "--port", str(free_port()))
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=clean_environment(env | environment), stdout=output, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT)
     try:
-        running = wait_for(lambda: _told(process, log), "a cluster", limit_s=START_S)
+        running = wait_for(lambda: _told(process, log, env["API_KEY"]), "a cluster", limit_s=START_S)
         with _connected(running):
             yield running
         started = [process.pid, *descendants(process.pid)]
@@ -185,12 +185,12 @@ def run_cluster(folder: Path, **environment: str) -> Iterator[RunningCluster]:
     assert not Path(running.ray["RAY_AUTH_TOKEN_PATH"]).parent.exists()
 
 
-def _told(process: "subprocess.Popen[bytes]", log: Path) -> RunningCluster | None:
+def _told(process: "subprocess.Popen[bytes]", log: Path, key: str) -> RunningCluster | None:
     text = log.read_text("utf-8", "replace")
     if process.poll() is not None:
         raise AssertionError(f"the cluster ended with {process.returncode}:\n{text}")
     told = UP.search(text)
-    return told and RunningCluster(told[1], process, log, dict(ADDRESS.findall(text)))
+    return told and RunningCluster(told[1], process, log, dict(ADDRESS.findall(text)), key)
 
 
 @contextlib.contextmanager
