@@ -9,7 +9,6 @@ while four clients click without retries; what fails is asked again with them. O
 everywhere. Exits with 1 if a target is missed.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -28,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from cluster_process import SEGMENTER, RunningCluster, run_cluster  # noqa: E402
 from serving import run_server  # noqa: E402
 
-from benchmarks.replicas import CLICK, CLIENTS, KEY, LOST, OK, asking, click, differ, photos  # noqa: E402
+from benchmarks.replicas import CLICK, CLIENTS, KEY, LOST, OK, asked_for, asking, click, differ  # noqa: E402
 from osamd.client import Client, Segmentation  # noqa: E402
 from osamd.engine.image_ids import MODEL_DIGITS  # noqa: E402
 from osamd.errors import OsamdError  # noqa: E402
@@ -110,17 +109,12 @@ def killed(cluster: RunningCluster, pictures: Sequence[bytes], clicks: int) -> d
 
 def main() -> int:
     """Measure, print, and say whether the targets are met."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clicks", type=int, default=200)
-    parser.add_argument("--photos", type=int, default=40)
-    parser.add_argument("--image", type=Path, default=ROOT / "examples" / "cat.jpg")
-    arguments = parser.parse_args()
-    pictures = photos(arguments.image, arguments.photos)
+    clicks, pictures = asked_for(__doc__)
     folder = tempfile.mkdtemp()
     with run_cluster(Path(folder), API_KEY=KEY) as cluster:
-        way = added(cluster, pictures[0], arguments.clicks)
+        way = added(cluster, pictures[0], clicks)
         found = {count: hits(cluster, count, pictures) for count in (2, 3)}
-        death = killed(cluster, pictures, arguments.clicks)
+        death = killed(cluster, pictures, clicks)
     refused = sum(count for name, count in death.items() if name.startswith(("healed", "lost")))
     rounded = {kind: [round(value, 2) for value in values] for kind, values in way.items()}
     print(json.dumps({"hits": found, "plain_and_cluster_ms": rounded, "killed": death, "load": os.getloadavg()}))
@@ -129,7 +123,7 @@ def main() -> int:
         "every first click finds its embedding": set(found.values()) == {1.0},
         f"at most {ADDED_MS:g} ms more": cluster_ms - plain_ms <= ADDED_MS,
         "no wrong mask while a Segmenter is killed": "wrong" not in death,
-        f"at most {LOST:.0%} of the clicks refused while a Segmenter is killed": refused / arguments.clicks <= LOST,
+        f"at most {LOST:.0%} of the clicks refused while a Segmenter is killed": refused / clicks <= LOST,
         "all of them healed by the client": not any(name.startswith("lost") for name in death),
     }
     for name, holds in kept.items():

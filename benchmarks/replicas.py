@@ -171,18 +171,23 @@ def killed(pictures: Sequence[bytes], clicks: int) -> dict[str, Any]:
     return {"statuses": dict(seen), "wrong": wrong}
 
 
-def main() -> int:
-    """Measure, print, and say whether the targets are met."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def asked_for(description: str | None) -> tuple[int, Sequence[bytes]]:
+    """The number of clicks, and the photos, that the command line asks for."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clicks", type=int, default=200)
     parser.add_argument("--photos", type=int, default=40)
     parser.add_argument("--image", type=Path, default=ROOT / "examples" / "cat.jpg")
     arguments = parser.parse_args()
-    pictures = photos(arguments.image, arguments.photos)
+    return arguments.clicks, photos(arguments.image, arguments.photos)
+
+
+def main() -> int:
+    """Measure, print, and say whether the targets are met."""
+    clicks, pictures = asked_for(__doc__)
     found = {count: hits(count, pictures) for count in (2, 3)}
-    way = added(pictures, arguments.clicks)
-    death = killed(pictures, arguments.clicks)
-    lost = sum(count for status, count in death["statuses"].items() if status != OK) / arguments.clicks
+    way = added(pictures, clicks)
+    death = killed(pictures, clicks)
+    lost = sum(count for status, count in death["statuses"].items() if status != OK) / clicks
     print(
         json.dumps(
             {

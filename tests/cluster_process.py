@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx2
-from serving import KEY, clean_environment, free_port
+from serving import KEY, clean_environment, free_port, stop
 
 from osamd.cluster.configuration import LOOPBACK, Plan, deployment_of, serve_config
 from osamd.cluster.processes import descendants
@@ -174,12 +174,7 @@ def run_cluster(folder: Path, **environment: str) -> Iterator[RunningCluster]:
             yield running
         started = [process.pid, *descendants(process.pid)]
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process, patience_s=STOP_S)
     assert process.returncode == 0, log.read_text("utf-8", "replace")
     assert [] == [command_of(pid) for pid in started if command_of(pid)]
     assert not Path(running.ray["RAY_AUTH_TOKEN_PATH"]).parent.exists()

@@ -147,12 +147,12 @@ def wait_until_answering(running: RunningServer, path: str) -> None:
     raise RuntimeError(f"{path} did not answer 200 within {START_S:g} s:\n{running.log_text()}")
 
 
-def stop(process: subprocess.Popen[bytes] | WarmProcess) -> None:
+def stop(process: subprocess.Popen[bytes] | WarmProcess, *, patience_s: float = STOP_S) -> None:
     """SIGTERM, then SIGKILL if it does not go."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(STOP_S)
+            process.wait(patience_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
