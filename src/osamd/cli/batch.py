@@ -50,7 +50,7 @@ NO_INPUT: Final = ("everything", "text", "boxes_from", "points_from", "model", "
 
 def run(arguments: argparse.Namespace) -> int:
     """Segment what is left, and write the outputs."""
-    # Here and not by argparse, whose errors are no OsamdError.
+    # Here and not by argparse, whose errors are not OsamdErrors.
     out = arguments.out = place_of(arguments.out)
     part = _part(arguments.part)
     names = [*formats_of(arguments.format or ["coco"]), *(["review"] if arguments.review else [])]

@@ -130,7 +130,8 @@ def _add_cluster(commands: "Commands[argparse.ArgumentParser]") -> None:
         "cluster",
         help="serve with many Segmenters behind edges, on Ray Serve",
         description="up serves on this machine, on loopback alone, until it is stopped: edges speak HTTP, Segmenters"
-        " hold models and embeddings. config prints Ray Serve's configuration for real ones. Needs osamd[cluster].",
+        " hold models and embeddings. config prints Ray Serve's configuration for a real cluster."
+        " Needs osamd[cluster].",
     )
     parser.add_argument("action", choices=("up", "config"), help="what to do")
     parser.add_argument(

@@ -23,7 +23,7 @@ from osamd.dataset.work import Work
 from osamd.errors import InvalidRequestError, OsamdError, UnreachableError
 from osamd.pixels.careful_decoder import CarefulDecoder
 
-# How often this process looks whether it has been asked to stop.
+# How often this process checks whether it has been asked to stop.
 POLL_S: Final = 0.2
 # A shard whose actors die this often is not tried again.
 MOST_DEATHS: Final = 3
@@ -303,6 +303,6 @@ class Crew:
         self._deaths[shard] += 1
         if self._deaths[shard] == MOST_DEATHS:
             when = "loading the model" if shard is None else f"in shard {shard}"
-            raise UnreachableError(f"{MOST_DEATHS} workers died {when}, such as for lack of memory: {error}")
+            raise UnreachableError(f"{MOST_DEATHS} workers died {when}, possibly for lack of memory: {error}")
         self._tell("a worker died; another one continues where it stopped")
         self.add()

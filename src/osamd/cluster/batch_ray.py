@@ -3,16 +3,15 @@
 import contextlib
 import importlib.util
 import os
-import secrets
 import shutil
 import signal
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from osamd.cluster.private_ray import private_environment
 from osamd.dataset.local import MOST_PARALLEL, Machine
 from osamd.errors import InvalidRequestError, UnreachableError
 from osamd.plurals import counted
@@ -21,7 +20,7 @@ from osamd.runtime.container import cpu_count
 HERE: Final = "ray"
 SCHEME: Final = "ray://"
 ADDRESS: Final = "RAY_ADDRESS"
-# Shared memory for large messages; there are none.
+# Shared memory for large messages, of which there are none.
 OBJECT_STORE_BYTES: Final = 100_000_000
 # Ray's own handlers for these end the process at once.
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -43,7 +42,7 @@ class Placement:
 
 
 def check_address(address: str) -> None:
-    """Refuse what is no address.
+    """Refuse anything that is not an address.
 
     Raises:
         InvalidRequestError: it is not, or Ray is not installed.
@@ -149,15 +148,7 @@ def _alone(cores: int) -> Iterator[dict[str, Any]]:
     # Short: Ray puts sockets into it, whose paths may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="osamd-"))
     try:
-        token = folder / "token"
-        token.touch(stat.S_IRUSR | stat.S_IWUSR)
-        token.write_text(secrets.token_hex(32), "ascii")
-        os.environ |= {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-            # Read when Ray is imported: without clusters it takes the loopback address for this machine's.
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        }
+        os.environ |= private_environment(folder)
         yield {
             "address": "local",
             "num_cpus": cores,

@@ -72,7 +72,7 @@ def serve_config(plan: Plan, *, is_local: bool = False) -> dict[str, Any]:
     """
     return {
         "proxy_location": "HeadOnly" if is_local else "EveryNode",
-        # No timeout of Serve's, which would end pulls, in plain text: osamd has its own (OSAMD_DEADLINE_S).
+        # Serve's own timeout stays off: it would cut pulls short, in plain text. osamd has its own (OSAMD_DEADLINE_S).
         "http_options": {"host": plan.host, "port": plan.port},
         # Each request has one line of osamd's already.
         "logging_config": {"encoding": "JSON", "log_level": "WARNING", "enable_access_log": False},

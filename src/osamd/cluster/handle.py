@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from osamd.cluster.gathering import Gathered
 from osamd.errors import OsamdError, OverloadedError
+from osamd.plurals import counted
 
 # The replacement of a Segmenter that died, or another one, answers soon.
 LOST_RETRY_S = 0.5
@@ -70,7 +71,7 @@ def busy(retry_after_s: float | None = None) -> OverloadedError:
 
 def silence(count: int) -> OverloadedError:
     """The error when some Segmenters did not do what all must do."""
-    return OverloadedError(f"{count} Segmenters did not answer: try again", retry_after_s=SILENCE_RETRY_S)
+    return OverloadedError(f"{counted(count, 'Segmenter')} did not answer: try again", retry_after_s=SILENCE_RETRY_S)
 
 
 def lost() -> OverloadedError:

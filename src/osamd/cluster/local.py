@@ -2,11 +2,9 @@
 
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import socket
-import stat
 import tempfile
 import threading
 import time
@@ -16,11 +14,11 @@ from typing import Any, Final
 
 from osamd.cluster.configuration import APPLICATION, LOOPBACK, has_haproxy, node_environment
 from osamd.cluster.haproxy import write_script
+from osamd.cluster.private_ray import TOKEN_FILE, private_environment
 from osamd.cluster.processes import adopt_orphans, end_descendants
 from osamd.errors import SettingsError, UnreachableError
 
 # In the cluster's folder.
-TOKEN_FILE: Final = Path("token")
 LOGS: Final = Path("ray", "session_latest", "logs")
 POLL_S: Final = 0.2
 START_S: Final = 300.0
@@ -56,7 +54,7 @@ def running(config: dict[str, Any], report: Report) -> Iterator[tuple[dict[str, 
     folder = Path(tempfile.mkdtemp(prefix="osamd-"))
     is_kept = False
     try:
-        os.environ |= node_environment() | _private_environment(folder)
+        os.environ |= node_environment() | _environment(folder)
         adopt_orphans()
         stopping_by_exception()
         with _ray(config, folder, report):
@@ -143,17 +141,10 @@ def _ray(config: dict[str, Any], folder: Path, report: Report) -> Iterator[None]
         ray.shutdown()
 
 
-def _private_environment(folder: Path) -> dict[str, str]:
-    """Ray's settings for one machine: a token that only this user can read, and no port or file that others use."""
-    token = folder / TOKEN_FILE
-    token.touch(stat.S_IRUSR | stat.S_IWUSR)
-    token.write_text(secrets.token_hex(32), "ascii")
+def _environment(folder: Path) -> dict[str, str]:
+    """Ray's settings for one machine: reached by this user alone, and no port or file that others use."""
     ports = _free_ports(2)
-    found = {
-        # Without clusters Ray takes the loopback address for this machine's, and listens there alone.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
+    found = private_environment(folder) | {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),

@@ -18,7 +18,7 @@ from osamd.cluster.outcomes import Grant, Outcome, Part
 from osamd.cluster.shared_question import SharedQuestion
 from osamd.cluster.whole_status import whole_status
 from osamd.cluster.wire_errors import WireError, from_wire, to_wire
-from osamd.engine.image_ids import image_id, model_digits, routing_digits, unknown_image
+from osamd.engine.image_ids import MODEL_DIGITS, image_id, model_digits, routing_digits, unknown_image
 from osamd.errors import (
     BodyTooLargeError,
     EmbeddingExpiredError,
@@ -277,7 +277,7 @@ class RemoteAnswers:
 
     def _model_of(self, image_id: str) -> str:
         """The model a handle belongs to; the Segmenter checks whether it is known."""
-        name = self._models.get(image_id[-len(model_digits("")) :])
+        name = self._models.get(image_id[-MODEL_DIGITS:])
         if name is None or not self._handle.serves(name):
             raise unknown_image()
         return name

@@ -17,15 +17,13 @@ from osamd.errors import InvalidPromptError, ModelError, OsamdError
 from osamd.events import Sink, log_event, tell
 from osamd.image_sources import ImageSource
 from osamd.library.catalog import Model
-from osamd.pixels.decoder import Decoder
 from osamd.runtime.nvidia import device_memory
 from osamd.segment_requests import ImageHandle
 from osamd.server.answers import Caller, Context
-from osamd.server.app import build_engine
+from osamd.server.app import local_answers
 from osamd.server.asks import Ask, Content, Write, WriteLines
 from osamd.server.deadline import deadline
 from osamd.server.guard.memory_budget import MemoryBudget
-from osamd.server.local_answers import LocalAnswers
 from osamd.server.pools import Pools
 from osamd.server.telemetry.metrics import Metrics
 from osamd.settings import Settings
@@ -59,13 +57,9 @@ class SegmenterService:
         self._settings = settings
         self._metrics = Metrics()
         sinks = (*(sinks or (log_event,)), self._metrics)
-        decoder = None
-        if engine is None:
-            decoder = Decoder(cpu_s=settings.decode_s)
-            engine = build_engine(settings, sinks, decoder)
         self._pools = Pools(settings, emit=functools.partial(tell, sinks))
         self._memory = MemoryBudget(settings.mask_memory_bytes, wait_s=settings.queue_wait_s)
-        self._answers = LocalAnswers(settings, engine=engine, decoder=decoder, pools=self._pools)
+        self._answers = local_answers(settings, engine, sinks, self._pools)
 
     @property
     def state(self) -> State:
@@ -159,10 +153,6 @@ class SegmenterService:
         status = await self._status()
         return await asyncio.to_thread(lambda: self._metrics.render(status, device_memory()))
 
-    def drain(self) -> None:
-        """Refuse queued jobs; running ones finish."""
-        self._answers.drain()
-
     async def close(self) -> bool:
         """Finish running jobs and stop; whether everything has ended."""
         have_ended = await asyncio.gather(
@@ -231,7 +221,7 @@ def _check_size(nbytes: int) -> None:
     """Raise if a reply, or a line of one, is too large for a message to the edge."""
     if nbytes > CONTENT_BYTES:
         raise InvalidPromptError(
-            f"the reply has {nbytes / 1e6:.0f} MB, and a cluster answers with at most {CONTENT_BYTES / 1e6:.0f}:"
+            f"the reply is {nbytes / 1e6:.0f} MB, but a cluster sends at most {CONTENT_BYTES / 1e6:.0f} MB:"
             " ask for fewer masks, or for masks as png or rle"
         )
 

@@ -87,7 +87,7 @@ class Answers(Protocol):
         """The current state, of all processes together."""
 
     async def readiness(self) -> EngineStatus:
-        """What this process tells without asking others: in a cluster, of no model. For ``/ready``, which is public."""
+        """For ``/ready``, which is public: what this process knows without asking others; in a cluster, no models."""
 
     async def shelf(self) -> Shelf:
         """Which models' files are here. It may access the disk when asked, so ask it on a thread."""

@@ -87,7 +87,7 @@ def create_app(
     sinks = (*(sinks or (log_event,)), metrics, *([traces] if traces is not None else []))
     pools = Pools(settings, emit=functools.partial(tell, sinks))
     if answers is None:
-        answers = _local_answers(settings, engine, sinks, pools)
+        answers = local_answers(settings, engine, sinks, pools)
     remote_images = RemoteImages(settings, emit=functools.partial(tell, sinks))
     services = Services(
         settings=settings,
@@ -124,15 +124,16 @@ def create_app(
     return app
 
 
-def _local_answers(settings: Settings, engine: Engine | None, sinks: Sequence[Sink], pools: Pools) -> LocalAnswers:
+def local_answers(settings: Settings, engine: Engine | None, sinks: Sequence[Sink], pools: Pools) -> LocalAnswers:
+    """The answers of an engine in this process; it is built from the settings when None, with its image decoder."""
     decoder = None
     if engine is None:
         decoder = Decoder(cpu_s=settings.decode_s)
-        engine = build_engine(settings, sinks, decoder)
+        engine = _build_engine(settings, sinks, decoder)
     return LocalAnswers(settings, engine=engine, decoder=decoder, pools=pools)
 
 
-def build_engine(settings: Settings, sinks: Sequence[Sink], decoder: Decoder) -> Engine:
+def _build_engine(settings: Settings, sinks: Sequence[Sink], decoder: Decoder) -> Engine:
     """An engine with the library of the settings.
 
     Raises:

@@ -22,11 +22,11 @@ from osamd.pixels.decoder import Decoder
 from osamd.segment_requests import ImageHandle, SegmentRequest, SegmentResult
 from osamd.server.answers import Caller, Context
 from osamd.server.asks import Ask, Content, Write, WriteLines
-from osamd.server.guard.memory_budget import Holding
 from osamd.server.pools import Pools
 from osamd.settings import Settings
 from osamd.status import EngineStatus, State
 from osamd.timings import Timings
+from osamd.wire.json_pieces import Room
 from osamd.wire.replies import license_header, notes_header
 
 logger = logging.getLogger("osamd")
@@ -108,11 +108,7 @@ class LocalAnswers:
         # Masks are reserved at image size. Most are far smaller, and written as PNG or RLE they take no more again.
         held += 0 if result.pixels is None else result.pixels.nbytes
         holding.shrink(SMALL_REPLY_BYTES + 2 * held)
-        content = await self._pools.write(
-            lambda: _timed(write(result, ask, self._settings, lambda nbytes: holding.grow(held + nbytes)), timings),
-            timings,
-            owner=context.caller.name,
-        )
+        content = await self._write(functools.partial(write, result, ask, self._settings), held, context)
         holding.shrink(sum(map(len, content.pieces)))
         return replace(content, headers={**_headers(result), **content.headers})
 
@@ -130,14 +126,21 @@ class LocalAnswers:
                 if isinstance(update, Begun):
                     yield _headers(update)
                 held = holding.nbytes
-                room = functools.partial(_grow, holding, held)
-                write = functools.partial(write_lines, update, ask, self._settings, room)
-                lines = await self._pools.write(
-                    functools.partial(_begin, write, timings), timings, owner=context.caller.name
-                )
+                lines = await self._write(functools.partial(write_lines, update, ask, self._settings), held, context)
                 yield b"".join(lines)
                 # The client has taken them.
                 holding.shrink(held)
+
+    async def _write(
+        self, begin: Callable[[Room], Generator[None, None, Written]], held: int, context: Context
+    ) -> Written:
+        """Write a reply on a thread; what it needs is added to the bytes that are held already."""
+        timings, holding = context.timings, context.holding
+        return await self._pools.write(
+            lambda: _timed(begin(lambda nbytes: holding.grow(held + nbytes)), timings),
+            timings,
+            owner=context.caller.name,
+        )
 
     async def embed(self, image: ImageSource, model: str | None, context: Context) -> ImageHandle:
         """See ``Answers.embed``."""
@@ -239,14 +242,6 @@ def _headers(answered: SegmentResult | Begun) -> Mapping[str, str]:
         **license_header(answered.license),
         **notes_header(answered.image),
     }
-
-
-def _grow(holding: Holding, held: int, nbytes: int) -> None:
-    holding.grow(held + nbytes)
-
-
-def _begin(write: Callable[[], Generator[None, None, Written]], timings: Timings) -> Generator[None, None, Written]:
-    return _timed(write(), timings)
 
 
 def _timed(writing: Generator[None, None, Written], timings: Timings) -> Generator[None, None, Written]:

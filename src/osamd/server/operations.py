@@ -28,7 +28,7 @@ class Operation:
         replies: what it replies with on success, by media type: a type, or None for bytes. Empty: nothing.
         success: the status of a success.
         success_is: what a success means.
-        statuses: what other statuses mean that are no errors.
+        statuses: what other statuses, which are not errors, mean.
         is_public: whether it needs no key.
     """
 

@@ -5,7 +5,6 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from osamd.server.operations import Operation, Operations
 from osamd.server.services import services_of
-from osamd.status import EngineStatus
 
 operations = Operations(tag="health")
 
@@ -50,7 +49,7 @@ async def ready(request: Request) -> JSONResponse:
     """
     services = services_of(request)
     status = await services.readiness()
-    hung = _hung(status)
+    hung = {lane.name: lane.hung for lane in status.lanes if lane.hung}
     return JSONResponse(
         {
             "status": status.state,
@@ -61,7 +60,3 @@ async def ready(request: Request) -> JSONResponse:
         },
         status_code=200 if status.state == "ready" else 503,
     )
-
-
-def _hung(status: EngineStatus) -> dict[str, int]:
-    return {lane.name: lane.hung for lane in status.lanes if lane.hung}
