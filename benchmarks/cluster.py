@@ -1,11 +1,11 @@
-"""Run a cluster on this machine, and report what the way costs a click, and whether clicks find their embeddings.
+"""Run a cluster on this machine; report how much it adds to a click, and whether clicks find their embeddings.
 
 .venv-cluster/bin/python benchmarks/cluster.py [--clicks 200] [--photos 40] [--image FILE]
 
 With 2 and with 3 Segmenters, in memory alone: photos are embedded, then each is clicked by handle; 410 means that the
 wrong Segmenter was asked. Then clicks on one photo, by turns to a plain osamd and to the cluster, and the same with
-requests that fail at once, which shows the way alone. Last, with a shared folder of embeddings, a Segmenter is killed
-while four clients click without retries; what fails is asked again with them. One thread for each inference
+requests that fail at once, which shows the overhead alone. Last, with a shared folder of embeddings, a Segmenter is
+killed while four clients click without retries; what fails is asked again with them. One thread for each inference
 everywhere. Exits with 1 if a target is missed.
 """
 

@@ -6,7 +6,6 @@ import os
 import pty
 import subprocess
 import sys
-import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +15,7 @@ from typing import Any, ClassVar
 import pytest
 from commands import Osamd
 from serving import KEY, RunningServer, clean_environment, free_port
+from threaded import serving
 
 from osamd.cli.bench.chart import svg
 from osamd.cli.bench.phases import Plan, measure
@@ -319,13 +319,8 @@ class Full(BaseHTTPRequestHandler):
 def full_server(every: int) -> Iterator[str]:
     """The address of one."""
     Full.every, Full.asked = every, 0
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Full)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Full)) as url:
+        yield url
 
 
 def test_refusals_are_counted_and_not_measured() -> None:

@@ -18,6 +18,6 @@ def headers_of_content(content: bytes | None) -> dict[str, str]:
 
 
 def headers_of_handle(image_id: str) -> dict[str, str]:
-    """The header for a handle; none for text that is no handle, which the server will reject."""
+    """The header for a handle; none for text that is not a handle, which the server will reject."""
     handle = HANDLE.fullmatch(image_id)
     return {} if handle is None else {HEADER: handle[1]}

@@ -103,7 +103,7 @@ class _ParquetFiles:
             raise InvalidRequestError("reading Parquet files needs pyarrow: pip install 'osamd[parquet]'") from None
         self._read: Callable[..., Any] = pyarrow.parquet.read_table
         self._errors = pyarrow.ArrowInvalid
-        self.header = self._header(0)
+        self.header = self._header(0, self._table(0, columns=[]))
         missing = [
             name_of(shard) for shard in range(self.header.shard_count) if not (self._folder / name_of(shard)).exists()
         ]
@@ -117,11 +117,12 @@ class _ParquetFiles:
         """The photos of a shard, in order.
 
         Raises:
-            InvalidRequestError: the file is of another run, or a row is not one of a photo.
+            InvalidRequestError: the file belongs to another run, or a row is not one of a photo.
         """
-        if self._header(shard) != self.header:
+        table = self._table(shard)
+        if self._header(shard, table) != self.header:
             raise InvalidRequestError(f"{self._folder / name_of(shard)} is of another run")
-        for row in self._table(shard).to_pylist():
+        for row in table.to_pylist():
             try:
                 photo = _photo(row)
             except (ValueError, TypeError, KeyError, AttributeError):
@@ -130,8 +131,8 @@ class _ParquetFiles:
                 ) from None
             yield photo
 
-    def _header(self, shard: int) -> Header:
-        metadata = self._table(shard, columns=[]).schema.metadata or {}
+    def _header(self, shard: int, table: Any) -> Header:
+        metadata = table.schema.metadata or {}
         return header_of_json(metadata.get(HEADER, b""), self._folder / name_of(shard))
 
     def _table(self, shard: int, columns: list[str] | None = None) -> Any:

@@ -3,18 +3,17 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from osamd.dataset.answers import Answers, LocalAnswers
 from osamd.dataset.plan import Header
 from osamd.errors import InvalidRequestError
 from osamd.library.catalog import Model
 from osamd.library.library import Library, open_library
-from osamd.settings import load_settings
+from osamd.settings import Device, load_settings
 
 # Each inference has working memory of its own, gigabytes for the largest models.
 MOST_PARALLEL: Final = 4
-Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, slots=True)

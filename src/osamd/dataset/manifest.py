@@ -59,7 +59,7 @@ class Manifest:
             InvalidRequestError: a line is not one of a photo.
             OSError: it cannot be read.
         """
-        first = shard * self.header.shard_size
+        first = self.header.first_of(shard)
         with self._path.open("rb") as file:
             file.seek(self._offsets[shard])
             for offset, line in enumerate(itertools.islice(file, self.header.shard_size)):
@@ -142,7 +142,7 @@ def header_of_json(line: bytes, path: Place) -> Header:
         path: where it is from, for the message.
 
     Raises:
-        InvalidRequestError: it is none, or of another version of the format.
+        InvalidRequestError: it is not a header, or has another version of the format.
     """
     try:
         values = json.loads(line)

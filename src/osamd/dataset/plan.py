@@ -65,7 +65,7 @@ class Item:
         targets: the objects to segment; empty if words, or everything, are looked for.
 
     Raises:
-        InvalidRequestError: the name leaves the folder it is used in, or either is no name of a file.
+        InvalidRequestError: the name leaves the folder it is used in, or the name or path cannot be a file's.
     """
 
     index: int

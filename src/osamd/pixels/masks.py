@@ -50,14 +50,16 @@ def mask_from_logits(logits: MaskLogits, *, height: int, width: int) -> Mask | N
     if not above.any():
         return None
     scale_y, scale_x = logits.valid_height / height, logits.valid_width / width
-    window = {
-        "rows": _reach(above.any(axis=1), scale_y, height),
-        "columns": _reach(above.any(axis=0), scale_x, width),
-    }
+    down, across = _reach(above.any(axis=1), scale_y, height), _reach(above.any(axis=0), scale_x, width)
     inside = above_threshold(
-        np.ascontiguousarray(values, np.float32), logits.threshold, **window, scale_y=scale_y, scale_x=scale_x
+        np.ascontiguousarray(values, np.float32),
+        logits.threshold,
+        rows=down,
+        columns=across,
+        scale_y=scale_y,
+        scale_x=scale_x,
     )
-    return mask_from_array(inside, offset=(window["columns"][0], window["rows"][0]), height=height, width=width)
+    return mask_from_array(inside, offset=(across[0], down[0]), height=height, width=width)
 
 
 def _reach(above: Any, scale: float, length: int) -> tuple[int, int]:

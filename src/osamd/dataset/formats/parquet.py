@@ -1,6 +1,6 @@
 """``shards/*.parquet``: one row per photo, failed ones too, with its objects as a list.
 
-Loses nothing, so that every other format can be made of it; the run's header is in each file's metadata.
+Loses nothing, so that every other format can be made from it; the run's header is in each file's metadata.
 """
 
 import os
@@ -58,7 +58,7 @@ class Parquet:
                 ("image", pa.string()),
                 ("image_id", pa.string()),
                 ("image_id_is_text", pa.bool_()),
-                # Bytes: on Linux a path may be no text.
+                # Bytes: on Linux a path need not be text.
                 ("path", pa.binary()),
                 ("width", pa.int32()),
                 ("height", pa.int32()),

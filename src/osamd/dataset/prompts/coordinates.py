@@ -4,7 +4,7 @@ from typing import Final
 
 # Larger than any photo, and far from the limits of float32, in which prompts are computed.
 MOST_PIXELS: Final = 1e9
-# Boxes may reach over the edge of a photo, but pixels are no fractions.
+# Boxes may reach over the edge of a photo, but pixel values are not fractions.
 LEAST_FRACTION: Final = -1.0
 MOST_FRACTION: Final = 2.0
 
