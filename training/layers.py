@@ -19,12 +19,14 @@ BoolArray = npt.NDArray[np.bool_]
 KINDS: Final = {
     "photo": (0.32, 0.04),
     "painting-large": (0.18, 0.04),
-    "painting": (0.09, 0.25),
-    "scratch": (0.05, 0.1),
-    "render": (0.07, 0.1),
-    "icon": (0.05, 0.1),
-    "clipart": (0.12, 0.5),
-    "shape": (0.12, 1.0),
+    "emoji": (0.21, 0.05),
+    "model": (0.14, 0.05),
+    "painting": (0.04, 0.25),
+    "scratch": (0.02, 0.1),
+    "render": (0.02, 0.1),
+    "icon": (0.01, 0.1),
+    "clipart": (0.03, 0.5),
+    "shape": (0.03, 1.0),
 }
 LEAVES: Final = ("clipart", "painting", "photo", "painting-large")
 MOST_ENLARGED: Final = 2.2
