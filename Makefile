@@ -100,10 +100,11 @@ bench: bench-blobs ## Benchmark against osam and plain ONNX Runtime; writes benc
 bench-quick: bench-blobs ## The same with fewer samples; writes benchmarks/results/quick (5 minutes)
 	$(BIN)/python -m benchmarks.run --quick
 
-.PHONY: train
+.PHONY: train tune
 TRAINING := .venv-train
 TRAINING_FOLDER := $(or $(OSAMD_TRAINING_FOLDER),$(HOME)/.cache/osamd-training)
 TRAINING_STEPS ?= 5800
+TUNING_STEPS ?= 2000
 
 $(TRAINING)/made: requirements/runtime.txt pyproject.toml
 	test -x $(TRAINING)/bin/python || $(PYTHON) -m venv $(TRAINING)
@@ -113,9 +114,16 @@ $(TRAINING)/made: requirements/runtime.txt pyproject.toml
 	$(TRAINING)/bin/python -m pip install --quiet --disable-pip-version-check --group training
 	@touch $@
 
-train: $(TRAINING)/made ## Train the built-in network, or resume, and put it into the package (Debian; 100 minutes on two cores)
+train: $(TRAINING)/made ## Train the built-in network from nothing, or resume, and put it into the package (Debian; hours on two cores)
 	test -f '$(TRAINING_FOLDER)/manifest.json' || $(TRAINING)/bin/python -m training.prepare '$(TRAINING_FOLDER)'
 	$(TRAINING)/bin/python -m training.train '$(TRAINING_FOLDER)' --steps $(TRAINING_STEPS) --resume
+	$(TRAINING)/bin/python -W ignore -m training.export '$(TRAINING_FOLDER)/checkpoint.pt' '$(TRAINING_FOLDER)/untuned'
+	$(MAKE) tune TUNED_GRAPHS='$(TRAINING_FOLDER)/untuned'
+
+TUNED_GRAPHS ?= src/osamd/models/builtin_net
+tune: $(TRAINING)/made ## Go on training the weights in the package, or resume, and put them back (Debian; 90 minutes on two cores)
+	test -f '$(TRAINING_FOLDER)/manifest.json' || $(TRAINING)/bin/python -m training.prepare '$(TRAINING_FOLDER)'
+	$(TRAINING)/bin/python -m training.train '$(TRAINING_FOLDER)' --tune '$(TUNED_GRAPHS)' --steps $(TUNING_STEPS) --resume
 	$(TRAINING)/bin/python -W ignore -m training.ship '$(TRAINING_FOLDER)'
 
 image-test: $(VENV)/dev ## Build the container image with buildah and test it with podman (needs root on Debian)

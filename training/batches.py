@@ -32,6 +32,8 @@ class Phase:
 
 
 PHASES: Final = (Phase(0.4, (256,)), Phase(0.75, (256, 320)), Phase(1.0, (320, 320, 384, 448)))
+# What has learned to answer already starts with the sizes that it is asked at.
+LARGE: Final = PHASES[-1:]
 
 
 class Batches(IterableDataset[tuple[Tensor, Tensor]]):
@@ -45,13 +47,23 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
         step: where training goes on.
         steps: how many there will be.
         workers: how many processes share the steps.
+        phases: which areas are drawn when.
     """
 
     def __init__(
-        self, folder: Path, *, seed: int, images: int, objects: int, step: int, steps: int, workers: int
+        self,
+        folder: Path,
+        *,
+        seed: int,
+        images: int,
+        objects: int,
+        step: int,
+        steps: int,
+        workers: int,
+        phases: tuple[Phase, ...] = PHASES,
     ) -> None:
         self.folder, self.seed, self.images, self.objects = folder, seed, images, objects
-        self.step, self.steps, self.workers = step, steps, workers
+        self.step, self.steps, self.workers, self.phases = step, steps, workers, phases
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         cv2.setNumThreads(0)
@@ -61,7 +73,9 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
             # By step, so that neither stops nor the number of processes change what is drawn.
             rng = np.random.default_rng((self.seed, 0, step))
             maker.draw_from(rng)
-            areas = next(phase.areas for phase in PHASES if step / self.steps < phase.until or phase is PHASES[-1])
+            areas = next(
+                phase.areas for phase in self.phases if step / self.steps < phase.until or phase is self.phases[-1]
+            )
             area = int(rng.choice(areas))
             sizes = SIZES[area]
             rows, columns = sizes[int(rng.integers(len(sizes)))]

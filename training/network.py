@@ -1,4 +1,4 @@
-"""The network: a frozen EfficientNet-Lite2 with a feature pyramid, and a small U-Net that reads prompts.
+"""The network: an EfficientNet-Lite2 with a feature pyramid, and a small U-Net that reads prompts.
 
 Coordinates are fractions of width and height. Sizes are those of the resized photo, multiples of 32. Backbone: Tan and
 Le, EfficientNet, 2019. Pyramid: Lin et al., 2017. The map of similarities to what was clicked is an idea of few-shot
@@ -82,6 +82,10 @@ class Backbone(nn.Module):
         if missing:
             raise ValueError(f"{path.name} has no {missing[0]}")
 
+    def blocks_from(self, number: int) -> nn.ModuleList:
+        """The blocks from a number on."""
+        return self._blocks[number:]
+
     def forward(self, x: Tensor) -> list[Tensor]:
         x = functional.relu6(self._bn0(self._conv_stem(x)))
         features = []
@@ -158,21 +162,17 @@ class Encoder(nn.Module):
         self.fuse4 = convolution(P4 + 8, P4)
 
     def train(self, mode: bool = True) -> "Encoder":  # noqa: FBT001, FBT002 - PyTorch's own signature
-        """Train mode for the pyramid only: the backbone keeps its weights and statistics."""
+        """Train mode for the pyramid only: the backbone keeps its statistics."""
         super().train(mode)
         self.backbone.eval()
         return self
 
-    def pyramid(self, features: list[Tensor], x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The embedding of an image whose backbone features are known."""
-        c4, c8, c16, c32 = features
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        c4, c8, c16, c32 = self.backbone(x)
         p16 = self.fuse16(self.lateral16(c16) + larger(self.lateral32(c32)))
         p8 = self.fuse8(self.lateral8(c8) + larger(self.top8(p16)))
         p4 = self.fuse4(torch.cat([self.lateral4(c4) + larger(self.top4(p8)), self.colours(x)], 1))
         return p4, p8, p16, functional.normalize(self.describe(p8), dim=1)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.pyramid(self.backbone(x), x)
 
 
 class Decoder(nn.Module):

@@ -1,9 +1,10 @@
 """The training loop: ``python -m training.train FOLDER --steps N``.
 
 Every step draws scenes, asks about several objects of each, and corrects the answers with clicks for up to four rounds;
-the first and the last round teach. The backbone stays as it came. Weights are averaged over the last steps (Polyak).
-The learning rate is constant and falls to nothing over the last steps. The state before that fall is kept, so that a
-longer training goes on from there (``--resume``), as in Hu et al., "MiniCPM", 2024.
+the first and the last round teach. Weights are averaged over the last steps (Polyak). The learning rate is constant and
+falls to nothing over the last steps. The state before that fall is kept, so that a longer training goes on from there
+(``--resume``), as in Hu et al., "MiniCPM", 2024. From nothing the backbone stays as it came; ``--tune GRAPHS`` goes on
+from exported weights at a lower rate, and then the last stages of the backbone learn, too, at a tenth of it.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import copy
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,11 +24,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from osamd.models.builtin import MEAN, SCALE
-from training.batches import Batches
+from training.batches import LARGE, PHASES, Batches
 from training.curves import draw
 from training.losses import candidates_loss, hard_iou, mask_loss
 from training.network import Decoder, Encoder
 from training.prompts import Click, correct, first_prompt, packed
+from training.restored import keep_norms, restore
 from training.sources import backbone_weights
 
 WARM_UP: Final = 100
@@ -40,15 +42,24 @@ IOU_WEIGHT: Final = 1.0
 SILENT_ROUNDS: Final = (0.5, 0.25, 0.15, 0.1)
 FORGOTTEN_MASKS: Final = 0.08
 COARSE_MASKS: Final = 0.25
+# Blocks of the backbone that learn while tuning: its last three stages.
+TUNED_FROM: Final = 11
+BACKBONE_RATE: Final = 0.1
+TUNING_RATE: Final = 5e-4
+TUNING_COOLDOWN: Final = 0.6
 LOOK_EVERY: Final = 50
 SAVE_EVERY: Final = 250
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train. ``cooldown`` is the share of steps over which the learning rate falls to nothing."""
+    """How to train. ``cooldown`` is the share of steps over which the learning rate falls to nothing.
+
+    ``tunes`` says that training goes on from exported weights, whose normalisation and early stages stay as they are.
+    """
 
     steps: int
+    tunes: bool = False
     seed: int = 7
     images: int = 5
     objects: int = 3
@@ -60,18 +71,32 @@ class Plan:
 class Trainer:
     """Network, optimiser and averaged network, and what is needed to go on after an interruption."""
 
-    def __init__(self, folder: Path, plan: Plan, device: torch.device) -> None:
+    def __init__(self, folder: Path, plan: Plan, device: torch.device, graphs: Path | None = None) -> None:
         self.folder, self.plan, self.device = folder, plan, device
+        self.kept = folder / "tuning" if plan.tunes else folder
+        self.kept.mkdir(exist_ok=True)
         torch.manual_seed(plan.seed)
-        self.encoder, self.decoder = Encoder(), Decoder()
-        self.encoder.backbone.load(backbone_weights(folder))
+        if graphs is None:
+            self.encoder, self.decoder = Encoder(), Decoder()
+            self.encoder.backbone.load(backbone_weights(folder))
+        else:
+            self.encoder, self.decoder = restore(graphs)
         self.encoder.backbone.requires_grad_(requires_grad=False)
+        if plan.tunes:
+            for block in self.encoder.backbone.blocks_from(TUNED_FROM):
+                block.requires_grad_(requires_grad=True)
         self.encoder.to(device, memory_format=torch.channels_last)
         self.decoder.to(device, memory_format=torch.channels_last)
-        self.trained = [*(p for p in self.encoder.parameters() if p.requires_grad), *self.decoder.parameters()]
+        backbone = [p for p in self.encoder.backbone.parameters() if p.requires_grad]
+        others = [
+            *(p for name, p in self.encoder.named_parameters() if not name.startswith("backbone.")),
+            *self.decoder.parameters(),
+        ]
+        self.trained = [*others, *backbone]
         groups = [
-            {"params": [p for p in self.trained if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
-            {"params": [p for p in self.trained if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in some if (p.ndim > 1) is is_matrix], "weight_decay": decay, "share": share}
+            for some, share in ((others, 1.0), (backbone, BACKBONE_RATE))
+            for is_matrix, decay in ((True, WEIGHT_DECAY), (False, 0.0))
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98))
         self.averaged: tuple[nn.Module, nn.Module] = (
@@ -83,17 +108,17 @@ class Trainer:
     @property
     def checkpoint(self) -> Path:
         """Where the state lies."""
-        return self.folder / "checkpoint.pt"
+        return self.kept / "checkpoint.pt"
 
     @property
     def before_cooldown(self) -> Path:
         """The last state of full learning rate."""
-        return self.folder / "before-cooldown.pt"
+        return self.kept / "before-cooldown.pt"
 
     @property
     def metrics(self) -> Path:
         """A line of JSON for every fifty steps."""
-        return self.folder / "metrics.jsonl"
+        return self.kept / "metrics.jsonl"
 
     def save(self) -> None:
         """Write the state; a stop in between leaves the one before."""
@@ -138,18 +163,22 @@ class Trainer:
             step=self.step,
             steps=plan.steps,
             workers=plan.workers,
+            phases=LARGE if plan.tunes else PHASES,
         )
         loader = DataLoader(batches, batch_size=None, num_workers=plan.workers, prefetch_factor=6)
         seen: list[dict[str, float]] = []
         since = time.monotonic()
         self.encoder.train()
         self.decoder.train()
+        if plan.tunes:
+            keep_norms(self.encoder)
+            keep_norms(self.decoder)
         progress = tqdm(total=plan.steps, initial=self.step, desc="training", mininterval=5)
         for images, masks in loader:
             if self.step >= plan.steps:
                 break
             for group in self.optimizer.param_groups:
-                group["lr"] = plan.learning_rate * self._pace()
+                group["lr"] = plan.learning_rate * self._pace() * group["share"]
             seen.append(self._learn_from(images.to(self.device), masks.to(self.device)))
             self.step += 1
             progress.update()
@@ -162,10 +191,10 @@ class Trainer:
                 seen, since = [], time.monotonic()
             if self.step % SAVE_EVERY == 0:
                 self.save()
-                draw(self.metrics, self.folder / "curves.png")
+                draw(self.metrics, self.kept / "curves.png")
         progress.close()
         self.save()
-        draw(self.metrics, self.folder / "curves.png")
+        draw(self.metrics, self.kept / "curves.png")
 
     def _pace(self) -> float:
         """The learning rate as a share of the plan's."""
@@ -187,10 +216,8 @@ class Trainer:
             torch.from_numpy(maps[:, 0]).to(self.device).sum((1, 2)) == 0
         )
 
-        with torch.autocast(self.device.type, torch.bfloat16):
-            with torch.no_grad():
-                features = self.encoder.backbone(x)
-            embedding = [value.repeat_interleave(objects, 0) for value in self.encoder.pyramid(features, x)]
+        with self._precision():
+            embedding = [value.repeat_interleave(objects, 0) for value in self.encoder(x)]
         logits, iou = self._answer(embedding, clicks, maps)
         loss, first_iou = self._loss(logits, iou, half, quarter, is_single)
         for _ in range(int(rng.choice(len(SILENT_ROUNDS), p=SILENT_ROUNDS))):
@@ -217,9 +244,14 @@ class Trainer:
             "gradient": norm.item(),
         }
 
+    def _precision(self) -> torch.autocast:
+        """Half precision where the processor has it: emulated, without AVX-512, a step took eight times as long."""
+        is_quick = self.device.type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_quick)
+
     def _answer(self, embedding: list[Tensor], clicks: list[list[Click]], maps: Any) -> tuple[Tensor, Tensor]:
         points = torch.from_numpy(packed(clicks)).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with self._precision():
             logits, iou = self.decoder(*embedding, points, torch.from_numpy(maps).to(self.device))
         return logits.float(), iou.float()
 
@@ -276,14 +308,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the built-in network.")
     parser.add_argument("folder", type=Path, help="what training.prepare filled")
     parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--tune", type=Path, metavar="GRAPHS", help="go on from this folder's encoder and decoder")
     parser.add_argument("--seed", type=int, default=Plan.seed)
     parser.add_argument("--images", type=int, default=Plan.images, help="a step, at 320 x 320")
     parser.add_argument("--workers", type=int, default=Plan.workers, help="processes that make scenes")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     arguments = parser.parse_args()
     plan = Plan(arguments.steps, seed=arguments.seed, images=arguments.images, workers=arguments.workers)
+    if arguments.tune:
+        plan = replace(plan, tunes=True, learning_rate=TUNING_RATE, cooldown=TUNING_COOLDOWN)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = Trainer(arguments.folder, plan, device)
+    trainer = Trainer(arguments.folder, plan, device, arguments.tune)
     if arguments.resume and trainer.checkpoint.exists():
         trainer.resume()
     else:
