@@ -8,6 +8,7 @@ from typing import Final
 import cv2
 import numpy as np
 
+from training.emoji import is_thing, with_few_tones
 from training.library import ByteArray, Found
 from training.sources import Unpacked
 
@@ -23,6 +24,7 @@ OPAQUE: Final = 127
 SOFT: Final = (25, 230)
 RGBA: Final = 4
 
+EMOJI: Final = "@lobehub/fluent-emoji-3d"
 PHOTO_STAMPS: Final = Path(__file__).with_name("photo_stamps.txt")
 # Where cut-outs are, below /usr/share, and their kind.
 PATTERNS: Final = {
@@ -105,6 +107,10 @@ def _candidates(package: Unpacked) -> Iterator[tuple[Path, str]]:
         for path in sorted(root.rglob("*.png")):
             if "_mirror" not in path.name and "_flip" not in path.name:
                 yield path, "photo" if str(path.relative_to(root)) in photos else "painting"
+    if name == EMOJI:
+        things = [path for path in sorted(package.folder.glob("package/assets/*.webp")) if is_thing(path.stem)]
+        for path in with_few_tones(things):
+            yield path, "emoji"
     for pattern, kind in PATTERNS.get(name, ()):
         for path in sorted(share.rglob(pattern)):
             if not path.is_symlink() and not LEFT_OUT & set(path.relative_to(share).parts):

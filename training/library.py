@@ -1,6 +1,8 @@
 """Pictures packed in one file that many processes map into memory: cut-outs, backgrounds and textures."""
 
+import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,15 +15,19 @@ ByteArray = npt.NDArray[np.uint8]
 
 PIXELS: Final = "library.bin"
 INDEX: Final = "library.json"
+# One in so many pictures is never drawn in training: validation is composed of them.
+HELD_BACK: Final = 20
+# Variants of one picture, an emoji's skin tones and a model's sides, are held back together.
+VARIANT: Final = re.compile(r"-1f3f[b-f]|#.*")
 
 
 @dataclass(frozen=True)
 class Picture:
     """Where a picture lies in the file.
 
-    ``kind`` says what it shows: ``photo``, ``painting``, ``painting-large``, ``scratch``, ``render``, ``icon`` and
-    ``clipart`` are cut-outs (RGBA); ``background`` and ``texture`` are opaque (RGB); ``regions`` are outlines in the
-    background of the same name.
+    ``kind`` says what it shows: ``photo``, ``painting``, ``painting-large``, ``scratch``, ``render``, ``emoji``,
+    ``icon`` and ``clipart`` are cut-outs (RGBA); ``background`` and ``texture`` are opaque (RGB); ``regions`` are
+    outlines in the background of the same name.
     """
 
     kind: str
@@ -36,6 +42,12 @@ class Picture:
     def nbytes(self) -> int:
         """Its size in the file."""
         return self.rows * self.columns * self.channels
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether it is kept for validation; decided by package and name, so a background's regions go with it."""
+        digest = hashlib.sha256(f"{self.package} {VARIANT.sub('', self.name)}".encode()).digest()
+        return int.from_bytes(digest[:8]) % HELD_BACK == 0
 
 
 @dataclass(frozen=True)
@@ -60,9 +72,15 @@ class Library:
         self._backgrounds = {(item.package, item.name): item for item in self._by_kind.get("background", ())}
 
     @classmethod
-    def load(cls, folder: Path) -> "Library":
-        """Memory-map what ``write`` wrote; pixels are read on access."""
+    def load(cls, folder: Path, *, held_back: bool = False) -> "Library":
+        """Memory-map what ``write`` wrote; pixels are read on access.
+
+        Args:
+            folder: where they are.
+            held_back: take the twentieth that is kept for validation instead of the others.
+        """
         listed = [Picture(**row) for row in json.loads((folder / INDEX).read_text())]
+        listed = [picture for picture in listed if picture.is_held_back == held_back]
         return cls(listed, np.memmap(folder / PIXELS, np.uint8, mode="r"))
 
     def kinds(self) -> set[str]:
@@ -86,16 +104,19 @@ class Library:
 
 
 def write(found: Iterable[Found], folder: Path) -> list[Picture]:
-    """Pack pictures into a folder; the index is written last."""
+    """Pack pictures into a folder; both files are replaced when they are whole, the index last."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures: list[Picture] = []
     offset = 0
-    with (folder / PIXELS).open("wb") as file:
+    pixels, index = folder / f"{PIXELS}.partial", folder / f"{INDEX}.partial"
+    with pixels.open("wb") as file:
         for item in found:
             rows, columns, channels = item.pixels.shape
             picture = Picture(item.kind, item.package, item.name, rows, columns, channels, offset)
             file.write(np.ascontiguousarray(item.pixels).tobytes())
             offset += picture.nbytes
             pictures.append(picture)
-    (folder / INDEX).write_text(json.dumps([asdict(picture) for picture in pictures]))
+    index.write_text(json.dumps([asdict(picture) for picture in pictures]))
+    pixels.replace(folder / PIXELS)
+    index.replace(folder / INDEX)
     return pictures

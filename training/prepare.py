@@ -18,7 +18,7 @@ from training.library import Found, write
 from training.outlines import pack
 from training.photos import photos_of
 from training.regions import regions_of
-from training.sources import BACKBONE_PACKAGE, BACKBONE_VERSION, SOURCES, backbone_weights, unpack
+from training.sources import BACKBONE_PACKAGE, BACKBONE_VERSION, SOURCES, NpmSource, backbone_weights, unpack
 
 SEED: Final = 20
 COMMON_LICENCES: Final = Path("/usr/share/common-licenses")
@@ -46,12 +46,13 @@ def _pictures(folder: Path, notices: Path, rows: list[dict[str, object]]) -> Ite
         left_out: Counter[str] = Counter()
         pictures = [*cutouts_of(package, left_out), *photos_of(package, left_out, rng)]
         pictures += list(_outlines(pictures))
-        copy_notice(package.copyright_file, notices / f"{source.package}.txt")
+        copy_notice(package.copyright_file, notices / f"{source.file_name}.txt")
         rows.append(
             {
                 "package": source.package,
                 "version": package.version,
                 "licence": source.licence,
+                "from": "npm" if isinstance(source, NpmSource) else "Debian 12",
                 "taken": dict(Counter(picture.kind for picture in pictures)),
                 "left out": dict(left_out),
             }

@@ -1,7 +1,7 @@
 """Put a checkpoint into the package, with its sources: ``python -m training.ship FOLDER``.
 
 Writes ``encoder.onnx`` and ``decoder.onnx``, ``README.md`` that says where all comes from, ``manifest.json`` with
-counts, ``attribution/`` with the copyright file of every package, and the graphs' digests into the
+counts, ``attribution/`` with the copyright file or licence of every package, and the graphs' digests into the
 catalogue; and the picture of the curves beside ``README.md``.
 """
 
@@ -28,8 +28,8 @@ and computed in float32. Inputs and outputs are described in `osamd/models/built
 
 ## What it was trained on
 
-{steps} steps on scenes composed from pictures of Debian packages, each under the licence that its package states.
-`attribution/` holds their copyright files, `manifest.json` what was taken and what was left out.
+{steps} steps on scenes composed from pictures of Debian and npm packages, each under the licence that its package
+states. `attribution/` holds their copyright files and licences, `manifest.json` what was taken and what was left out.
 
 | package | version | licence | taken |
 |---|---|---|---|

