@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from training.library import Library
-from training.scenes import Scene, SceneMaker, Target
+from training.scenes import Scene, SceneMaker
+from training.stage import Target
 
 # Sizes by area: square, wide, tall.
 SIZES: Final = {

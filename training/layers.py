@@ -7,7 +7,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from training.camera import blurred, moved
 from training.dice import Dice
+from training.held import Hands
 from training.library import ByteArray, Library
 from training.pieces import Pieces
 from training.shapes import branches, shape
@@ -31,6 +33,11 @@ KINDS: Final = {
 LEAVES: Final = ("clipart", "painting", "photo", "painting-large")
 MOST_ENLARGED: Final = 2.2
 MARGIN: Final = 16
+HOLDING: Final = 0.12
+# How often an object is soft, in motion, or out of focus: in front of the plane that is sharp, say.
+SOFT: Final = 0.28
+MOVING: Final = 0.1
+OUT_OF_FOCUS: Final = 0.05
 
 
 @dataclass
@@ -44,11 +51,15 @@ class Cut:
 
 @dataclass
 class Layer:
-    """Something ready to paste: premultiplied (h, w, 3) and alpha (h, w, 1), float32; and parts of it, (h, w) bool."""
+    """Something ready to paste: premultiplied (h, w, 3) and alpha (h, w, 1), float32; and parts of it, (h, w) bool.
+
+    ``held`` is a thing that the object holds, which belongs to it, yet not as its parts do.
+    """
 
     colour: FloatArray
     alpha: FloatArray
     parts: list[BoolArray]
+    held: BoolArray | None = None
 
 
 class LayerMaker:
@@ -56,6 +67,7 @@ class LayerMaker:
 
     def __init__(self, library: Library, pieces: Pieces, dice: Dice) -> None:
         self._library, self._pieces, self._dice = library, pieces, dice
+        self._hands = Hands(dice, self._surface)
         kinds = {kind: values for kind, values in KINDS.items() if kind in library.kinds() or kind == "shape"}
         self._kinds = list(kinds)
         self._shares = np.array([share for share, _ in kinds.values()])
@@ -74,13 +86,15 @@ class LayerMaker:
             return Cut(kind, pixels, is_textured=True)
         return Cut(kind, self._library.draw(kind, self._dice.rng), self._dice.chance(textured))
 
-    def layer(self, cut: Cut, longest: int, ground: ByteArray, *, is_main: bool, is_leaves: bool) -> Layer:
-        """Resize, mirror, texture, colour, add parts, turn, blur and shade."""
-        if is_leaves:
-            size = self._dice.log_between(0.15, 0.8)
-        else:
-            size = self._dice.log_between(0.28, 1.05) if is_main else self._dice.log_between(0.12, 0.8)
-        factor = size * longest / max(cut.pixels.shape[:2]) * self._dice.rng.uniform(0.88, 1.12, 2)
+    def relative(self, cut: Cut) -> Cut:
+        """Another cut-out of the same kind."""
+        if cut.kind == "shape":
+            return cut
+        return Cut(cut.kind, self._library.draw(cut.kind, self._dice.rng), cut.is_textured)
+
+    def layer(self, cut: Cut, longest: float, ground: ByteArray, *, is_leaves: bool) -> Layer:
+        """Resize to a long side of about ``longest``, mirror, texture, colour, add parts, turn, blur and shade."""
+        factor = longest / max(cut.pixels.shape[:2]) * self._dice.rng.uniform(0.88, 1.12, 2)
         factor *= min(1.0, MOST_ENLARGED / factor.max())
         height, width = (max(6, int(cut.pixels.shape[axis] * factor[axis])) for axis in (0, 1))
         how = cv2.INTER_AREA if factor.max() < 1 else cv2.INTER_LINEAR
@@ -107,13 +121,15 @@ class LayerMaker:
         parts: list[BoolArray] = []
         if self._dice.chance(0.25):
             colour, parts = self._with_part(colour, alpha)
-        colour, alpha, parts = self._turned(colour, alpha, parts, is_leaves=is_leaves)
-        if self._dice.chance(0.3):
-            sigma = self._dice.between(0.4, 1.3)
-            colour, alpha = blurred(colour, sigma), blurred(alpha, sigma)
+        held: BoolArray | None = None
+        if not is_leaves and cut.kind != "shape" and self._dice.chance(HOLDING):
+            colour, alpha, parts, held = self._hands.fill(colour, alpha, parts)
+        masks = [*parts, held] if held is not None else parts
+        colour, alpha, masks = self._turned(colour, alpha, masks, is_leaves=is_leaves)
+        colour, alpha, masks = self._unsharp(colour, alpha, masks)
         if self._dice.chance(0.3):
             colour = colour * self._slope(*alpha.shape[:2])
-        return Layer(colour, alpha, parts)
+        return Layer(colour, alpha, masks[:-1], masks[-1]) if held is not None else Layer(colour, alpha, masks)
 
     def tinted(self, colour: FloatArray, alpha: FloatArray) -> FloatArray:
         """Other light, another camera, or hardly any colour."""
@@ -169,15 +185,34 @@ class LayerMaker:
         ]
         return np.asarray(turned[..., :3], np.float32), np.asarray(turned[..., 3:], np.float32), moved
 
+    def _unsharp(
+        self, colour: FloatArray, alpha: FloatArray, masks: list[BoolArray]
+    ) -> tuple[FloatArray, FloatArray, list[BoolArray]]:
+        """Soft, in motion or out of focus, now and then; masks follow what is seen, as alpha does."""
+        chance = self._dice.rng.random()
+        if chance < SOFT:
+            sigma = self._dice.between(0.4, 1.3)
+            return blurred(colour, sigma), blurred(alpha, sigma), masks
+        if chance > SOFT + MOVING + OUT_OF_FOCUS:
+            return colour, alpha, masks
+        # Neither beyond the margin nor so much that hardly anything is left.
+        side = min(alpha.shape[:2]) - 2 * MARGIN
+        values = np.dstack([colour, alpha, *(mask.astype(np.float32) for mask in masks)])
+        if chance < SOFT + MOVING:
+            length = self._dice.between(2, max(3.0, min(2.0 * MARGIN - 4, 0.4 * side)))
+            values = moved(values, length, self._dice.between(0, 3.14))
+        else:
+            values = blurred(values, self._dice.between(1, max(1.3, min(MARGIN / 3, 0.1 * side))))
+        found = [values[..., 4 + index] > 0.5 for index in range(len(masks))]
+        return np.ascontiguousarray(values[..., :3]), np.ascontiguousarray(values[..., 3:4]), found
+
+    def _surface(self, rows: int, columns: int) -> ByteArray:
+        return self._pieces.crop(self._pieces.photo(0.7), rows, columns)
+
     def _slope(self, height: int, width: int) -> FloatArray:
         """Light that falls off across the object, (height, width, 1)."""
         angle, strength = self._dice.between(0, 6.28), self._dice.between(0.1, 0.4)
         return np.asarray(1 + 2 * strength * _across(height, width, angle), np.float32)[..., None]
-
-
-def blurred(values: FloatArray, sigma: float) -> FloatArray:
-    """A Gaussian blur that keeps the shape, (h, w, c)."""
-    return np.asarray(cv2.GaussianBlur(values, (0, 0), sigma), np.float32).reshape(values.shape)
 
 
 def _across(height: int, width: int, angle: float) -> FloatArray:

@@ -13,30 +13,32 @@ from typing import Final
 import cv2
 import numpy as np
 
+from training.camera import NOISE_SIZE, SPRAY, Camera
 from training.dice import Dice
-from training.layers import MARGIN, BoolArray, Cut, FloatArray, Layer, LayerMaker, blurred
+from training.layers import MARGIN, BoolArray, Cut, FloatArray, Layer, LayerMaker
 from training.library import ByteArray, Library
 from training.outlines import MOST_REGIONS, RegionArray, unpack
 from training.pieces import Pieces
 from training.shapes import branches
+from training.stage import Paster, Stage, Target
 
-REAL: Final = frozenset({"photo", "painting-large"})
-AREA: Final = (0.004, 0.75)
+WEIGHTS: Final = {"photo": 3.0, "painting-large": 3.0, "emoji": 2.0, "model": 2.0}
+AREA: Final = (0.002, 0.75)
+LEAST_REGION: Final = 0.004
+LEAVES: Final = 0.2
+# Scenes in which even the main object is small.
+FAR: Final = 0.36
+CROWD: Final = 0.12
+CROWD_SIZE: Final = (0.1, 0.32)
+# How often the object after the main one is put before it, and how much of that it covers.
+HIDDEN: Final = 0.35
+HIDES: Final = (0.2, 0.6)
 OUTLINED: Final = 0.4
 REGION_WEIGHT: Final = 1.5
 GROUPED: Final = 0.5
 GROUP_WEIGHT: Final = 0.8
 # A region that the crop, or what stands before it, has broken up is none.
 LARGEST_PIECE: Final = 0.85
-
-
-@dataclass
-class Target:
-    """A possible target: layers, or the visible part of a region; and its weight when targets are drawn."""
-
-    layers: frozenset[int]
-    weight: float
-    region: int | None = None
 
 
 @dataclass
@@ -68,7 +70,9 @@ class SceneMaker:
         self._dice = Dice(rng)
         self._pieces = Pieces(library, self._dice)
         self._layers = LayerMaker(library, self._pieces, self._dice)
-        self._noise = rng.standard_normal((800, 800, 3)).astype(np.float32)
+        noise = rng.standard_normal((NOISE_SIZE, NOISE_SIZE, 3)).astype(np.float32)
+        self._camera = Camera(self._dice, noise)
+        self._paster = Paster(self._dice)
 
     def draw_from(self, rng: np.random.Generator) -> None:
         """Let another generator decide from now on."""
@@ -82,52 +86,126 @@ class SceneMaker:
                 return scene
 
     def _compose(self, rows: int, columns: int) -> Scene:
-        rng = self._dice.rng
         is_outlined = self._has_regions and self._dice.chance(OUTLINED)
-        is_leaves = not is_outlined and self._dice.chance(0.2)
         ground, canvas, regions = self._ground(rows, columns, is_outlined=is_outlined)
-        layers = np.zeros((rows, columns), np.uint8)
+        stage = Stage(canvas, np.zeros((rows, columns), np.uint8))
+        if is_outlined or not self._dice.chance(CROWD):
+            self._scatter(stage, ground, is_outlined=is_outlined)
+        else:
+            self._crowd(stage, ground)
+        if self._dice.chance(0.15):
+            self._occlude(stage)
+        if self._dice.chance(GROUPED):
+            self._group(stage)
+        if self._dice.chance(SPRAY):
+            self._spray(stage)
+        scene = Scene(self._camera.developed(stage.canvas), stage.layers, regions, _seen(stage))
+        if is_outlined:
+            scene.targets += _regions_of(scene)
+        return scene
+
+    def _scatter(self, stage: Stage, ground: ByteArray, *, is_outlined: bool) -> None:
+        """Things here and there, or leaves all over; the main one is larger, unless all is far away."""
+        rng = self._dice.rng
+        rows, columns = stage.layers.shape
+        is_leaves = not is_outlined and self._dice.chance(LEAVES)
+        is_far = not is_leaves and self._dice.chance(FAR)
         if is_outlined:
             count = int(rng.choice((0, 0, 1, 1, 2, 3)))
+        elif is_leaves:
+            count = int(rng.integers(5, 12))
         else:
-            count = int(rng.integers(5, 12)) if is_leaves else int(rng.choice((1, 2, 2, 3, 3, 4, 5, 6)))
+            count = int(rng.choice((1, 2, 3, 4, 5, 7) if is_far else (1, 2, 2, 3, 3, 4, 5, 6)))
         main = int(rng.integers(max(1, count)))
+        pasted: frozenset[int] = frozenset()
         last: tuple[Cut, tuple[float, float]] | None = None
-        targets: list[Target] = []
-        number = 0
         for index in range(count):
             is_alike = last is not None and self._dice.chance(0.18)
             cut = last[0] if last is not None and is_alike else self._layers.cut(is_leaves=is_leaves)
-            layer = self._layers.layer(cut, max(rows, columns), ground, is_main=index == main, is_leaves=is_leaves)
+            size = self._size(is_main=index == main, is_leaves=is_leaves, is_far=is_far)
+            layer = self._layers.layer(cut, size * max(rows, columns), ground, is_leaves=is_leaves)
             place = self._place(layer, rows, columns, is_main=index == main, kind=cut.kind)
             if last is not None and is_alike and self._dice.chance(0.6):
                 # Beside its twin.
                 height, width = layer.alpha.shape[:2]
                 angle = self._dice.between(0, 6.28)
                 place = last[1][0] + 0.7 * width * np.cos(angle), last[1][1] + 0.5 * height * np.sin(angle)
-            part_numbers = [number + 2 + part for part in range(len(layer.parts))]
-            if self._paste(canvas, layers, layer, place, number + 1, part_numbers):
-                weight = 3.0 if cut.kind in REAL else 1.0
-                targets.append(Target(frozenset({number + 1, *part_numbers}), weight))
-                targets += [Target(frozenset({part}), 0.25) for part in part_numbers]
-                number += 1 + len(part_numbers)
+            elif pasted and index == main + 1 and self._dice.chance(HIDDEN):
+                place = self._before(stage.mask(pasted), layer) or place
+            pasted = self._paster.paste(stage, layer, place, WEIGHTS.get(cut.kind, 1.0))
             last = cut, place
-        if self._dice.chance(0.15):
-            number += 1
-            self._occlude(canvas, layers, number)
-        whole = [target.layers for target in targets if target.weight >= 1]
-        if len(whole) > 1 and self._dice.chance(GROUPED):
-            masks = [np.isin(layers, list(some)) for some in whole]
-            wider = [cv2.dilate(mask.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0 for mask in masks]
-            numbers = itertools.combinations(range(len(whole)), 2)
-            pairs = [(one, other) for one, other in numbers if (wider[one] & masks[other]).any()]
-            if pairs:
-                first, second = pairs[int(rng.integers(len(pairs)))]
-                targets.append(Target(whole[first] | whole[second], GROUP_WEIGHT))
-        scene = Scene(self._developed(canvas), layers, regions, self._seen(layers, targets))
-        if is_outlined:
-            scene.targets += _regions_of(scene)
-        return scene
+
+    def _crowd(self, stage: Stage, ground: ByteArray) -> None:
+        """The same thing and its relatives many times, in a row or a bunch, those lower down in front."""
+        rng = self._dice.rng
+        rows, columns = stage.layers.shape
+        first = self._layers.cut(is_leaves=False)
+        size = self._dice.log_between(*CROWD_SIZE) * max(rows, columns)
+        count = int(rng.integers(4, 10))
+        layers = []
+        for _ in range(count):
+            cut = self._layers.relative(first) if self._dice.chance(0.3) else first
+            layers.append(self._layers.layer(cut, size * self._dice.between(0.75, 1.25), ground, is_leaves=False))
+        width, height = (float(np.mean([layer.alpha.shape[axis] for layer in layers])) - 2 * MARGIN for axis in (1, 0))
+        middle = self._dice.between(0.3, 0.7) * columns, self._dice.between(0.35, 0.7) * rows
+        if self._dice.chance(0.5):
+            step = self._dice.between(0.45, 0.95) * width
+            x = step * (np.arange(count) - (count - 1) / 2 + rng.normal(0, 0.15, count))
+            y = rng.normal(0, 0.12 * height, count)
+        else:
+            spread = 0.45 * np.sqrt(count)
+            x, y = rng.normal(0, spread * width, count), rng.normal(0, 0.6 * spread * height, count)
+        feet = y + [layer.alpha.shape[0] / 2 for layer in layers]
+        for index in np.argsort(feet):
+            place = middle[0] + float(x[index]), middle[1] + float(y[index])
+            self._paster.paste(stage, layers[index], place, WEIGHTS.get(first.kind, 1.0))
+
+    def _size(self, *, is_main: bool, is_leaves: bool, is_far: bool) -> float:
+        """The long side of an object as a share of the image's."""
+        if is_leaves:
+            return self._dice.log_between(0.15, 0.8)
+        if is_far:
+            return self._dice.log_between(0.1 if is_main else 0.06, 0.3)
+        return self._dice.log_between(0.28, 1.05) if is_main else self._dice.log_between(0.12, 0.8)
+
+    def _before(self, mask: BoolArray, layer: Layer) -> tuple[float, float] | None:
+        """Where a layer covers a fifth to three fifths of a mask; None if nowhere in one direction."""
+        y, x = (values[::7] for values in np.nonzero(mask))
+        if not len(y):
+            return None
+        opaque = layer.alpha[..., 0] > 0.5
+        height, width = opaque.shape
+        angle = self._dice.between(0, 6.28)
+        reach = 0.5 * (np.ptp(x) + width) * np.cos(angle), 0.5 * (np.ptp(y) + height) * np.sin(angle)
+        for share in self._dice.rng.permutation((0.15, 0.3, 0.45, 0.6, 0.75)):
+            place = float(x.mean() + share * reach[0]), float(y.mean() + share * reach[1])
+            across, down = x - int(place[0] - width / 2), y - int(place[1] - height / 2)
+            is_inside = (across >= 0) & (across < width) & (down >= 0) & (down < height)
+            if HIDES[0] <= opaque[down[is_inside], across[is_inside]].sum() / len(y) <= HIDES[1]:
+                return place
+        return None
+
+    def _group(self, stage: Stage) -> None:
+        """Two neighbours, as one target."""
+        whole = [target.layers for target in stage.targets if target.weight >= 1]
+        masks = [stage.mask(some) for some in whole]
+        wider = [cv2.dilate(mask.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0 for mask in masks]
+        numbers = itertools.combinations(range(len(whole)), 2)
+        pairs = [(one, other) for one, other in numbers if (wider[one] & masks[other]).any()]
+        if pairs:
+            first, second = pairs[int(self._dice.rng.integers(len(pairs)))]
+            stage.targets.append(Target(whole[first] | whole[second], GROUP_WEIGHT))
+
+    def _spray(self, stage: Stage) -> None:
+        """Around the foot of one of the things."""
+        whole = [target.layers for target in stage.targets if target.weight >= 1]
+        if whole:
+            mask = stage.mask(whole[int(self._dice.rng.integers(len(whole)))])
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            if len(rows):
+                self._camera.sprayed(
+                    stage.canvas, int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+                )
 
     def _ground(self, rows: int, columns: int, *, is_outlined: bool) -> tuple[ByteArray, FloatArray, RegionArray]:
         """A photo, the piece of it that all is pasted on, and the piece's regions."""
@@ -140,21 +218,10 @@ class SceneMaker:
         else:
             photo = self._pieces.photo(0.87)
             canvas = self._pieces.crop(photo, rows, columns).astype(np.float32)
-        if self._dice.chance(0.25):
-            canvas = blurred(canvas, self._dice.between(0.8, 2 if is_outlined else 4))
+        canvas = self._camera.surroundings(canvas, is_outlined=is_outlined)
         if self._dice.chance(0.3):
             canvas = np.clip(self._layers.tinted(canvas, np.ones((rows, columns, 1), np.float32)), 0, 255)
         return photo, canvas, regions
-
-    def _seen(self, layers: ByteArray, targets: list[Target]) -> list[Target]:
-        """The targets of which enough is seen; small ones are chosen less often."""
-        areas = np.bincount(layers.ravel(), minlength=256) / layers.size
-        seen = []
-        for target in targets:
-            area = float(sum(areas[layer] for layer in target.layers))
-            if AREA[0] <= area <= AREA[1]:
-                seen.append(Target(target.layers, target.weight * min(1.0, area / 0.03) ** 0.5))
-        return seen
 
     def _place(self, layer: Layer, rows: int, columns: int, *, is_main: bool, kind: str) -> tuple[float, float]:
         """The centre, x and y in pixels; portraits tend to be at the lower edge."""
@@ -168,87 +235,27 @@ class SceneMaker:
             y = max(y, standing) if height <= rows else standing + self._dice.between(0, 0.3) * height
         return x, y
 
-    def _paste(
-        self,
-        canvas: FloatArray,
-        layers: ByteArray,
-        layer: Layer,
-        place: tuple[float, float],
-        number: int,
-        part_numbers: list[int],
-    ) -> bool:
-        """Blend a layer in; False when it lies outside."""
-        height, width = layer.alpha.shape[:2]
-        rows, columns = layers.shape
-        x, y = int(place[0] - width / 2), int(place[1] - height / 2)
-        left, top, right, bottom = max(0, x), max(0, y), min(columns, x + width), min(rows, y + height)
-        if right - left < 4 or bottom - top < 4:
-            return False
-        inside = np.s_[top - y : bottom - y, left - x : right - x]
-        region = np.s_[top:bottom, left:right]
-        alpha, colour, below = layer.alpha[inside], layer.colour[inside], canvas[region]
-        if self._dice.chance(0.4) and alpha.sum() > 10:
-            colour = self._camouflaged(colour, alpha, below)
-        colour = np.clip(colour, 0, 255 * alpha)
-        if self._dice.chance(0.3):
-            shadow = blurred(np.ascontiguousarray(alpha), self._dice.between(2, 10))
-            shift = np.array([[1, 0, self._dice.between(-12, 12)], [0, 1, self._dice.between(0, 12)]], np.float32)
-            shadow = np.asarray(cv2.warpAffine(shadow, shift, shadow.shape[1::-1]), np.float32)
-            below = below * (1 - self._dice.between(0.1, 0.55) * shadow[..., None])
-        canvas[region] = colour + below * (1 - alpha)
-        opaque = alpha[..., 0] > 0.5
-        layers[region][opaque] = number
-        for part, part_number in zip(layer.parts, part_numbers, strict=True):
-            layers[region][opaque & part[inside]] = part_number
-        return True
-
-    def _camouflaged(self, colour: FloatArray, alpha: FloatArray, below: FloatArray) -> FloatArray:
-        """Move the mean colour, and maybe the contrast, towards the background's."""
-        mass = float(alpha.sum())
-        own, ground = colour.sum((0, 1)) / mass, below.mean((0, 1))
-        colour = colour + (ground - own) * self._dice.between(0.2, 1) * alpha
-        if self._dice.chance(0.4):
-            spread = np.sqrt((((colour - ground * alpha) ** 2).sum() / 3 + 1) / mass)
-            gain = np.clip((below.std() + 2) / spread, 0.4, 1.6)
-            mean = colour.sum((0, 1)) / mass
-            colour = mean * alpha + (colour - mean * alpha) * gain
-        return np.asarray(colour, np.float32)
-
-    def _occlude(self, canvas: FloatArray, layers: ByteArray, number: int) -> None:
+    def _occlude(self, stage: Stage) -> None:
         """Something thin in front of everything."""
-        rows, columns = layers.shape
+        rows, columns = stage.layers.shape
         stretched = np.asarray(cv2.resize(branches(self._dice.rng), (columns, rows)))
         alpha: FloatArray = np.asarray(stretched / 255, np.float32)[..., None]
         surface = self._layers.tinted(
             self._pieces.crop(self._pieces.photo(0.6), rows, columns).astype(np.float32), alpha
         )
-        canvas[:] = np.clip(surface, 0, 255) * alpha + canvas * (1 - alpha)
-        layers[alpha[..., 0] > 0.5] = number
+        stage.canvas[:] = np.clip(surface, 0, 255) * alpha + stage.canvas * (1 - alpha)
+        stage.layers[alpha[..., 0] > 0.5] = stage.next()
 
-    def _developed(self, canvas: FloatArray) -> ByteArray:
-        """Blur, noise, gamma, grey, and the marks of JPEG, each now and then."""
-        rng = self._dice.rng
-        rows, columns = canvas.shape[:2]
-        if self._dice.chance(0.2):
-            canvas = blurred(canvas, self._dice.between(0.4, 1.2))
-        if self._dice.chance(0.4):
-            y, x = int(rng.integers(800 - rows)), int(rng.integers(800 - columns))
-            noise = self._noise[y : y + rows, x : x + columns]
-            is_grey = self._dice.chance(0.5)
-            canvas = canvas + (
-                noise[..., :1] * self._dice.between(1, 10) if is_grey else noise * self._dice.between(1, 7)
-            )
-        image = np.clip(canvas, 0, 255).astype(np.uint8)
-        curve = 255 * np.power(
-            np.arange(256) / 255 * self._dice.between(0.85, 1.1) + 0.001, self._dice.between(0.7, 1.4)
-        )
-        image = np.asarray(cv2.LUT(image, np.clip(curve, 0, 255).astype(np.uint8)))
-        if self._dice.chance(0.08):
-            image = np.asarray(cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
-        if self._dice.chance(0.65):
-            _, packed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 96))])
-            image = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))
-        return np.asarray(image, np.uint8)
+
+def _seen(stage: Stage) -> list[Target]:
+    """The targets of which enough is seen; small ones are chosen a little less often."""
+    areas = np.bincount(stage.layers.ravel(), minlength=256) / stage.layers.size
+    seen = []
+    for target in stage.targets:
+        area = float(sum(areas[layer] for layer in target.layers))
+        if AREA[0] <= area <= AREA[1]:
+            seen.append(Target(target.layers, target.weight * min(1.0, area / 0.02) ** (1 / 3)))
+    return seen
 
 
 def _regions_of(scene: Scene) -> list[Target]:
@@ -258,7 +265,7 @@ def _regions_of(scene: Scene) -> list[Target]:
         target = Target(frozenset(), REGION_WEIGHT, region)
         mask = scene.mask(target)
         area = float(mask.mean())
-        if AREA[0] <= area <= AREA[1]:
+        if LEAST_REGION <= area <= AREA[1]:
             _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
             if stats[1:, cv2.CC_STAT_AREA].max() >= LARGEST_PIECE * mask.sum():
                 targets.append(target)
