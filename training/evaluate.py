@@ -7,6 +7,7 @@ does not: how far the predicted IoU is off, and how often a click makes a mask w
 import argparse
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -45,15 +46,17 @@ class Outcome:
 
 def evaluate(graphs: Path, objects: Path) -> list[Outcome]:
     """Click on every object of a folder with ``images/NAME.jpg`` and ``masks/NAME_NUMBER.png``."""
-    adapter = Builtin(
-        {"encoder": graphs / "encoder.onnx", "decoder": graphs / "decoder.onnx"}, Placement((CPU,), THREADS)
-    )
-    return [click_on(adapter, known) for known in quality.objects(objects)]
+    adapter = loaded(graphs)
+    return [click_on(adapter, known, read_rgb(known.photo)) for known in quality.objects(objects)]
 
 
-def click_on(adapter: Builtin, known: Known) -> Outcome:
-    """Ten clicks, a box, and the best of the candidates of one click."""
-    image = read_rgb(known.photo)
+def loaded(graphs: Path) -> Builtin:
+    """The network of a folder with ``encoder.onnx`` and ``decoder.onnx``."""
+    return Builtin({role: graphs / f"{role}.onnx" for role in ("encoder", "decoder")}, Placement((CPU,), THREADS))
+
+
+def click_on(adapter: Builtin, known: Known, image: npt.NDArray[np.uint8]) -> Outcome:
+    """Ten clicks, a box, and the best of the candidates of one click, on an (H, W, 3) uint8 RGB image."""
     start = time.perf_counter()
     embedding = encode_pixels(adapter, image)
     outcome = Outcome(known.name, encode_s=time.perf_counter() - start)
@@ -92,8 +95,18 @@ def mask_of(candidate: Candidate, embedding: Embedding) -> BoolArray:
     return full_array(mask) > 0
 
 
-def table(outcomes: list[Outcome]) -> str:
-    """Means over the objects, in Markdown."""
+def table(rows: Mapping[str, Sequence[Outcome]]) -> str:
+    """Means over the objects of each row, in Markdown; rows without objects are left out."""
+    lines = [(name, outcomes, _means(outcomes)) for name, outcomes in rows.items() if outcomes]
+    columns = list(lines[0][2])
+    head = f"| | objects | {' | '.join(columns)} |\n{'|---' * (len(columns) + 2)}|\n"
+    return head + "\n".join(
+        f"| {name} | {len(outcomes)} | {' | '.join(f'{value:.3g}' for value in means.values())} |"
+        for name, outcomes, means in lines
+    )
+
+
+def _means(outcomes: Sequence[Outcome]) -> dict[str, float]:
     columns = {f"@{count}": statistics.mean(item.ious[count - 1] for item in outcomes) for count in SHOWN_CLICKS}
     columns["box"] = statistics.mean(item.box for item in outcomes)
     columns["NoC85"] = statistics.mean(clicks_until_good(item.ious) for item in outcomes)
@@ -112,8 +125,7 @@ def table(outcomes: list[Outcome]) -> str:
         columns["IoU error @1"] = statistics.mean(first)
     columns["ms an image"] = 1e3 * statistics.median(item.encode_s for item in outcomes)
     columns["ms a click"] = 1e3 * statistics.median(second for item in outcomes for second in item.click_s)
-    head = f"| objects | {' | '.join(columns)} |\n{'|---' * (len(columns) + 1)}|\n"
-    return head + f"| {len(outcomes)} | {' | '.join(f'{value:.3g}' for value in columns.values())} |"
+    return columns
 
 
 def _prompt(clicks: list[Click]) -> Prompt:
@@ -133,7 +145,7 @@ def main() -> None:
         for item in sorted(outcomes, key=lambda item: item.ious[0]):
             shown = " ".join(f"{item.ious[count - 1]:.2f}" for count in SHOWN_CLICKS)
             print(f"{item.name:30} {shown}  box {item.box:.2f}")
-    print(table(outcomes))
+    print(table({"all": outcomes}))
 
 
 if __name__ == "__main__":

@@ -53,9 +53,10 @@ class Cut:
 class Layer:
     """Something ready to paste: premultiplied (h, w, 3) and alpha (h, w, 1), float32; and parts of it, (h, w) bool.
 
-    ``held`` is a thing that the object holds, which belongs to it, yet not as its parts do.
+    ``kind`` is its cut-out's. ``held`` is a thing that the object holds, which belongs to it, yet not as its parts do.
     """
 
+    kind: str
     colour: FloatArray
     alpha: FloatArray
     parts: list[BoolArray]
@@ -129,7 +130,8 @@ class LayerMaker:
         colour, alpha, masks = self._unsharp(colour, alpha, masks)
         if self._dice.chance(0.3):
             colour = colour * self._slope(*alpha.shape[:2])
-        return Layer(colour, alpha, masks[:-1], masks[-1]) if held is not None else Layer(colour, alpha, masks)
+        parts, thing = (masks, None) if held is None else (masks[:-1], masks[-1])
+        return Layer(cut.kind, colour, alpha, parts, thing)
 
     def tinted(self, colour: FloatArray, alpha: FloatArray) -> FloatArray:
         """Other light, another camera, or hardly any colour."""

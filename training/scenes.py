@@ -7,7 +7,7 @@ the frame, thin limbs, and whatever stands in front.
 """
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import cv2
@@ -194,7 +194,7 @@ class SceneMaker:
         pairs = [(one, other) for one, other in numbers if (wider[one] & masks[other]).any()]
         if pairs:
             first, second = pairs[int(self._dice.rng.integers(len(pairs)))]
-            stage.targets.append(Target(whole[first] | whole[second], GROUP_WEIGHT))
+            stage.targets.append(Target(whole[first] | whole[second], GROUP_WEIGHT, "group"))
 
     def _spray(self, stage: Stage) -> None:
         """Around the foot of one of the things."""
@@ -254,7 +254,7 @@ def _seen(stage: Stage) -> list[Target]:
     for target in stage.targets:
         area = float(sum(areas[layer] for layer in target.layers))
         if AREA[0] <= area <= AREA[1]:
-            seen.append(Target(target.layers, target.weight * min(1.0, area / 0.02) ** (1 / 3)))
+            seen.append(replace(target, weight=target.weight * min(1.0, area / 0.02) ** (1 / 3)))
     return seen
 
 
@@ -262,7 +262,7 @@ def _regions_of(scene: Scene) -> list[Target]:
     """The regions of the background of which enough is seen, in one piece."""
     targets = []
     for region in range(MOST_REGIONS):
-        target = Target(frozenset(), REGION_WEIGHT, region)
+        target = Target(frozenset(), REGION_WEIGHT, "region", region)
         mask = scene.mask(target)
         area = float(mask.mean())
         if LEAST_REGION <= area <= AREA[1]:

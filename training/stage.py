@@ -21,10 +21,14 @@ LEAST_HELD: Final = 0.006
 
 @dataclass
 class Target:
-    """A possible target: layers, or the visible part of a region; and its weight when targets are drawn."""
+    """A possible target: layers, or the visible part of a region; and its weight when targets are drawn.
+
+    ``kind`` is the cut-out's, or ``part``, ``group`` or ``region``.
+    """
 
     layers: frozenset[int]
     weight: float
+    kind: str
     region: int | None = None
 
 
@@ -85,12 +89,12 @@ class Paster:
             held = frozenset({stage.next()})
             thing = opaque & layer.held[inside]
             seen[thing] = stage.number
-            stage.targets.append(Target(whole, ALONE * weight))
+            stage.targets.append(Target(whole, ALONE * weight, "part"))
             if thing.sum() >= LEAST_HELD * stage.layers.size:
-                stage.targets.append(Target(held, PART_WEIGHT))
+                stage.targets.append(Target(held, PART_WEIGHT, "part"))
             whole |= held
-        stage.targets.append(Target(whole, weight))
-        stage.targets += [Target(frozenset({part}), PART_WEIGHT) for part in body[1:]]
+        stage.targets.append(Target(whole, weight, layer.kind))
+        stage.targets += [Target(frozenset({part}), PART_WEIGHT, "part") for part in body[1:]]
         return whole
 
     def _darken(self, below: FloatArray, alpha: FloatArray) -> None:

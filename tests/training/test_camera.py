@@ -47,7 +47,7 @@ def test_the_edge_of_what_is_blurred_stays_where_it_was() -> None:
 def test_the_ground_darkens_under_a_shadow_and_the_object_is_no_larger(dice: Dice) -> None:
     """What falls on the ground is seen beside the object and is not in its mask."""
     colour, alpha = square()
-    layer = Layer(colour, alpha, [])
+    layer = Layer("photo", colour, alpha, [])
     shaded = 0
     for _ in range(40):
         stage = Stage(np.full((120, 160, 3), 200, np.float32), np.zeros((120, 160), np.uint8))
@@ -99,7 +99,7 @@ def test_targets_are_the_holder_with_its_thing_and_without(dice: Dice) -> None:
     held[16:26, 16:56] = True
     stage = Stage(np.full((100, 100, 3), 50, np.float32), np.zeros((100, 100), np.uint8))
 
-    whole = Paster(dice).paste(stage, Layer(colour, alpha, [], held), (50.0, 50.0), 2.0)
+    whole = Paster(dice).paste(stage, Layer("photo", colour, alpha, [], held), (50.0, 50.0), 2.0)
 
     weights = {int(stage.mask(target.layers).sum()): target.weight for target in stage.targets}
     assert stage.mask(whole).sum() == 1600
