@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
+from kept_graphs import lend_graphs
 from warm_python import WarmProcess, WarmPython
 
 KEY = "test-key-5fPz-Jd72"
@@ -96,6 +97,8 @@ def run_server(
     """
     # No test may reach for the real weights; those that pull, from a server of their own, say so.
     env = {"OSAMD_CACHE": str(cache), "PORT": "0", "OSAMD_PULL": "never"} | dict(env or {})
+    if env["OSAMD_CACHE"] == str(cache):
+        lend_graphs(cache)
     handle, name = tempfile.mkstemp(prefix="server-", suffix=".log", dir=cache)
     os.close(handle)
     process = _start([part.replace("{port}", "0") for part in command], clean_environment(env), cwd, Path(name))

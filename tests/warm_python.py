@@ -30,7 +30,10 @@ from typing import Any
 IMPORTED = (
     *("osamd.cli.main", "osamd.cli.serve", "osamd.server.app", "osamd.server.process", "osamd.models.builtin"),
     *("osamd.runtime.sessions", "osamd.pixels.masks", "uvicorn.lifespan.on", "uvicorn.loops.auto"),
-    *("uvicorn.protocols.http.auto", "uvicorn.main", "onnxruntime", "cv2", "prometheus_client"),
+    *("uvicorn.protocols.http.auto", "uvicorn.loops.asyncio", "uvicorn.main"),
+    *("osamd.server.doors.cvat.routes", "osamd.server.doors.label_studio.routes", "osamd.server.doors.qupath"),
+    *("osamd.server.doors.roboflow.routes", "osamd.server.doors.x_anylabeling"),
+    *("concurrent.futures.thread", "onnxruntime", "cv2", "prometheus_client"),
 )
 # Variables that are read when an interpreter starts or a library is loaded, too early for a child.
 TOO_EARLY = ("PYTHON", "OMP_", "OPENBLAS_", "ORT_", "LD_", "MALLOC_", "GLIBC_", "LANG", "LC_")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from asking import BOX, CLICK, click, only_mask
 from commands import Osamd
+from kept_graphs import lend_graphs
 from pictures import DISC_X, DISC_Y, HEIGHT, WIDTH, disc_mask, disc_picture, inside_of, iou, png_pixels
 from PIL import Image
 from serving import KEY, clean_environment
@@ -31,7 +32,8 @@ HEAVY = ("numpy", "cv2", "PIL", "onnxruntime", "fastapi", "pydantic", "starlette
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """An empty cache."""
+    """A cache without models."""
+    lend_graphs(tmp_path / "cache")
     return {"OSAMD_CACHE": str(tmp_path / "cache")}
 
 
