@@ -1,4 +1,5 @@
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from graphs import write_family
+from onnx import TensorProto, helper, numpy_helper, save
 from serving import clean_environment
 
 from osamd.errors import InferenceError, ModelLoadError, SettingsError
@@ -147,3 +149,35 @@ def test_telemetry_is_off(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert "loads, on cpu" in ended.stdout
     assert [] == list(tmp_path.rglob("*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_buffers_are_not_held_for_later_values(tmp_path: Path) -> None:
+    """Values whose lifetimes do not overlap share memory, even if a later one has the size of an earlier one."""
+    rows = {"first": 1000, "second": 960, "third": 1000}
+    nodes, initializers, given = [], [], "x"
+    for name, count in rows.items():
+        initializers.append(numpy_helper.from_array(np.array([count, 16_384], np.int64), f"{name}_shape"))
+        nodes.append(helper.make_node("Expand", [given, f"{name}_shape"], [name]))
+        nodes.append(helper.make_node("ReduceMax", [name], [f"{name}_most"], axes=[0, 1]))
+        given = f"{name}_most"
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1])]
+    outputs = [helper.make_tensor_value_info(given, TensorProto.FLOAT, [1, 1])]
+    graph = helper.make_graph(nodes, "peaks", inputs, outputs, initializers)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "peaks.onnx")
+    session = Session(tmp_path / "peaks.onnx", Placement((CPU,), 1))
+    sessions.release_memory()
+
+    before = resident_bytes()
+    assert 1.0 == session.run({"x": np.ones((1, 1), np.float32)})[0].item()
+
+    largest = 4 * 16_384 * max(rows.values())
+    try:
+        assert 0.9 * largest < resident_bytes() - before < 1.5 * largest
+    finally:
+        sessions.release_memory()
+
+
+def resident_bytes() -> int:
+    """Of this process."""
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")

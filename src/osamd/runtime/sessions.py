@@ -83,6 +83,9 @@ def _share_arena() -> None:
 def _use_shared_arena(options: ort.SessionOptions) -> None:
     _share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
+    # Otherwise a graph's plan holds buffers for later values of the same size while others are computed: SAM's encoder
+    # took 3.3 GB and takes 2.2 GB without. The arena hands the same pages out again, so that it costs nothing.
+    options.enable_mem_reuse = False
     # Keep weights out of the arena, which could not shrink around them.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
 
