@@ -26,20 +26,20 @@ class Load:
     _is_over: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
-    def add_client(self, server: Server, bodies: Iterator[bytes]) -> None:
-        """Another client, which asks until the load stops or it has nothing more to ask."""
-        thread = threading.Thread(target=self._work, args=(server, bodies), daemon=True)
+    def add_client(self, server: Server, bodies: Iterator[bytes], *, until_s: float = LONGEST_S) -> None:
+        """Another client, which asks at least once, until the load stops, the time is up or it has nothing to ask."""
+        thread = threading.Thread(target=self._work, args=(server, bodies, until_s), daemon=True)
         self._threads.append(thread)
         thread.start()
 
-    def _work(self, server: Server, bodies: Iterator[bytes]) -> None:
-        until = time.monotonic() + LONGEST_S
+    def _work(self, server: Server, bodies: Iterator[bytes], until_s: float) -> None:
+        until = time.monotonic() + until_s
         try:
             with server.connect() as connection:
-                for body in bodies:
-                    if self._is_over.is_set() or time.monotonic() > until:
+                for number, body in enumerate(bodies):
+                    if number and (self._is_over.is_set() or time.monotonic() > until):
                         return
-                    self.seconds.append(connection.post("/api/generate", body).seconds)
+                    self.seconds.append(connection.post(server.path, body).seconds)
         except BaseException as problem:  # noqa: BLE001 - raised again where the load is stopped
             self._problems.append(problem)
 
@@ -51,6 +51,10 @@ class Load:
     def stop(self) -> None:
         """Let each client finish its request; raises any client's exception."""
         self._is_over.set()
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until all clients have nothing more to ask; raises any client's exception."""
         for thread in self._threads:
             thread.join()
         if self._problems:

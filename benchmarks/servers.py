@@ -10,15 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from benchmarks import rembg_peer
 from benchmarks.connection import Connection
 
 START_S = 120.0
 STOP_S = 40.0
 POLL_S = 0.005
-EFFICIENTSAM, SAM = "efficientsam:10m", "sam:100m"
+BUILTIN, EFFICIENTSAM, SAM = "builtin", "efficientsam:10m", "sam:100m"
 FILES: Mapping[str, tuple[str, str]] = {
     EFFICIENTSAM: ("efficientsam_ti_encoder.onnx", "efficientsam_ti_decoder.onnx"),
     SAM: ("sam_vit_b_quant_encoder.onnx", "sam_vit_b_quant_decoder.onnx"),
@@ -44,7 +45,7 @@ def blob_paths(folder: Path) -> dict[str, dict[str, Path]]:
 
 @dataclass(frozen=True)
 class Server:
-    """A server process that answers."""
+    """A server process that answers clicks at ``path``."""
 
     name: str
     url: str
@@ -52,6 +53,7 @@ class Server:
     log: Path
     started_at: float
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    path: str = "/api/generate"
 
     def connect(self) -> Connection:
         """A connection with the key."""
@@ -112,6 +114,40 @@ def run_osam(folder: Path, paths: Mapping[str, Mapping[str, Path]]) -> Iterator[
     command = (sys.executable, script, str(port), str(folder), json.dumps(models))
     with _run("osam", command, {}, port, folder, {}) as server:
         yield server
+
+
+@contextlib.contextmanager
+def run_loop(folder: Path, paths: Mapping[str, Path]) -> Iterator[Server]:
+    """The server of one file, in ``loop_process.py``.
+
+    Args:
+        folder: for its log.
+        paths: files of SAM by role.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    script = str(Path(__file__).with_name("loop_process.py"))
+    command = (sys.executable, script, str(port), str(paths["encoder"]), str(paths["decoder"]))
+    with _run("loop", command, {}, port, folder, {}) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def run_rembg(folder: Path, paths: Mapping[str, Path]) -> Iterator[Server]:
+    """Rembg's server, from an environment of its own; ``rembg_peer.HEADERS`` belong to its requests.
+
+    Args:
+        folder: for its models and log.
+        paths: files of SAM by role.
+    """
+    models = folder / "models"
+    rembg_peer.write_files(models, paths)
+    port = free_port()
+    command = (str(rembg_peer.REMBG), "s", "--host", "127.0.0.1", "--port", str(port), "--no-ui")
+    # It opens a browser when it starts.
+    env = {"U2NET_HOME": str(models), "MODEL_CHECKSUM_DISABLED": "1", "BROWSER": "true"}
+    with _run("rembg", command, env, port, folder, rembg_peer.HEADERS) as server:
+        yield replace(server, path=rembg_peer.PATH)
 
 
 @contextlib.contextmanager

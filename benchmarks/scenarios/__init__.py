@@ -11,7 +11,10 @@ from benchmarks.scenarios import (
     many_prompts,
     memory,
     new_image,
+    new_photos,
     overtaking,
+    peers,
+    processes,
     throughput,
 )
 from benchmarks.workbench import Workbench
@@ -19,10 +22,13 @@ from benchmarks.workbench import Workbench
 SCENARIOS: dict[str, Callable[[Workbench], Outcome]] = {
     "click": click.measure,
     "new_image": new_image.measure,
+    "new_photos": new_photos.measure,
     "many_prompts": many_prompts.measure,
     "overtaking": overtaking.measure,
     "everything": everything.measure,
     "throughput": throughput.measure,
+    "processes": processes.measure,
+    "peers": peers.measure,
     "health": health.measure,
     "cold_start": cold_start.measure,
     "memory": memory.measure,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from benchmarks.connection import click_body
 from benchmarks.photos import click, photo_base64
 from benchmarks.rows import Outcome, Row, Target, size
-from benchmarks.servers import EFFICIENTSAM, SAM, Server, run_osam, run_osamd
+from benchmarks.servers import BUILTIN, EFFICIENTSAM, SAM, Server, run_osam, run_osamd
 from benchmarks.spread import spread
 from benchmarks.workbench import Workbench
 
@@ -16,7 +16,6 @@ CLICKS_A_LOOK = 10
 OSAM_SHARE = 1 / 3
 # What a flat line may rise by. A leak of a mask's bytes a click would be a rise of several times that.
 RISE_PERCENT = 3.0
-BUILTIN = "builtin"
 # Room for about ten of the built-in model's embeddings, so that it is full at once.
 SMALL_CACHE = str(16 * 1024 * 1024)
 # By then the masks kept for refinement, 64 MB, are as many as there may be: 2 600 of the built-in model's.
