@@ -85,14 +85,8 @@ def seconds(name: str, boxes: Path, out: Path) -> float:
     with contextlib.ExitStack() as started:
         processes: list[subprocess.Popen[str]] = [
             started.enter_context(
-                subprocess.Popen(  # noqa: S603
-                    [*command, "process"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    # As Ray's workers are: on a busy machine each session gets its share of the cores.
-                    start_new_session=True,
-                )
+                # In this session, as Ray is: on a busy machine each session gets its share of the cores.
+                subprocess.Popen([*command, "process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
             )
             for _ in range(WORKERS)
         ]

@@ -187,6 +187,20 @@ def test_kuberay_gives_keys_to_edges_alone() -> None:
     assert (0, 0) == (gpu["replicas"], gpu["minReplicas"])
 
 
+def test_the_gateway_of_kuberay_reaches_edges_alone() -> None:
+    """Requests, with their keys, do not pass through the HAProxy of a GPU pod or of the head."""
+    cluster = kuberay("rayservice.yaml")["spec"]["rayClusterConfig"]
+    edge, gpu = (group["template"]["metadata"]["labels"].items() for group in cluster["workerGroupSpecs"])
+    head = cluster["headGroupSpec"]["template"]["metadata"]["labels"].items()
+    (policy,) = (
+        one
+        for one in yaml.safe_load_all((ROOT / "deploy" / "kuberay" / "network.yaml").read_text("utf-8"))
+        if one["metadata"]["name"] == "osamd-cluster-gateway"
+    )
+    for selector in (kuberay("service.yaml")["spec"]["selector"], policy["spec"]["podSelector"]["matchLabels"]):
+        assert [True, False, False] == [selector.items() <= labels for labels in (edge, gpu, head)]
+
+
 def test_the_image_for_kuberay_has_its_version_of_ray() -> None:
     """Pods of different versions of Ray do not form a cluster."""
     version = kuberay("rayservice.yaml")["spec"]["rayClusterConfig"]["rayVersion"]

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr, WithJsonSchema
 from pydantic_settings import NoDecode
 
 from osamd.files import at_home
@@ -89,4 +89,8 @@ Secret = Annotated[SecretStr | None, AfterValidator(_secret)]
 # `~` is the home folder.
 HomePath = Annotated[Path, AfterValidator(at_home)]
 # Seconds, or with a unit; see `osamd.keep_alive`.
-Duration = Annotated[KeepAlive, BeforeValidator(parse_keep_alive)]
+Duration = Annotated[
+    KeepAlive,
+    BeforeValidator(parse_keep_alive),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "null"}]}),
+]

@@ -22,6 +22,16 @@ def test_one_key_cannot_take_all_calls_of_a_segmenter() -> None:
     assert SEGMENTER_CALLS > most + Settings.model_fields["concurrent_requests"].default
 
 
+def test_segmenters_do_not_run_beside_keys() -> None:
+    """Without a GPU, which edge machines lack, they need a resource of their own; on this machine they need nothing."""
+    edge, segmenter = (one["ray_actor_options"] for one in serve_config(Plan())["applications"][0]["deployments"])
+    assert edge["resources"].keys().isdisjoint(segmenter["resources"])
+    (_, with_gpu) = serve_config(Plan(gpus=0.5))["applications"][0]["deployments"]
+    assert with_gpu["ray_actor_options"].keys() == {"num_cpus", "num_gpus"}
+    for here in serve_config(Plan(), is_local=True)["applications"][0]["deployments"]:
+        assert here["ray_actor_options"] == {"num_cpus": 0}
+
+
 def test_serve_ends_no_request() -> None:
     """A pull takes as long as it takes; osamd has deadlines of its own."""
     for is_local in (False, True):

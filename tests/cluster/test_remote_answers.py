@@ -307,23 +307,10 @@ def test_a_handle_of_no_model_here_is_expired() -> None:
     """No Segmenter is asked, and none is started for it."""
 
     async def main(cluster: Cluster) -> None:
-        cluster.handle.models = ("sam2:tiny",)
         for handle in ("img_" + "0" * 32, "nonsense", ""):
             reply = await cluster.client.post(GENERATE, json={"image_id": handle, "prompt": POINT})
             assert (410, "image_id") == (reply.status_code, reply.json()["field"])
         assert not cluster.handle.sent
-
-    run(main)
-
-
-def test_a_model_without_segmenters_is_unavailable() -> None:
-    """In words that name it; the catalogue may have it all the same."""
-
-    async def main(cluster: Cluster) -> None:
-        cluster.handle.models = ("builtin:latest",)
-        reply = await cluster.click(encoded(Image.new("RGB", (100, 80))))
-        assert (503, "model_unavailable") == (reply.status_code, reply.json()["code"])
-        assert "sam2:tiny has no Segmenters" in reply.json()["detail"]
 
     run(main)
 

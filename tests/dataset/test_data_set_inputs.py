@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from osamd.dataset.answers import row_maker
+from osamd.dataset.formats import check_stems
 from osamd.dataset.inputs import find_images, name_of
 from osamd.dataset.plan import STATE, Category, Header, Item, Target
-from osamd.dataset.planning import Prompts, check_stems, make_plan
+from osamd.dataset.planning import Prompts, make_plan
 from osamd.errors import InvalidRequestError
 from osamd.pixels.images import decode_image
 

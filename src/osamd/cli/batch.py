@@ -17,11 +17,11 @@ from osamd.cli.models import bring, own_library
 from osamd.client import Client
 from osamd.dataset.answers import Answers, RemoteAnswers
 from osamd.dataset.failures import NAME as FAILURES
-from osamd.dataset.formats import NAMES, Format, make_format
+from osamd.dataset.formats import NAMES, open_formats
 from osamd.dataset.local import Machine, checked_model, local_answers
 from osamd.dataset.manifest import Manifest
 from osamd.dataset.plan import STATE, Header
-from osamd.dataset.planning import Plan, Prompts, check_stems, make_plan, repeated
+from osamd.dataset.planning import Plan, Prompts, make_plan, repeated
 from osamd.dataset.run import Outcome, is_segmented, open_manifest
 from osamd.dataset.run import run as run_manifest
 from osamd.dataset.server_check import check_server
@@ -62,12 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             manifest = open_manifest(out, plan)
             header = manifest.header
-            check_stems((item for shard in range(header.shard_count) for item in manifest.items(shard)), names)
-            formats: dict[str, Format] = {name: make_format(name, out, header) for name in names}
             outcome = run_manifest(
                 manifest,
                 out,
-                formats=formats,
+                formats=open_formats(names, out, header, manifest.all_items()),
                 workers=_workers(arguments, header),
                 stop=stopped.event,
                 part=part,

@@ -38,12 +38,14 @@ def _check(arguments: argparse.Namespace) -> None:
 def _print_config(arguments: argparse.Namespace) -> int:
     import yaml
 
-    from osamd.cluster.configuration import EDGE_RESOURCE, Plan, node_environment, serve_config
+    from osamd.cluster.configuration import EDGE_RESOURCE, SEGMENTER_RESOURCE, Plan, node_environment, serve_config
     from osamd.settings import load_settings
 
     models = _models(arguments, load_settings())
-    resource = f"'{{\"{EDGE_RESOURCE}\": 2}}'"
-    print(f"# Edges run where Ray was started with --resources {resource}; only those machines need keys.")
+    edges, segmenters = (f"--resources '{{\"{name}\": 2}}'" for name in (EDGE_RESOURCE, SEGMENTER_RESOURCE))
+    print(f"# Up to two edges run where Ray was started with {edges}; only those machines need keys.")
+    if not arguments.gpus:
+        print(f"# Up to two Segmenters run where it was started with {segmenters}: other machines.")
     print("# Every machine needs osamd's settings, and this environment before Ray starts;")
     print("# RAY_SERVE_HAPROXY_BINARY_PATH is the script that osamd.cluster.haproxy.write_script writes:")
     for name, value in node_environment().items():

@@ -11,7 +11,7 @@ from ray import serve
 from ray.serve._private import replica as ray_replica
 from ray.serve.config import BackpressureConfig, RequestRouterConfig
 
-from osamd.cluster.configuration import EDGE, EDGE_REQUESTS, LOOPBACK, SEGMENTER_CALLS, deployment_of
+from osamd.cluster.configuration import EDGE, LOOPBACK, SEGMENTER_CALLS, deployment_of
 from osamd.cluster.ray_handle import RayHandle
 from osamd.cluster.remote_answers import RemoteAnswers
 from osamd.cluster.request_ids import OneRequestId
@@ -21,6 +21,8 @@ from osamd.library.catalog import DEFAULT_MODEL, load_catalog
 from osamd.server.process import prepare_process
 from osamd.settings import load_settings
 
+# An edge keeps connections of requests that wait; its own limits refuse what is too much.
+EDGE_REQUESTS: Final = 512
 # Calls with the same key reach the same Segmenter, so that a click finds the embedding of its image.
 ROUTER: Final = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 # Segmenters that are tried after the first one refuses.

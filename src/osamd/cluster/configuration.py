@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from osamd.cluster.private_ray import NORMAL_PRIORITY
 from osamd.library.catalog import DEFAULT_MODEL
 
 APPLICATION: Final = "osamd"
@@ -19,14 +20,16 @@ EDGE: Final = "Edge"
 SEGMENTER: Final = "Segmenter"
 # Ray's custom resource of the machines that may run edges, because only those have the keys.
 EDGE_RESOURCE: Final = "edge"
-# An edge keeps connections of requests that wait; its own limits refuse what is too much.
-EDGE_REQUESTS: Final = 512
+# And of those that may run Segmenters without a GPU, which would else run beside the keys too.
+SEGMENTER_RESOURCE: Final = "segmenter"
 EDGE_TARGET: Final = 48
 MOST_EDGES: Final = 40
 # More than one key may have at all edges together (OSAMD_CONCURRENT_REQUESTS at each), so that one key cannot keep
 # others out: who waits and who is refused is decided by the engine's queues, which share by key.
 SEGMENTER_CALLS: Final = 2048
 SEGMENTER_TARGET: Final = 6
+SEGMENTER_CORES: Final = 2.0
+MOST_SEGMENTERS: Final = 64
 # Two edges answer while one of them is replaced.
 LOCAL_EDGES: Final = 2
 # Of one gRPC message; above OSAMD_MAX_BODY_BYTES (64 MiB). gRPC's default of 4 MB would refuse photos.
@@ -41,19 +44,15 @@ class Plan:
 
     Attributes:
         models: full names; each gets a deployment of Segmenters; the first answers requests that name no model.
-        segmenters: of each model; None scales from 0 to ``most``.
-        most: Segmenters of one model at most, while they are scaled.
+        segmenters: of each model; None scales from 0 to ``MOST_SEGMENTERS``.
         gpus: of one Segmenter, a part of a GPU or whole ones; 0 runs on the CPU.
-        cpus: of one Segmenter.
         host: address to listen on.
         port: port to listen on.
     """
 
     models: tuple[str, ...] = (DEFAULT_MODEL,)
     segmenters: int | None = None
-    most: int = 64
     gpus: float = 0.0
-    cpus: float = 2.0
     host: str = "0.0.0.0"  # noqa: S104 - inside its pods; a service or gateway decides who reaches it
     port: int = 8000
 
@@ -104,8 +103,7 @@ def node_environment() -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MESSAGE_BYTES),
         "RAY_SERVE_ENABLE_HA_PROXY": "1" if has_haproxy() else "0",
-        # 15 by default, so that any other program on the machine would go first.
-        "RAY_worker_niceness": "0",
+        **NORMAL_PRIORITY,
         # A proxy that died is noticed after three of these periods, 10 s by default.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
         # So that Segmenters at zero wake up in a second instead of ten.
@@ -130,19 +128,21 @@ def _edge(*, is_local: bool) -> dict[str, Any]:
             "graceful_shutdown_timeout_s": 60,
             "ray_actor_options": {"num_cpus": 1, "resources": {EDGE_RESOURCE: 1}},
         }
-    return {"name": EDGE, "max_ongoing_requests": EDGE_REQUESTS} | sizes
+    return {"name": EDGE} | sizes
 
 
 def _segmenter(model: str, plan: Plan, *, is_local: bool) -> dict[str, Any]:
-    actor: dict[str, Any] = {"num_cpus": 0 if is_local else plan.cpus}
+    actor: dict[str, Any] = {"num_cpus": 0 if is_local else SEGMENTER_CORES}
     if plan.gpus:
         actor["num_gpus"] = plan.gpus
+    elif not is_local:
+        actor["resources"] = {SEGMENTER_RESOURCE: 1}
     sizes: dict[str, Any]
     if plan.segmenters is None:
         sizes = {
             "autoscaling_config": {
                 "min_replicas": 0,
-                "max_replicas": plan.most,
+                "max_replicas": MOST_SEGMENTERS,
                 "target_ongoing_requests": SEGMENTER_TARGET,
                 "upscale_delay_s": 5,
                 "downscale_delay_s": 300,

@@ -38,14 +38,11 @@ class Handle(Protocol):
     Calls with the same key reach the same Segmenter, while the number of Segmenters stays the same.
     """
 
-    def serves(self, model: str) -> bool:
-        """Whether there are Segmenters for this model, even if none runs now."""
-
     def call(self, model: str, key: str, method: str, *args: Any) -> Call:
         """Call a method of one of a model's Segmenters; may wait until one has started.
 
         Args:
-            model: full name of a model that ``serves`` is true of.
+            model: full name of any model; the first one's Segmenters answer for those without their own.
             key: what the Segmenter is chosen by.
             method: name of the method.
             args: its arguments.

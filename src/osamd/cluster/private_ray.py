@@ -5,6 +5,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
+# By default Ray gives its workers 15, so that any other program on the machine would go first.
+NORMAL_PRIORITY: Final = {"RAY_worker_niceness": "0"}
 # In the folder that is given.
 TOKEN_FILE: Final = Path("token")
 

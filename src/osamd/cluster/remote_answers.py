@@ -22,7 +22,6 @@ from osamd.engine.image_ids import MODEL_DIGITS, image_id, model_digits, routing
 from osamd.errors import (
     BodyTooLargeError,
     EmbeddingExpiredError,
-    ModelUnavailableError,
     RateLimitedError,
     UnknownModelError,
 )
@@ -121,7 +120,7 @@ class RemoteAnswers:
     async def check_may_use(self, model: Model, caller: Caller) -> None:
         """See ``Answers.check_may_use``."""
         if not caller.is_admin:
-            call = self._handle.call(self._deployment(model), model.name, "check_may_use", model.name, caller)
+            call = self._handle.call(_deployment(model), model.name, "check_may_use", model.name, caller)
             _check(await self._result(call))
 
     async def segment(self, ask: Ask[How], image: ImageSource, context: Context, write: Write[How]) -> Content:
@@ -192,7 +191,7 @@ class RemoteAnswers:
         """See ``Answers.remove``."""
         caller = Caller("", is_admin=True)
         # One is started if none runs, since the files may be on a shared volume.
-        call = self._handle.call(self._deployment(model), model.name, "remove", model.name, caller)
+        call = self._handle.call(_deployment(model), model.name, "remove", model.name, caller)
         first = await self._result(call)
         others = await self._handle.everywhere("remove", model.name, caller)
         self._parts.forget()
@@ -209,7 +208,7 @@ class RemoteAnswers:
 
     async def pull(self, model: Model) -> AsyncIterator[PullProgress]:
         """See ``Answers.pull``; of the Segmenters, one pulls."""
-        stream = self._handle.stream(self._deployment(model), model.name, "pull", model.name)
+        stream = self._handle.stream(_deployment(model), model.name, "pull", model.name)
         async with contextlib.aclosing(self._items(stream)) as items:
             async for item in items:
                 if isinstance(item, Outcome):
@@ -263,7 +262,7 @@ class RemoteAnswers:
             yield _Trip(self._model_of(image.image_id), image, Grant(context.request_id))
             return
         model = self.library.resolve(name)
-        deployment = self._deployment(model)
+        deployment = _deployment(model)
         if _nbytes(image) > CONTENT_BYTES:
             limit = f"a cluster takes images of at most {CONTENT_BYTES / 1e6:.0f} MB"
             raise BodyTooLargeError(limit, field="image")
@@ -278,15 +277,8 @@ class RemoteAnswers:
     def _model_of(self, image_id: str) -> str:
         """The model a handle belongs to; the Segmenter checks whether it is known."""
         name = self._models.get(image_id[-MODEL_DIGITS:])
-        if name is None or not self._handle.serves(name):
+        if name is None:
             raise unknown_image()
-        return name
-
-    def _deployment(self, model: Model) -> str:
-        """The model whose Segmenters answer; a chain's segmenter, where the chain's handles are."""
-        name = model.members[-1].name
-        if not self._handle.serves(name):
-            raise ModelUnavailableError(f"{name} has no Segmenters in this cluster", field="model")
         return name
 
     async def _result(self, call: Call) -> Outcome[Any]:
@@ -331,6 +323,11 @@ class RemoteAnswers:
         if self.state != "ready":
             return self.state
         return "loading" if await self._missing.answer() else "ready"
+
+
+def _deployment(model: Model) -> str:
+    """The model whose Segmenters answer; a chain's segmenter, where the chain's handles are."""
+    return model.members[-1].name
 
 
 def _without_image(ask: Ask[How]) -> Ask[How]:

@@ -7,15 +7,13 @@ from typing import Any
 
 from osamd.dataset.exports import Exports
 from osamd.dataset.failures import write_failures
-from osamd.dataset.formats import Format, make_format
+from osamd.dataset.formats import open_formats
 from osamd.dataset.formats.parquet import FOLDER, HEADER, SUFFIX, name_of
 from osamd.dataset.manifest import NAME, Manifest, header_of_json
 from osamd.dataset.plan import STATE, Header, Item
-from osamd.dataset.planning import check_stems
 from osamd.dataset.rows import Instance, Photo, Row
 from osamd.dataset.shards import Shards
 from osamd.dataset.urls import Place
-from osamd.dataset.whole_files import locked
 from osamd.errors import InvalidRequestError
 from osamd.plurals import counted
 
@@ -48,14 +46,9 @@ def _from_shards(out: Place, manifest: Manifest, names: Iterable[str]) -> tuple[
             f"{out} holds a run that is not finished, {counted(left, 'shard')} of {header.shard_count:,} are left:"
             f" continue it with osamd batch --out {out}"
         )
-    formats = _formats(
-        out, header, names, (item for shard in range(header.shard_count) for item in manifest.items(shard))
-    )
-    exports = Exports(out, out / STATE / "written", manifest=manifest, shards=shards, formats=formats)
-    with locked(out / STATE / "lock"):
-        for shard in range(header.shard_count):
-            exports.write_shard(shard)
-        return header.count, exports.finish()
+    formats = open_formats(names, out, header, manifest.all_items())
+    exports = Exports(out, manifest=manifest, shards=shards, formats=formats)
+    return header.count, exports.finish()
 
 
 def _from_parquet(out: Place, names: Iterable[str]) -> tuple[int, int]:
@@ -65,19 +58,13 @@ def _from_parquet(out: Place, names: Iterable[str]) -> tuple[int, int]:
         for shard in range(files.header.shard_count):
             yield from files.photos(shard)
 
-    formats = _formats(out, files.header, names, (photo.item for photo in all_photos()))
+    formats = open_formats(names, out, files.header, (photo.item for photo in all_photos()))
     for shard in range(files.header.shard_count):
         for made in formats.values():
             made.write_shard(shard, files.photos(shard))
     for made in formats.values():
         made.finish(all_photos)
     return files.header.count, write_failures(out, all_photos())
-
-
-def _formats(out: Place, header: Header, names: Iterable[str], items: Iterable[Item]) -> dict[str, Format]:
-    chosen = list(names)
-    check_stems(items, chosen)
-    return {name: make_format(name, out, header) for name in chosen}
 
 
 class _ParquetFiles:

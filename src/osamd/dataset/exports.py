@@ -8,6 +8,7 @@ from typing import Final
 from osamd.dataset.failures import write_failures
 from osamd.dataset.formats import Format
 from osamd.dataset.manifest import Manifest
+from osamd.dataset.plan import STATE
 from osamd.dataset.rows import Photo
 from osamd.dataset.shards import Shards
 from osamd.dataset.urls import Place
@@ -25,17 +26,14 @@ class Exports:
 
     Args:
         out: the output folder.
-        markers: the folder of the markers.
         manifest: of the run.
         shards: of the run.
         formats: by name.
     """
 
-    def __init__(
-        self, out: Place, markers: Place, *, manifest: Manifest, shards: Shards, formats: Mapping[str, Format]
-    ) -> None:
+    def __init__(self, out: Place, *, manifest: Manifest, shards: Shards, formats: Mapping[str, Format]) -> None:
         self._out = out
-        self._markers = markers
+        self._markers = out / STATE / "written"
         self._manifest = manifest
         self._shards = shards
         self._formats = formats
@@ -57,7 +55,7 @@ class Exports:
                     write_whole(self._marker(shard, name), b"")
 
     def finish(self) -> int:
-        """Write the files that need all shards, which are whole.
+        """Write what has not been written of all shards, which are whole, and the files that need all of them.
 
         Returns:
             How many photos failed.
@@ -65,9 +63,13 @@ class Exports:
         Raises:
             OSError: one cannot be written.
         """
-        for made in self._formats.values():
-            made.finish(self._all_photos)
-        return write_failures(self._out, self._all_photos())
+        with locked(self._out / STATE / "lock"):
+            # Those of other parts too: their processes may have had other formats.
+            for shard in range(self._manifest.header.shard_count):
+                self.write_shard(shard)
+            for made in self._formats.values():
+                made.finish(self._all_photos)
+            return write_failures(self._out, self._all_photos())
 
     def _marker(self, shard: int, name: str) -> Place:
         return self._markers / f"{self._shards.path(shard).stem}.{name}"

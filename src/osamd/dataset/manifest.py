@@ -52,6 +52,11 @@ class Manifest:
                     self._offsets.append(position)
                 position += len(line)
 
+    def all_items(self) -> Iterator[Item]:
+        """The photos of all shards, in order; errors as of ``items``."""
+        for shard in range(self.header.shard_count):
+            yield from self.items(shard)
+
     def items(self, shard: int) -> Iterator[Item]:
         """The photos of a shard, in order.
 

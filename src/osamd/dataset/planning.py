@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from osamd.dataset.formats import BY_STEM
 from osamd.dataset.inputs import find_images
 from osamd.dataset.plan import Ask, Category, Header, Item, Target
 from osamd.dataset.prompts.boxes import KnownBoxes, read_data_set
@@ -87,25 +86,6 @@ def make_plan(inputs: Sequence[str], prompts: Prompts, *, model: str, digest: st
         items_sha256="",
     )
     return Plan(header, items, unused)
-
-
-def check_stems(items: Iterable[Item], formats: Iterable[str]) -> None:
-    """Refuse images that differ only in their suffix for formats whose files are named without it.
-
-    Raises:
-        InvalidRequestError: names two of them.
-    """
-    by_stem = sorted(BY_STEM & set(formats))
-    if not by_stem:
-        return
-    names: dict[str, str] = {}
-    for item in items:
-        other = names.setdefault(item.stem, item.name)
-        if other != item.name:
-            raise InvalidRequestError(
-                f"{other} and {item.name} would have the same file in --format {', '.join(by_stem)}, which names files"
-                " without the image's suffix: rename one, or use another format"
-            )
 
 
 def _ask(prompts: Prompts) -> Ask:

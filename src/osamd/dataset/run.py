@@ -93,7 +93,7 @@ def run(
     """
     header = manifest.header
     shards = Shards(out / STATE / "shards")
-    exports = Exports(out, out / STATE / "written", manifest=manifest, shards=shards, formats=formats)
+    exports = Exports(out, manifest=manifest, shards=shards, formats=formats)
     numbers = part.shards(header)
     background = Background(exports.write_shard)
     try:
@@ -109,10 +109,6 @@ def run(
     background.check()
     outcome = Outcome(header.count, done=work.done, busy=work.busy)
     if not stop.is_set() and all(map(shards.is_whole, range(header.shard_count))):
-        with locked(out / STATE / "lock"):
-            # Those of other parts too: their processes may have had other formats.
-            for shard in range(header.shard_count):
-                exports.write_shard(shard)
-            outcome.failed = exports.finish()
+        outcome.failed = exports.finish()
         outcome.is_finished = True
     return outcome

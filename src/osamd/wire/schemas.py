@@ -1,12 +1,12 @@
 """Request bodies that name an image, and their translation into the engine's types."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictStr, WithJsonSchema, model_validator
+from pydantic import Field, StrictBool, StrictStr, model_validator
 
 from osamd.errors import InvalidRequestError
-from osamd.keep_alive import KeepAlive, parse_keep_alive
 from osamd.pixels.everything import Everything
+from osamd.setting_types import Duration
 from osamd.settings import Include, Settings
 from osamd.types import Prompt
 from osamd.wire.base64_text import Base64Text
@@ -17,11 +17,6 @@ from osamd.wire.prompt_schema import PromptSchema, check_count
 
 LONGEST_URL = 2048
 
-Duration = Annotated[
-    KeepAlive,
-    BeforeValidator(parse_keep_alive),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "null"}]}),
-]
 # The seed document's names of osam's fields.
 SPELLINGS = {"model_id": "model", "image_base64": "image"}
 

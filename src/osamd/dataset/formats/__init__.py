@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
-from osamd.dataset.plan import Header
+from osamd.dataset.plan import Header, Item
 from osamd.dataset.rows import Photo
 from osamd.dataset.urls import Place
+from osamd.errors import InvalidRequestError
 
 # Goes through all photos of the run, in order; may be called again.
 AllPhotos = Callable[[], Iterator[Photo]]
@@ -30,6 +31,42 @@ class Format(Protocol):
         Raises:
             OSError: one cannot be written.
         """
+
+
+def open_formats(names: Iterable[str], out: Place, header: Header, items: Iterable[Item]) -> dict[str, Format]:
+    """The formats of a run, by name.
+
+    Args:
+        names: some of ``NAMES``, and ``review``.
+        out: the output folder.
+        header: of the run.
+        items: all images of the run.
+
+    Raises:
+        InvalidRequestError: a format needs a package that is not installed, or does not fit the names of the images.
+    """
+    chosen = list(names)
+    check_stems(items, chosen)
+    return {name: make_format(name, out, header) for name in chosen}
+
+
+def check_stems(items: Iterable[Item], formats: Iterable[str]) -> None:
+    """Refuse images that differ only in their suffix for formats whose files are named without it.
+
+    Raises:
+        InvalidRequestError: names two of them.
+    """
+    by_stem = sorted(BY_STEM & set(formats))
+    if not by_stem:
+        return
+    names: dict[str, str] = {}
+    for item in items:
+        other = names.setdefault(item.stem, item.name)
+        if other != item.name:
+            raise InvalidRequestError(
+                f"{other} and {item.name} would have the same file in --format {', '.join(by_stem)}, which names files"
+                " without the image's suffix: rename one, or use another format"
+            )
 
 
 def make_format(name: str, out: Place, header: Header) -> Format:
