@@ -34,9 +34,10 @@ serve: $(VENV)/runtime ## Serve in development mode on 127.0.0.1:11368
 	@echo "try:   curl 'http://127.0.0.1:$${PORT:-11368}/api/generate?point=225,150' -H 'Accept: image/png' --data-binary @examples/cat.jpg -o mask.png"
 	APP_ENV=development $(BIN)/osamd serve
 
-TEST_PROCESSES ?= 2
+# More than cores, since some tests wait for limits in seconds and leave a core idle meanwhile.
+TEST_PROCESSES ?= 3
 
-test: $(VENV)/dev ## Run the tests in TEST_PROCESSES (2) parallel processes
+test: $(VENV)/dev ## Run the tests in TEST_PROCESSES (3) parallel processes
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 $(VENV)/proof: requirements/proof.txt $(VENV)/dev

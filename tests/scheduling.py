@@ -16,6 +16,10 @@ LONGEST = (
     *("tests/server/test_embedding_exchange.py", "tests/e2e", "tests/server/guard/test_auth.py"),
     *("tests/models/test_builtin.py", "tests/pixels/test_decode_memory.py", "tests/server/test_first_use.py"),
     *("tests/server/guard/test_admission.py", "tests/cli/test_bench.py", "tests/server/guard/test_slow_clients.py"),
+    # Few tests, but long ones: last of all, they would keep one process while the others have nothing left.
+    *("tests/runtime/test_out_of_memory.py", "tests/benchmarks/test_run.py", "tests/training/test_scenes.py"),
+    *("tests/test_batch.py", "tests/test_package.py", "tests/test_suite.py", "tests/server/test_hostile_images.py"),
+    *("tests/server/telemetry/test_traces.py", "tests/server/test_mounted.py", "tests/integrations", "tests/dataset"),
 )
 
 
