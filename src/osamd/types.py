@@ -129,12 +129,14 @@ class Prepared:
         width: columns of the upright image.
         inputs: the encoder's input arrays, by the adapter's own names.
         notes: conversions applied to the image's samples, as in ``Picture``.
+        picture: goes into the ``Embedding``.
     """
 
     height: int
     width: int
     inputs: "Mapping[str, npt.NDArray[Any]]"
     notes: tuple[str, ...] = ()
+    picture: "SmallPicture | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,21 @@ class Capabilities:
         return ", ".join(parts)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SmallPicture:
+    """A picture of an image, reduced and compressed, of which a model looks at parts again.
+
+    Attributes:
+        jpeg: (N,) uint8, a JPEG file in RGB.
+        rows: of the picture.
+        columns: of the picture.
+    """
+
+    jpeg: ByteArray
+    rows: int
+    columns: int
+
+
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Embedding:
     """An encoded image: the decoder's inputs and the size of the original image.
@@ -171,17 +188,33 @@ class Embedding:
         width: columns of the upright image.
         features: the decoder's image inputs by name, each float (1, C, H, W).
         notes: conversions applied to the image's samples, as in ``Picture``.
+        picture: the image, for models that look at small objects again, or None.
     """
 
     height: int
     width: int
     features: Mapping[str, AnyFloatArray]
     notes: tuple[str, ...] = ()
+    picture: SmallPicture | None = None
 
     @property
     def nbytes(self) -> int:
-        """Size of the features in bytes."""
-        return sum(feature.nbytes for feature in self.features.values())
+        """Size of the features and of the picture in bytes."""
+        kept = 0 if self.picture is None else self.picture.jpeg.nbytes
+        return kept + sum(feature.nbytes for feature in self.features.values())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detail:
+    """A finer mask of a window of the image, with nothing of the object outside it.
+
+    Attributes:
+        values: (h, w) float32, all of which show the window.
+        window: left, top, right and bottom edge in image pixels; those of the whole image are 0, 0, width and height.
+    """
+
+    values: FloatArray
+    window: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,12 +226,19 @@ class MaskLogits:
         valid_height: rows of ``values``, from the top, that show the image and not padding; may be fractional.
         valid_width: the same for columns, from the left.
         threshold: the logit above which a pixel belongs to the object.
+        detail: the same mask, finer, if the model looked at a window of the image; otherwise None.
     """
 
     values: FloatArray
     valid_height: float
     valid_width: float
     threshold: float = 0.0
+    detail: Detail | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the values in bytes."""
+        return self.values.nbytes + (0 if self.detail is None else self.detail.values.nbytes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

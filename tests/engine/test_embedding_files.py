@@ -1,3 +1,4 @@
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from osamd.engine.embedding_files import EmbeddingFiles, KeptEmbedding
-from osamd.types import Embedding
+from osamd.types import Embedding, SmallPicture
 
 DAY_S = 86_400.0
 FIRST, SECOND, THIRD = (f"img_{digit * 32}" for digit in "123")
@@ -57,6 +58,41 @@ def test_what_is_put_comes_back_in_another_process(tmp_path: Path, dtype: Any) -
     assert ("band 1 of 2 used",) == found.embedding.notes
     assert dtype == found.embedding.features["x"].dtype
     np.testing.assert_array_equal(values.astype(np.float16).astype(dtype), found.embedding.features["x"])
+
+
+def test_the_picture_comes_back_byte_for_byte(tmp_path: Path) -> None:
+    """The picture for a second look is stored, counted, and not halved as features are."""
+    jpeg = np.random.default_rng(1).integers(0, 256, 5000).astype(np.uint8)
+    features = {"a": np.ones((1, 2, 4, 4), np.float32)}
+    embedding = Embedding(height=30, width=40, features=features, picture=SmallPicture(jpeg, 15, 20))
+    opened(tmp_path).put(FIRST, KeptEmbedding(embedding, "builtin", "digest"), owner="me")
+
+    found = opened(tmp_path).get(FIRST, owner="me")
+
+    assert found is not None
+    picture = found.embedding.picture
+    assert picture is not None
+    assert (15, 20) == (picture.rows, picture.columns)
+    np.testing.assert_array_equal(jpeg, picture.jpeg)
+    assert ["a"] == list(found.embedding.features)
+    assert 2 * 4 * 4 * 4 + 5000 == found.embedding.nbytes
+
+
+def test_a_file_of_before_there_were_pictures_is_read(tmp_path: Path) -> None:
+    """Its handle stays valid; it has no picture."""
+    opened(tmp_path).put(FIRST, kept(), owner="me")
+    (file,) = files_in(tmp_path)
+    with np.load(file) as archive:
+        about, *features = [archive[f"arr_{index}"] for index in range(3)]
+    old = {name: value for name, value in json.loads(about.tobytes()).items() if name != "picture"}
+    with file.open("wb") as open_file:
+        np.savez(open_file, np.frombuffer(json.dumps(old).encode(), np.uint8), *features)
+
+    found = opened(tmp_path).get(FIRST, owner="me")
+
+    assert found is not None
+    assert found.embedding.picture is None
+    assert ["a", "b"] == list(found.embedding.features)
 
 
 def test_values_beyond_half_precision_keep_theirs(tmp_path: Path) -> None:

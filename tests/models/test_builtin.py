@@ -265,13 +265,15 @@ def test_threads_may_share_the_adapter_and_the_embedding(adapter: Adapter, two_d
 
 
 def test_the_embedding_is_named_and_counted(adapter: Adapter) -> None:
-    """Features by working size and name, each float of one image, and their bytes as the cache counts them."""
+    """Features by working size and name, each float of one image, and all bytes as the cache counts them."""
     embedding = encode_pixels(adapter, painted((disc(300, 450, 100, 100, 40), BRIGHT)))
 
     assert (300, 450) == (embedding.height, embedding.width)
     assert {f"{size}.{name}" for size in AREAS for name in FEATURES} == set(embedding.features)
     assert {(4, 1)} == {(feature.ndim, feature.shape[0]) for feature in embedding.features.values()}
-    assert sum(feature.nbytes for feature in embedding.features.values()) == embedding.nbytes
+    assert embedding.picture is not None
+    features = sum(feature.nbytes for feature in embedding.features.values())
+    assert features + embedding.picture.jpeg.nbytes == embedding.nbytes
     assert 3_000_000 < embedding.nbytes < 4_000_000
 
 

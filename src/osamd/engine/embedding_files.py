@@ -20,7 +20,7 @@ from typing import Final
 from osamd.engine.folder_budget import FolderBudget
 from osamd.files import temporary_folder
 from osamd.settings import Settings
-from osamd.types import AnyFloatArray, Embedding
+from osamd.types import AnyFloatArray, Embedding, SmallPicture
 
 logger = logging.getLogger("osamd")
 
@@ -151,6 +151,7 @@ def _write(file: Path, kept: KeptEmbedding) -> None:
     import numpy as np
 
     embedding = kept.embedding
+    picture = embedding.picture
     arrays = [_halved(feature) for feature in embedding.features.values()]
     about = {
         "height": embedding.height,
@@ -159,9 +160,12 @@ def _write(file: Path, kept: KeptEmbedding) -> None:
         "model": kept.model,
         "digest": kept.digest,
         "notes": embedding.notes,
+        "picture": None if picture is None else [picture.rows, picture.columns],
     }
+    # After the features, where versions that know no pictures do not look.
+    pictures = [] if picture is None else [picture.jpeg]
     with file.open("wb") as open_file:
-        np.savez(open_file, np.frombuffer(json.dumps(about).encode(), np.uint8), *arrays)
+        np.savez(open_file, np.frombuffer(json.dumps(about).encode(), np.uint8), *arrays, *pictures)
 
 
 def _halved(values: AnyFloatArray) -> AnyFloatArray:
@@ -180,11 +184,17 @@ def _read(path: Path) -> KeptEmbedding:
         features = {
             name: archive[f"arr_{index}"].astype(dtype) for index, (name, dtype) in enumerate(about["features"], 1)
         }
+        picture = None
+        # Files written by older versions have no picture; small objects are not looked at again.
+        if about.get("picture") is not None:
+            rows, columns = about["picture"]
+            picture = SmallPicture(archive[f"arr_{len(features) + 1}"], int(rows), int(columns))
     embedding = Embedding(
         height=int(about["height"]),
         width=int(about["width"]),
         features=features,
         # Files written by older versions have none.
         notes=tuple(about.get("notes", ())),
+        picture=picture,
     )
     return KeptEmbedding(embedding, model=str(about["model"]), digest=str(about["digest"]))

@@ -36,7 +36,7 @@ class Refinements:
         if logits is None:
             return annotation
         mask_id = new_mask_id(image_id)
-        self._kept.put(mask_id, _Refinement(logits, image_id), nbytes=logits.values.nbytes, owner=owner)
+        self._kept.put(mask_id, _Refinement(logits, image_id), nbytes=logits.nbytes, owner=owner)
         return replace(annotation, mask_id=mask_id, logits=None)
 
     def find(self, prompt: Prompt, *, image_id: str, owner: str) -> MaskLogits | None:

@@ -4,7 +4,8 @@ A frozen EfficientNet-Lite2 with a feature pyramid encodes the image, up to what
 prompt. A small U-Net decodes clicks, a box and the previous mask into logits at a quarter of the working size: the
 mask, three candidates for a single click, which is ambiguous, and a predicted IoU for each. It was trained to see its
 own previous mask from the second click on. A request has none, so the earlier clicks are decoded again, one after the
-other, unless their results are remembered. For the weights and their training data see ``builtin_net/README.md``; for
+other, unless their results are remembered. Around a small box it looks at a window of the image, see ``second_look``.
+For the weights and their training data see ``builtin_net/README.md``; for
 the training, ``training/`` in the repository.
 """
 
@@ -19,9 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from osamd.library.families import capabilities_of
+from osamd.models.second_look import SecondLook
 from osamd.models.tensors import FOREGROUND, confidence, ranked
 from osamd.pixels.geometry import to_fractions, working_size
 from osamd.pixels.mask_pictures import MaskFrame
+from osamd.pixels.windows import compressed
 from osamd.runtime.sessions import Placement, Session, device_of
 from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prepared, Prompt
 
@@ -62,6 +65,7 @@ class Builtin:
         }
         # The last answers for each embedding, latest first, for as long as the embedding exists; 25 KB each.
         self._answers: WeakKeyDictionary[Embedding, tuple[tuple[Key, HalfArray], ...]] = WeakKeyDictionary()
+        self._second_look = SecondLook(self._encode_window)
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:
         """One foreground click in the centre, like osam's SAM families."""
@@ -83,27 +87,28 @@ class Builtin:
     def prepare(self, image: ByteArray, *, size: tuple[int, int] | None = None) -> Prepared:
         """(1, 3, h, w) float32 at each of the two working sizes, ``small`` and ``large``, 3.6 MB together.
 
-        The image is resized to about each area at its own aspect ratio, without padding.
+        The image is resized to about each area at its own aspect ratio, without padding. For the second look it is
+        also kept at no more than ``input_size``, compressed.
         """
         height, width = size or image.shape[:2]
-        rows, columns = working_size(height, width, area=AREAS["large"], multiple=MULTIPLE)
-        if image.shape[0] > 2 * rows and image.shape[1] > 2 * columns:
+        rows, columns = self.input_size(height=height, width=width)
+        if image.shape[0] > rows and image.shape[1] > columns:
             # Read a large photo once, not once per working size.
-            image = _resize(image, 2 * rows, 2 * columns)
-        inputs: dict[str, FloatArray] = {}
-        for scale, area in AREAS.items():
-            small = _resize(image, *working_size(height, width, area=area, multiple=MULTIPLE))
-            pixels = ((small.astype(np.float32) - MEAN) / SCALE).transpose(2, 0, 1)[None]
-            inputs[scale] = np.ascontiguousarray(pixels)
-        return Prepared(height=height, width=width, inputs=inputs)
+            image = _resize(image, rows, columns)
+        prepared = _prepared(image, height=height, width=width)
+        kept = _resize(image, min(rows, image.shape[0]), min(columns, image.shape[1]))
+        return replace(prepared, picture=compressed(kept))
 
     def encode(self, prepared: Prepared) -> Embedding:
-        """Four feature maps at each of the two working sizes, ``small.p4`` to ``large.e``, about 4 MB."""
+        """Four feature maps at each of the two working sizes, ``small.p4`` to ``large.e``, about 4 MB.
+
+        The picture for the second look has some hundred kilobytes.
+        """
         features: dict[str, FloatArray] = {}
         for scale, pixels in prepared.inputs.items():
             maps = self._encoder.run({"x": pixels}, FEATURES)
             features |= {f"{scale}.{name}": values for name, values in zip(FEATURES, maps, strict=True)}
-        return Embedding(height=prepared.height, width=prepared.width, features=features)
+        return Embedding(height=prepared.height, width=prepared.width, features=features, picture=prepared.picture)
 
     def decode(
         self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
@@ -111,8 +116,18 @@ class Builtin:
         """One mask, or with ``multimask`` for a single foreground click up to three different ones, with predicted IoU.
 
         Only the parts of a mask that contain a foreground click are kept. Background clicks without
-        a foreground click find nothing.
+        a foreground click find nothing. The first prompt around a small box also encodes its window.
         """
+        look = self._second_look.look(embedding, prompt, mask_input)
+        if look is None:
+            return self._decode(embedding, prompt, mask_input=mask_input, multimask=multimask)
+        found = self._decode(look.embedding, look.prompt, mask_input=look.mask_input, multimask=multimask)
+        rows, columns = embedding.features["large.p4"].shape[2:]
+        return [look.onto_image(candidate, rows=rows, columns=columns) for candidate in found]
+
+    def _decode(
+        self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
+    ) -> list[Candidate]:
         clicked = prompt.points[prompt.point_labels == FOREGROUND]
         is_lone = len(prompt.points) == len(clicked) == 1 and not len(prompt.boxes)
         if multimask and is_lone and mask_input is None:
@@ -153,6 +168,10 @@ class Builtin:
             )
             for index in np.argsort(-scores, kind="stable").tolist()
         ]
+
+    def _encode_window(self, pixels: ByteArray) -> Embedding:
+        height, width = pixels.shape[:2]
+        return self.encode(_prepared(pixels, height=height, width=width))
 
     def _before(self, embedding: Embedding, prompt: Prompt) -> HalfArray:
         """The answer before the last click; for the first click or the box, the answer at the small working size.
@@ -207,6 +226,16 @@ def _feeds(
     if previous is not None:
         maps[0, 1] = cv2.resize(previous.astype(np.float32), (columns, rows), interpolation=cv2.INTER_LINEAR)
     return {**features, "pts": _points_input(prompt, height=embedding.height, width=embedding.width), "maps": maps}
+
+
+def _prepared(image: ByteArray, *, height: int, width: int) -> Prepared:
+    """The encoder's inputs for an image of this size, of which ``image`` may be a reduced one."""
+    inputs: dict[str, FloatArray] = {}
+    for scale, area in AREAS.items():
+        small = _resize(image, *working_size(height, width, area=area, multiple=MULTIPLE))
+        pixels = ((small.astype(np.float32) - MEAN) / SCALE).transpose(2, 0, 1)[None]
+        inputs[scale] = np.ascontiguousarray(pixels)
+    return Prepared(height=height, width=width, inputs=inputs)
 
 
 def _resize(image: ByteArray, rows: int, columns: int) -> ByteArray:

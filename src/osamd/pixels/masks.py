@@ -43,14 +43,20 @@ def mask_from_logits(logits: MaskLogits, *, height: int, width: int) -> Mask | N
     Returns:
         The mask, or None if nothing is above the threshold.
     """
-    rows = max(1, min(logits.values.shape[0], math.ceil(logits.valid_height)))
-    columns = max(1, min(logits.values.shape[1], math.ceil(logits.valid_width)))
-    values = logits.values[:rows, :columns]
+    if logits.detail is not None:
+        values, edges = logits.detail.values, logits.detail.window
+        valid_height, valid_width = map(float, values.shape)
+    else:
+        rows = max(1, min(logits.values.shape[0], math.ceil(logits.valid_height)))
+        columns = max(1, min(logits.values.shape[1], math.ceil(logits.valid_width)))
+        values, edges = logits.values[:rows, :columns], (0.0, 0.0, float(width), float(height))
+        valid_height, valid_width = logits.valid_height, logits.valid_width
     above = values > logits.threshold
     if not above.any():
         return None
-    scale_y, scale_x = logits.valid_height / height, logits.valid_width / width
-    down, across = _reach(above.any(axis=1), scale_y, height), _reach(above.any(axis=0), scale_x, width)
+    left, top, right, bottom = edges
+    scale_y, scale_x = valid_height / (bottom - top), valid_width / (right - left)
+    down, across = _reach(above.any(axis=1), scale_y, top, bottom), _reach(above.any(axis=0), scale_x, left, right)
     inside = above_threshold(
         np.ascontiguousarray(values, np.float32),
         logits.threshold,
@@ -58,16 +64,20 @@ def mask_from_logits(logits: MaskLogits, *, height: int, width: int) -> Mask | N
         columns=across,
         scale_y=scale_y,
         scale_x=scale_x,
+        origin=(left, top),
     )
     return mask_from_array(inside, offset=(across[0], down[0]), height=height, width=width)
 
 
-def _reach(above: Any, scale: float, length: int) -> tuple[int, int]:
-    """The image rows or columns that the True entries of a low-resolution profile, (n,) bool, can affect."""
+def _reach(above: Any, scale: float, start: float, end: float) -> tuple[int, int]:
+    """The image rows or columns that the True entries of a low-resolution profile, (n,) bool, can affect.
+
+    The profile lies between two edges in the image, and so do the centres of the rows.
+    """
     hits = np.flatnonzero(above)
-    first = math.floor((hits[0] - 0.5) / scale - 1)
-    last = math.ceil((hits[-1] + 1.5) / scale + 1)
-    return max(0, first), min(length, last)
+    first = math.floor(start + (hits[0] - 0.5) / scale - 1)
+    last = math.ceil(start + (hits[-1] + 1.5) / scale + 1)
+    return max(math.ceil(start - 0.5), first), min(math.ceil(end - 0.5), last)
 
 
 def mask_from_array(inside: npt.NDArray[np.bool_], *, offset: tuple[int, int], height: int, width: int) -> Mask | None:

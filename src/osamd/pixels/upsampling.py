@@ -28,13 +28,15 @@ def above_threshold(
     columns: tuple[int, int],
     scale_y: float,
     scale_x: float,
+    origin: tuple[float, float] = (0.0, 0.0),
 ) -> BoolArray:
     """Where bilinearly upsampled values exceed a threshold, in a window of the image.
 
-    Destination pixel centre (x + 0.5) maps to source (x + 0.5) * scale - 0.5: half-pixel centres, as in SAM's own
-    post-processing (align_corners=False). Beyond the outermost centres, values are repeated.
+    Destination pixel centre (x + 0.5) maps to source (x + 0.5 - origin) * scale - 0.5: half-pixel centres, as in SAM's
+    own post-processing (align_corners=False). Beyond the outermost centres, values are repeated.
 
-    Small windows are resized by OpenCV, large ones in blocks, with coordinates in float64. They round differently, so
+    Small windows are resized by OpenCV, large ones and those of values with an origin in blocks, with coordinates in
+    float64. They round differently, so
     pixels whose exact value is next to the threshold may differ: within a millionth of the largest value where OpenCV
     uses Intel's library, else, with its coordinates in float32, within some hundred-thousandths.
 
@@ -45,6 +47,7 @@ def above_threshold(
         columns: the same for columns.
         scale_y: rows of ``values`` per row of the image.
         scale_x: columns of ``values`` per column of the image.
+        origin: x and y of the top-left edge of ``values`` in the image.
 
     Returns:
         (rows, columns) bool, of the window.
@@ -54,15 +57,15 @@ def above_threshold(
     resized_shape = (round(reached.shape[0] / scale_y), round(reached.shape[1] / scale_x))
     # resize has to start at the image's corner, but is fast enough to compute more than needed. At equal size OpenCV
     # would copy, ignoring the factors.
-    if x1 * y1 <= RESIZED_PIXELS and resized_shape != reached.shape:
+    if not any(origin) and x1 * y1 <= RESIZED_PIXELS and resized_shape != reached.shape:
         # Given factors instead of a size, OpenCV uses the exact scale.
         resized = cv2.resize(reached, None, fx=1 / scale_x, fy=1 / scale_y, interpolation=cv2.INTER_LINEAR)
         return np.asarray(resized, np.float32)[y0:y1, x0:x1] > threshold
     return _in_blocks(
         values,
         np.float32(threshold),
-        across=_places(columns, scale_x, values.shape[1]),
-        down=_places(rows, scale_y, values.shape[0]),
+        across=_places(columns, scale_x, values.shape[1], origin[0]),
+        down=_places(rows, scale_y, values.shape[0], origin[1]),
     )
 
 
@@ -104,8 +107,8 @@ def _in_blocks(values: Values, threshold: np.float32, *, across: _Places, down: 
     return inside
 
 
-def _places(window: tuple[int, int], scale: float, length: int) -> _Places:
-    """The places of a window's pixels in ``length`` source pixels."""
-    places = np.clip((np.arange(*window) + 0.5) * scale - 0.5, 0, length - 1)
+def _places(window: tuple[int, int], scale: float, length: int, origin: float) -> _Places:
+    """The places of a window's pixels in ``length`` source pixels that start at ``origin`` in the image."""
+    places = np.clip((np.arange(*window) + 0.5 - origin) * scale - 0.5, 0, length - 1)
     before = np.minimum(places.astype(np.intp), max(0, length - 2))
     return _Places(before, (places - before).astype(np.float32))

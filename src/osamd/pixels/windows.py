@@ -1,0 +1,137 @@
+"""Rectangles of a picture of an image that are looked at on their own. Pure functions."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Final
+
+import cv2
+import numpy as np
+
+from osamd.types import ByteArray, FloatArray, Prompt, SmallPicture
+
+# Of a box on each side, relative to the box.
+MARGIN: Final = 0.5
+# Shortest side of a window in pixels of the picture: an object that has even fewer is only blurred when enlarged.
+LEAST: Final = 96
+# JPEG qualities: the second for pictures of noise, of which the first would be larger than MOST_BYTES.
+QUALITIES: Final = (95, 70)
+MOST_BYTES: Final = 1_000_000
+# Logits beyond this are as sure.
+SURE: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window of a picture of an image, in whole pixels of the picture.
+
+    Attributes:
+        left: first column.
+        top: first row.
+        right: one past its last column.
+        bottom: one past its last row.
+        scale_x: columns of the picture per column of the image.
+        scale_y: rows of the picture per row of the image.
+    """
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    scale_x: float
+    scale_y: float
+
+    @property
+    def edges(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom edge in image pixels, as in ``Detail``."""
+        return (
+            self.left / self.scale_x,
+            self.top / self.scale_y,
+            self.right / self.scale_x,
+            self.bottom / self.scale_y,
+        )
+
+    def contains(self, prompt: Prompt) -> bool:
+        """Whether all points and boxes of a prompt are inside."""
+        left, top, right, bottom = self.edges
+        first, last = np.array([left, top]), np.array([right, bottom])
+        centres, corners = prompt.points + 0.5, prompt.boxes.reshape(-1, 2)
+        # A corner is that of a pixel, or on the image's far edge.
+        return bool(
+            ((centres >= first) & (centres <= last)).all() and ((corners >= first - 0.5) & (corners <= last)).all()
+        )
+
+    def to_window(self, points: FloatArray) -> FloatArray:
+        """Points (N, 2) in image pixels as pixels of the window; pixel centres are whole numbers in both."""
+        scale, corner = np.array([self.scale_x, self.scale_y]), np.array([self.left, self.top])
+        return np.asarray((points + 0.5) * scale - corner - 0.5, np.float32)
+
+    def prompt(self, prompt: Prompt) -> Prompt:
+        """A prompt in the window's pixels."""
+        scale, corner = np.array([self.scale_x, self.scale_y] * 2), np.array([self.left, self.top] * 2)
+        # Boxes include their last pixels, so it is edges that are scaled.
+        past = np.array([0, 0, 1, 1])
+        boxes = (prompt.boxes + past) * scale - corner - past
+        return replace(prompt, points=self.to_window(prompt.points), boxes=boxes.astype(np.float32))
+
+
+def window_around(box: FloatArray, picture: SmallPicture, *, height: int, width: int) -> Window:
+    """The window of a picture that shows a box and some of what is around it.
+
+    Args:
+        box: (4,) x1, y1, x2, y2 in image pixels.
+        picture: of the image.
+        height: rows of the image.
+        width: columns of the image.
+    """
+    x1, y1, x2, y2 = box.tolist()
+    scale_x, scale_y = picture.columns / width, picture.rows / height
+    left, right = _side(x1 * scale_x, (x2 + 1) * scale_x, picture.columns)
+    top, bottom = _side(y1 * scale_y, (y2 + 1) * scale_y, picture.rows)
+    return Window(left, top, right, bottom, scale_x, scale_y)
+
+
+def _side(start: float, end: float, length: int) -> tuple[int, int]:
+    """One side of a window around start..end, of a picture of this length: its first pixel, and one past its last."""
+    middle, half = (start + end) / 2, max(LEAST, (end - start) * (1 + 2 * MARGIN)) / 2
+    return max(0, math.floor(middle - half)), min(length, math.ceil(middle + half))
+
+
+def compressed(pixels: ByteArray) -> SmallPicture:
+    """Compress a picture, (h, w, 3) uint8 RGB, to a megabyte at most unless it is all noise; 6 ms for a megapixel."""
+    swapped = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    for quality in QUALITIES:
+        _, jpeg = cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if jpeg.nbytes <= MOST_BYTES:
+            break
+    return SmallPicture(np.asarray(jpeg, np.uint8), *pixels.shape[:2])
+
+
+def cut(picture: SmallPicture, window: Window) -> ByteArray:
+    """The pixels of a window, (h, w, 3) uint8 RGB."""
+    pixels = cv2.imdecode(picture.jpeg, cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise RuntimeError("a picture that was kept is a JPEG file")
+    piece = pixels[window.top : window.bottom, window.left : window.right]
+    return np.asarray(cv2.cvtColor(piece, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def onto_image(values: FloatArray, window: Window, *, rows: int, columns: int, picture: SmallPicture) -> FloatArray:
+    """Logits of a window on a coarser grid of the whole image, where they cross zero on the object's outline, too.
+
+    Args:
+        values: (h, w) float32 logits.
+        window: what they show.
+        rows: of the grid.
+        columns: of the grid.
+        picture: of which the window is.
+
+    Returns:
+        (rows, columns) float32: of each cell, the logit of the mean probability.
+    """
+    fine = cv2.resize(values, (window.right - window.left, window.bottom - window.top), interpolation=cv2.INTER_LINEAR)
+    whole = np.zeros((picture.rows, picture.columns), np.float32)
+    whole[window.top : window.bottom, window.left : window.right] = 1 / (1 + np.exp(-np.clip(fine, -SURE, SURE)))
+    mean = np.asarray(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
+    least = 1 / (1 + np.exp(np.float32(SURE)))
+    mean = np.clip(mean, least, 1 - least)
+    return np.asarray(np.log(mean / (1 - mean)), np.float32)

@@ -1,0 +1,239 @@
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from pictures import iou
+
+from osamd.library.catalog import load_catalog
+from osamd.library.store import Store
+from osamd.models import build_model
+from osamd.models.base import Adapter, encode_pixels
+from osamd.models.second_look import MOST_WINDOWS
+from osamd.pixels.masks import full_array, mask_from_logits
+from osamd.runtime.sessions import CPU, Placement, Session
+from osamd.types import Embedding, MaskLogits, Prompt
+
+Bools = npt.NDArray[np.bool_]
+MODEL = load_catalog().resolve("builtin")
+HEIGHT, WIDTH = 900, 1350
+# A star of thin rays in a photo of noise, 130 pixels of 1350 wide.
+CENTRE, RADIUS = (420, 300), 65
+AROUND = (355.0, 235.0, 485.0, 365.0)
+
+
+@pytest.fixture(scope="module")
+def adapter() -> Adapter:
+    """The packaged weights on the CPU."""
+    return build_model(MODEL, Store(Path("nowhere")).paths(MODEL), Placement((CPU,), 2))
+
+
+@pytest.fixture(scope="module")
+def star() -> Bools:
+    """Where the star is."""
+    angles = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+    reach = np.where(np.arange(20) % 2, 0.4, 1.0) * RADIUS
+    corners = np.stack([CENTRE[0] + reach * np.cos(angles), CENTRE[1] + reach * np.sin(angles)], axis=1)
+    inside = np.zeros((HEIGHT, WIDTH), np.uint8)
+    cv2.fillPoly(inside, [np.rint(corners).astype(np.int32)], (1,))
+    return inside > 0
+
+
+@pytest.fixture(scope="module")
+def photo(star: Bools) -> npt.NDArray[np.uint8]:
+    """A star before a mottled ground."""
+    ground = np.random.default_rng(0).integers(60, 120, (HEIGHT // 15, WIDTH // 15, 3)).astype(np.uint8)
+    image = np.asarray(cv2.resize(ground, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC), np.uint8)
+    image[star] = (220, 190, 70)
+    return image
+
+
+@pytest.fixture(scope="module")
+def encoded(adapter: Adapter, photo: npt.NDArray[np.uint8]) -> Embedding:
+    """The photo."""
+    return encode_pixels(adapter, photo)
+
+
+@pytest.fixture
+def embedding(encoded: Embedding) -> Embedding:
+    """The photo, of which nothing is remembered."""
+    return replace(encoded)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each graph has run."""
+    counts: Counter[str] = Counter()
+    run = Session.run
+
+    def counted(session: Session, feeds: Any, *given: Any) -> Any:
+        counts["encoder" if set(feeds) == {"x"} else "decoder"] += 1
+        return run(session, feeds, *given)
+
+    monkeypatch.setattr(Session, "run", counted)
+    return counts
+
+
+def boxed(*points: tuple[float, float, int], box: tuple[float, float, float, float] = AROUND) -> Prompt:
+    """A box, and clicks as x, y and label."""
+    values = np.array(points, np.float64).reshape(-1, 3)
+    return Prompt(
+        points=values[:, :2].astype(np.float32),
+        point_labels=values[:, 2].astype(np.int64),
+        boxes=np.array([box], np.float32),
+    )
+
+
+def answer(
+    adapter: Adapter, embedding: Embedding, prompt: Prompt, mask_input: MaskLogits | None = None
+) -> tuple[Bools, MaskLogits]:
+    """The one mask of a prompt, at image size, and its logits."""
+    (candidate,) = adapter.decode(embedding, prompt, mask_input=mask_input, multimask=False)
+    assert candidate.logits is not None
+    mask = mask_from_logits(candidate.logits, height=embedding.height, width=embedding.width)
+    empty = np.zeros((embedding.height, embedding.width), np.bool_)
+    return empty if mask is None else full_array(mask) > 0, candidate.logits
+
+
+def without_picture(embedding: Embedding) -> Embedding:
+    """The same image, of which no window can be shown."""
+    return replace(embedding, picture=None)
+
+
+def test_a_small_object_in_a_large_photo_gains_detail(adapter: Adapter, embedding: Embedding, star: Bools) -> None:
+    """The rays of a star of a hundredth of the photo are found better than on the whole image's grid."""
+    before, _ = answer(adapter, without_picture(embedding), boxed())
+    after, _ = answer(adapter, embedding, boxed())
+
+    assert iou(star, before) + 0.04 < iou(star, after)
+    assert 0.9 < iou(star, after)
+
+
+def test_a_window_is_encoded_once_for_a_box_and_the_clicks_in_it(
+    adapter: Adapter, embedding: Embedding, runs: Counter[str]
+) -> None:
+    """The box is encoded and decoded at both sizes; afterwards each costs what it does on the whole image."""
+    costs = []
+    for prompt in (boxed(), boxed((420, 300, 1)), boxed((420, 300, 1), (370, 300, 0)), boxed()):
+        runs.clear()
+        answer(adapter, embedding, prompt)
+        costs.append((runs["encoder"], runs["decoder"]))
+
+    assert [(2, 2), (0, 1), (0, 1), (0, 2)] == costs
+
+
+def test_what_is_remembered_changes_no_answer(adapter: Adapter, embedding: Embedding) -> None:
+    """In whatever order boxes and clicks come, in windows or not, each is answered as if it were the first."""
+    prompts = [
+        boxed(),
+        boxed((420, 300, 1)),
+        boxed((420, 300, 1), (370, 300, 0)),
+        boxed(box=(100, 500, 300, 700)),
+        boxed((900, 600, 0)),
+        boxed(box=(100, 100, 1200, 800)),
+    ]
+    expected = [answer(adapter, replace(embedding), prompt)[0] for prompt in prompts]
+
+    for index in (2, 0, 3, 1, 4, 5, 0, 2, 1):
+        np.testing.assert_array_equal(expected[index], answer(adapter, embedding, prompts[index])[0])
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        boxed(box=(100, 100, 1200, 800)),
+        boxed(box=(0, 0, WIDTH, HEIGHT)),
+        boxed((420, 300, 1), (900, 600, 0)),
+        Prompt(points=np.array([[420, 300]], np.float32), point_labels=np.array([1])),
+    ],
+    ids=["a large box", "all", "a click elsewhere", "no box"],
+)
+def test_other_prompts_are_answered_on_the_whole_image(
+    adapter: Adapter, embedding: Embedding, prompt: Prompt, runs: Counter[str]
+) -> None:
+    """A large box, a click outside the window, and clicks alone cost and find what they did."""
+    mask, logits = answer(adapter, embedding, prompt)
+
+    assert 0 == runs["encoder"]
+    assert logits.detail is None
+    np.testing.assert_array_equal(answer(adapter, without_picture(embedding), prompt)[0], mask)
+
+
+@pytest.mark.parametrize(
+    "box", [(0, 0, 130, 130), (1220, 770, WIDTH, HEIGHT), (0, 400, 3, 403), (600, 0, 760, 40), (700, 400, 700, 400)]
+)
+def test_a_box_at_the_border_is_answered_in_its_window(
+    adapter: Adapter, embedding: Embedding, box: tuple[float, float, float, float]
+) -> None:
+    """In a corner, at an edge, and of a few pixels or one: nothing is found outside the window."""
+    mask, logits = answer(adapter, embedding, boxed(box=box))
+
+    assert logits.detail is not None
+    left, top, right, bottom = logits.detail.window
+    assert 0 <= left < right <= WIDTH
+    assert 0 <= top < bottom <= HEIGHT
+    mask[round(top) : round(bottom) + 1, round(left) : round(right) + 1] = False
+    assert not mask.any()
+
+
+def test_a_disc_in_the_corner_is_found(adapter: Adapter, photo: npt.NDArray[np.uint8]) -> None:
+    """A window that the image's border cuts is in its place."""
+    image = photo.copy()
+    cv2.circle(image, (WIDTH - 40, HEIGHT - 30), 60, (220, 190, 70), cv2.FILLED)
+    rows, columns = np.ogrid[:HEIGHT, :WIDTH]
+    inside = (columns - (WIDTH - 40)) ** 2 + (rows - (HEIGHT - 30)) ** 2 <= 60**2
+    prompt = boxed(box=(WIDTH - 100, HEIGHT - 90, WIDTH, HEIGHT))
+
+    mask, _ = answer(adapter, encode_pixels(adapter, image), prompt)
+
+    assert 0.93 < iou(inside, mask)
+
+
+def test_refining_a_mask_stays_in_its_window(
+    adapter: Adapter, embedding: Embedding, star: Bools, runs: Counter[str]
+) -> None:
+    """A click inside refines the fine mask without the box; one outside the coarse one, on the whole image."""
+    _, found = answer(adapter, embedding, boxed())
+    click = Prompt(points=np.array([[420, 300]], np.float32), point_labels=np.array([1]))
+    runs.clear()
+
+    refined, logits = answer(adapter, embedding, click, found)
+    elsewhere = Prompt(points=np.array([[900, 600]], np.float32), point_labels=np.array([0]))
+    _, whole = answer(adapter, embedding, elsewhere, found)
+
+    assert (0, 2) == (runs["encoder"], runs["decoder"])
+    assert logits.detail is not None
+    assert 0.9 < iou(star, refined)
+    assert whole.detail is None
+
+
+def test_the_logits_of_the_whole_image_are_those_of_the_window(adapter: Adapter, embedding: Embedding) -> None:
+    """Who reads only the low-resolution logits gets the usual shape, and the same object."""
+    mask, logits = answer(adapter, embedding, boxed())
+    usual = answer(adapter, without_picture(embedding), boxed())[1]
+
+    coarse = mask_from_logits(replace(logits, detail=None), height=HEIGHT, width=WIDTH)
+
+    assert usual.values.shape == logits.values.shape
+    assert (usual.valid_height, usual.valid_width) == (logits.valid_height, logits.valid_width)
+    assert coarse is not None
+    assert 0.7 < iou(mask, full_array(coarse) > 0)
+    assert logits.detail is not None
+    assert logits.values.nbytes + logits.detail.values.nbytes == logits.nbytes
+
+
+def test_few_windows_are_remembered(adapter: Adapter, embedding: Embedding, runs: Counter[str]) -> None:
+    """Windows take memory that no cache counts: those of the images used last are kept, one each."""
+    images = [replace(embedding) for _ in range(MOST_WINDOWS + 1)]
+    for image in images:
+        answer(adapter, image, boxed())
+    runs.clear()
+
+    for image in reversed(images):
+        answer(adapter, image, boxed((420, 300, 1)))
+
+    assert 2 == runs["encoder"]
