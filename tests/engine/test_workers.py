@@ -1,6 +1,7 @@
 """What happens when memory runs out."""
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -171,6 +172,28 @@ def test_memory_is_given_back_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(main())
 
     assert ["released"] == given_back
+
+
+def test_memory_is_not_given_back_during_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encode of a large model may take longer than the while after which memory is given back."""
+    monkeypatch.setattr(workers, "release_memory", lambda: None)
+    go_on = threading.Event()
+
+    async def main() -> None:
+        timers = HeldTimers({workers.REST_S})
+        lanes = Workers(load_settings(), unload_idle=list, emit=lambda _: None)
+        work = functools.partial(lanes.run, model="model:tag", timings=Timings())
+        await work(lanes.prepare, lambda: None)
+        encode = asyncio.create_task(work(lanes.encode, go_on.wait))
+        await settle(lambda: not timers.pending)
+        await work(lanes.decode, lambda: None)
+        assert not timers.pending
+        go_on.set()
+        await encode
+        assert [workers.REST_S] == timers.pending
+        await lanes.close(patience_s=None)
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("name", ["load", "prepare", "encode", "whole", "decode"])

@@ -20,6 +20,8 @@ class FairQueue(Generic[Item]):
     def __init__(self) -> None:
         self._lines: dict[str, deque[Item]] = {}
         self._running: Counter[str] = Counter()
+        # The sum of the above: every job asks for it several times.
+        self._running_in_all = 0
         self._served_s: dict[str, float] = {}
         # Virtual time: the service that the owner of the last item taken had received.
         self._present_s = 0.0
@@ -31,7 +33,7 @@ class FairQueue(Generic[Item]):
     @property
     def running(self) -> int:
         """How many items were taken and have not finished."""
-        return self._running.total()
+        return self._running_in_all
 
     @property
     def owners_running(self) -> int:
@@ -72,6 +74,7 @@ class FairQueue(Generic[Item]):
         item = self._lines[owner].popleft()
         self._drop_if_empty(owner)
         self._running[owner] += 1
+        self._running_in_all += 1
         self._present_s = max(self._present_s, self._served_s[owner])
         return item
 
@@ -79,6 +82,7 @@ class FairQueue(Generic[Item]):
         """Mark one of an owner's items as finished after ``seconds``."""
         self._served_s[owner] += max(seconds, LEAST_COST_S)
         self._running[owner] -= 1
+        self._running_in_all -= 1
         if not self._running[owner]:
             del self._running[owner]
 

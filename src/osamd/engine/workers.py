@@ -49,6 +49,7 @@ class Workers:
         parallel: int = 1,
     ) -> None:
         self._unload_idle = unload_idle
+        self._working = 0
         self._rest: asyncio.TimerHandle | None = None
         self._emit = emit
         make = functools.partial(Lane, on_hung=lambda lane, hung: emit(WorkerHung(lane, hung)))
@@ -135,28 +136,34 @@ class Workers:
         return await self._try_twice(functools.partial(lane.run_in_steps, work, timings, owner=owner), model)
 
     async def _try_twice(self, run: Callable[[], Awaitable[Result]], model: str) -> Result:
-        reason = ""
-        for is_last in (False, True):
-            try:
-                return await run()
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = f"{type(error).__name__}: {error}"
-            finally:
-                self._rest_later()
-            # Outside the handler: the exception's traceback would keep its allocations alive.
-            if not is_last:
-                self._emit(MemoryRanOut(model, reason, tuple(self._unload_idle())))
-                await asyncio.to_thread(release_memory)
-        raise OutOfMemoryError(reason)
+        with self._at_work():
+            reason = ""
+            for is_last in (False, True):
+                try:
+                    return await run()
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    reason = f"{type(error).__name__}: {error}"
+                # Outside the handler: the exception's traceback would keep its allocations alive.
+                if not is_last:
+                    self._emit(MemoryRanOut(model, reason, tuple(self._unload_idle())))
+                    await asyncio.to_thread(release_memory)
+            raise OutOfMemoryError(reason)
 
-    def _rest_later(self) -> None:
-        """Release memory once nothing has been computed for a while."""
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Release memory once no such block has been running for a while."""
         if self._rest is not None:
             self._rest.cancel()
-        loop = asyncio.get_running_loop()
-        self._rest = loop.call_later(REST_S, loop.run_in_executor, None, release_memory)
+        self._working += 1
+        try:
+            yield
+        finally:
+            self._working -= 1
+            if not self._working:
+                loop = asyncio.get_running_loop()
+                self._rest = loop.call_later(REST_S, loop.run_in_executor, None, release_memory)
 
     def release_memory_after(self, model: object) -> None:
         """Release a model's memory once nothing references it, including jobs that outlive their requests."""
