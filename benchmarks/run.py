@@ -1,4 +1,4 @@
-"""Run scenarios and write one JSON file each, and one table of all.
+"""Run scenarios and write one JSON file each, and one table and one picture of all.
 
     python -m benchmarks.run [--quick] [--only NAME,...]
 
@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import picture
 from benchmarks.machine import describe
 from benchmarks.rows import Row, rows_of, table
 from benchmarks.scenarios import SCENARIOS
@@ -63,6 +64,7 @@ def main() -> int:
             print(f"{document['took_s']} s", file=sys.stderr)
     documents = read_documents(results)
     (results / "table.md").write_text(page(documents), "utf-8")
+    picture.write(results)
     rows = [row for document in documents for row in rows_of(document)]
     print(table(rows))
     return int(any(row.verdict == "missed" for row in rows))

@@ -123,6 +123,16 @@ def test_chart_has_a_dot_for_each_answer_and_full_width_bars() -> None:
     assert "http://127.0.0.1:1 & co" in "".join(picture.itertext())
 
 
+def test_chart_has_percentiles_of_each_phase_and_throughput_by_clients() -> None:
+    """The last two phases are the same clicks from one client and from several."""
+    many = Phase("click by image_id, 4 clients", CLICK.answers, elapsed_s=0.5, clients=4)
+    result = Result("http://127.0.0.1:1", "builtin:latest", 1, 1, "2026-11-25", [NEW, CLICK, many])
+    words = list(ET.fromstring(svg(result)).itertext())  # noqa: S314 - our own
+
+    assert {"latency by percentile", "p50", "p99", "answers a second", "1 client", "4 clients"} <= set(words)
+    assert {"1", "10"} <= set(words)
+
+
 # --- photos ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,11 +1,14 @@
-"""A measurement as SVG: every answer as a dot on a logarithmic axis, and below, the mean time by stage. Pure."""
+"""A measurement as SVG: each answer as a dot, the mean time by stage, latency by percentile, throughput. Pure."""
 
 import math
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
+from osamd.cli.bench.curves import WIDTH as WIDTH_OF_A_PANEL
+from osamd.cli.bench.curves import height_of, panel
 from osamd.cli.bench.report import decades, duration, stage_names
 from osamd.cli.bench.samples import OTHER, OUTSIDE, Phase, Result, percentile
+from osamd.plurals import counted
 
 LEFT, WIDTH, RIGHT, ROW, TOP = 230, 560, 90, 34, 70
 # Colours for most kinds of colour vision (Okabe and Ito, 2008), and greys for time outside of stages.
@@ -18,7 +21,8 @@ def svg(result: Result) -> str:
     """The whole chart."""
     phases = result.phases
     below = TOP + ROW * len(phases) + 60
-    height = below + ROW * len(phases) + 60
+    curves = below + ROW * len(phases) + 70
+    height = curves + height_of(len(phases)) + 20
     full_width = LEFT + WIDTH + RIGHT
     title = f"{result.model} at {result.url}, {result.width} x {result.height}, {result.at}"
     opening = (
@@ -33,6 +37,7 @@ def svg(result: Result) -> str:
             _text(16, 24, title, size=15),
             *_dots(phases),
             *_bars(phases, below),
+            *_curves(phases, curves),
             "</svg>",
             "",
         ]
@@ -86,6 +91,26 @@ def _bars(phases: Sequence[Phase], top: float) -> list[str]:
             at += width
         parts.append(_text(LEFT + WIDTH + 12, y + ROW / 2 + 4, duration(whole / 1e3)))
     return parts
+
+
+def _curves(phases: Sequence[Phase], top: float) -> list[str]:
+    shares = (50, 75, 90, 95, 99)
+    latencies = {phase.name: [percentile(phase.seconds, share) for share in shares] for phase in phases}
+    parts = panel(90, top, "latency by percentile", [f"p{share}" for share in shares], latencies, _one_digit)
+    # The last two: the same clicks from one client and from several.
+    rates = {counted(phase.clients, "client"): phase.per_second for phase in phases[-2:]}
+    return parts + panel(
+        90 + WIDTH_OF_A_PANEL + 120,
+        top,
+        "answers a second",
+        list(rates),
+        {"click by image_id": list(rates.values())},
+        "{:g}".format,
+    )
+
+
+def _one_digit(seconds: float) -> str:
+    return duration(seconds, digits=1)
 
 
 def _text(x: float, y: float, words: str, *, anchor: str = "start", size: int = 13) -> str:
