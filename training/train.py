@@ -47,8 +47,8 @@ TUNED_FROM: Final = 11
 BACKBONE_RATE: Final = 0.1
 TUNING_RATE: Final = 5e-4
 TUNING_COOLDOWN: Final = 0.6
-LOOK_EVERY: Final = 50
-SAVE_EVERY: Final = 250
+LOOK_EVERY: Final = 25
+SAVE_EVERY: Final = 100
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Trainer:
 
     @property
     def metrics(self) -> Path:
-        """A line of JSON for every fifty steps."""
+        """A line of JSON for every twenty-five steps."""
         return self.kept / "metrics.jsonl"
 
     def save(self) -> None:
