@@ -27,9 +27,9 @@ AREA: Final = (0.002, 0.75)
 LEAST_REGION: Final = 0.004
 LEAVES: Final = 0.2
 # Scenes in which even the main object is small.
-FAR: Final = 0.36
+FAR: Final = 0.33
 CROWD: Final = 0.12
-CROWD_SIZE: Final = (0.1, 0.32)
+CROWD_SIZE: Final = (0.12, 0.36)
 # How often the object after the main one is put before it, and how much of that it covers.
 HIDDEN: Final = 0.35
 HIDES: Final = (0.2, 0.6)
@@ -165,7 +165,7 @@ class SceneMaker:
         if is_leaves:
             return self._dice.log_between(0.15, 0.8)
         if is_far:
-            return self._dice.log_between(0.1 if is_main else 0.06, 0.3)
+            return self._dice.log_between(0.1 if is_main else 0.08, 0.3)
         return self._dice.log_between(0.28, 1.05) if is_main else self._dice.log_between(0.12, 0.8)
 
     def _before(self, mask: BoolArray, layer: Layer) -> tuple[float, float] | None:
@@ -254,7 +254,7 @@ def _seen(stage: Stage) -> list[Target]:
     for target in stage.targets:
         area = float(sum(areas[layer] for layer in target.layers))
         if AREA[0] <= area <= AREA[1]:
-            seen.append(replace(target, weight=target.weight * min(1.0, area / 0.02) ** (1 / 3)))
+            seen.append(replace(target, weight=target.weight * min(1.0, area / 0.02) ** 0.5))
     return seen
 
 
