@@ -43,7 +43,7 @@ def measure(bench: Workbench) -> Outcome:
     rates: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     alone: dict[str, list[float]] = defaultdict(list)
     rows: list[Row] = []
-    window_s = bench.rounds(quick=1, full=4)
+    window_s = 0.5 if bench.is_quick else 4.0
     for name, (running, bodies) in peers.items():
         beside: dict[str, list[float]] = defaultdict(list)
         with running as server:
