@@ -11,6 +11,7 @@ from training.camera import blurred, moved
 from training.dice import Dice
 from training.held import Hands
 from training.library import ByteArray, Library
+from training.outlines import unpack
 from training.pieces import Pieces
 from training.shapes import branches, shape
 
@@ -33,6 +34,7 @@ KINDS: Final = {
 LEAVES: Final = ("clipart", "painting", "photo", "painting-large")
 MOST_ENLARGED: Final = 2.2
 MARGIN: Final = 16
+MOST_PARTS: Final = 3
 HOLDING: Final = 0.12
 # How often an object is soft, in motion, or out of focus: in front of the plane that is sharp, say.
 SOFT: Final = 0.28
@@ -42,11 +44,12 @@ OUT_OF_FOCUS: Final = 0.05
 
 @dataclass
 class Cut:
-    """A cut-out as drawn: its kind, RGBA pixels, and whether its surface is replaced."""
+    """A cut-out as drawn: its kind, RGBA pixels, whether its surface is replaced, and its packed parts if any."""
 
     kind: str
     pixels: ByteArray
     is_textured: bool
+    parts: ByteArray | None = None
 
 
 @dataclass
@@ -85,13 +88,15 @@ class LayerMaker:
             alpha = branches(self._dice.rng) if self._dice.chance(0.25) else shape(self._dice.rng)
             pixels = np.dstack([np.full((*alpha.shape, 3), 128, np.uint8), alpha])
             return Cut(kind, pixels, is_textured=True)
-        return Cut(kind, self._library.draw(kind, self._dice.rng), self._dice.chance(textured))
+        pixels, parts = self._library.draw_with_parts(kind, self._dice.rng)
+        return Cut(kind, pixels, self._dice.chance(textured), parts)
 
     def relative(self, cut: Cut) -> Cut:
         """Another cut-out of the same kind."""
         if cut.kind == "shape":
             return cut
-        return Cut(cut.kind, self._library.draw(cut.kind, self._dice.rng), cut.is_textured)
+        pixels, parts = self._library.draw_with_parts(cut.kind, self._dice.rng)
+        return Cut(cut.kind, pixels, cut.is_textured, parts)
 
     def layer(self, cut: Cut, longest: float, ground: ByteArray, *, is_leaves: bool) -> Layer:
         """Resize to a long side of about ``longest``, mirror, texture, colour, add parts, turn, blur and shade."""
@@ -103,8 +108,10 @@ class LayerMaker:
         pixels = cut.pixels.astype(np.float32)
         pixels[..., :3] *= pixels[..., 3:] / 255
         pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=how))
+        parts = self._own_parts(cut, width, height)
         if self._dice.chance(0.5):
             pixels = pixels[:, ::-1]
+            parts = [part[:, ::-1] for part in parts]
         # Room for soft rims and shadows.
         pixels = np.pad(pixels, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)))
         height, width = pixels.shape[:2]
@@ -119,8 +126,11 @@ class LayerMaker:
                 surface *= 0.35 + self._dice.between(0.6, 1) * light
             colour = np.asarray(surface * alpha, np.float32)
         colour = self.tinted(colour, alpha)
-        parts: list[BoolArray] = []
-        if self._dice.chance(0.25):
+        parts = [np.pad(part, MARGIN) & (alpha[..., 0] > 0.5) for part in parts]
+        # A surface from one photo hides what an object's own parts are.
+        if cut.is_textured:
+            parts = []
+        if not parts and self._dice.chance(0.25):
             colour, parts = self._with_part(colour, alpha)
         held: BoolArray | None = None
         if not is_leaves and cut.kind != "shape" and self._dice.chance(HOLDING):
@@ -132,6 +142,15 @@ class LayerMaker:
             colour = colour * self._slope(*alpha.shape[:2])
         parts, thing = (masks, None) if held is None else (masks[:-1], masks[-1])
         return Layer(cut.kind, colour, alpha, parts, thing)
+
+    def _own_parts(self, cut: Cut, width: int, height: int) -> list[BoolArray]:
+        """Up to three of the parts that the cut-out has, (height, width) each."""
+        if cut.parts is None:
+            return []
+        packed = unpack(np.asarray(cv2.resize(cut.parts, (width, height), interpolation=cv2.INTER_NEAREST)))
+        parts = [packed >> bit & 1 > 0 for bit in range(int(packed.max()).bit_length())]
+        chosen = self._dice.rng.permutation(len(parts))[:MOST_PARTS]
+        return [parts[int(index)] for index in chosen]
 
     def tinted(self, colour: FloatArray, alpha: FloatArray) -> FloatArray:
         """Other light, another camera, or hardly any colour."""

@@ -27,7 +27,7 @@ class Picture:
 
     ``kind`` says what it shows: ``photo``, ``painting``, ``painting-large``, ``scratch``, ``render``, ``emoji``,
     ``icon`` and ``clipart`` are cut-outs (RGBA); ``background`` and ``texture`` are opaque (RGB); ``regions`` are
-    outlines in the background of the same name.
+    outlines in the background of the same name, ``model parts`` in the ``model`` of the same name, which is a cut-out.
     """
 
     kind: str
@@ -69,6 +69,7 @@ class Library:
         self._by_kind: dict[str, list[Picture]] = {}
         for picture in pictures:
             self._by_kind.setdefault(picture.kind, []).append(picture)
+        self._parts = {(item.package, item.name): item for item in self._by_kind.get("model parts", ())}
         self._backgrounds = {(item.package, item.name): item for item in self._by_kind.get("background", ())}
 
     @classmethod
@@ -89,8 +90,14 @@ class Library:
 
     def draw(self, kind: str, rng: np.random.Generator) -> ByteArray:
         """The pixels of one picture of a kind, read-only."""
+        return self.draw_with_parts(kind, rng)[0]
+
+    def draw_with_parts(self, kind: str, rng: np.random.Generator) -> tuple[ByteArray, ByteArray | None]:
+        """A picture and its packed parts, (h, w, 2) uint8 of a size of their own, if it has some; read-only."""
         pictures = self._by_kind[kind]
-        return self._read(pictures[int(rng.integers(len(pictures)))])
+        picture = pictures[int(rng.integers(len(pictures)))]
+        parts = self._parts.get((picture.package, picture.name))
+        return self._read(picture), None if parts is None else self._read(parts)
 
     def draw_outlined(self, rng: np.random.Generator) -> tuple[ByteArray, ByteArray]:
         """A background and its packed regions, (h, w, 2) uint8 of a size of their own."""

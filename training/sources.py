@@ -60,6 +60,11 @@ SOURCES: Final[tuple[Source, ...]] = (
         sha256="c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
         notice=Path(__file__).with_name("fluent-emoji-licence.txt"),
     ),
+    Source("flightgear-data-models", "GPL-2+"),
+    Source("torcs-data", "GPL-2+, Free Art License"),
+    Source("megaglest-data", "CC-BY-SA-3.0"),
+    Source("openarena-081-players", "GPL-2+, GPL-2"),
+    Source("ufoai-data", "GPL-2+, GPL-2, GPL-3+, CC-BY-SA-3.0, CC-BY-3.0, public domain"),
 )
 
 # ImageNet weights of EfficientNet-Lite2 (Tan & Le, 2019), Apache-2.0.
