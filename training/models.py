@@ -48,7 +48,7 @@ MODELS: Final = {
     "flightgear-data-models": Models(
         tuple(
             f"flightgear/Models/{part}/**/*.ac"
-            for part in ("Aircraft", "Airport", "Commercial", "Geometry", "Maritime", "Military", "Transport")
+            for part in ("Aircraft", "Airport", "Geometry", "Maritime", "Military", "Transport")
         ),
         sides=3,
     ),
@@ -75,12 +75,15 @@ LEFT_OUT: Final = (
     "light",
     "particle",
     "ground",
+    "pier",
     "shadow",
     "dying",
     "head",
     "players/tony",
     "players/merman",
 )
+# Water behind ships, which is no part of them.
+LEFT_OUT_MESHES: Final = ("wake", "sillage")
 
 
 def models_of(package: Unpacked, left_out: Counter[str]) -> Iterator[Found]:
@@ -97,12 +100,13 @@ def models_of(package: Unpacked, left_out: Counter[str]) -> Iterator[Found]:
             continue
         name = str(path.relative_to(package.folder))
         try:
-            meshes = read_meshes(path, files, rng)
+            found = read_meshes(path, files, rng)
         except UnreadableModelError:
             left_out["unreadable model"] += 1
             continue
+        meshes = [mesh for mesh in found if not any(word in mesh.name.lower() for word in LEFT_OUT_MESHES)]
         if not meshes:
-            left_out["no triangles"] += 1
+            left_out["no meshes"] += 1
             continue
         corners = np.concatenate([mesh.points[mesh.triangles.ravel()] for mesh in meshes])
         extent = np.sort(np.ptp(corners, axis=0))
