@@ -79,7 +79,7 @@ def test_a_g3d_file_is_read_with_the_team_s_colour(tmp_path: Path) -> None:
     Image.new("RGBA", (4, 4), (10, 20, 30, 0)).save(folder / "skin.png")
     header = struct.pack("<3sBHB", b"G3D", 4, 1, 0)
     about = struct.pack("<64s3I3f3f2f2I", b"torso", 1, 3, 3, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1)
-    normals = np.tile(np.float32([0, 0, 1]), (3, 1))
+    normals = np.tile(np.array([0, 0, 1], np.float32), (3, 1))
     body = TRIANGLE.tobytes() + normals.tobytes() + TRIANGLE[:, :2].tobytes() + np.arange(3, dtype="<u4").tobytes()
     path = folder / "unit.g3d"
     path.write_bytes(header + about + b"skin.png".ljust(64, b"\0") + body)
