@@ -45,7 +45,7 @@ COARSE_MASKS: Final = 0.25
 # Blocks of the backbone that learn while tuning: its last three stages.
 TUNED_FROM: Final = 11
 BACKBONE_RATE: Final = 0.1
-TUNING_RATE: Final = 5e-4
+TUNING_RATE: Final = 2e-4
 TUNING_COOLDOWN: Final = 0.6
 LOOK_EVERY: Final = 25
 SAVE_EVERY: Final = 100
