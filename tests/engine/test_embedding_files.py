@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from osamd.engine.embedding_files import EmbeddingFiles, KeptEmbedding
+from osamd.pixels.windows import compressed
 from osamd.types import Embedding, SmallPicture
 
 DAY_S = 86_400.0
@@ -30,6 +31,12 @@ def kept(value: float = 0.5, *, side: int = 16, dtype: Any = np.float32) -> Kept
     """Two features of one value."""
     features = {"a": np.full((1, 2, side, side), value, dtype), "b": np.full((1, 1, side, side), -value, dtype)}
     return KeptEmbedding(Embedding(height=30, width=40, features=features), "model:tag", "digest")
+
+
+def pictured(picture: SmallPicture) -> KeptEmbedding:
+    """A feature, and a picture."""
+    features = {"a": np.ones((1, 2, 4, 4), np.float32)}
+    return KeptEmbedding(Embedding(height=30, width=40, features=features, picture=picture), "builtin", "digest")
 
 
 def opened(folder: Path, clock: Clock | None = None, *, capacity_bytes: int = 10**6) -> EmbeddingFiles:
@@ -62,10 +69,8 @@ def test_what_is_put_comes_back_in_another_process(tmp_path: Path, dtype: Any) -
 
 def test_the_picture_comes_back_byte_for_byte(tmp_path: Path) -> None:
     """The picture for a second look is stored, counted, and not halved as features are."""
-    jpeg = np.random.default_rng(1).integers(0, 256, 5000).astype(np.uint8)
-    features = {"a": np.ones((1, 2, 4, 4), np.float32)}
-    embedding = Embedding(height=30, width=40, features=features, picture=SmallPicture(jpeg, 15, 20))
-    opened(tmp_path).put(FIRST, KeptEmbedding(embedding, "builtin", "digest"), owner="me")
+    given = compressed(np.random.default_rng(1).integers(0, 256, (15, 20, 3)).astype(np.uint8))
+    opened(tmp_path).put(FIRST, pictured(given), owner="me")
 
     found = opened(tmp_path).get(FIRST, owner="me")
 
@@ -73,12 +78,29 @@ def test_the_picture_comes_back_byte_for_byte(tmp_path: Path) -> None:
     picture = found.embedding.picture
     assert picture is not None
     assert (15, 20) == (picture.rows, picture.columns)
-    np.testing.assert_array_equal(jpeg, picture.jpeg)
+    np.testing.assert_array_equal(given.jpeg, picture.jpeg)
     assert ["a"] == list(found.embedding.features)
-    assert 2 * 4 * 4 * 4 + 5000 == found.embedding.nbytes
+    assert 2 * 4 * 4 * 4 + given.jpeg.nbytes == found.embedding.nbytes
 
 
-def test_a_file_of_before_there_were_pictures_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrong", ["no JPEG", "another size", "numbers", "nothing"])
+def test_a_picture_that_is_none_makes_a_broken_file(tmp_path: Path, wrong: str) -> None:
+    """It would fail each box on the image for as long as the file is there; the image is encoded again instead."""
+    good = compressed(np.zeros((15, 20, 3), np.uint8))
+    picture = {
+        "no JPEG": SmallPicture(np.arange(200, dtype=np.uint8), 15, 20),
+        "another size": SmallPicture(good.jpeg, 15_000, 20),
+        "numbers": SmallPicture(np.zeros((2, 3), np.float64), 15, 20),
+        "nothing": SmallPicture(np.zeros(0, np.uint8), 15, 20),
+    }[wrong]
+    files = opened(tmp_path)
+    files.put(FIRST, pictured(picture), owner="me")
+
+    assert files.get(FIRST, owner="me") is None
+    assert [] == files_in(tmp_path)
+
+
+def test_a_file_from_before_there_were_pictures_is_read(tmp_path: Path) -> None:
     """Its handle stays valid; it has no picture."""
     opened(tmp_path).put(FIRST, kept(), owner="me")
     (file,) = files_in(tmp_path)

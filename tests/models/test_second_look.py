@@ -237,3 +237,18 @@ def test_few_windows_are_remembered(adapter: Adapter, embedding: Embedding, runs
         answer(adapter, image, boxed((420, 300, 1)))
 
     assert 2 == runs["encoder"]
+
+
+def test_the_window_used_last_is_forgotten_last(adapter: Adapter, embedding: Embedding, runs: Counter[str]) -> None:
+    """Clicks keep a window, however long ago it was encoded."""
+    images = [replace(embedding) for _ in range(MOST_WINDOWS + 1)]
+    for image in images[:-1]:
+        answer(adapter, image, boxed())
+    click = boxed((420, 300, 1))
+    answer(adapter, images[0], click)
+    answer(adapter, images[-1], boxed())
+    runs.clear()
+
+    answer(adapter, images[0], click)
+
+    assert 0 == runs["encoder"]

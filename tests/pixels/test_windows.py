@@ -1,5 +1,6 @@
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,6 +76,20 @@ def test_an_edge_in_a_window_comes_back_where_it_is_in_the_image(
         if len(found):
             assert first == found[0]
             assert edge - 1.5 <= found[-1] <= edge + 0.5
+
+
+@pytest.mark.parametrize("size", [(2048, 1365), (227, 200), (1400, 936)])
+def test_a_box_up_to_the_far_edges_is_in_its_window(size: tuple[int, int]) -> None:
+    """Also where the size of the image, as computed from the picture's, comes out a rounding smaller."""
+    width, height = size
+    rows, columns = min(height, 704), min(width, 1088) // 16 * 16
+    picture = SmallPicture(np.zeros(0, np.uint8), rows, columns)
+    box = np.array([width - 30, height - 20, width, height], np.float32)
+
+    window = window_around(box, picture, height=height, width=width)
+
+    assert (width, height) == window.edges[2:]
+    assert window.contains(Prompt(boxes=box[None]))
 
 
 def test_nothing_is_found_outside_the_window() -> None:

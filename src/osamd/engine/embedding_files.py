@@ -179,6 +179,8 @@ def _halved(values: AnyFloatArray) -> AnyFloatArray:
 def _read(path: Path) -> KeptEmbedding:
     import numpy as np
 
+    from osamd.pixels.windows import check_picture
+
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         about = json.loads(archive["arr_0"].tobytes())
         features = {
@@ -189,6 +191,7 @@ def _read(path: Path) -> KeptEmbedding:
         if about.get("picture") is not None:
             rows, columns = about["picture"]
             picture = SmallPicture(archive[f"arr_{len(features) + 1}"], int(rows), int(columns))
+            check_picture(picture)
     embedding = Embedding(
         height=int(about["height"]),
         width=int(about["width"]),

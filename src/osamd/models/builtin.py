@@ -5,8 +5,7 @@ prompt. A small U-Net decodes clicks, a box and the previous mask into logits at
 mask, three candidates for a single click, which is ambiguous, and a predicted IoU for each. It was trained to see its
 own previous mask from the second click on. A request has none, so the earlier clicks are decoded again, one after the
 other, unless their results are remembered. Around a small box it looks at a window of the image, see ``second_look``.
-For the weights and their training data see ``builtin_net/README.md``; for
-the training, ``training/`` in the repository.
+For the weights and their training data see ``builtin_net/README.md``, for the training ``training/`` in the repository.
 """
 
 from collections.abc import Mapping, Sequence

@@ -56,7 +56,7 @@ class Look:
 
 
 class SecondLook:
-    """Finds the window of a prompt and remembers the last few, which costs time and changes no answer.
+    """Finds the window of a prompt and remembers the last few, which saves time and changes no answer.
 
     Args:
         encode: encodes the pixels of a window, (h, w, 3) uint8 RGB.
@@ -65,7 +65,7 @@ class SecondLook:
     def __init__(self, encode: Callable[[ByteArray], Embedding]) -> None:
         self._encode = encode
         self._lock = threading.Lock()
-        # By embedding the last window, so that it goes with the image; the oldest first.
+        # By embedding the last window, so that it goes with the image; the least recently used first.
         self._known: WeakKeyDictionary[Embedding, tuple[Window, Embedding]] = WeakKeyDictionary()
 
     def look(self, embedding: Embedding, prompt: Prompt, mask_input: MaskLogits | None) -> Look | None:
@@ -93,15 +93,20 @@ class SecondLook:
     def _encoded(self, embedding: Embedding, picture: SmallPicture, window: Window) -> Embedding:
         with self._lock:
             known = self._known.get(embedding)
-        if known is not None and known[0] == window:
-            return known[1]
+            if known is not None and known[0] == window:
+                self._put(embedding, known)
+                return known[1]
         inner = self._encode(cut(picture, window))
         with self._lock:
-            self._known.pop(embedding, None)
-            self._known[embedding] = window, inner
+            self._put(embedding, (window, inner))
             while len(self._known) > MOST_WINDOWS:
                 del self._known[next(iter(self._known))]
         return inner
+
+    def _put(self, embedding: Embedding, encoded: tuple[Window, Embedding]) -> None:
+        """Remember a window as the last one used. Call with the lock held."""
+        self._known.pop(embedding, None)
+        self._known[embedding] = encoded
 
 
 def _window(

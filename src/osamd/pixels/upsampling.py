@@ -36,9 +36,9 @@ def above_threshold(
     own post-processing (align_corners=False). Beyond the outermost centres, values are repeated.
 
     Small windows are resized by OpenCV, large ones and those of values with an origin in blocks, with coordinates in
-    float64. They round differently, so
-    pixels whose exact value is next to the threshold may differ: within a millionth of the largest value where OpenCV
-    uses Intel's library, else, with its coordinates in float32, within some hundred-thousandths.
+    float64. They round differently, so pixels whose exact value is next to the threshold may differ: within a millionth
+    of the largest value where OpenCV uses Intel's library, else, with its coordinates in float32, within some
+    hundred-thousandths.
 
     Args:
         values: (h, w) float32.

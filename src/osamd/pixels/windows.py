@@ -18,6 +18,8 @@ QUALITIES: Final = (95, 70)
 MOST_BYTES: Final = 1_000_000
 # Logits beyond this are as sure.
 SURE: Final = 10.0
+# Decimals of edges in the image, so that the far edges are its width and height, and not a rounding less.
+DECIMALS: Final = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,10 @@ class Window:
     def edges(self) -> tuple[float, float, float, float]:
         """Left, top, right and bottom edge in image pixels, as in ``Detail``."""
         return (
-            self.left / self.scale_x,
-            self.top / self.scale_y,
-            self.right / self.scale_x,
-            self.bottom / self.scale_y,
+            round(self.left / self.scale_x, DECIMALS),
+            round(self.top / self.scale_y, DECIMALS),
+            round(self.right / self.scale_x, DECIMALS),
+            round(self.bottom / self.scale_y, DECIMALS),
         )
 
     def contains(self, prompt: Prompt) -> bool:
@@ -108,11 +110,29 @@ def compressed(pixels: ByteArray) -> SmallPicture:
 
 def cut(picture: SmallPicture, window: Window) -> ByteArray:
     """The pixels of a window, (h, w, 3) uint8 RGB."""
-    pixels = cv2.imdecode(picture.jpeg, cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise RuntimeError("a picture that was kept is a JPEG file")
-    piece = pixels[window.top : window.bottom, window.left : window.right]
+    piece = _decompressed(picture)[window.top : window.bottom, window.left : window.right]
     return np.asarray(cv2.cvtColor(piece, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def check_picture(picture: SmallPicture) -> None:
+    """Check a picture that was stored; 5 ms for a megapixel.
+
+    Raises:
+        ValueError: it is not a JPEG file of its size.
+    """
+    _decompressed(picture)
+
+
+def _decompressed(picture: SmallPicture) -> ByteArray:
+    """All pixels, (rows, columns, 3) uint8 BGR."""
+    try:
+        pixels = cv2.imdecode(picture.jpeg, cv2.IMREAD_COLOR)
+    # An empty array, or one of other numbers than bytes.
+    except cv2.error:
+        pixels = None
+    if pixels is None or pixels.shape != (picture.rows, picture.columns, 3):
+        raise ValueError(f"expected a JPEG file of {picture.columns} x {picture.rows} pixels")
+    return np.asarray(pixels, np.uint8)
 
 
 def onto_image(values: FloatArray, window: Window, *, rows: int, columns: int, picture: SmallPicture) -> FloatArray:
