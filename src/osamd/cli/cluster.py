@@ -45,7 +45,7 @@ def _print_config(arguments: argparse.Namespace) -> int:
     edges, segmenters = (f"--resources '{{\"{name}\": 2}}'" for name in (EDGE_RESOURCE, SEGMENTER_RESOURCE))
     print(f"# Up to two edges run where Ray was started with {edges}; only those machines need keys.")
     if not arguments.gpus:
-        print(f"# Up to two Segmenters run where it was started with {segmenters}: other machines.")
+        print(f"# Up to two Segmenters run where Ray was started with {segmenters}; use other machines.")
     print("# Every machine needs osamd's settings, and this environment before Ray starts;")
     print("# RAY_SERVE_HAPROXY_BINARY_PATH is the script that osamd.cluster.haproxy.write_script writes:")
     for name, value in node_environment().items():

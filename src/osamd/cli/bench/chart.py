@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
+from osamd.cli.bench.curves import INK, LINE, height_of, label, panel
 from osamd.cli.bench.curves import WIDTH as WIDTH_OF_A_PANEL
-from osamd.cli.bench.curves import height_of, panel
 from osamd.cli.bench.report import decades, duration, stage_names
 from osamd.cli.bench.samples import OTHER, OUTSIDE, Phase, Result, percentile
 from osamd.plurals import counted
@@ -14,7 +14,7 @@ LEFT, WIDTH, RIGHT, ROW, TOP = 230, 560, 90, 34, 70
 # Colours for most kinds of colour vision (Okabe and Ito, 2008), and greys for time outside of stages.
 COLORS = ("#56b4e9", "#f0e442", "#cc79a7", "#009e73", "#d55e00", "#0072b2", "#e69f00", "#000000")
 OTHERS = {OTHER: "#666666", OUTSIDE: "#bbbbbb"}
-INK, PAPER, LINE = "#222222", "#ffffff", "#dddddd"
+PAPER = "#ffffff"
 
 
 def svg(result: Result) -> str:
@@ -34,7 +34,7 @@ def svg(result: Result) -> str:
             opening,
             f"<title>{escape(title)}</title>",
             f'<rect width="{full_width}" height="{height}" fill="{PAPER}"/>',
-            _text(16, 24, title, size=15),
+            label(16, 24, title, size=15),
             *_dots(phases),
             *_bars(phases, below),
             *_curves(phases, curves),
@@ -50,38 +50,38 @@ def _dots(phases: Sequence[Phase]) -> list[str]:
     def x(seconds: float) -> float:
         return LEFT + (math.log10(seconds) - first) / (last - first) * WIDTH
 
-    parts = [_text(16, TOP - 14, "every answer")]
+    parts = [label(16, TOP - 14, "every answer")]
     bottom = TOP + ROW * len(phases)
     for exponent in range(first, last + 1):
         at = x(10.0**exponent)
         parts.append(f'<path d="M{at:.1f} {TOP}V{bottom}" stroke="{LINE}"/>')
-        parts.append(_text(at, TOP - 14, duration(10.0**exponent, digits=1), anchor="middle"))
+        parts.append(label(at, TOP - 14, duration(10.0**exponent, digits=1), anchor="middle"))
     for number, phase in enumerate(phases):
         y = TOP + ROW * number + ROW / 2
         middle = percentile(phase.seconds, 50)
-        parts.append(_text(LEFT - 12, y + 4, phase.name, anchor="end"))
+        parts.append(label(LEFT - 12, y + 4, phase.name, anchor="end"))
         parts += [
             f'<circle cx="{x(seconds):.1f}" cy="{y:.1f}" r="4" fill="{COLORS[5]}" fill-opacity="0.35"/>'
             for seconds in phase.seconds
         ]
         parts.append(f'<path d="M{x(middle):.1f} {y - 10:.1f}v20" stroke="{COLORS[4]}" stroke-width="2"/>')
-        parts.append(_text(LEFT + WIDTH + 12, y + 4, duration(middle)))
+        parts.append(label(LEFT + WIDTH + 12, y + 4, duration(middle)))
     return parts
 
 
 def _bars(phases: Sequence[Phase], top: float) -> list[str]:
     stages = stage_names(phases)
     colors = {name: COLORS[number % len(COLORS)] for number, name in enumerate(stages)} | OTHERS
-    parts = [_text(16, top - 14, "mean time by stage")]
+    parts = [label(16, top - 14, "mean time by stage")]
     at = float(LEFT)
     for name in stages:
         parts.append(f'<rect x="{at:.1f}" y="{top - 24:.1f}" width="10" height="10" fill="{colors[name]}"/>')
-        parts.append(_text(at + 14, top - 15, name, size=12))
+        parts.append(label(at + 14, top - 15, name, size=12))
         at += 24 + 6.8 * len(name)
     for number, phase in enumerate(phases):
         y, told = top + ROW * number, phase.stages_ms()
         whole, at = sum(told.values()), float(LEFT)
-        parts.append(_text(LEFT - 12, y + ROW / 2 + 4, phase.name, anchor="end"))
+        parts.append(label(LEFT - 12, y + ROW / 2 + 4, phase.name, anchor="end"))
         for name, milliseconds in told.items():
             width = milliseconds / whole * WIDTH
             parts.append(
@@ -89,7 +89,7 @@ def _bars(phases: Sequence[Phase], top: float) -> list[str]:
                 f' fill="{colors[name]}"><title>{escape(name)} {milliseconds:.1f} ms</title></rect>'
             )
             at += width
-        parts.append(_text(LEFT + WIDTH + 12, y + ROW / 2 + 4, duration(whole / 1e3)))
+        parts.append(label(LEFT + WIDTH + 12, y + ROW / 2 + 4, duration(whole / 1e3)))
     return parts
 
 
@@ -111,7 +111,3 @@ def _curves(phases: Sequence[Phase], top: float) -> list[str]:
 
 def _one_digit(seconds: float) -> str:
     return duration(seconds, digits=1)
-
-
-def _text(x: float, y: float, words: str, *, anchor: str = "start", size: int = 13) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">{escape(words)}</text>'
