@@ -228,7 +228,7 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         description="Disk space for embeddings, below OSAMD_CACHE, in bytes: handles survive a restart or scale to"
-        " zero. 0 keeps none on disk.",
+        " zero. Those of the built-in model contain a reduced picture of the photo. 0 keeps none on disk.",
     )
     embedding_disk_ttl_s: float = Field(
         default=7 * 86400.0, gt=0, description="Seconds an unused embedding is kept on disk."

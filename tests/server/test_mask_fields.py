@@ -167,7 +167,7 @@ def test_a_cut_out_of_a_large_photo_has_its_size(client: httpx2.Client) -> None:
 
 
 def test_a_cut_out_needs_the_image(client: httpx2.Client, image_id: str) -> None:
-    """The server keeps no pixels: a handle is refused, before anything is decoded."""
+    """The server does not keep the image itself: a handle is refused, before anything is decoded."""
     for headers in ({}, {"Accept": "image/png"}):
         body = {"image_id": image_id, "prompt": PROMPT, "mask_format": "cutout"}
         problem = refusal(client.post(GENERATE, json=body, headers=headers))
