@@ -18,8 +18,13 @@ RESULTS = Path(__file__).parent / "results"
 NAME = "picture.svg"
 PERCENTILES = (50, 75, 90, 95, 99)
 LEFT, TOP, STEP, MARGIN, SMALLEST = 90, 90, 420, 40, 560
-# The sides of ``click.json``, whose names say how the photo was sent.
-SIDES_OF_A_CLICK = {"by image": "osamd", "osam": "osam", "bare": "bare decoder + resize + PNG"}
+# The sides of ``click.json``, whose names say how the photo was sent. osam is slow and gets one click a round; of the
+# others a round keeps the median of five clicks, which hides the slowest of them.
+SIDES_OF_A_CLICK = {
+    "by image": "osamd, medians of 5",
+    "osam": "osam",
+    "bare": "bare decoder + resize + PNG, medians of 5",
+}
 
 
 def picture(results: Path) -> str | None:

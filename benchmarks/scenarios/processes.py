@@ -26,12 +26,17 @@ def measure(bench: Workbench) -> Outcome:
 
     That is the best that several processes can do; a balancer on the same machine would take some of the processor.
     """
-    halved = f"{PROCESSES} processes, {max(1, bench.threads // PROCESSES)} threads each"
+    halved = str(max(1, bench.threads // PROCESSES))
+    kinds: tuple[tuple[str, int, dict[str, str]], ...] = (
+        (ONE, 1, {}),
+        (f"{PROCESSES} processes, {halved} threads each", PROCESSES, {"OSAMD_THREADS": halved}),
+        (f"{PROCESSES} processes, defaults", PROCESSES, {}),
+    )
+    sides: dict[str, list[Server]] = {}
     with contextlib.ExitStack() as stack:
-        sides = {ONE: [bench.osamd]}
-        for name, threads in ((halved, max(1, bench.threads // PROCESSES)), (f"{PROCESSES} processes, defaults", 0)):
-            env = {"OSAMD_THREADS": str(threads)} if threads else {}
-            folders = [bench.folder / f"processes-{threads}-{number}" for number in range(PROCESSES)]
+        # All new: the server of the other scenarios holds their photos and models.
+        for side, (name, processes, env) in enumerate(kinds):
+            folders = [bench.folder / f"processes-{side}-{number}" for number in range(processes)]
             sides[name] = [stack.enter_context(run_osamd(folder, bench.paths, env)) for folder in folders]
         rows: list[Row] = []
         raw: dict[str, Mapping[str, Sequence[float]]] = {}
@@ -56,7 +61,7 @@ def _contest(
         for client in range(CLIENTS):
             server = sides[name][client % len(sides[name])]
             load.add_client(server, _bodies(model, handles[name][client], client * 100))
-        time.sleep(bench.rounds(quick=2, full=6))
+        time.sleep(2.0 if bench.is_quick else 6.0)
         load.stop()
         rates[name].append(len(load.seconds) / (time.perf_counter() - begun))
         latencies[name].extend(load.seconds)
