@@ -105,11 +105,13 @@ bench: bench-blobs ## Benchmark against osam and plain ONNX Runtime; writes benc
 bench-quick: bench-blobs ## The same with fewer samples; writes benchmarks/results/quick (10 minutes)
 	$(BIN)/python -m benchmarks.run --quick
 
-.PHONY: train tune
+.PHONY: train tune training-pictures
 TRAINING := .venv-train
 TRAINING_FOLDER := $(or $(OSAMD_TRAINING_FOLDER),$(HOME)/.cache/osamd-training)
+# Steps of the first and of the second stage, as the weights in the package were trained.
 TRAINING_STEPS ?= 5800
-TUNING_STEPS ?= 2000
+TUNING_STEPS ?= 1700
+TUNED_GRAPHS ?= src/osamd/models/builtin_net
 
 $(TRAINING)/made: requirements/runtime.txt pyproject.toml
 	test -x $(TRAINING)/bin/python || $(PYTHON) -m venv $(TRAINING)
@@ -119,17 +121,17 @@ $(TRAINING)/made: requirements/runtime.txt pyproject.toml
 	$(TRAINING)/bin/python -m pip install --quiet --disable-pip-version-check --group training
 	@touch $@
 
-train: $(TRAINING)/made ## Train the built-in network from nothing, or resume, and put it into the package (Debian; hours on two cores)
+training-pictures: $(TRAINING)/made
 	test -f '$(TRAINING_FOLDER)/manifest.json' || $(TRAINING)/bin/python -m training.prepare '$(TRAINING_FOLDER)'
+
+train: training-pictures ## Train the built-in network from nothing, or resume, and put it into the package (Debian; hours on two cores)
 	$(TRAINING)/bin/python -m training.train '$(TRAINING_FOLDER)' --steps $(TRAINING_STEPS) --resume
 	$(TRAINING)/bin/python -W ignore -m training.export '$(TRAINING_FOLDER)/checkpoint.pt' '$(TRAINING_FOLDER)/untuned'
 	$(MAKE) tune TUNED_GRAPHS='$(TRAINING_FOLDER)/untuned'
 
-TUNED_GRAPHS ?= src/osamd/models/builtin_net
-tune: $(TRAINING)/made ## Go on training the weights in the package, or resume, and put them back (Debian; 90 minutes on two cores)
-	test -f '$(TRAINING_FOLDER)/manifest.json' || $(TRAINING)/bin/python -m training.prepare '$(TRAINING_FOLDER)'
+tune: training-pictures ## Go on training the weights in the package, or resume, and put them back (Debian; over an hour on two cores)
 	$(TRAINING)/bin/python -m training.train '$(TRAINING_FOLDER)' --tune '$(TUNED_GRAPHS)' --steps $(TUNING_STEPS) --resume
-	$(TRAINING)/bin/python -W ignore -m training.ship '$(TRAINING_FOLDER)'
+	$(TRAINING)/bin/python -W ignore -m training.ship '$(TRAINING_FOLDER)' --first-steps $(TRAINING_STEPS)
 
 image-test: $(VENV)/dev ## Build the container image with buildah and test it with podman (needs root on Debian)
 	scripts/image-build cpu

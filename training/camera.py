@@ -102,7 +102,7 @@ class Camera:
         chance = rng.random()
         if chance < VIDEO:
             return self._frame_of_video(image)
-        return packed(image, int(rng.integers(30, 96))) if chance < VIDEO + STILL else image
+        return compressed(image, int(rng.integers(30, 96))) if chance < VIDEO + STILL else image
 
     def _hazy(self, canvas: FloatArray) -> FloatArray:
         """Light air before everything, thickest at the horizon."""
@@ -128,7 +128,7 @@ class Camera:
         factor = self._dice.between(0.45, 0.9)
         size = max(32, round(columns * factor)), max(32, round(rows * factor))
         small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-        small = packed(small, int(self._dice.rng.integers(15, 41)), sampling=cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411)
+        small = compressed(small, int(self._dice.rng.integers(15, 41)), sampling=cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411)
         how = cv2.INTER_CUBIC if self._dice.chance(0.5) else cv2.INTER_LINEAR
         return np.asarray(cv2.resize(small, (columns, rows), interpolation=how), np.uint8)
 
@@ -159,7 +159,7 @@ def moved(values: FloatArray, length: float, angle: float) -> FloatArray:
     return np.asarray(smeared, np.float32).reshape(values.shape)
 
 
-def packed(image: ByteArray, quality: int, sampling: int | None = None) -> ByteArray:
+def compressed(image: ByteArray, quality: int, sampling: int | None = None) -> ByteArray:
     """An (H, W, 3) uint8 image after JPEG compression."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     if sampling is not None:

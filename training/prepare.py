@@ -19,7 +19,15 @@ from training.models import models_of
 from training.outlines import pack
 from training.photos import photos_of
 from training.regions import regions_of
-from training.sources import BACKBONE_PACKAGE, BACKBONE_VERSION, SOURCES, NpmSource, backbone_weights, unpack
+from training.sources import (
+    BACKBONE_PACKAGE,
+    BACKBONE_VERSION,
+    SOURCES,
+    NpmSource,
+    backbone_weights,
+    check_programs,
+    unpack,
+)
 
 SEED: Final = 20
 COMMON_LICENCES: Final = Path("/usr/share/common-licenses")
@@ -27,6 +35,7 @@ COMMON_LICENCES: Final = Path("/usr/share/common-licenses")
 
 def prepare(folder: Path) -> None:
     """Fill a folder with the library, its manifest, and the copyright files and licences of all that is in it."""
+    check_programs()
     checkpoint = backbone_weights(folder)
     notices = folder / "attribution"
     notices.mkdir(parents=True, exist_ok=True)

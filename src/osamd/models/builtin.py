@@ -1,6 +1,6 @@
 """The built-in network: small enough for the wheel, no download, no GPU.
 
-A frozen EfficientNet-Lite2 with a feature pyramid encodes the image, up to what the decoder adds to what it makes of a
+An EfficientNet-Lite2 with a feature pyramid encodes the image, up to what the decoder adds to what it makes of a
 prompt. A small U-Net decodes clicks, a box and the previous mask into logits at a quarter of the working size: the
 mask, three candidates for a single click, which is ambiguous, and a predicted IoU for each. It was trained to see its
 own previous mask from the second click on. A request has none, so the earlier clicks are decoded again, one after the
