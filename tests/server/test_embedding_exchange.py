@@ -124,6 +124,16 @@ def test_embedding_comes_back(client: httpx2.Client, replies: Replies, model: st
         assert actual["mask"] == handled["mask"]
 
 
+def test_an_embedding_in_a_reply_has_no_picture(replies: Replies) -> None:
+    """Of the built-in model it has the eight maps of features, and nothing else of the photo."""
+    embedding = replies("builtin:latest", "image_embedding_compact")["image_embedding"]
+    arrays = [embedding.pop("embedding"), *embedding.pop("extra_features")]
+
+    assert {"original_height", "original_width"} == set(embedding)
+    assert [{"shape", "dtype", "data"}] * 8 == [set(array) for array in arrays]
+    assert {"float16"} == {array["dtype"] for array in arrays}
+
+
 def test_compact_is_smaller(replies: Replies) -> None:
     """The compact form is a fraction of osam's."""
     sizes = {
