@@ -110,7 +110,7 @@ TRAINING := .venv-train
 TRAINING_FOLDER := $(or $(OSAMD_TRAINING_FOLDER),$(HOME)/.cache/osamd-training)
 # Steps of the first and of the second stage, as the weights in the package were trained.
 TRAINING_STEPS ?= 5800
-TUNING_STEPS ?= 1700
+TUNING_STEPS ?= 1500
 TUNED_GRAPHS ?= src/osamd/models/builtin_net
 
 $(TRAINING)/made: requirements/runtime.txt pyproject.toml
@@ -131,7 +131,7 @@ train: training-pictures ## Train the built-in network from nothing, or resume, 
 
 tune: training-pictures ## Go on training the weights in the package, or resume, and put them back (Debian; over an hour on two cores)
 	$(TRAINING)/bin/python -m training.train '$(TRAINING_FOLDER)' --tune '$(TUNED_GRAPHS)' --steps $(TUNING_STEPS) --resume
-	$(TRAINING)/bin/python -W ignore -m training.ship '$(TRAINING_FOLDER)' --first-steps $(TRAINING_STEPS)
+	$(TRAINING)/bin/python -W ignore -m training.ship '$(TRAINING_FOLDER)' --first-steps $(TRAINING_STEPS) --start '$(TUNED_GRAPHS)'
 
 image-test: $(VENV)/dev ## Build the container image with buildah and test it with podman (needs root on Debian)
 	scripts/image-build cpu

@@ -17,8 +17,10 @@ from torch import nn
 
 from training.answering import AnsweringDecoder, AnsweringEncoder
 from training.network import Decoder, Encoder
+from training.restored import digest, restore
 
 OPSET: Final = 17
+HALFWAY: Final = 0.5
 LARGEST_DIFFERENCE: Final = 1e-2
 # Smaller tensors stay as they are: shapes, and numbers that a cast would cost more than it saves.
 SMALLEST_HALVED: Final = 256
@@ -27,19 +29,35 @@ OUTPUTS: Final = ("logits", "iou")
 SIDES: Final = {"p4": ("h4", "w4"), "p8": ("h8", "w8"), "p16": ("h16", "w16"), "e": ("h8", "w8"), "maps": ("h4", "w4")}
 
 
-def load(checkpoint: Path) -> tuple[Encoder, Decoder, int]:
-    """The averaged network of a checkpoint, ready to answer, and after how many steps."""
+def load(checkpoint: Path, start: Path | None = None) -> tuple[Encoder, Decoder, int]:
+    """The averaged network of a checkpoint, ready to answer, and after how many steps.
+
+    Args:
+        checkpoint: what ``training.train`` left.
+        start: the graphs that tuning began with: weights are then halfway between theirs and the tuned ones, which keeps
+            more of what was known before (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022).
+
+    Raises:
+        ValueError: tuning began with other weights than those of ``start``.
+    """
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     encoder, decoder = Encoder(), Decoder()
     encoder.load_state_dict(state["averaged encoder"])
     decoder.load_state_dict(state["averaged decoder"])
+    if start is not None:
+        if state["plan"]["start"] != digest(start):
+            raise ValueError(f"{checkpoint} did not begin with the weights in {start}")
+        for network, before in zip((encoder, decoder), restore(start), strict=True):
+            for value, other in zip(network.state_dict().values(), before.state_dict().values(), strict=True):
+                if value.dtype.is_floating_point:
+                    value.lerp_(other, HALFWAY)
     return encoder.eval(), decoder.eval(), int(state["step"])
 
 
-def export(checkpoint: Path, folder: Path) -> int:
-    """Write ``encoder.onnx`` and ``decoder.onnx``; after how many steps they are."""
+def export(checkpoint: Path, folder: Path, start: Path | None = None) -> int:
+    """Write ``encoder.onnx`` and ``decoder.onnx``; after how many steps they are. ``start`` is as for ``load``."""
+    encoder, decoder, steps = load(checkpoint, start)
     folder.mkdir(parents=True, exist_ok=True)
-    encoder, decoder, steps = load(checkpoint)
     answering = AnsweringEncoder(encoder, decoder), AnsweringDecoder(decoder)
     photo = torch.randn(1, 3, 256, 384)
     with torch.no_grad():

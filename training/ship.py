@@ -29,7 +29,8 @@ and computed in float32. Inputs and outputs are described in `osamd/models/built
 ## What it was trained on
 
 Scenes composed from pictures of Debian and npm packages, each under the licence that its package states. For the first
-{first_steps} steps the backbone stayed as it was; in {tuning_steps} more its last three stages were trained, too.
+{first_steps} steps the backbone stayed as it was; in {tuning_steps} more its last three stages were trained, too. The weights are
+halfway between those after the first and after the last step of these.
 `attribution/` holds the packages' copyright files and licences, `manifest.json` what was taken and what was left out.
 
 | package | version | licence | taken |
@@ -41,15 +42,16 @@ photo of an evaluation set was used.
 """
 
 
-def ship(folder: Path, first_steps: int) -> None:
+def ship(folder: Path, first_steps: int, start: Path) -> None:
     """Export what tuning left in ``folder``, and say where it comes from.
 
     Args:
         folder: what ``training.prepare`` and ``training.train`` filled.
         first_steps: how long the weights had been trained before.
+        start: the graphs that tuning began with; the shipped weights are halfway between those and the tuned ones.
     """
     tuning = folder / "tuning"
-    tuning_steps = export(tuning / "checkpoint.pt", PACKAGE)
+    tuning_steps = export(tuning / "checkpoint.pt", PACKAGE, start)
     manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
     rows = [
         f"| `{row['package']}` | {row['version']} | {row['licence']} | "
@@ -96,8 +98,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Put the tuned network into the package.")
     parser.add_argument("folder", type=Path, help="what training.prepare and training.train filled")
     parser.add_argument("--first-steps", type=int, required=True, help="steps before tuning, for the README")
+    parser.add_argument("--start", type=Path, required=True, metavar="GRAPHS", help="what tuning began with")
     arguments = parser.parse_args()
-    ship(arguments.folder, arguments.first_steps)
+    ship(arguments.folder, arguments.first_steps, arguments.start)
 
 
 if __name__ == "__main__":
