@@ -34,8 +34,8 @@ def load(checkpoint: Path, start: Path | None = None) -> tuple[Encoder, Decoder,
 
     Args:
         checkpoint: what ``training.train`` left.
-        start: the graphs that tuning began with: weights are then halfway between theirs and the tuned ones, which keeps
-            more of what was known before (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022).
+        start: the graphs that tuning began with. If given, weights are halfway between theirs and the tuned ones, which
+            keeps more of what was known before (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022).
 
     Raises:
         ValueError: tuning began with other weights than those of ``start``.
@@ -47,7 +47,9 @@ def load(checkpoint: Path, start: Path | None = None) -> tuple[Encoder, Decoder,
     if start is not None:
         if state["plan"]["start"] != digest(start):
             raise ValueError(f"{checkpoint} did not begin with the weights in {start}")
-        for network, before in zip((encoder, decoder), restore(start), strict=True):
+        tuned: tuple[nn.Module, nn.Module] = encoder, decoder
+        first: tuple[nn.Module, nn.Module] = restore(start)
+        for network, before in zip(tuned, first, strict=True):
             for value, other in zip(network.state_dict().values(), before.state_dict().values(), strict=True):
                 if value.dtype.is_floating_point:
                     value.lerp_(other, HALFWAY)

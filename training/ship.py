@@ -29,8 +29,8 @@ and computed in float32. Inputs and outputs are described in `osamd/models/built
 ## What it was trained on
 
 Scenes composed from pictures of Debian and npm packages, each under the licence that its package states. For the first
-{first_steps} steps the backbone stayed as it was; in {tuning_steps} more its last three stages were trained, too. The weights are
-halfway between those after the first and after the last step of these.
+{first_steps} steps the backbone stayed as it was; in {tuning_steps} more its last three stages were trained, too.
+The weights here are halfway between those before and after these {tuning_steps} steps.
 `attribution/` holds the packages' copyright files and licences, `manifest.json` what was taken and what was left out.
 
 | package | version | licence | taken |
