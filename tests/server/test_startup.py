@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import gc
 from osamd.server.startup import faster_imports
@@ -15,6 +17,15 @@ with faster_imports():
     create_app()
 assert gc.isenabled()
 print(gc.get_freeze_count() > 10_000)
+"""
+
+THREADS = """
+import os
+from osamd.server.startup import faster_imports
+with faster_imports():
+    pass
+import cv2, numpy
+print(len(os.listdir("/proc/self/task")))
 """
 
 
@@ -41,3 +52,13 @@ def test_a_start_looks_for_no_plugins_of_pydantic(tmp_path: Path) -> None:
 
     assert "the plugin was loaded" in run("import osamd.settings")
     assert not run(PROGRAM)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+def test_a_start_brings_no_threads_for_linear_algebra() -> None:
+    """They would spin for a tenth of a second each, on cores that the first models are loaded on."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OPENBLAS_", "OMP_"))}
+    command = [sys.executable, "-c", THREADS]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+
+    assert "1\n" == done.stdout

@@ -5,7 +5,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from osamd.types import ByteArray, Candidate, FloatArray, MaskLogits, Prompt
 
@@ -25,6 +24,8 @@ def resize(image: ByteArray, *, height: int, width: int) -> ByteArray:
     Returns:
         (height, width, 3) uint8.
     """
+    from PIL import Image  # noqa: PLC0415 - families that do not need it are loaded sooner
+
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 

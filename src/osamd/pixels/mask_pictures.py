@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from PIL import Image
 
 from osamd.errors import InvalidPromptError
 from osamd.types import ByteArray, MaskLogits
@@ -76,6 +75,8 @@ def logits_of_picture(grey: ByteArray, frame: MaskFrame) -> MaskLogits:
     Raises:
         InvalidPromptError: no pixel belongs to the object.
     """
+    from PIL import Image
+
     inside = grey > MIDDLE
     if not inside.any():
         raise InvalidPromptError(f"the mask is empty: it has no pixel above {MIDDLE}")

@@ -36,7 +36,7 @@ Written = TypeVar("Written")
 
 # A reply with a few objects needs no more memory than this beside its masks.
 SMALL_REPLY_BYTES: Final = 64 * 1024
-NEEDED_LATER: Final = ("osamd.pixels.masks",)
+NEEDED_LATER: Final = ("osamd.pixels.masks", "PIL.Image")
 
 
 class LocalAnswers:
