@@ -1,13 +1,24 @@
-"""Where bodies are parsed: never on the event loop."""
+"""Where bodies are parsed: on the event loop only if they are small, and nothing in them takes time."""
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
-from pydantic import field_validator
+import httpx2
+import pytest
+from asking import GENERATE
+from pydantic import SecretStr, field_validator
+from serving import KEY
 from starlette.requests import Request
+from starlette.responses import Response
 
+from osamd.server.answering import answer
+from osamd.server.app import create_app
 from osamd.server.bodies import parse_fields, read_json, receive_body
+from osamd.server.door import Door
+from osamd.server.operations import Operations
+from osamd.server.routes import generate
 from osamd.settings import Settings
 from osamd.timings import Timings
 from osamd.wire.fields import WireModel
@@ -58,3 +69,63 @@ def test_a_body_is_not_held_twice() -> None:
     assert parsed.fields.image is None
     assert parsed.image is not None
     assert parsed.image.data == b"hi"
+
+
+DOOR = "/tool/generate"
+HANDLE = b'{"image_id": "unknown", "prompt": {"points": [[1, 1]], "point_labels": [1]}}'
+LARGE = HANDLE + b" " * 1024
+
+operations = Operations()
+
+
+@operations.post(DOOR)
+async def through_a_door(request: Request) -> Response:
+    """As ``/api/generate``, for another tool."""
+    return await answer(request, generate._ask, generate._write)
+
+
+@pytest.fixture
+def parsed_on_the_loop(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each body that was parsed, whether that was on the event loop."""
+    found: list[bool] = []
+
+    def noted(*args: Any) -> Any:
+        found.append(threading.current_thread() is threading.main_thread())
+        return parse_fields(*args)
+
+    monkeypatch.setattr(generate, "parse_fields", noted)
+    return found
+
+
+def send(cache: Path, *requests: tuple[str, bytes], **settings: Any) -> list[int]:
+    """Send bodies one after the other to a new app; returns the statuses."""
+    with_defaults: Any = {"cache": cache, "pull": "never", "docs": "off", "preload": ()} | settings
+    door = Door("tool", "a tool", (DOOR,), operations)
+    app = create_app(Settings(api_key=SecretStr(KEY), **with_defaults), doors=[door])
+
+    async def call() -> list[int]:
+        transport = httpx2.ASGITransport(app=app)
+        headers = {"X-API-Key": KEY, "Content-Type": "application/json"}
+        async with (
+            app.router.lifespan_context(app),
+            httpx2.AsyncClient(transport=transport, base_url="http://osamd.example", headers=headers) as client,
+        ):
+            return [(await client.post(path, content=body)).status_code for path, body in requests]
+
+    return asyncio.run(call())
+
+
+def test_clicks_on_known_images_are_parsed_at_once(tmp_path: Path, parsed_on_the_loop: list[bool]) -> None:
+    """A thread would take longer to wake; but the first one imports NumPy and builds schemas."""
+    statuses = send(tmp_path, *[(GENERATE, HANDLE)] * 3, (GENERATE, LARGE))
+
+    assert [410] * 4 == statuses
+    assert [False, True, True, False] == parsed_on_the_loop
+
+
+def test_what_may_take_long_is_parsed_on_a_thread(tmp_path: Path, parsed_on_the_loop: list[bool]) -> None:
+    """A small body may name a file to be read, and those of other tools may be compressed."""
+    assert [410] * 4 == send(tmp_path, *[(GENERATE, HANDLE)] * 2, *[(DOOR, HANDLE)] * 2)
+    assert [410] * 2 == send(tmp_path, *[(GENERATE, HANDLE)] * 2, image_root=tmp_path)
+
+    assert [False, True, False, False, False, False] == parsed_on_the_loop

@@ -53,7 +53,7 @@ async def receive_body(request: Request, settings: Settings, timings: Timings) -
         chunks=chunks,
         content_type=request.headers.get("content-type", ""),
         accept=request.headers.get("accept", ""),
-        query=request.url.query,
+        query=request.scope["query_string"].decode(),
         image_root=_image_root(request, settings),
     )
 

@@ -37,6 +37,7 @@ class Pools:
         )
         # Parsing and hashing, which must not block the event loop.
         self._side = make("side", workers=SIDE_WORKERS)
+        self._familiar: set[object] = set()
         # Writing replies can take seconds for many masks of a large image; clicks must not wait behind it.
         self._reply = make("reply", workers=REPLY_WORKERS)
 
@@ -49,19 +50,26 @@ class Pools:
         """The current state of both queues."""
         return self._side.status(), self._reply.status()
 
-    async def parse(self, work: Callable[[], Result], timings: Timings, *, owner: str) -> Result:
+    async def parse(self, work: Callable[[], Result], timings: Timings, *, owner: str, small: object = None) -> Result:
         """Run something short on a thread.
 
         Args:
             work: what to do.
             timings: the request's stopwatch.
             owner: whose work it is (the key's name).
+            small: its kind, if it takes less time than waking a thread: it then runs at once, except for the first of
+                its kind, which may import modules and build schemas.
 
         Raises:
             OverloadedError: the queue is full, or the wait was too long.
             ShuttingDownError: the pools were closed.
         """
-        return await self._side.run(work, timings, owner=owner)
+        if small in self._familiar:
+            return work()
+        result = await self._side.run(work, timings, owner=owner)
+        if small is not None:
+            self._familiar.add(small)
+        return result
 
     async def write(self, work: Callable[[], Generator[None, None, Result]], timings: Timings, *, owner: str) -> Result:
         """Write a reply on a thread, in steps between which other jobs may run; cancelled when its waiter has gone.
