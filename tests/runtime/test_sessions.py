@@ -2,6 +2,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from serving import clean_environment
 
 from osamd.errors import InferenceError, ModelLoadError, SettingsError
 from osamd.runtime import sessions
-from osamd.runtime.sessions import CPU, CUDA, Placement, Session, choose_placement
+from osamd.runtime.sessions import CPU, CUDA, Placement, Session, choose_placement, load_both
 from osamd.settings import load_settings
 
 REAL = ort.InferenceSession
@@ -181,3 +182,27 @@ def test_buffers_are_not_held_for_later_values(tmp_path: Path) -> None:
 def resident_bytes() -> int:
     """Of this process."""
     return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_an_encoder_and_its_decoder_load_at_the_same_time(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each load keeps one core busy. Neither ends before the other has begun."""
+    both_begun = threading.Barrier(2, timeout=60)
+
+    def create(*args: Any, **keywords: Any) -> ort.InferenceSession:
+        both_begun.wait()
+        return REAL(*args, **keywords)
+
+    monkeypatch.setattr(ort, "InferenceSession", create)
+    encoder, decoder = load_both(graph, graph, Placement((CPU,), 1))
+
+    assert encoder.outputs == decoder.outputs
+
+
+@pytest.mark.parametrize("role", ["encoder", "decoder"])
+def test_a_broken_encoder_or_decoder_fails_the_load(graph: Path, tmp_path: Path, role: str) -> None:
+    """With the message of the file that is broken."""
+    (tmp_path / "broken.onnx").write_bytes(b"broken")
+    paths = {"encoder": graph, "decoder": graph, role: tmp_path / "broken.onnx"}
+
+    with pytest.raises(ModelLoadError, match=r"broken\.onnx failed to load on cpu"):
+        load_both(paths["encoder"], paths["decoder"], Placement((CPU,), 1))

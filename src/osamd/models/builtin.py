@@ -24,7 +24,7 @@ from osamd.models.tensors import FOREGROUND, confidence, ranked
 from osamd.pixels.geometry import to_fractions, working_size
 from osamd.pixels.mask_pictures import MaskFrame
 from osamd.pixels.windows import compressed
-from osamd.runtime.sessions import Placement, Session, device_of
+from osamd.runtime.sessions import Placement, device_of, load_both
 from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits, Prepared, Prompt
 
 # Working areas in pixels: the size the network was trained at, and a larger one that improves later clicks.
@@ -56,8 +56,7 @@ class Builtin:
     capabilities = capabilities_of("builtin")
 
     def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
-        self._encoder = Session(paths["encoder"], placement, in_background=True)
-        self._decoder = Session(paths["decoder"], placement)
+        self._encoder, self._decoder = load_both(paths["encoder"], paths["decoder"], placement)
         self.device = device_of(self._encoder.providers)
         self.feature_shapes = {
             f"{scale}.{name}": self._decoder.input_shapes[name] for scale in AREAS for name in FEATURES

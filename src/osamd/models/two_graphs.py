@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 from osamd.models.contract import Input, Shape, check_inputs, check_outputs
 from osamd.models.tensors import middle_click
 from osamd.pixels.mask_pictures import MaskFrame
-from osamd.runtime.sessions import Placement, Session, device_of
+from osamd.runtime.sessions import Placement, device_of, load_both
 from osamd.types import Embedding, Prepared, Prompt
 
 SCORES, LOW_RES_MASKS = 1, 2
@@ -37,8 +37,7 @@ class TwoGraphs:
     answers: ClassVar[Mapping[int, Shape]] = ANY_MASKS
 
     def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
-        self._encoder = Session(paths["encoder"], placement, in_background=True)
-        self._decoder = Session(paths["decoder"], placement)
+        self._encoder, self._decoder = load_both(paths["encoder"], paths["decoder"], placement)
         check_inputs(self._encoder, self.image)
         check_inputs(self._decoder, self.prompt)
         self._features = self._encoder.outputs_at(*range(len(self.features)))

@@ -9,6 +9,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -342,3 +343,18 @@ class Session:
             if values.size and np.issubdtype(values.dtype, np.floating) and np.isnan(values.min()):
                 raise InferenceError(f"{self.path}: the output {name} has NaN values")
         return results
+
+
+def load_both(encoder: Path, decoder: Path, placement: Placement) -> tuple[Session, Session]:
+    """Load two graphs at the same time on a CPU: each load keeps one core busy, without the interpreter lock.
+
+    Raises:
+        ModelLoadError: see ``Session``.
+    """
+    if placement.device != "cpu":
+        return Session(encoder, placement, in_background=True), Session(decoder, placement)
+    # By one thread only.
+    _share_arena()
+    with ThreadPoolExecutor(1, "osamd-load-decoder") as pool:
+        loading = pool.submit(Session, decoder, placement)
+        return Session(encoder, placement, in_background=True), loading.result()
