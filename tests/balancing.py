@@ -12,9 +12,9 @@ from typing import Final
 
 import httpx2
 import pytest
+from waiting import WAIT_S
 
 SHIPPED: Final = Path(__file__).parents[1] / "deploy" / "replicas"
-START_S: Final = 30.0
 TEMPLATE: Final = 'server-template osamd 16 "${BALANCER_REPLICAS}"'
 LISTEN: Final = "listen 127.0.0.1:11368;"
 
@@ -84,11 +84,11 @@ def run_balancer(kind: str, replicas: Sequence[str], folder: Path) -> Iterator[s
             yield url
         finally:
             process.terminate()
-            process.wait(START_S)
+            process.wait(WAIT_S)
 
 
 def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    until = time.monotonic() + START_S
+    until = time.monotonic() + WAIT_S
     while time.monotonic() < until and process.poll() is None:
         with contextlib.suppress(httpx2.TransportError):
             if httpx2.get(f"{url}/ready", timeout=5.0, trust_env=False).status_code == 200:

@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from waiting import WAIT_S
+
 PIECE = 16_384
 
 
@@ -148,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(body[: answer.send])
         blobs.sending.set()
         if answer.hold is not None:
-            answer.hold.wait(30)
+            answer.hold.wait(WAIT_S)
             self._send(body[answer.send :])
 
     def _send(self, body: bytes) -> None:

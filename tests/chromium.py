@@ -12,10 +12,10 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect, sync_playwright
 from serving import RunningServer
 from skips import NO_CHROMIUM
+from waiting import WAIT_S
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-# For what a busy machine may be slow at; nothing waits longer than it has to.
-WAIT_MS = 30_000
+WAIT_MS = 1000 * WAIT_S
 KEY_NAME = "osamd.key"
 # Chromium's own windows come with two pages for the menu of its address bar, which took a third of these tests' time.
 # The others are what Playwright turns off, too, of what could matter here: this list replaces its list.

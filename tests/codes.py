@@ -8,6 +8,7 @@ from pathlib import Path
 
 from chromium import Playground
 from serving import KEY, clean_environment
+from waiting import WAIT_S
 
 # What each language needs beside the key and the photo.
 NEEDS = {"curl": ("curl", "jq"), "python": (), "javascript": ("node",)}
@@ -35,7 +36,7 @@ def run_code(language: str, code: str, folder: Path) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=WAIT_S,
     )
     assert ended.returncode == 0, (language, ended.stderr)
     return ended.stdout

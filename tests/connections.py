@@ -5,12 +5,13 @@ import socket
 
 from asking import GENERATE
 from serving import KEY, RunningServer
+from waiting import WAIT_S
 
 
 def connect(running: RunningServer) -> socket.socket:
     """A connection on which nothing was sent."""
     host, port = running.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=30)
+    return socket.create_connection((host, int(port)), timeout=WAIT_S)
 
 
 def open_request(running: RunningServer, *headers: str, key: str = KEY) -> socket.socket:

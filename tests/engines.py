@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from fake_model import FakeModel, Gate
 from pictures import encoded
 from PIL import Image
+from waiting import WAIT_S
 
 from osamd.engine import Engine
 from osamd.events import Event
@@ -22,7 +23,6 @@ from osamd.types import Prompt
 
 Answer = TypeVar("Answer")
 Main = Callable[[Engine], Coroutine[Any, Any, Answer]]
-WAIT_S = 20.0
 WIDTH, HEIGHT = 40, 30
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from waiting import WAIT_S
 
 from osamd.models.base import Shape
 from osamd.pixels.mask_pictures import MaskFrame
@@ -13,7 +14,6 @@ from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogit
 # How far a fake mask reaches from its click on each side, for the first, second and third candidate.
 REACHES = (2, 4, 6)
 SCORES = (0.9, 0.6, 0.3)
-WAIT_S = 20.0
 
 
 def nothing(_: object) -> None:

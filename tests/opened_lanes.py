@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from osamd.engine.lanes import Lane
+from waiting import WAIT_S
 
-LONG_S = 20.0
+from osamd.engine.lanes import Lane
 
 
 @contextlib.contextmanager
@@ -32,19 +32,19 @@ class Gate:
     def __call__(self) -> str:
         """Wait for the gate to be opened."""
         self.begun.set()
-        if not self.opened.wait(LONG_S):
+        if not self.opened.wait(WAIT_S):
             raise RuntimeError("nobody opened the gate")
         return "through"
 
 
 async def wait_for(event: threading.Event) -> None:
     """Wait for a worker without holding the event loop."""
-    assert await asyncio.to_thread(event.wait, LONG_S)
+    assert await asyncio.to_thread(event.wait, WAIT_S)
 
 
 async def settle(condition: Callable[[], bool]) -> None:
     """Let other tasks run until something holds."""
-    until = time.monotonic() + LONG_S
+    until = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < until
         await asyncio.sleep(0.001)

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from threaded import serving
+from waiting import WAIT_S
 
 GOOD = {
     "model": "builtin:latest",
@@ -72,7 +73,7 @@ class PuppetHandler(BaseHTTPRequestHandler):
         self.server.asked.append(dict(self.headers))
         self.server.came.set()
         if not self.server.answers:
-            self.server.silent.wait(10)
+            self.server.silent.wait(WAIT_S)
             return
         told = self.server.answers.pop(0) if len(self.server.answers) > 1 else self.server.answers[0]
         content = told.body.encode() if isinstance(told.body, str) else json.dumps(told.body).encode()

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import httpx2
 from kept_graphs import lend_graphs
+from waiting import WAIT_S
 from warm_python import WarmProcess, WarmPython
 
 KEY = "test-key-5fPz-Jd72"
-START_S = 60.0
-STOP_S = 40.0
 # uvicorn's line, with the port that the system gave.
 LISTENING = re.compile(r"Uvicorn running on (http://\S+:[1-9][0-9]*)")
 # A test's environment must not leak into the server, nor a developer's key into a test.
@@ -35,7 +34,7 @@ class RunningServer:
     log: Path
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def client(self, *, timeout: float = 60.0, headers: Mapping[str, str] | None = None) -> httpx2.Client:
+    def client(self, *, timeout: float = WAIT_S, headers: Mapping[str, str] | None = None) -> httpx2.Client:
         """An HTTP client with the key, unless ``headers`` are given."""
         sent = dict(self.headers if headers is None else headers)
         # Without TLS there is nothing to verify, and reading all the certificates would take most of a test's time.
@@ -47,7 +46,7 @@ class RunningServer:
 
     def log_line(self, *parts: str) -> str:
         """The first line of the log that has all of these, waited for: an answer is out before its line is."""
-        until = time.monotonic() + START_S
+        until = time.monotonic() + WAIT_S
         while time.monotonic() < until:
             for line in self.log_text().splitlines():
                 if all(part in line for part in parts):
@@ -123,7 +122,7 @@ def _start(
 
 def _told_url(process: subprocess.Popen[bytes] | WarmProcess, log: Path) -> str:
     """Where the process says that it listens."""
-    until = time.monotonic() + START_S
+    until = time.monotonic() + WAIT_S
     while time.monotonic() < until:
         ended = process.poll()
         text = log.read_text("utf-8", "replace")
@@ -133,12 +132,12 @@ def _told_url(process: subprocess.Popen[bytes] | WarmProcess, log: Path) -> str:
         if ended is not None:
             raise RuntimeError(f"the server ended with {ended}:\n{text}")
         time.sleep(0.02)
-    raise RuntimeError(f"the server did not say where it listens within {START_S:g} s:\n{text}")
+    raise RuntimeError(f"the server did not say where it listens within {WAIT_S:g} s:\n{text}")
 
 
 def wait_until_answering(running: RunningServer, path: str) -> None:
     """Return when the path answers 200; fail with the log when the process ends or time is up."""
-    until = time.monotonic() + START_S
+    until = time.monotonic() + WAIT_S
     with running.client(timeout=5.0) as client:
         while time.monotonic() < until:
             if running.process.poll() is not None:
@@ -147,10 +146,10 @@ def wait_until_answering(running: RunningServer, path: str) -> None:
                 if client.get(path).status_code == 200:
                     return
             time.sleep(0.05)
-    raise RuntimeError(f"{path} did not answer 200 within {START_S:g} s:\n{running.log_text()}")
+    raise RuntimeError(f"{path} did not answer 200 within {WAIT_S:g} s:\n{running.log_text()}")
 
 
-def stop(process: subprocess.Popen[bytes] | WarmProcess, *, patience_s: float = STOP_S) -> None:
+def stop(process: subprocess.Popen[bytes] | WarmProcess, *, patience_s: float = WAIT_S) -> None:
     """SIGTERM, then SIGKILL if it does not go."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)

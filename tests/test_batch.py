@@ -13,6 +13,7 @@ from engines import WIDTH, picture
 from pictures import disc_picture, encoded
 from PIL import Image
 from serving import clean_environment
+from waiting import WAIT_S
 
 from osamd.batch import Segmenter
 from osamd.errors import InvalidImageError, InvalidPromptError, UnknownModelError
@@ -169,7 +170,7 @@ def test_the_example_cuts_out_a_folder(tmp_path: Path) -> None:
         env=clean_environment({"OSAMD_CACHE": str(tmp_path / "cache")}),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
         check=False,
     )
 

@@ -16,6 +16,7 @@ import pytest
 from commands import Osamd
 from serving import KEY, RunningServer, clean_environment, free_port
 from threaded import serving
+from waiting import WAIT_S
 
 from osamd.cli.bench.chart import svg
 from osamd.cli.bench.phases import Plan, measure
@@ -282,7 +283,7 @@ def test_terminal_shows_progress(server: RunningServer) -> None:
             while piece := os.read(ours, 4096):
                 shown += piece
         os.close(ours)
-        table = process.communicate(timeout=60)[0]
+        table = process.communicate(timeout=WAIT_S)[0]
 
     assert b"[.............................." in shown
     assert b"[##############################] click by image_id" in shown

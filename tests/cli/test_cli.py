@@ -18,6 +18,7 @@ from pictures import DISC_X, DISC_Y, HEIGHT, WIDTH, disc_mask, disc_picture, ins
 from PIL import Image
 from serving import KEY, clean_environment
 from tiffs import tiff
+from waiting import WAIT_S
 
 from osamd import __version__
 from osamd.pixels import decoder
@@ -182,7 +183,7 @@ def test_run_does_not_write_pictures_to_a_terminal(environment: dict[str, str]) 
             env=clean_environment(environment),
             stdout=terminal,
             stderr=subprocess.PIPE,
-            timeout=60,
+            timeout=WAIT_S,
             check=False,
         )
     finally:
@@ -203,7 +204,7 @@ def test_closed_pipe_exits_quietly(environment: dict[str, str], arguments: list[
     os.close(reading)
     try:
         ended = subprocess.run(
-            [OSAMD, *arguments], env=buffered, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False
+            [OSAMD, *arguments], env=buffered, stdout=writing, stderr=subprocess.PIPE, timeout=WAIT_S, check=False
         )
     finally:
         os.close(writing)
@@ -315,7 +316,7 @@ def test_closed_streams_exit_quietly(environment: dict[str, str], arguments: lis
     """What a shell closes is not written to, and nothing is said about it."""
     command = f"exec {shlex.join([OSAMD, *arguments])} {redirection}"
     ended = subprocess.run(
-        ["sh", "-c", command], env=clean_environment(environment), capture_output=True, timeout=60, check=False
+        ["sh", "-c", command], env=clean_environment(environment), capture_output=True, timeout=WAIT_S, check=False
     )
 
     assert (0, b"") == (ended.returncode, ended.stderr)
@@ -329,7 +330,7 @@ def test_full_disk_is_reported(environment: dict[str, str], arguments: list[str]
     buffered = {name: value for name, value in clean_environment(environment).items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("wb") as full:
         ended = subprocess.run(
-            [OSAMD, *arguments], env=buffered, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+            [OSAMD, *arguments], env=buffered, stdout=full, stderr=subprocess.PIPE, timeout=WAIT_S, check=False
         )
 
     assert (1, b"osamd: standard output: No space left on device\n") == (ended.returncode, ended.stderr)

@@ -13,11 +13,11 @@ from blob_server import Answer, serve_blobs
 from commands import Ended, Osamd
 from serving import KEY, clean_environment
 from shelf import Shelf, WebModel, run_library
+from waiting import WAIT_S
 
 from osamd.cli.models import human_age
 from osamd.cli.printing import size, table
 
-WAIT_S = 60
 LICENCE = "osamd: fresh:latest has the licence MIT https://example.org/licence"
 
 

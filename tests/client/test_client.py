@@ -13,6 +13,7 @@ from asking import BOX, CLICK
 from pictures import png_pixels
 from puppet import GOOD, Told, problem, puppet
 from serving import KEY, RunningServer, clean_environment, free_port
+from waiting import WAIT_S
 
 from osamd.client import AsyncClient, Client
 from osamd.errors import (
@@ -29,7 +30,6 @@ from osamd.errors import (
     UnreachableError,
 )
 
-WAIT_S = 30.0
 POINT = (float(CLICK[0]), float(CLICK[1]))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from puppet import GOOD, Told, puppet
 from threaded import serving
+from waiting import WAIT_S
 
 from osamd.client import AsyncClient, Client
 
@@ -93,7 +94,7 @@ def test_one_async_client_serves_several_event_loops(echo: str) -> None:
 def test_two_event_loops_at_once(echo: str) -> None:
     """In two threads."""
     client = AsyncClient(echo, patience_s=0)
-    both = threading.Barrier(2, timeout=30)
+    both = threading.Barrier(2, timeout=WAIT_S)
     answers: dict[str, str] = {}
 
     async def segment(name: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from commands import Osamd
 from data_sets import PlainAnswers, run_batch, tree, write_photo, write_photos
+from waiting import WAIT_S
 
 from osamd.cluster import batch_actors
 from osamd.cluster.batch_actors import Crew, Done, OnRay, ShardActor
@@ -162,7 +163,7 @@ def test_a_quick_actor_does_not_wait_for_a_slow_one(
     class Slow(ShardActor):
         def work(self, shard: int) -> Done:
             if shard == 0:
-                assert all(others.acquire(timeout=60) for _ in range(3))
+                assert all(others.acquire(timeout=WAIT_S) for _ in range(3))
             done = super().work(shard)
             others.release()
             return done
@@ -247,7 +248,7 @@ def test_a_stop_finishes_the_photos_in_hand(tmp_path: Path, photos: Path, whole:
         def _row(self, item: Any) -> Any:
             stop.set()
             # Its own: the other actor may hear of it later.
-            assert self._stop.wait(60)
+            assert self._stop.wait(WAIT_S)
             return super()._row(item)
 
     outcome = run_on(OnThreads(tmp_path / "out", Stopping), photos, tmp_path / "out", stop=stop)

@@ -15,13 +15,14 @@ import httpx2
 import numpy as np
 import pytest
 from asking import GENERATE
-from engines import WAIT_S, FullStore
+from engines import FullStore
 from fake_cluster import DeadError, FakeHandle, FullError
 from fake_model import FakeModel, Gate
 from pictures import base64_of, encoded
 from PIL import Image
 from pydantic import SecretStr
 from serving import KEY
+from waiting import WAIT_S
 
 from osamd.cluster import remote_answers, segmenter
 from osamd.cluster.gathering import Gathered, gathered

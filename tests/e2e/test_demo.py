@@ -13,9 +13,9 @@ import pytest
 from pictures import png_pixels
 from PIL import Image
 from serving import clean_environment
+from waiting import WAIT_S
 
 ROOT = Path(__file__).resolve().parents[2]
-DEMO_S = 180.0
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def run_demo(clone: Path, extra: Mapping[str, str]) -> tuple[int, str, str, int]
         stderr=subprocess.PIPE,
         text=True,
     )
-    until = time.monotonic() + DEMO_S
+    until = time.monotonic() + WAIT_S
     while process.poll() is None and time.monotonic() < until:
         seen = max(seen, processes_with(mark))
         time.sleep(0.02)

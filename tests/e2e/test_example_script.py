@@ -11,6 +11,7 @@ import pytest
 from pictures import disc_picture, encoded, png_pixels
 from PIL import Image
 from serving import KEY, RunningServer, clean_environment, free_port, run_server
+from waiting import WAIT_S
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "send_request_example.py"
@@ -25,7 +26,7 @@ def run_example(*arguments: str, env: Mapping[str, str], script: Path = SCRIPT, 
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
         check=False,
     )
 

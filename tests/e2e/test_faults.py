@@ -18,8 +18,9 @@ import pytest
 from asking import GENERATE
 from engines import embed, picture, request, run, segment
 from fake_model import click
-from serving import KEY, START_S, run_server
+from serving import KEY, run_server
 from shelf import run_library
+from waiting import WAIT_S
 
 from osamd.engine import Engine
 
@@ -51,10 +52,10 @@ def test_a_process_killed_under_load_starts_again(tmp_path: Path, photo: bytes) 
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
-        assert begun.wait(START_S)
+        assert begun.wait(WAIT_S)
         running.process.kill()
         for thread in threads:
-            thread.join(START_S)
+            thread.join(WAIT_S)
     with run_server(cache=tmp_path, env={"API_KEY": KEY}) as again, again.client() as client:
         assert 200 == client.post(GENERATE, content=photo, params=POINT).status_code
 
@@ -139,7 +140,7 @@ def test_a_server_without_a_free_descriptor_recovers(tmp_path: Path, photo: byte
         assert 200 == early.post(GENERATE, content=photo, params=POINT).status_code
         for connection in idle:
             connection.close()
-        until = time.monotonic() + START_S
+        until = time.monotonic() + WAIT_S
         while time.monotonic() < until:
             with running.client(timeout=2.0) as late, contextlib.suppress(httpx2.TransportError):
                 if late.get("/ready").status_code == 200:

@@ -1,5 +1,6 @@
 """The server as a process: each way to start it, where its settings come from, and how it stops."""
 
+import contextlib
 import select
 import shutil
 import socket
@@ -15,7 +16,8 @@ import pytest
 from asking import GENERATE
 from pictures import encoded
 from PIL import Image
-from serving import KEY, START_S, STOP_S, RunningServer, clean_environment, gated_command, run_server
+from serving import KEY, RunningServer, clean_environment, gated_command, run_server
+from waiting import WAIT_S
 
 ROOT = Path(__file__).resolve().parents[2]
 OSAMD = str(Path(sys.executable).with_name("osamd"))
@@ -115,7 +117,7 @@ def test_flags_win_over_environment(tmp_path: Path, photo: bytes) -> None:
 def test_bad_settings_stop_the_start_by_name(tmp_path: Path) -> None:
     """A setting that cannot be ends the start with its variable's name and the exit code of settings."""
     env = clean_environment({"OSAMD_CACHE": str(tmp_path), "PORT": "many", "OSAMD_DEVICE": "tpu", "API_KEY": KEY})
-    ended = subprocess.run([OSAMD, "serve"], env=env, capture_output=True, text=True, timeout=START_S, check=False)
+    ended = subprocess.run([OSAMD, "serve"], env=env, capture_output=True, text=True, timeout=WAIT_S, check=False)
 
     assert ended.returncode == 6
     assert "PORT" in ended.stderr
@@ -140,14 +142,15 @@ def test_missing_device_is_never_replaced(tmp_path: Path, photo: bytes) -> None:
 # --- stopping -------------------------------------------------------------------------------------------------------
 
 
-def refuses_connections(running: RunningServer) -> bool:
-    """Whether nobody listens any more."""
+def wait_until_refusing(running: RunningServer) -> None:
+    """Return when nobody listens any more."""
     host, port = running.url.removeprefix("http://").split(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError:
-        return True
-    return False
+    until = time.monotonic() + WAIT_S
+    with contextlib.suppress(ConnectionRefusedError, ConnectionResetError):
+        while True:
+            socket.create_connection((host, int(port)), timeout=WAIT_S).close()
+            assert time.monotonic() < until
+            time.sleep(0.02)
 
 
 @pytest.mark.parametrize("command", ["serve", "main.py"])
@@ -156,7 +159,7 @@ def test_sigterm_answers_the_request_in_flight(tmp_path: Path, deployment: Path,
     start = (OSAMD, "serve") if command == "serve" else started(deployment)[0]
     with run_server(cache=tmp_path, env={"API_KEY": KEY}, command=start) as running:
         host, port = running.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=60) as connection:
+        with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection:
             head = (
                 f"POST {GENERATE} HTTP/1.1\r\nHost: {host}\r\nX-API-Key: {KEY}\r\nContent-Length: {len(photo)}\r\n\r\n"
             )
@@ -164,13 +167,11 @@ def test_sigterm_answers_the_request_in_flight(tmp_path: Path, deployment: Path,
             # The answer to a request that came later shows that the server has seen the one that is half sent.
             assert status_with(running, KEY) == 200
             running.process.terminate()
-            until = time.monotonic() + STOP_S
-            while not refuses_connections(running) and time.monotonic() < until:
-                time.sleep(0.02)
+            wait_until_refusing(running)
             assert running.process.poll() is None
             connection.sendall(photo[1000:])
             answer = connection.makefile("rb").read()
-        assert running.process.wait(STOP_S) == 0
+        assert running.process.wait(WAIT_S) == 0
 
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b'"annotations"' in answer
@@ -183,18 +184,17 @@ def test_sigterm_waits_for_inference(tmp_path: Path, photo: bytes) -> None:
         asking = Asking(running, photo)
         assert asking.is_waiting_for_inference()
         running.process.terminate()
-        while not refuses_connections(running):
-            time.sleep(0.02)
+        wait_until_refusing(running)
         gate.touch()
         assert asking.answer().status_code == 200
-        assert running.process.wait(STOP_S) == 0
+        assert running.process.wait(WAIT_S) == 0
 
 
 def test_sigint_ends_quietly(tmp_path: Path) -> None:
     """Ctrl-C ends with 0 and no traceback."""
     with run_server(cache=tmp_path, env={"API_KEY": KEY}) as running:
         running.process.send_signal(2)
-        assert running.process.wait(STOP_S) == 0
+        assert running.process.wait(WAIT_S) == 0
     assert "Traceback" not in running.log_text()
 
 
@@ -224,7 +224,7 @@ class Asking:
 
     def answer(self) -> httpx2.Response:
         """The answer, waited for."""
-        self._thread.join(60)
+        self._thread.join(WAIT_S)
         (answer,) = self._answers
         return answer
 
@@ -255,7 +255,7 @@ def test_health_answers_while_a_decode_runs(tmp_path: Path, photo: bytes) -> Non
     gate = tmp_path / "gate"
     with (
         run_server(cache=tmp_path, env={"API_KEY": KEY}, command=gated_command("decode", gate)) as running,
-        running.client(timeout=10) as client,
+        running.client() as client,
     ):
         asking = Asking(running, photo)
         # Opened also when an assertion fails, so that the thread and the server can end.
@@ -273,7 +273,7 @@ def test_health_answers_before_a_large_photo(server: RunningServer) -> None:
     """With the real model at work on a large photo, probes sent after it are answered before it."""
     large = encoded(Image.effect_noise((6000, 6000), 60).convert("RGB"), "JPEG", quality=60)
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as connection:
+    with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection:
         head = f"POST {GENERATE}?point=9,9 HTTP/1.1\r\nHost: {host}\r\nX-API-Key: {KEY}\r\nContent-Length: {len(large)}"
         connection.sendall(f"{head}\r\nConnection: close\r\n\r\n".encode() + large)
         with server.client() as client:

@@ -14,12 +14,12 @@ from asking import CLICK
 from balancing import BALANCERS, run_balancer
 from PIL import Image
 from serving import KEY, RunningServer, run_server
+from waiting import WAIT_S
 
 from osamd.client import Client, Segmentation
 
 REPLICAS = 2
 PHOTOS = 12
-WAIT_S = 60.0
 
 
 @pytest.fixture(scope="module")

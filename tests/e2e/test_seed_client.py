@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from serving import KEY, RunningServer, clean_environment, run_server
+from waiting import WAIT_S
 
 # The last code block of the seed document, to the letter.
 SEED_CLIENT = """\
@@ -62,7 +63,7 @@ def run_client(
         env=clean_environment({}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT_S,
         check=True,
     )
     return ended.stdout

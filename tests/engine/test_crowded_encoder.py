@@ -8,6 +8,7 @@ from engines import breathe, picture, request, run, segment
 from fake_model import FakeModel
 from opened_lanes import Gate as JobGate
 from opened_lanes import lane, settle, wait_for
+from waiting import WAIT_S
 
 from osamd.engine import Engine, image_encoder, workers
 from osamd.segment_requests import SegmentResult
@@ -44,7 +45,7 @@ class Turns:
         with self._lock:
             self.now += 1
             self.most = max(self.most, self.now)
-        assert self._turns.acquire(timeout=60)
+        assert self._turns.acquire(timeout=WAIT_S)
         with self._lock:
             self.now -= 1
 

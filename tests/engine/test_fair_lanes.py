@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from opened_lanes import LONG_S, Gate, lane, settle, wait_for
+from opened_lanes import Gate, lane, settle, wait_for
+from waiting import WAIT_S
 
 from osamd.engine import lanes
 from osamd.engine.lanes import Lane
@@ -240,7 +241,7 @@ def test_steps_end_when_their_waiter_leaves() -> None:
 def test_a_short_slice_is_not_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A click is decoded and cut out in one go, although others wait."""
     # A busy machine may take longer than a slice between two steps.
-    monkeypatch.setattr(lanes, "SLICE_S", LONG_S)
+    monkeypatch.setattr(lanes, "SLICE_S", WAIT_S)
     order: list[str] = []
     gate = Gate()
 

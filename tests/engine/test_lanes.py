@@ -7,8 +7,9 @@ import weakref
 from types import SimpleNamespace
 
 import pytest
-from opened_lanes import LONG_S, Gate, lane, settle, wait_for
+from opened_lanes import Gate, lane, settle, wait_for
 from timers import HeldTimers
+from waiting import WAIT_S
 
 from osamd.engine.lanes import MOST_HUNG, Lane
 from osamd.errors import HungError, OverloadedError, ShuttingDownError
@@ -37,7 +38,7 @@ def test_first_come_first_served() -> None:
 
 def test_as_many_run_at_once_as_there_are_workers() -> None:
     """Two workers meet at a barrier for two; neither waits for the other's work to end."""
-    barrier = threading.Barrier(2, timeout=LONG_S)
+    barrier = threading.Barrier(2, timeout=WAIT_S)
 
     async def main() -> list[int]:
         return await asyncio.gather(*[opened.run(barrier.wait, Timings()) for _ in range(6)])
@@ -83,7 +84,7 @@ def test_an_exception_goes_to_its_waiter_and_the_worker_lives_on(error: BaseExce
         before = opened.run(lambda: threading.current_thread().name, Timings())
         return tuple(
             await asyncio.wait_for(
-                asyncio.gather(before, caught(), opened.run(lambda: threading.current_thread().name, Timings())), LONG_S
+                asyncio.gather(before, caught(), opened.run(lambda: threading.current_thread().name, Timings())), WAIT_S
             )
         )
 
@@ -150,7 +151,7 @@ def test_cancelling_what_runs_lets_it_end_and_the_worker_goes_on() -> None:
         running = asyncio.create_task(opened.run(gate, Timings()))
         await wait_for(gate.begun)
         running.cancel()
-        await asyncio.wait([running], timeout=LONG_S)
+        await asyncio.wait([running], timeout=WAIT_S)
         assert running.cancelled()
         gate.opened.set()
         return await opened.run(lambda: 7, Timings())
@@ -170,7 +171,7 @@ def test_close_finishes_what_runs_and_refuses_what_waits() -> None:
         await asyncio.sleep(0)
         closing = asyncio.create_task(asyncio.to_thread(opened.close))
 
-        refusals = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), LONG_S)
+        refusals = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), WAIT_S)
         assert [ShuttingDownError] * 3 == [type(refusal) for refusal in refusals]
         assert not closing.done()
         assert not running.done()
@@ -220,7 +221,7 @@ def test_a_waiting_worker_keeps_nothing_of_the_last_work_alive() -> None:
         gone = weakref.ref(result)
         del result
         gc.collect()
-        until = time.monotonic() + LONG_S
+        until = time.monotonic() + WAIT_S
         while gone() is not None and time.monotonic() < until:
             time.sleep(0.001)
 
@@ -232,7 +233,7 @@ def test_idle_workers_use_no_processor_time() -> None:
     with lane(workers=3) as opened:
 
         async def main() -> None:
-            barrier = threading.Barrier(3, timeout=LONG_S)
+            barrier = threading.Barrier(3, timeout=WAIT_S)
             await asyncio.gather(*[opened.run(barrier.wait, Timings()) for _ in range(3)])
 
         asyncio.run(main())
@@ -278,9 +279,9 @@ def test_every_waiter_is_answered_exactly_once_under_a_hammer() -> None:
 
     async def caller(number: int) -> int | Exception:
         fails, pause = rng.random() < 0.2, rng.random() * 0.002
-        patience = rng.choice([0.001, 0.01, LONG_S])
+        patience = rng.choice([0.001, 0.01, WAIT_S])
         if number in {succeeds, fails_at}:
-            fails, patience = number == fails_at, LONG_S
+            fails, patience = number == fails_at, WAIT_S
         else:
             await asyncio.sleep(rng.random() * 0.1)
         try:
@@ -296,7 +297,7 @@ def test_every_waiter_is_answered_exactly_once_under_a_hammer() -> None:
         await asyncio.to_thread(opened.close)
         # On a busy machine all others may have come before.
         callers.append(asyncio.create_task(caller(len(callers))))
-        return await asyncio.wait_for(asyncio.gather(*callers), LONG_S)
+        return await asyncio.wait_for(asyncio.gather(*callers), WAIT_S)
 
     answers = asyncio.run(main())
 
@@ -466,4 +467,4 @@ def test_closing_does_not_wait_for_ever() -> None:
 
     with lane() as opened:
         assert not asyncio.run(main())
-        assert opened.close(patience_s=LONG_S)
+        assert opened.close(patience_s=WAIT_S)

@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 from opened_lanes import settle
 from timers import HeldTimers
+from waiting import WAIT_S
 
 from osamd.engine.loaded_models import LoadedModels, half_of_memory
 from osamd.errors import ModelLoadError, OsamdError, OverloadedError
@@ -14,7 +15,6 @@ from osamd.keep_alive import PINNED, KeepAlive
 from osamd.library.catalog import Blob, Model
 from osamd.models.base import Adapter
 
-WAIT_S = 20.0
 BUDGET = 100
 
 

@@ -12,6 +12,7 @@ from engines import embed, loaded, picture, request, run, segment
 from fake_model import FakeModel, click
 from opened_lanes import settle
 from timers import HeldTimers
+from waiting import WAIT_S
 
 from osamd.engine import Engine, workers
 from osamd.engine.lanes import MOST_HUNG
@@ -209,10 +210,10 @@ def test_every_lane_gives_up_what_hangs(name: str, monkeypatch: pytest.MonkeyPat
         for _ in range(MOST_HUNG):
             assert not lanes.is_stuck
             with pytest.raises(HungError):
-                await lanes.run(lane, lambda: go_on.wait(20), model="", timings=Timings())
+                await lanes.run(lane, lambda: go_on.wait(WAIT_S), model="", timings=Timings())
         assert lanes.is_stuck
         go_on.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_S):
             while lane.hung:
                 await asyncio.sleep(0.01)
         assert await lanes.close(patience_s=20)

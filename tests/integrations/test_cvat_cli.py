@@ -17,6 +17,7 @@ from pictures import HEIGHT as PICTURE_HEIGHT
 from pictures import WIDTH as PICTURE_WIDTH
 from serving import KEY, RunningServer, clean_environment
 from shelf import Library
+from waiting import WAIT_S
 
 from osamd.client import Client
 from osamd.integrations.cvat import Clicks
@@ -42,7 +43,7 @@ def cvat_cli(stub: CvatStub, server: RunningServer, *arguments: str) -> subproce
         env=clean_environment(env),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
         check=False,
     )
 

@@ -20,6 +20,7 @@ from loguru import logger
 from pictures import Inside, inside_of
 from PIL import Image
 from serving import KEY, RunningServer, clean_environment, free_port
+from waiting import WAIT_S
 
 from osamd.client import Client, Segmentation
 from osamd.errors import AccessError, InvalidPromptError, ModelUnavailableError, OsamdError, UnreachableError
@@ -329,7 +330,7 @@ def run_command(folder: Path, *arguments: str, version: str = "7.9.1", **env: st
         env=clean_environment({"PYTHONPATH": path} | env),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT_S,
         check=False,
     )
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from blob_server import Answer, BlobServer
-from pulling import CONTENT, IMPATIENT, WAIT_S, blob_path, model_of, partial_path
+from pulling import CONTENT, IMPATIENT, blob_path, model_of, partial_path
+from waiting import WAIT_S
 
 from osamd.errors import StorageError
 from osamd.library.store import Store

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from serving import clean_environment
+from waiting import WAIT_S
 
 from osamd.library.families import FAMILIES, capabilities_of
 
@@ -44,7 +45,7 @@ def test_listings_do_not_load_onnx_runtime(code: str, tmp_path: Path) -> None:
         env=clean_environment({"OSAMD_CACHE": str(tmp_path)}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT_S,
         check=False,
     )
     assert 0 == done.returncode, done.stderr

@@ -2,9 +2,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from osamd.library.locks import exclusive
+from waiting import WAIT_S
 
-WAIT_S = 30
+from osamd.library.locks import exclusive
 
 
 def take(path: Path, waiting: threading.Event) -> str:

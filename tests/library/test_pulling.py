@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import pytest
+from waiting import WAIT_S
 
 from osamd.errors import (
     ModelPullingError,
@@ -20,8 +21,6 @@ from osamd.library.catalog import Blob, Model
 from osamd.library.pulling import LISTENER_CAPACITY, Pulling
 from osamd.library.pulls import OnProgress
 from osamd.library.store import Store
-
-WAIT_S = 20.0
 
 
 def model(name: str) -> Model:

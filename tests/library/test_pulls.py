@@ -14,7 +14,6 @@ from pulling import (
     IMPATIENT,
     OTHER,
     PATIENT,
-    WAIT_S,
     blob_path,
     blobs_in,
     digest,
@@ -23,6 +22,7 @@ from pulling import (
     start_pull,
     with_data,
 )
+from waiting import WAIT_S
 
 from osamd.errors import (
     BlobDigestError,

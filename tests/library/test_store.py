@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from blob_server import Answer, BlobServer
-from pulling import CONTENT, IMPATIENT, OTHER, WAIT_S, blob_path, blobs_in, digest, model_of, partial_path, with_data
+from pulling import CONTENT, IMPATIENT, OTHER, blob_path, blobs_in, digest, model_of, partial_path, with_data
+from waiting import WAIT_S
 
 from osamd.errors import (
     BlobDigestError,
@@ -191,7 +192,7 @@ def osam_pulls(home: Path, blob: Blob) -> list[str]:
     arguments = [" ".join(words) for words in zip(*files, strict=True)]
     environment = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ} | {"HOME": str(home)}
     command = [sys.executable, "-c", OSAM, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=WAIT_S)
     assert 0 == done.returncode, done.stderr
     return done.stdout.split()
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from pictures import encoded
 from PIL import Image
+from waiting import WAIT_S
 
 from osamd.errors import ImageTooLargeError, InvalidImageError, ShuttingDownError
 from osamd.pixels.decoder import LARGE_PIXELS, MOST_IDLE, Decoder
@@ -27,7 +28,6 @@ from osamd.types import Picture
 MAX_PIXELS = 64_000_000
 # Far more than any of these images takes, on any machine.
 PLENTY_S = 60.0
-WAIT_S = 30.0
 ORPHANED = """
 import os, sys
 from osamd.pixels.decoder import Decoder

@@ -3,6 +3,7 @@ import threading
 import weakref
 
 import pytest
+from waiting import WAIT_S
 
 from osamd.runtime.background import STEPS_BACK, Background
 
@@ -89,5 +90,5 @@ def test_a_closed_thread_ends_after_its_work_and_keeps_nothing_alive() -> None:
     background.close()
     for thread in threading.enumerate():
         if thread.name == "osamd-test-ends":
-            thread.join(10)
+            thread.join(WAIT_S)
     assert "osamd-test-ends" not in {thread.name for thread in threading.enumerate()}

@@ -14,6 +14,7 @@ import pytest
 from asking import CLICK, GENERATE, click, only_mask, refusal
 from pictures import base64_of
 from serving import KEY, RunningServer
+from waiting import WAIT_S
 
 JSON = {"Content-Type": "application/json"}
 URLENCODED = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -154,7 +155,7 @@ def test_letters_that_were_not_percent_encoded(server: RunningServer, photo: byt
     address = urlsplit(server.url)
     head = f"POST {target} HTTP/1.1\r\nHost: here\r\nX-API-Key: {KEY}\r\nContent-Length: {len(photo)}\r\n\r\n"
     with (
-        socket.create_connection((address.hostname, address.port), timeout=30) as connection,
+        socket.create_connection((address.hostname, address.port), timeout=WAIT_S) as connection,
         http.client.HTTPResponse(connection, method="POST") as answer,
     ):
         # An HTTP library would refuse to send them.

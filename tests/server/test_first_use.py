@@ -10,8 +10,9 @@ import pytest
 from asking import GENERATE, ask, refusal
 from blob_server import Answer
 from pictures import base64_of
-from serving import KEY, STOP_S, run_server
-from shelf import WAIT_S, Library, WebModel, run_library
+from serving import KEY, run_server
+from shelf import Library, WebModel, run_library
+from waiting import WAIT_S
 
 from osamd.client import Client
 from osamd.errors import ModelUnavailableError
@@ -223,7 +224,7 @@ def test_server_stops_in_the_middle_of_a_pull(tmp_path: Path, photo: bytes, way:
         if caller is not None:
             problem = refusal(caller.answer())
             assert (503, "shutting_down") == (problem["status"], problem["code"])
-        library.server.process.wait(STOP_S)
+        library.server.process.wait(WAIT_S)
         assert "Traceback" not in library.server.log_text()
         digest = fresh.places(library.cache)[0].name.removeprefix("sha256-")
         assert list((library.cache / "models" / "blobs" / ".osamd" / digest).glob("*.partial"))

@@ -9,7 +9,8 @@ import httpx2
 import pytest
 from asking import GENERATE
 from pydantic import SecretStr
-from serving import KEY, STOP_S, RunningServer, gated_command, run_server, wait_until_answering
+from serving import KEY, RunningServer, gated_command, run_server, wait_until_answering
+from waiting import WAIT_S
 
 from osamd.server.app import create_app
 from osamd.settings import Settings
@@ -62,7 +63,7 @@ def test_shutdown_while_a_model_loads(tmp_path: Path) -> None:
         running.process.terminate()
         time.sleep(0.2)
         gate.touch()
-        assert running.process.wait(STOP_S) == 0
+        assert running.process.wait(WAIT_S) == 0
 
 
 def test_nothing_to_preload_is_ready(tmp_path: Path, photo: bytes) -> None:

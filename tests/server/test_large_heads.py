@@ -6,13 +6,13 @@ from itertools import repeat
 import pytest
 from connections import connect, everything_on, open_request, sent_all
 from serving import KEY, RunningServer, run_server
+from waiting import WAIT_S
 
 PIECE = b"a" * 16 * 1024
 # Far more than is allowed; a server without a limit waits for the rest.
 PIECES = 64
 GREETING = b"GET /health HTTP/1.1\r\nHost: a\r\n"
 # An attempt to see whether the server still reads ends here, and the test with it.
-PATIENCE_S = 20
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]
 def answer_to(running: RunningServer, pieces: Iterable[bytes]) -> bytes:
     """What a client reads that sends until nobody takes it."""
     with connect(running) as connection:
-        connection.settimeout(PATIENCE_S)
+        connection.settimeout(WAIT_S)
         for piece in pieces:
             if not sent_all(connection, piece):
                 break
@@ -61,7 +61,7 @@ def test_a_whole_head_over_the_limit_reaches_no_route(reading: RunningServer) ->
 def test_trailers_count_too(reading: RunningServer) -> None:
     """What comes behind a chunked body is no way around the limit."""
     with open_request(reading, "Transfer-Encoding: chunked") as connection:
-        connection.settimeout(PATIENCE_S)
+        connection.settimeout(WAIT_S)
         connection.sendall(b"1\r\nx\r\n0\r\n")
         for piece in repeat(b"X-Many: a\r\n" * 1000, PIECES):
             if not sent_all(connection, piece):

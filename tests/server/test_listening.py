@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 from serving import KEY, clean_environment, free_port, run_server
+from waiting import WAIT_S
 
 from osamd.errors import SettingsError
 from osamd.server.listening import listen
@@ -133,7 +134,7 @@ def test_a_server_whose_port_is_taken_ends(tmp_path: Path) -> None:
             env=clean_environment(env | {"OSAMD_CACHE": str(tmp_path)}),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=WAIT_S,
             check=False,
         )
 

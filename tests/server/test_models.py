@@ -13,7 +13,8 @@ from asking import CLICK, GENERATE, ask, click, refusal
 from blob_server import Answer
 from pictures import base64_of
 from serving import KEY, run_server
-from shelf import LOCAL, WAIT_S, Library, WebModel, run_library
+from shelf import LOCAL, Library, WebModel, run_library
+from waiting import WAIT_S
 
 from osamd import __version__
 

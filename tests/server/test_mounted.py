@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from serving import KEY
 from starlette.applications import Starlette
 from starlette.routing import Mount, Router
+from waiting import WAIT_S
 
 from osamd.events import RequestDone
 from osamd.server.app import create_app
@@ -113,7 +114,7 @@ def test_its_lifespan_can_be_run_by_the_outer_app(tmp_path: Path) -> None:
         async with (
             outer.router.lifespan_context(outer),
             httpx2.AsyncClient(transport=transport, base_url="http://a") as client,
-            asyncio.timeout(60),
+            asyncio.timeout(WAIT_S),
         ):
             while (await client.get(f"{PREFIX}/ready")).status_code != 200:
                 await asyncio.sleep(0.02)
@@ -160,7 +161,7 @@ def test_metrics_are_counted_without_a_lifespan(monkeypatch: pytest.MonkeyPatch)
     counting = Metrics()
     for number in range(metrics.EARLY_EVENTS + 50):
         counting(done(number))
-    assert loaded.wait(60)
+    assert loaded.wait(WAIT_S)
     counting(done(-1))
 
     assert not counting._early

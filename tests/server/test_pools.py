@@ -3,11 +3,11 @@ import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
+from waiting import WAIT_S
+
 from osamd.server.pools import REPLY_WORKERS, Pools
 from osamd.settings import load_settings
 from osamd.timings import Timings
-
-WAIT_S = 20.0
 
 
 def run(main: Callable[[Pools], Coroutine[Any, Any, None]]) -> None:

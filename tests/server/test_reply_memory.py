@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import WAIT_S, FullStore, breathe, picture
+from engines import FullStore, breathe, picture
 from fake_model import FakeModel
 from pydantic import SecretStr
 from starlette.applications import Starlette
+from waiting import WAIT_S
 
 from osamd.engine import Engine
 from osamd.library.catalog import load_catalog

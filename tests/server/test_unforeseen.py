@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
+from waiting import WAIT_S
 
 from osamd.errors import OsamdError
 from osamd.events import Event, RequestDone
@@ -15,8 +16,6 @@ from osamd.server.app import create_app
 from osamd.server.telemetry.metrics import Metrics
 from osamd.server.telemetry.observe import ObserveMiddleware
 from osamd.settings import load_settings
-
-WAIT_S = 20.0
 
 
 def test_a_start_that_fails_in_an_unforeseen_way_is_logged(

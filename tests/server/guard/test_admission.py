@@ -12,7 +12,8 @@ import pytest
 from asking import GENERATE, click, refusal
 from connections import answer_on, everything_on, open_request
 from engines import picture
-from serving import KEY, START_S, RunningServer, gated_command, run_server
+from serving import KEY, RunningServer, gated_command, run_server
+from waiting import WAIT_S
 
 ALICE, BOB = "alice-secret-Zk41", "bob-secret-9Lpd-c2"
 LARGE = 100_000
@@ -70,7 +71,7 @@ class Sender:
 
     def status(self) -> int:
         """The status of the answer, waited for."""
-        self._thread.join(60)
+        self._thread.join(WAIT_S)
         assert self._answer is not None
         return self._answer.status_code
 
@@ -78,7 +79,7 @@ class Sender:
 def encode(running: RunningServer, gate: Path, data: bytes) -> Sender:
     """A request whose image is being encoded, and not only decoded so that another could come first."""
     sender = Sender(running, data)
-    until = time.monotonic() + START_S
+    until = time.monotonic() + WAIT_S
     while not gate.with_name(f"{gate.name}-reached").exists():
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -87,7 +88,7 @@ def encode(running: RunningServer, gate: Path, data: bytes) -> Sender:
 
 def wait_until_queued(running: RunningServer) -> None:
     """Return when an image waits for the encoder."""
-    until = time.monotonic() + START_S
+    until = time.monotonic() + WAIT_S
     with running.client() as client:
         while 'osamd_lane_waiting{lane="encode"} 1.0' not in client.get("/metrics").text:
             assert time.monotonic() < until
@@ -285,7 +286,7 @@ def test_refusals_leave_nothing_behind(narrow: RunningServer) -> None:
         with half_sent(narrow, ALICE, ALICE, KEY):
             assert 429 == status(narrow, ALICE, image_id="img_0")
             assert 503 == post(narrow, BOB, image(1)).status_code
-        until = time.monotonic() + START_S
+        until = time.monotonic() + WAIT_S
         # That they have left is seen a moment later.
         while status(narrow, ALICE, image_id="img_0") == 429:
             assert time.monotonic() < until

@@ -21,6 +21,7 @@ from pictures import base64_of
 from pydantic import SecretStr
 from serving import KEY, RunningServer, run_server
 from starlette._utils import get_route_path
+from waiting import WAIT_S
 
 from osamd.server.app import ADMIN_PATHS, create_app
 from osamd.server.guard import guessing
@@ -183,7 +184,7 @@ def test_no_spelling_of_a_path_gets_around_the_key(server: RunningServer, target
     """However a path is written, an image without a key is never segmented."""
     host, port = server.url.removeprefix("http://").split(":")
     for method in ("GET", "POST"):
-        connection = http.client.HTTPConnection(host, int(port), timeout=30)
+        connection = http.client.HTTPConnection(host, int(port), timeout=WAIT_S)
         connection.request(method, target, body=b"{}")
         response = connection.getresponse()
         answer = response.read()
@@ -250,7 +251,7 @@ def test_key_of_odd_bytes_is_refused(server: RunningServer, raw: bytes) -> None:
 def test_refusal_comes_before_the_body(server: RunningServer) -> None:
     """Without the key nobody can make the server read a body."""
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
+    with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection:
         connection.sendall(f"POST {GENERATE} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 50000000\r\n\r\n".encode())
         assert connection.recv(65536).startswith(b"HTTP/1.1 403 ")
 

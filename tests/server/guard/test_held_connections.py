@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from connections import answer_on, connect, everything_on
-from serving import KEY, START_S, RunningServer, run_server
+from serving import KEY, RunningServer, run_server
+from waiting import WAIT_S
 
 KEYLESS = 5
 MOST = 12
@@ -42,7 +43,7 @@ def asked(running: RunningServer, path: str, *headers: str) -> socket.socket:
 
 def closed_of(connections: list[socket.socket], count: int) -> list[socket.socket]:
     """The connections on which the server has something to say or which it closed, once there are so many."""
-    until = time.monotonic() + START_S
+    until = time.monotonic() + WAIT_S
     readable: list[socket.socket] = []
     while len(readable) < count:
         readable, _, _ = select.select(connections, [], [], 0.05)

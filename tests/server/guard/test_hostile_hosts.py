@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from waiting import WAIT_S
 
 from osamd.errors import UrlFailedError
 from osamd.server.guard.fetching import FREE_PIECES, OwnLoop, get_image
@@ -93,14 +94,14 @@ def images(host: Host, **settings: Any) -> RemoteImages:
 def test_a_body_in_too_many_chunks_is_refused(first: bytes, then: bytes) -> None:
     """Each piece costs as much as a thousand times as many bytes."""
     with hosting(first, then) as host, pytest.raises(UrlFailedError, match="too many chunks"):
-        asyncio.run(images(host, url_s=60).fetch(host.url))
+        asyncio.run(images(host, url_s=WAIT_S).fetch(host.url))
 
 
 def test_pieces_of_a_usual_size_are_read() -> None:
     """Some servers send chunks of half a kilobyte."""
     body = b"200\r\n" + b"x" * 512 + b"\r\n"
     with hosting(CHUNKED + body * 3 * FREE_PIECES + b"0\r\n\r\n") as host:
-        assert 512 * 3 * FREE_PIECES == len(asyncio.run(images(host, url_s=60).fetch(host.url)))
+        assert 512 * 3 * FREE_PIECES == len(asyncio.run(images(host, url_s=WAIT_S).fetch(host.url)))
 
 
 @pytest.mark.parametrize(
@@ -156,11 +157,11 @@ def test_a_fetch_that_nobody_waits_for_ends() -> None:
 
     async def leave(host: Host) -> None:
         fetching = asyncio.create_task(images(host, url_s=300).fetch(host.url))
-        await asyncio.to_thread(host.was_asked.wait, 30)
+        await asyncio.to_thread(host.was_asked.wait, WAIT_S)
         fetching.cancel()
         with pytest.raises(asyncio.CancelledError):
             await fetching
-        assert await asyncio.to_thread(host.was_left.wait, 30)
+        assert await asyncio.to_thread(host.was_left.wait, WAIT_S)
 
     with hosting(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n") as host:
         asyncio.run(leave(host))

@@ -16,6 +16,7 @@ import pytest
 from asking import CLICK, GENERATE, click, refusal
 from pictures import base64_of
 from serving import KEY, RunningServer, clean_environment, run_server
+from waiting import WAIT_S
 
 from osamd.errors import SettingsError
 from osamd.server.guard import keys
@@ -23,7 +24,6 @@ from osamd.server.guard.auth import ADMIN, USER, Caller
 from osamd.server.guard.keys import KeyFile, new_key, read_keys, revoke
 
 ALICE, BOB, OPS = "alice-secret-Zk41", "bob-secret-9Lpd-c2", "ops-secret-77Qx-d5"
-SECONDS = 20.0
 
 
 def hashed(secret: str) -> str:
@@ -269,7 +269,7 @@ def status_with(running: RunningServer, secret: str) -> int:
 
 def wait_for(running: RunningServer, secret: str, status: int) -> None:
     """Until the key gets this answer."""
-    until = time.monotonic() + SECONDS
+    until = time.monotonic() + WAIT_S
     while status_with(running, secret) != status:
         assert time.monotonic() < until, f"never {status}"
         time.sleep(0.05)
@@ -283,7 +283,7 @@ def test_keys_change_without_a_restart(keyed: RunningServer, file: Path, photo: 
     with keyed.client(headers={"X-API-Key": KEY}) as client:
         answered = client.post(GENERATE, content=photo)
     file.write_text("bob user broken line\n")
-    until = time.monotonic() + SECONDS
+    until = time.monotonic() + WAIT_S
     while "API_KEY_FILE could not be reloaded" not in keyed.log_text() and time.monotonic() < until:
         assert 200 == status_with(keyed, KEY)
         time.sleep(0.05)
@@ -379,7 +379,7 @@ def test_a_broken_file_ends_the_start(tmp_path: Path, file: Path) -> None:
     file.write_text(f"alice {ALICE}\n")
     env = clean_environment({"API_KEY_FILE": str(file), "OSAMD_CACHE": str(tmp_path), "PORT": "0"})
     command = [sys.executable, "-m", "osamd", "serve"]
-    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=WAIT_S, check=False)
 
     assert 6 == ended.returncode
     assert "line 1 of" in ended.stderr
@@ -394,7 +394,7 @@ def keys_command(*arguments: str, file: Path | None = None) -> subprocess.Comple
     """What ``osamd keys`` prints."""
     env = clean_environment({} if file is None else {"API_KEY_FILE": str(file)})
     command = [sys.executable, "-m", "osamd", "keys", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=WAIT_S, check=False)
 
 
 def test_new_list_and_revoke(file: Path) -> None:

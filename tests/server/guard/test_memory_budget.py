@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import WAIT_S
 
 from osamd.errors import DeadlineExceededError, OverloadedError
 from osamd.server.guard.memory_budget import Holding, MemoryBudget
@@ -13,10 +14,9 @@ from osamd.server.guard.shares import FACTOR
 
 CAPACITY = 1000
 MOST = CAPACITY * FACTOR // (FACTOR + 1)
-LONG_S = 20.0
 
 
-def run(main: Callable[[MemoryBudget], Awaitable[Any]], *, wait_s: float = LONG_S) -> Any:
+def run(main: Callable[[MemoryBudget], Awaitable[Any]], *, wait_s: float = WAIT_S) -> Any:
     """Run a test's coroutine with a budget; at its end nothing may be held."""
 
     async def whole() -> Any:
@@ -61,7 +61,7 @@ def test_one_key_leaves_room_for_another() -> None:
         with pytest.raises(OverloadedError):
             more.grow(1)
         little = budget.open("little")
-        await asyncio.wait_for(little.reserve(150), LONG_S)
+        await asyncio.wait_for(little.reserve(150), WAIT_S)
         for holding in (much, little):
             holding.shrink(0)
         assert 1 == budget.status().refused
@@ -93,10 +93,10 @@ def test_who_holds_least_is_served_first() -> None:
         await asyncio.sleep(0)
         assert [False] * 3 == [task.done() for task in (large_task, small_task, little_task)]
         first.shrink(200)
-        await asyncio.wait_for(little_task, LONG_S)
+        await asyncio.wait_for(little_task, WAIT_S)
         assert not large_task.done()
         first.shrink(0)
-        await asyncio.wait_for(asyncio.gather(large_task, small_task), LONG_S)
+        await asyncio.wait_for(asyncio.gather(large_task, small_task), WAIT_S)
         for holding in (large, small, little):
             holding.shrink(0)
 
@@ -111,11 +111,11 @@ def test_a_key_that_holds_nothing_passes_one_that_waits_for_more() -> None:
         await much.reserve(MOST)
         large, large_task = await waiting(budget, "large", MOST)
         click = budget.open("click")
-        await asyncio.wait_for(click.reserve(10), LONG_S)
+        await asyncio.wait_for(click.reserve(10), WAIT_S)
         assert not large_task.done()
         click.shrink(0)
         much.shrink(0)
-        await asyncio.wait_for(large_task, LONG_S)
+        await asyncio.wait_for(large_task, WAIT_S)
         large.shrink(0)
 
     run(main)
@@ -159,7 +159,7 @@ def test_a_waiter_that_leaves_lets_others_go_on() -> None:
         large, large_task = await waiting(budget, "me", 500)
         small, small_task = await waiting(budget, "me", 10)
         large_task.cancel()
-        await asyncio.wait_for(small_task, LONG_S)
+        await asyncio.wait_for(small_task, WAIT_S)
         for one in (holding, small, large):
             one.shrink(0)
 
@@ -190,7 +190,7 @@ def test_it_is_never_overdrawn_and_everybody_is_served(seed: int, asked: list[tu
             if rng.random() < 0.2:
                 await asyncio.sleep(0)
                 task.cancel()
-        results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), LONG_S)
+        results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), WAIT_S)
         assert all(result is None or isinstance(result, asyncio.CancelledError) for result in results)
 
     run(main)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from connections import answer_on, connect, everything_on, open_request, sent_all
-from serving import KEY, START_S, RunningServer, run_server
+from serving import KEY, RunningServer, run_server
+from waiting import WAIT_S
 
 ROOT = Path(__file__).resolve().parents[3]
 IMPATIENT = {
@@ -151,7 +152,7 @@ def test_a_client_that_does_not_read_is_cut_off(impatient: RunningServer) -> Non
         connection.connect((host, int(port)))
         # More than the buffers of both ends hold.
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nX-Request-Id: unread\r\n\r\n".encode() * 20)
-        until = time.monotonic() + START_S
+        until = time.monotonic() + WAIT_S
         while is_held(impatient, connection):
             assert time.monotonic() < until
             time.sleep(0.05)

@@ -11,6 +11,7 @@ from asking import CLICK, GENERATE, click
 from connections import connect, everything_on
 from pictures import base64_of
 from serving import KEY, RunningServer
+from waiting import WAIT_S
 
 # As Java's HttpClient and curl --http2 send it, and its kind.
 OFFERS = {
@@ -175,7 +176,7 @@ def test_javas_client_is_answered(server: RunningServer, body: bytes, tmp_path: 
     (tmp_path / "Ask.java").write_text(JAVA)
     (tmp_path / "body.json").write_bytes(body)
     command = ["java", "Ask.java", server.url + GENERATE, KEY, "body.json"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_S, check=True)
 
     assert ["200"] * 3 == ended.stdout.split()
 
@@ -186,6 +187,6 @@ def test_curl_is_answered(server: RunningServer, body: bytes, tmp_path: Path) ->
     (tmp_path / "body.json").write_bytes(body)
     command = ["curl", "-sS", "--http2", "--noproxy", "*", "-H", f"X-API-Key: {KEY}", "--data-binary", "@body.json"]
     command += ["-o", "answer", "-w", "%{http_code}", server.url + GENERATE]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_S, check=True)
 
     assert "200" == ended.stdout

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from serving import clean_environment
+from waiting import WAIT_S
 
 from osamd.events import ModelLoaded, RequestDone
 from osamd.server.telemetry.logs import TEXT, JsonFormatter, TextFormatter, log_format
@@ -116,7 +117,9 @@ Image.open(file)
 def test_warnings_and_libraries_lines_are_json_too() -> None:
     """Pillow's warnings of an image, and what asyncio logs, are lines like ours; a place in the code warns once."""
     command = [sys.executable, "-c", EVERYTHING]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=clean_environment({}))
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=WAIT_S, check=True, env=clean_environment({})
+    )
     first, second, third = (json.loads(line) for line in ended.stdout.splitlines())
 
     assert "" == ended.stderr

@@ -12,6 +12,7 @@ import pytest
 from asking import GENERATE
 from prometheus_client.parser import text_string_to_metric_families
 from serving import KEY, RunningServer, run_server
+from waiting import WAIT_S
 
 from osamd.events import (
     ModelLoaded,
@@ -28,7 +29,6 @@ from osamd.status import CacheStatus, EngineStatus, LaneStatus, MemoryStatus
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 USER = "user-key-9kQz-Wm41"
-WAIT_S = 10.0
 STATUS = EngineStatus(
     state="ready",
     lanes=(LaneStatus("encode", waiting=3, capacity=16, running=1, hung=0),),

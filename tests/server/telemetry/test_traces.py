@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from serving import KEY, run_server
 from threaded import serving
+from waiting import WAIT_S
 
 from osamd.events import ModelUnloaded, RequestDone
 from osamd.server.telemetry.traces import Traces, otlp_provider, traces_are_wanted
@@ -133,7 +134,7 @@ def test_a_server_sends_its_spans_and_nothing_sensitive(tmp_path: Path, photo: b
     """What is left when the server stops is sent too; neither key nor image nor prompt is in it."""
     with collector() as (url, bodies):
         env = {"API_KEY": KEY, "OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_COMPRESSION": "none"}
-        with run_server(cache=tmp_path, env=env) as running, running.client(timeout=60) as client:
+        with run_server(cache=tmp_path, env=env) as running, running.client(timeout=WAIT_S) as client:
             headers = {"traceparent": TRACEPARENT, "Content-Type": "image/jpeg"}
             query = {"point": "225,150", "background": "9,7"}
             assert 200 == client.post(GENERATE, content=photo, params=query, headers=headers).status_code
