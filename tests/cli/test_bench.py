@@ -253,6 +253,7 @@ def test_json_on_stdout_is_alone_there(osamd: Osamd, server: RunningServer, phot
     """``--json -`` leaves stdout to the figures, and the table goes to stderr; the photo may come from stdin."""
     ended = osamd("bench", server.url, *FEW, "--image", "-", "--json", "-", env={"API_KEY": KEY}, stdin=photo)
 
+    assert 0 == ended.returncode, ended.err
     assert PHASES == [item["name"] for item in json.loads(ended.out)["phases"]]
     assert "first answer" in ended.err
 

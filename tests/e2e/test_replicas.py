@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -113,7 +114,17 @@ def test_a_killed_replica_loses_no_click(
 def wait_for_files(folder: Path, count: int) -> list[Path]:
     """The embeddings on disk, once there are so many: they are written in the background."""
     until = time.monotonic() + WAIT_S
-    while len(files := list(folder.rglob("img_*.npz"))) < count:
+    while len(files := embeddings_in(folder)) < count:
         assert time.monotonic() < until
         time.sleep(0.02)
     return files
+
+
+def embeddings_in(folder: Path) -> list[Path]:
+    """The embeddings on disk; folders that go while this looks are unfinished ones."""
+    return [
+        Path(place, name)
+        for place, _, names in os.walk(folder)
+        for name in names
+        if name.startswith("img_") and name.endswith(".npz")
+    ]
