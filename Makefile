@@ -37,6 +37,8 @@ serve: $(VENV)/runtime ## Serve in development mode on 127.0.0.1:11368
 # More than cores, since some tests wait for limits in seconds and leave a core idle meanwhile.
 TEST_PROCESSES ?= 3
 
+# pytest rewrites assertions on import; unless it may keep the result, each process does so anew, for seconds.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/dev ## Run the tests in TEST_PROCESSES (3) parallel processes
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 

@@ -12,7 +12,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_missing_browser_is_reported_in_the_last_line(tmp_path: Path) -> None:
     """Who has no Chromium learns what was not tested and how to get it, however much was printed before."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/browser/test_history.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--assert=plain",
+        "-p",
+        "no:cacheprovider",
+        "tests/browser/test_history.py",
+    ]
     ended = subprocess.run(
         command,
         cwd=ROOT,
