@@ -143,7 +143,7 @@ def test_mistakes_are_told(
 
 def test_server_without_key_is_told(tmp_path: Path) -> None:
     """500: the server's own words name its variable."""
-    with run_server(cache=tmp_path) as running:
+    with run_server(cache=tmp_path, env={"OSAMD_PRELOAD": "none"}) as running:
         ended = run_example(env={"OSAMD_URL": running.url, "API_KEY": KEY}, cwd=tmp_path)
 
     assert ended.returncode == 6

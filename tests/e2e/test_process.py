@@ -21,6 +21,8 @@ from waiting import WAIT_S
 
 ROOT = Path(__file__).resolve().parents[2]
 OSAMD = str(Path(sys.executable).with_name("osamd"))
+# For tests that need no mask.
+WITHOUT_MODEL = {"OSAMD_PRELOAD": "none"}
 FILE_KEY, REAL_KEY = "key-of-the-file-K3v", "key-of-the-environment"
 
 
@@ -52,7 +54,7 @@ def started(deployment: Path) -> list[Sequence[str]]:
 def test_env_file_beside_main_is_read(deployment: Path, tmp_path: Path, way: int) -> None:
     """The ``.env`` beside main.py is read, wherever the process was started."""
     command = started(deployment)[way]
-    with run_server(cache=tmp_path, command=command, cwd=tmp_path) as running:
+    with run_server(cache=tmp_path, env=WITHOUT_MODEL, command=command, cwd=tmp_path) as running:
         assert status_with(running, FILE_KEY) == 200
         assert status_with(running, "wrong") == 403
 
@@ -72,25 +74,26 @@ def test_real_environment_wins_over_env_file(deployment: Path, tmp_path: Path, p
 def test_main_works_without_env_file(deployment: Path, tmp_path: Path) -> None:
     """No ``.env`` is needed."""
     (deployment / ".env").unlink()
-    with run_server(cache=tmp_path, env={"API_KEY": KEY}, command=started(deployment)[0]) as running:
+    env = {"API_KEY": KEY} | WITHOUT_MODEL
+    with run_server(cache=tmp_path, env=env, command=started(deployment)[0]) as running:
         assert status_with(running, KEY) == 200
 
 
 def test_example_env_file_works(deployment: Path, tmp_path: Path) -> None:
     """``.env.example`` copied as it is starts a development server with its key."""
     shutil.copy(ROOT / ".env.example", deployment / ".env")
-    with run_server(cache=tmp_path, command=started(deployment)[0]) as running:
+    with run_server(cache=tmp_path, env=WITHOUT_MODEL, command=started(deployment)[0]) as running:
         assert status_with(running, "your_local_key_here") == 200
         assert status_with(running, "wrong") == 403
 
 
 def test_serve_reads_env_file_only_when_told(deployment: Path, tmp_path: Path) -> None:
     """``osamd serve`` ignores a ``.env`` in the working directory, and reads it by ``--env-file``."""
-    command = (OSAMD, "serve")
-    with run_server(cache=tmp_path, command=command, cwd=deployment) as ignoring:
+    command = (sys.executable, "-m", "osamd", "serve")
+    with run_server(cache=tmp_path, env=WITHOUT_MODEL, command=command, cwd=deployment) as ignoring:
         assert status_with(ignoring, FILE_KEY) == 500
     told = (*command, "--env-file", str(deployment / ".env"))
-    with run_server(cache=tmp_path, command=told, cwd=tmp_path) as reading:
+    with run_server(cache=tmp_path, env=WITHOUT_MODEL, command=told, cwd=tmp_path) as reading:
         assert status_with(reading, FILE_KEY) == 200
 
 
@@ -106,7 +109,7 @@ def test_flags_win_over_environment(tmp_path: Path, photo: bytes) -> None:
     }
     flags = ["--host", "127.0.0.1", "--port", "{port}", "--mask-layout", "crop", "--docs", "off", "--preload", "none"]
     flags += ["--log-level", "info", "--threads", "1", "--device", "cpu", "--cache", str(tmp_path / "cache")]
-    command = (OSAMD, "serve", *flags)
+    command = (sys.executable, "-m", "osamd", "serve", *flags)
     with run_server(cache=tmp_path, env=env, command=command) as running, running.client() as client:
         reply = client.post(GENERATE, content=photo, params={"mask_format": "rle"}).json()
         assert client.get("/docs").status_code == 404

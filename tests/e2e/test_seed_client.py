@@ -123,7 +123,7 @@ def test_tells_a_missing_image(development: RunningServer) -> None:
 
 def test_tells_a_server_without_key(tmp_path: Path) -> None:
     """When the operator set no key, it prints the branch for 500, which names the variable."""
-    with run_server(cache=tmp_path) as running:
+    with run_server(cache=tmp_path, env={"OSAMD_PRELOAD": "none"}) as running:
         printed = run_client(running)
 
     assert printed.startswith("Server Error (check API Key configuration?): ")

@@ -158,7 +158,7 @@ def test_prefix_of_a_proxy_is_told(tmp_path_factory: pytest.TempPathFactory) -> 
         "import uvicorn; from osamd.server.app import create_app; from osamd.settings import load_settings;"
         " s = load_settings(); uvicorn.run(create_app(s), port=s.port, root_path='/seg')"
     )
-    env = {"API_KEY": KEY}
+    env = {"API_KEY": KEY, "OSAMD_PRELOAD": "none"}
     with (
         run_server(
             cache=tmp_path_factory.mktemp("cache"), env=env, command=(sys.executable, "-c", script), wait_for="/health"
@@ -172,7 +172,7 @@ def test_prefix_of_a_proxy_is_told(tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_docs_can_be_switched_off(tmp_path_factory: pytest.TempPathFactory) -> None:
     """``OSAMD_DOCS=off`` removes the page, its files and the document."""
-    env = {"API_KEY": KEY, "OSAMD_DOCS": "off"}
+    env = {"API_KEY": KEY, "OSAMD_DOCS": "off", "OSAMD_PRELOAD": "none"}
     with run_server(cache=tmp_path_factory.mktemp("cache"), env=env) as running:
         for path in ("/docs", "/docs/start.js", "/docs/swagger-ui.css", "/openapi.json"):
             with running.client(headers={}) as stranger:

@@ -230,7 +230,10 @@ def test_a_bug_has_all_headers_too(tmp_path: Path) -> None:
         "serve(app, settings)\n"
     )
     command = (sys.executable, str(tmp_path / "broken.py"))
-    with run_server(cache=tmp_path, env={"API_KEY": KEY}, command=command) as running, running.client() as client:
+    with (
+        run_server(cache=tmp_path, env={"API_KEY": KEY, "OSAMD_PRELOAD": "none"}, command=command) as running,
+        running.client() as client,
+    ):
         answer = client.get("/broken")
     problem = refusal(answer)
 

@@ -150,7 +150,7 @@ def test_image_path_in_development_is_the_working_directory(tmp_path: Path, phot
 def test_image_path_in_development_beyond_loopback_is_refused(tmp_path: Path, photo: bytes) -> None:
     """A development server that listens on all addresses reads no files."""
     (tmp_path / "cat.jpg").write_bytes(photo)
-    env = {"APP_ENV": "development", "OSAMD_HOST": "0.0.0.0"}  # noqa: S104 - that is the point
+    env = {"APP_ENV": "development", "OSAMD_HOST": "0.0.0.0", "OSAMD_PRELOAD": "none"}  # noqa: S104 - that is the point
     with run_server(cache=tmp_path, env=env, cwd=tmp_path) as running, running.client() as client:
         problem = refusal(client.post(GENERATE, json={"image_path": "cat.jpg"}))
 

@@ -73,7 +73,7 @@ def test_reading_is_all_anybody_may_do(server: RunningServer) -> None:
 
 def test_it_goes_with_the_docs(tmp_path: Path) -> None:
     """``OSAMD_DOCS=off`` removes it."""
-    with run_server(cache=tmp_path, env={"API_KEY": KEY, "OSAMD_DOCS": "off"}) as running:
+    with run_server(cache=tmp_path, env={"API_KEY": KEY, "OSAMD_DOCS": "off", "OSAMD_PRELOAD": "none"}) as running:
         for path in ("/playground", "/playground/app.js"):
             with running.client(headers={}) as stranger:
                 assert stranger.get(path).status_code == 403

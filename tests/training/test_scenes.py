@@ -1,13 +1,22 @@
 import numpy as np
 import pytest
 from training.library import Library
-from training.scenes import AREA, SceneMaker
+from training.scenes import AREA, Scene, SceneMaker
+
+SIDE = 96
 
 
 @pytest.fixture
 def maker(library: Library) -> SceneMaker:
     """The same scenes each time."""
     return SceneMaker(library, np.random.default_rng(1))
+
+
+@pytest.fixture(scope="module")
+def scenes(library: Library) -> list[Scene]:
+    """So many that what is seldom occurs; making them takes longer than all tests."""
+    maker = SceneMaker(library, np.random.default_rng(1))
+    return [maker.make(SIDE, SIDE) for _ in range(200)]
 
 
 def test_scenes_hold_what_may_be_asked_for(maker: SceneMaker) -> None:
@@ -23,10 +32,10 @@ def test_scenes_hold_what_may_be_asked_for(maker: SceneMaker) -> None:
             assert 0 < target.weight
 
 
-def test_a_target_looks_unlike_what_is_behind_it(maker: SceneMaker) -> None:
+def test_a_target_looks_unlike_what_is_behind_it(scenes: list[Scene]) -> None:
     """Cut-outs are bright and backgrounds dark here, and mostly stay so: masks lie where things were pasted."""
     brighter = []
-    for scene in (maker.make(128, 128) for _ in range(60)):
+    for scene in scenes:
         behind = scene.image[scene.layers == 0]
         brighter += [
             scene.image[scene.mask(target)].mean() > behind.mean()
@@ -37,24 +46,24 @@ def test_a_target_looks_unlike_what_is_behind_it(maker: SceneMaker) -> None:
     assert 0.7 < np.mean(brighter)
 
 
-def test_masks_are_as_round_as_what_was_pasted(maker: SceneMaker) -> None:
+def test_masks_are_as_round_as_what_was_pasted(scenes: list[Scene]) -> None:
     """Discs leave the corners of their boxes free, and so do most masks: rims and shadows do not count."""
     filled = []
-    for scene in (maker.make(128, 128) for _ in range(60)):
+    for scene in scenes:
         for target in scene.targets:
             mask = scene.mask(target)
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            if target.region is None and rows[0] and columns[0] and rows[-1] < 127 and columns[-1] < 127:
+            if target.region is None and rows[0] and columns[0] and rows[-1] < SIDE - 1 and columns[-1] < SIDE - 1:
                 filled.append(mask.sum() / ((np.ptp(rows) + 1) * (np.ptp(columns) + 1)))
 
     assert 20 < len(filled)
     assert np.median(filled) < 0.85
 
 
-def test_regions_are_asked_for_where_nothing_covers_them(maker: SceneMaker) -> None:
+def test_regions_are_asked_for_where_nothing_covers_them(scenes: list[Scene]) -> None:
     """A region's mask lies in its part of the photo, and off everything that was pasted."""
     seen = 0
-    for scene in (maker.make(96, 160) for _ in range(60)):
+    for scene in scenes:
         for target in scene.targets:
             if target.region is not None:
                 mask = scene.mask(target)
@@ -65,9 +74,8 @@ def test_regions_are_asked_for_where_nothing_covers_them(maker: SceneMaker) -> N
     assert 10 < seen
 
 
-def test_some_targets_are_parts_of_others_and_some_are_groups(maker: SceneMaker) -> None:
+def test_some_targets_are_parts_of_others_and_some_are_groups(scenes: list[Scene]) -> None:
     """What makes a click ambiguous does occur: a part inside its whole, and two things as one."""
-    scenes = [maker.make(96, 96) for _ in range(200)]
     layers = [[target.layers for target in scene.targets if target.region is None] for scene in scenes]
 
     # What is left of a whole without its part is no target; of a group both are.

@@ -262,7 +262,8 @@ def test_refusal_comes_before_the_body(server: RunningServer) -> None:
 @pytest.fixture(scope="module", params=["", "  "], ids=["unset", "blank"])
 def keyless(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A production server whose operator forgot the key."""
-    with run_server(cache=tmp_path_factory.mktemp("cache"), env={"API_KEY": request.param}) as running:
+    env = {"API_KEY": request.param, "OSAMD_PRELOAD": "none"}
+    with run_server(cache=tmp_path_factory.mktemp("cache"), env=env) as running:
         yield running
 
 
@@ -314,7 +315,9 @@ def test_key_beyond_ascii_works(tmp_path: Path) -> None:
     """A key of any letters, with a line's end behind it as files have, is matched by its UTF-8 bytes."""
     secret = "schl\u00fcssel-schl\u00fcssel-\u9375"
     with (
-        run_server(cache=tmp_path, env={"API_KEY": f"{secret}\n"}, wait_for="/health") as running,
+        run_server(
+            cache=tmp_path, env={"API_KEY": f"{secret}\n", "OSAMD_PRELOAD": "none"}, wait_for="/health"
+        ) as running,
         running.client(headers={}) as client,
     ):
         assert client.get("/", headers=[(b"X-API-Key", secret.encode())]).status_code == 200

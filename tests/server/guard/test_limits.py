@@ -121,7 +121,12 @@ def test_a_named_file_over_the_limit_is_refused(tmp_path: Path) -> None:
     """A file below the image folder is read no further than a body would be."""
     with (tmp_path / "huge.jpg").open("wb") as file:
         file.truncate(MEBIBYTE + 1)
-    env = {"API_KEY": KEY, "OSAMD_MAX_BODY_BYTES": str(MEBIBYTE), "OSAMD_IMAGE_ROOT": str(tmp_path)}
+    env = {
+        "API_KEY": KEY,
+        "OSAMD_MAX_BODY_BYTES": str(MEBIBYTE),
+        "OSAMD_IMAGE_ROOT": str(tmp_path),
+        "OSAMD_PRELOAD": "none",
+    }
     with run_server(cache=tmp_path, env=env) as running, running.client() as client:
         problem = refusal(client.post(GENERATE, json={"image_path": "huge.jpg"}))
 
