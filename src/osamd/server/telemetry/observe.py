@@ -55,6 +55,9 @@ class ObserveMiddleware:
                 if timings.seconds():
                     headers["Server-Timing"] = timings.server_timing()
             await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                # uvloop writes when it gets its turn, which should not be after the event has been logged.
+                await asyncio.sleep(0)
 
         try:
             await self._app(scope, receive, observed)
