@@ -24,6 +24,7 @@ SETTLE_S: Final = 180.0
 STOP_S: Final = 60.0
 UP: Final = re.compile(r"osamd: (http://\S+) \(Ctrl-C stops")
 ADDRESS: Final = re.compile(r"(RAY_[A-Z_]+)=(\S+)")
+LOGS: Final = re.compile(r"osamd: logs, until the cluster stops, in (\S+)")
 SEGMENTER: Final = "Segmenter-builtin"
 EDGE: Final = "Edge"
 CONTROLLER: Final = "ray::ServeController"
@@ -61,6 +62,12 @@ class RunningCluster:
     def http(self) -> httpx2.Client:
         """A client with the key and without retries."""
         return httpx2.Client(base_url=self.url, headers={"X-API-Key": self.key}, timeout=120.0, trust_env=False)
+
+    def log_lines(self) -> list[str]:
+        """What Ray's processes have logged."""
+        folder = Path(LOGS.findall(self.log.read_text("utf-8", "replace"))[-1])
+        texts = [file.read_text("utf-8", "replace") for file in folder.rglob("*") if file.is_file()]
+        return [line for text in texts for line in text.splitlines()]
 
     def parts(self, name: str) -> list[int]:
         """Ids of the processes whose command has this in it."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import random
 import re
 import threading
@@ -16,7 +17,17 @@ import httpx2
 import numpy as np
 import pytest
 from asking import GENERATE, click
-from cluster_process import CONTROLLER, EDGE, PROXY, SEGMENTER, RunningCluster, listening, run_cluster, wait_for
+from cluster_process import (
+    CONTROLLER,
+    EDGE,
+    PROXY,
+    SEGMENTER,
+    RunningCluster,
+    command_of,
+    listening,
+    run_cluster,
+    wait_for,
+)
 from comparing import comparable
 from pictures import base64_of
 from PIL import Image
@@ -24,6 +35,7 @@ from serving import KEY, run_server
 
 from osamd.client import Client, Segmentation
 from osamd.client.routing import headers_of_handle
+from osamd.cluster.haproxy import EDITS
 from osamd.cluster.processes import descendants
 
 pytestmark = [
@@ -156,6 +168,16 @@ def test_nothing_listens_beyond_loopback(cluster: RunningCluster) -> None:
     assert {} == {address: owner for address, owner in found.items() if not address.startswith("127.")}
 
 
+def test_haproxys_configuration_is_edited(cluster: RunningCluster) -> None:
+    """The pinned Ray's has each line that ``EDITS`` looks for, and no request is sent to this machine's syslog."""
+    commands = [command_of(pid).split() for pid in descendants(cluster.process.pid)]
+    (file,) = {word for command in commands for word in command if word.endswith("/haproxy.cfg")}
+    text = Path(file).read_text("utf-8")
+    for new in EDITS.values():
+        assert new.replace(r"\n", "\n") in text
+    assert "127.0.0.1:514" not in text
+
+
 @pytest.mark.parametrize("segmenters", [2, 3])
 def test_every_first_click_finds_its_embedding(cluster: RunningCluster, client: Client, segmenters: int) -> None:
     """In memory alone, through both edges; each Segmenter has its own share, and is one more at three."""
@@ -211,6 +233,15 @@ def test_metrics_are_those_of_all(cluster: RunningCluster) -> None:
     with cluster.http() as http:
         text = http.get("/metrics").text
     assert 2 == len(set(re.findall(r'osamd_model_bytes\{segmenter="([^"]+)"', text)))
+
+
+def test_a_request_is_logged(cluster: RunningCluster) -> None:
+    """By its edge, as ``osamd serve`` does, in the folder that the command names."""
+    name = "a-request-that-is-logged"
+    with cluster.http() as http:
+        http.post(GENERATE, json={}, headers={"X-Request-Id": name})
+    lines = wait_for(lambda: [line for line in cluster.log_lines() if name in line], "a line", limit_s=10.0)
+    assert [("RequestDone", 422)] == [(line["event"], line["status"]) for line in map(json.loads, lines)]
 
 
 def test_a_large_photo(cluster: RunningCluster, client: Client) -> None:

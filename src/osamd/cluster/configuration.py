@@ -103,6 +103,16 @@ def node_environment() -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MESSAGE_BYTES),
         "RAY_SERVE_ENABLE_HA_PROXY": "1" if has_haproxy() else "0",
+        # Edges count requests for Ray's metrics themselves; else HAProxy writes, and a process parses, a line for each.
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # Not ten times a second: nobody reads metrics that often.
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
+        # With "0", which the optimization above implies, Serve takes the place of stdout and stderr, drops osamd's
+        # lines, which are below its own level, and reads the stack for each of them.
+        "RAY_SERVE_LOG_TO_STDERR": "1",
+        # Of each process's stdout and stderr, which would grow without end.
+        "RAY_ROTATION_MAX_BYTES": "100000000",
+        "RAY_ROTATION_BACKUP_COUNT": "5",
         **NORMAL_PRIORITY,
         # A proxy that died is noticed after three of these periods, 10 s by default.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",

@@ -11,6 +11,13 @@ EDITS: Final = {
     r"^  bind \*:": "  bind 127.0.0.1:",
     # So that edges see clients' addresses, and slow heads are not waited for.
     r"^defaults$": r"defaults\n    option forwardfor\n    timeout http-request 15s",
+    # A line for each request, with its query string, to whatever listens on this machine's port for syslog.
+    # RAY_SERVE_HAPROXY_LOG_TARGET with another address still gets them.
+    r"^    log 127.0.0.1:514 local0 info$": "",
+    # Edges notice themselves when a client leaves, as ``osamd serve`` does: Ray need not watch it as well.
+    r"^frontend http_frontend$": (
+        r"frontend http_frontend\n    http-request set-header x-request-disconnect-disabled ?1"
+    ),
     # All paths are the edges'. It knows none of them for a moment after it has started: clients try again after 503.
     r"^    http-request return status 404 ": "    http-request return status 503 ",
 }
