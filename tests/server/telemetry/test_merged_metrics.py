@@ -1,6 +1,13 @@
 """Metrics of several processes in one text."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
 from osamd.server.telemetry.merged_metrics import merged
@@ -8,6 +15,8 @@ from osamd.server.telemetry.merged_metrics import merged
 
 def text(value: float, *, with_more: bool = False) -> bytes:
     """Each kind of metric, as a process writes it."""
+    # As in a server, whether or not another test has made one in this process.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     Gauge("plain", "One.", registry=registry).set(value)
     Counter("counted", "Two.", ("kind",), registry=registry).labels('a"{}\n\\').inc(value)
