@@ -18,7 +18,7 @@ OSAM_SHARE = 1 / 3
 RISE_PERCENT = 3.0
 # Room for about ten of the built-in model's embeddings, so that it is full at once.
 SMALL_CACHE = str(16 * 1024 * 1024)
-# By then the masks kept for refinement, 64 MB, are as many as there may be: 2 600 of the built-in model's.
+# By then the masks kept for refinement, 64 MB, are as many as there may be: 1 270 of the built-in model's.
 BEFORE_FLAT = 0.3
 # osamd gives back what an encoder worked in after ten seconds without work.
 REST_S = 15.0

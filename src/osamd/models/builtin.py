@@ -104,7 +104,7 @@ class Builtin:
         """
         features: dict[str, FloatArray] = {}
         for scale, pixels in prepared.inputs.items():
-            maps = self._encoder.run({"x": pixels}, FEATURES)
+            maps = self._encoder.run_to_keep({"x": pixels}, FEATURES)
             features |= {f"{scale}.{name}": values for name, values in zip(FEATURES, maps, strict=True)}
         return Embedding(height=prepared.height, width=prepared.width, features=features, picture=prepared.picture)
 

@@ -98,7 +98,8 @@ class Sam3:
 
     def encode(self, prepared: Prepared) -> Embedding:
         """Four feature maps."""
-        features = dict(zip(FEATURES, self._image_encoder.run(prepared.inputs, self._features), strict=True))
+        maps = self._image_encoder.run_to_keep(prepared.inputs, self._features)
+        features = dict(zip(FEATURES, maps, strict=True))
         return Embedding(height=prepared.height, width=prepared.width, features=features)
 
     def decode(

@@ -58,6 +58,6 @@ class TwoGraphs:
 
     def encode(self, prepared: Prepared) -> Embedding:
         """The decoder's image inputs: one (1, 256, 64, 64) feature map of 4 MB, or SAM 2's three of 17 MB."""
-        maps = self._encoder.run(prepared.inputs, self._features)
+        maps = self._encoder.run_to_keep(prepared.inputs, self._features)
         features = dict(zip(self.features, maps, strict=True))
         return Embedding(height=prepared.height, width=prepared.width, features=features)

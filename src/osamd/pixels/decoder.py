@@ -32,7 +32,7 @@ MOST_QUESTIONS: Final = 2
 # take up to a gigabyte.
 LARGE_PIXELS: Final = 16_000_000
 
-# Idle processes to keep, at most as many as images are prepared at once; each takes 25 to 60 MB.
+# Idle processes to keep, at most as many as images are prepared at once; each takes 20 MB, and 45 to 75 after photos.
 MOST_IDLE: Final = 4
 # Wall-clock limit for a process that neither computes nor answers, e.g. when swapping: seconds, or times the CPU limit.
 PATIENCE_S: Final = 30.0
