@@ -4,17 +4,20 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pytest
 from engines import picture, request, run, segment
 from fake_model import FakeModel, Gate, click
 
 from osamd.engine import Engine
 from osamd.engine.admit import Admit
-from osamd.engine.everything import JOB_MASK_PIXELS, Begun, Ended, Found, collect
+from osamd.engine.everything import REFINED_FROM, Begun, Ended, Found, collect
+from osamd.engine.everything_limits import JOB_MASK_PIXELS
 from osamd.errors import InvalidPromptError, OverloadedError
 from osamd.pixels.everything import Everything, EverythingResult
+from osamd.pixels.proposals import suppressed
 from osamd.timings import Timings
-from osamd.types import Capabilities, Prompt
+from osamd.types import BoolArray, Candidate, Capabilities, Embedding, MaskLogits, Prompt
 
 ALL = Everything(points_per_side=8, pred_iou_thresh=0.0, stability_score_thresh=0.0)
 
@@ -166,4 +169,91 @@ def test_a_job_that_ran_out_of_memory_goes_on_where_it_was() -> None:
     assert not failures
     points = [tuple(prompt.points[0].tolist()) for prompt, _, _ in model.decoded]
     assert len(points) == len(set(points))
+    assert [item.box for item in everything.annotations] == [item.box for item in whole.annotations]
+
+
+@dataclass
+class Draftsman(FakeModel):
+    """Drafts and refined masks are squares around clicks, their sizes and scores drawn by the click.
+
+    Attributes:
+        made: all of them, by click and whether refined: logits and scores.
+    """
+
+    made: dict[tuple[tuple[float, float], bool], list[Candidate]] = field(default_factory=dict)
+
+    def propose(self, embedding: Embedding, prompt: Prompt) -> list[Candidate]:
+        """Two drafts."""
+        return self._squares(embedding, prompt, count=2, is_refined=False)
+
+    def decode(
+        self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
+    ) -> list[Candidate]:
+        """One refined mask of either draft."""
+        super().decode(embedding, prompt, mask_input=mask_input, multimask=multimask)
+        return self._squares(embedding, prompt, count=1, is_refined=True)
+
+    def _squares(self, embedding: Embedding, prompt: Prompt, *, count: int, is_refined: bool) -> list[Candidate]:
+        x, y = prompt.points[0].astype(int).tolist()
+        random = np.random.default_rng((x, y, is_refined))
+        candidates = []
+        for score in sorted(random.uniform(0.4, 0.95, count), reverse=True):
+            values = np.full((embedding.height, embedding.width), -1.0, np.float32)
+            left, top, right, bottom = random.integers(6, 20, 4).tolist()
+            values[max(0, y - top) : y + bottom, max(0, x - left) : x + right] = 1.0
+            logits = MaskLogits(values, valid_height=embedding.height, valid_width=embedding.width)
+            candidates.append(Candidate(logits=logits, score=score))
+        self.made[(x, y), is_refined] = candidates
+        return candidates
+
+
+def _inside(candidate: Candidate) -> BoolArray:
+    assert candidate.logits is not None
+    return candidate.logits.values > 0
+
+
+def test_likely_drafts_are_refined_and_settled_like_the_others() -> None:
+    """What is left is non-maximum suppression of all drafts and refined masks; some come back that were dropped."""
+    model = Draftsman()
+    asked = replace(ALL, points_per_side=12, box_nms_thresh=0.3, max_masks=1000, skip_explained=False)
+    everything = run(lambda engine: find(engine, asked), model)
+    made = [candidate for candidates in model.made.values() for candidate in candidates]
+    corners = [np.argwhere(_inside(candidate)) for candidate in made]
+    boxes = np.array([[*place.min(0)[::-1], *place.max(0)[::-1] + 1] for place in corners], np.float32)
+    scores = np.array([candidate.score for candidate in made], np.float32)
+    left = np.flatnonzero(~suppressed(boxes, scores, 0.3)).tolist()
+    found = sorted(
+        (item.box.xmin, item.box.ymin, item.box.xmax + 1, item.box.ymax + 1) for item in everything.annotations
+    )
+    assert found == sorted(tuple(boxes[index].astype(int).tolist()) for index in left)
+    refined = {item.score for (_, is_refined), items in model.made.items() if is_refined for item in items}
+    assert refined & {item.score for item in everything.annotations}
+
+
+def test_only_likely_drafts_are_refined() -> None:
+    """The others may be wrong altogether."""
+    model = Draftsman()
+    run(lambda engine: find(engine, replace(ALL, box_nms_thresh=1.0, max_masks=1000, skip_explained=False)), model)
+    likely = {
+        point
+        for (point, is_refined), drafts in model.made.items()
+        if not is_refined and any((draft.score or 0.0) >= REFINED_FROM for draft in drafts)
+    }
+    assert {point for point, is_refined in model.made if is_refined} == likely
+    assert 0 < len(likely) < 64
+
+
+def test_a_refinement_that_ran_out_of_memory_is_made_again() -> None:
+    """And nothing else of its click is lost."""
+    failures = [MemoryError()]
+
+    def fail(_: Prompt) -> None:
+        if failures and len(model.decoded) == 2:
+            raise failures.pop()
+
+    model, spared = Draftsman(on_decode=fail), Draftsman()
+    everything = run(find, model)
+    whole = run(find, spared)
+    assert not failures
+    assert len(model.decoded) == len(spared.decoded)
     assert [item.box for item in everything.annotations] == [item.box for item in whole.annotations]

@@ -329,7 +329,7 @@ def test_features_of_another_shape_are_an_inference_error(adapter: Adapter, two_
 
 
 def test_proposals_are_fast_drafts_best_first(adapter: Adapter) -> None:
-    """One run at the small working size, with the parts of each mask under the click; the best is the disc."""
+    """One run at the small working size, on the grid that refined masks have; the best is the disc."""
     inside = disc(200, 300, 150, 100, 50)
     embedding = encode_pixels(adapter, painted((inside, BRIGHT)))
     assert isinstance(adapter, Proposer)
@@ -338,7 +338,9 @@ def test_proposals_are_fast_drafts_best_first(adapter: Adapter) -> None:
     assert scores == sorted(scores, reverse=True)
     best = found[0].logits
     assert best is not None
-    assert best.values.shape == embedding.features["small.p4"].shape[2:]
+    (refined,) = adapter.decode(embedding, clicks((150, 100, 1)), mask_input=best, multimask=False)
+    assert refined.logits is not None
+    assert best.values.shape == refined.logits.values.shape
     mask = mask_from_logits(best, height=200, width=300)
     assert mask is not None
     assert iou(full_array(mask) > 0, inside) > 0.85

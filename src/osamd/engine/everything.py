@@ -1,18 +1,17 @@
 """Everything mode: many clicks on one image, decoded a few at a time, so that other requests run in between."""
 
-import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Final
 
 from osamd.engine.admit import Admit
+from osamd.engine.everything_limits import CLICKS_PER_JOB, JOB_MASK_PIXELS, Limits
 from osamd.engine.image_encoder import Lookup
-from osamd.engine.inference import LOGITS_BYTES, MOST_CANDIDATES
-from osamd.errors import InvalidPromptError, OverloadedError
+from osamd.errors import InvalidPromptError
 from osamd.library.catalog import Model
 from osamd.library.families import FAMILIES, Family
 from osamd.models.base import Adapter, Proposer
@@ -20,12 +19,10 @@ from osamd.pixels.everything import Everything, EverythingResult, Progress, Prop
 from osamd.pixels.proposals import Click, Search
 from osamd.segment_requests import ImageHandle
 from osamd.timings import Timings
-from osamd.types import Candidate, Capabilities, Cleaning, Embedding, MaskLogits, Prompt
+from osamd.types import Candidate, Capabilities, Cleaning, Embedding, Prompt
 
-# Clicks of one job. Other jobs wait for one click at most, since each is a step; more only saves overhead.
-CLICKS_PER_JOB: Final = 8
-# A job ends early when the boxes of its new masks have more pixels together, one byte each.
-JOB_MASK_PIXELS: Final = 32_000_000
+# A draft that is kept and has at least this predicted IoU is decoded again, with itself as the previous mask.
+REFINED_FROM: Final = 0.7
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,6 +173,7 @@ async def collect(updates: AsyncGenerator[Update, None], *, with_embedding: bool
     )
 
 
+Draft = tuple[Click, int, Candidate]
 RunSteps = Callable[[Callable[[], Generator[None, None, None]]], Awaitable[None]]
 
 
@@ -206,10 +204,11 @@ async def search(
         OsamdError: what ``run`` raises, and what ``reserve`` raises before the first job.
     """
     plan = Search(asked, height=embedding.height, width=embedding.width)
-    limits = _Limits(asked, embedding, reserve, are_kept=are_kept)
+    limits = Limits(asked, embedding, reserve, are_kept=are_kept)
+    drafts: list[Draft] = []
 
     async def decode(clicks: Sequence[tuple[Click, int | None]]) -> Found:
-        job = _Job(adapter, embedding, plan, asked, timings, limits)
+        job = _Job(adapter, embedding, plan, asked, timings, limits, drafts)
         job.waiting = list(clicks)
         # Runs again where memory ran out; what was decoded by then stays.
         await run(job.steps)
@@ -219,7 +218,7 @@ async def search(
         return Found(tuple(found), tuple(job.dropped), plan.progress)
 
     stopped: Stopped | None = None
-    while stopped is None and (clicks := plan.take(CLICKS_PER_JOB)):
+    while stopped is None and ((clicks := plan.take(CLICKS_PER_JOB)) or drafts):
         stopped = await limits.reached()
         if stopped is None:
             yield await decode([(click, None) for click in clicks])
@@ -234,59 +233,12 @@ async def search(
     yield Ended(plan.progress, stopped or "all_points")
 
 
-class _Limits:
-    """The limits of a search: masks, seconds and memory."""
-
-    def __init__(
-        self, asked: Everything, embedding: Embedding, reserve: Callable[[int], Awaitable[int]], *, are_kept: bool
-    ) -> None:
-        pixels = embedding.height * embedding.width
-        self.until = time.monotonic() + asked.max_seconds
-        self._masks = asked.max_masks
-        self._canvases = asked.max_masks if asked.max_canvas_pixels is None else asked.max_canvas_pixels // pixels
-        self._reserve = reserve
-        self._are_kept = are_kept
-        # A job ends after the click with which it exceeds its pixels.
-        self._job_bytes = JOB_MASK_PIXELS + MOST_CANDIDATES * (pixels + CLICKS_PER_JOB * LOGITS_BYTES)
-        self._nbytes: dict[int, int] = {}
-
-    @property
-    def room(self) -> int:
-        """How many more masks there may be."""
-        return min(self._masks, max(1, self._canvases)) - len(self._nbytes)
-
-    def count(self, found: Iterable[Proposal], dropped: Iterable[int]) -> None:
-        """Account for new masks, and for those they replaced."""
-        for number in dropped:
-            self._nbytes.pop(number, None)
-        for item in found:
-            self._nbytes[item.number] = LOGITS_BYTES + (0 if item.mask is None else item.mask.inside.size)
-
-    async def reached(self) -> Stopped | None:
-        """The limit that ends the search now, or None if its next job may run."""
-        if self.room <= 0:
-            return "max_masks" if self._masks <= self._canvases else "mask_limit"
-        left_s = self.until - time.monotonic()
-        if left_s <= 0:
-            return "max_seconds"
-        needed = self._job_bytes + (sum(self._nbytes.values()) if self._are_kept else 0)
-        if not self._nbytes:
-            # Nothing to answer with yet, so the request is refused if there is no memory for it.
-            await self._reserve(min(needed, self._job_bytes))
-            return None
-        try:
-            # Not for longer: two searches that hold memory might wait for each other.
-            async with asyncio.timeout(left_s):
-                return None if await self._reserve(needed) >= needed else "mask_limit"
-        except (OverloadedError, TimeoutError):
-            return "mask_limit"
-
-
 class _Job:
     """A few clicks to decode.
 
     Attributes:
         waiting: clicks that are not decoded yet; with a rank, only that candidate is wanted.
+        drafts: kept masks to refine, and the ranks of the refined ones; what is left of it is for the next job.
         found: new masks.
         dropped: numbers of earlier masks that better ones replaced.
     """
@@ -298,7 +250,8 @@ class _Job:
         plan: Search,
         asked: Everything,
         timings: Timings,
-        limits: _Limits,
+        limits: Limits,
+        drafts: list[Draft],
     ) -> None:
         self._adapter = adapter
         self._embedding = embedding
@@ -308,23 +261,38 @@ class _Job:
         self._room = limits.room
         self._until = limits.until
         self.waiting: list[tuple[Click, int | None]] = []
+        self.drafts = drafts
         self.found: list[Proposal] = []
         self.dropped: list[int] = []
 
     def steps(self) -> Generator[None, None, None]:
         """Decode the clicks; yields where other jobs may run."""
-        while self.waiting and self._has_room():
+        while (self.drafts or self.waiting) and self._has_room():
+            if self.drafts:
+                click, place, draft = self.drafts[0]
+                refined = self._refine(click, draft)
+                del self.drafts[0]
+                self._judge(click, place, refined)
+                yield
+                continue
             click, rank = self.waiting[0]
+            if rank is not None:
+                candidate = self._decode_again(click, rank)
+                del self.waiting[0]
+                self._judge(click, rank, candidate, is_again=True)
+                yield
+                continue
             candidates = self._decode(click)
             del self.waiting[0]
-            if rank is None:
-                self._plan.count_tried()
+            self._plan.count_tried()
             for place, candidate in enumerate(candidates):
                 if not self._has_room():
                     break
-                if candidate.logits is not None and rank in {None, place}:
-                    self._judge(click, place, candidate, candidate.logits, is_again=rank is not None)
-                    yield
+                is_kept = self._judge(click, place, candidate)
+                if is_kept and self._is_worth_refining(candidate):
+                    # A refined mask ranks after all drafts of its click.
+                    self.drafts.append((click, place + len(candidates), candidate))
+                yield
             yield
 
     def _has_room(self) -> bool:
@@ -343,7 +311,26 @@ class _Job:
                 return self._adapter.propose(self._embedding, prompt)
             return self._adapter.decode(self._embedding, prompt, mask_input=None, multimask=True)
 
-    def _judge(self, click: Click, rank: int, candidate: Candidate, logits: MaskLogits, *, is_again: bool) -> None:
+    def _decode_again(self, click: Click, rank: int) -> Candidate:
+        candidates = self._decode(click)
+        draft = candidates[rank % len(candidates)]
+        return self._refine(click, draft) if rank >= len(candidates) else draft
+
+    def _is_worth_refining(self, candidate: Candidate) -> bool:
+        return isinstance(self._adapter, Proposer) and (candidate.score or 0.0) >= REFINED_FROM
+
+    def _refine(self, click: Click, draft: Candidate) -> Candidate:
+        with self._timings.stage("decode"):
+            (refined,) = self._adapter.decode(
+                self._embedding, self._prompt(click), mask_input=draft.logits, multimask=False
+            )
+        return refined
+
+    def _judge(self, click: Click, rank: int, candidate: Candidate, *, is_again: bool = False) -> bool:
+        """Whether the mask is kept for now."""
+        logits = candidate.logits
+        if logits is None:
+            return False
         height, width = self._embedding.height, self._embedding.width
         from osamd.pixels.cleaning import clean
         from osamd.pixels.masks import mask_from_logits
@@ -352,13 +339,13 @@ class _Job:
             score = candidate.score or 0.0
             offer = self._plan.revive(click, rank, logits) if is_again else self._plan.offer(click, rank, logits, score)
             if offer.number is None:
-                return
+                return False
             self._drop(offer.dropped)
             mask = mask_from_logits(logits, height=height, width=width)
             if mask is None:
                 # Too thin for a single pixel of a small image.
                 self._plan.withdraw(offer.number)
-                return
+                return False
             mask = clean(mask, self._cleaning)
         self.found.append(
             Proposal(
@@ -375,6 +362,7 @@ class _Job:
                 area=int(mask.inside.sum()),
             )
         )
+        return True
 
     def _drop(self, numbers: tuple[int, ...]) -> None:
         own = {item.number for item in self.found}

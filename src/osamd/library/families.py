@@ -41,7 +41,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
         # Its logits are soft, so its masks are less stable than SAM's. Chosen for the most objects found in 2 s.
         thresholds=(0.3, 0.45),
         points_per_side=12,
-        box_nms_thresh=0.9,
+        box_nms_thresh=0.8,
     ),
     "sam": Family(
         ("encoder", "decoder"),

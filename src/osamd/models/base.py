@@ -78,10 +78,12 @@ class Adapter(Protocol):
 
 @runtime_checkable
 class Proposer(Protocol):
-    """An adapter with a faster decoder for everything mode."""
+    """An adapter with a faster decoder for everything mode, whose masks are drafts that ``decode`` can refine."""
 
     def propose(self, embedding: Embedding, prompt: Prompt) -> list[Candidate]:
         """The masks of one click, best first; like ``decode`` with ``multimask``, but fast rather than exact.
+
+        Their logits have the shape of those that ``decode`` returns with one of them as ``mask_input``.
 
         Raises:
             InferenceError: the model failed.

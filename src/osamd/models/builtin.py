@@ -155,13 +155,20 @@ class Builtin:
         )
 
     def propose(self, embedding: Embedding, prompt: Prompt) -> list[Candidate]:
-        """All four masks at the small working size, which takes half the time and leaves more for other clicks."""
+        """All four masks at the small working size, which takes half the time and leaves more for other clicks.
+
+        They come on the grid of the large one, so that a search can compare them with what ``decode`` makes of them.
+        """
         logits, scores = self._run(embedding, "small", prompt, None)
         places = to_fractions(prompt.points, height=embedding.height, width=embedding.width)
-        rows, columns = logits.shape[1:]
+        rows, columns = embedding.features["large.p4"].shape[2:]
         return [
             Candidate(
-                logits=MaskLogits(_keep_parts(logits[index], places), valid_height=rows, valid_width=columns),
+                logits=MaskLogits(
+                    _resampled(_keep_parts(logits[index], places), rows, columns),
+                    valid_height=rows,
+                    valid_width=columns,
+                ),
                 score=confidence(scores[index]),
             )
             for index in np.argsort(-scores, kind="stable").tolist()
@@ -222,8 +229,13 @@ def _feeds(
     if len(prompt.boxes):
         _fill_box(maps[0, 0], prompt.boxes[0], height=embedding.height, width=embedding.width)
     if previous is not None:
-        maps[0, 1] = cv2.resize(previous.astype(np.float32), (columns, rows), interpolation=cv2.INTER_LINEAR)
+        maps[0, 1] = _resampled(previous.astype(np.float32), rows, columns)
     return {**features, "pts": _points_input(prompt, height=embedding.height, width=embedding.width), "maps": maps}
+
+
+def _resampled(values: FloatArray, rows: int, columns: int) -> FloatArray:
+    """(h, w) float32 on a grid of (rows, columns)."""
+    return np.asarray(cv2.resize(values, (columns, rows), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def _prepared(image: ByteArray, *, height: int, width: int) -> Prepared:
