@@ -22,7 +22,7 @@ from osamd.timings import Timings
 from osamd.types import Candidate, Capabilities, Cleaning, Embedding, Prompt
 
 # A draft that is kept and has at least this predicted IoU is decoded again, with itself as the previous mask.
-REFINED_FROM: Final = 0.7
+REFINED_FROM: Final = 0.75
 
 
 @dataclass(frozen=True, slots=True, eq=False)
