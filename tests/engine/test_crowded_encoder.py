@@ -1,4 +1,4 @@
-"""While many images wait, two are encoded at a time, unless that may take gigabytes."""
+"""While more images wait, two are encoded at a time, unless that may take gigabytes."""
 
 import asyncio
 import threading
@@ -16,8 +16,7 @@ from osamd.timings import Timings
 from osamd.types import ByteArray
 
 PREPARED = 2
-# Half of it is a crowd.
-QUEUE = 4
+MANY = 7
 
 
 @pytest.fixture(autouse=True)
@@ -60,50 +59,40 @@ def turns() -> Turns:
     return Turns()
 
 
-def encode_a_crowd(turns: Turns, *, device: str, crowd: int, at_a_time: int) -> None:
-    """Let images wait, encode one, and check how many are encoded from then on."""
+def encode_several(turns: Turns, *, images: int, at_a_time: int, device: str = "cpu") -> None:
+    """Send images at once, and check how many are encoded while the others wait."""
 
     async def main(engine: Engine) -> None:
-        images = iter(range(100))
-
-        def send(count: int) -> list[asyncio.Task[SegmentResult]]:
-            return [asyncio.create_task(segment(engine, request(picture(next(images))))) for _ in range(count)]
-
-        tasks = send(1 + PREPARED)
-        while (places(engine)["encode"], turns.now) != ((PREPARED, 1), 1):
+        tasks = [asyncio.create_task(segment(engine, request(picture(number)))) for number in range(images)]
+        while turns.now != at_a_time or places(engine)["encode"][0] + places(engine)["prepare"][0] != images - at_a_time:
             await breathe()
-        tasks += send(crowd)
-        while places(engine)["prepare"] != (crowd, PREPARED):
-            await breathe()
-        turns.give(1)
-        while turns.now != at_a_time or places(engine)["prepare"][0] != crowd - at_a_time:
-            await breathe()
-        turns.give(len(tasks))
+        turns.give(images)
         await asyncio.gather(*tasks)
 
-    run(main, FakeModel(on_encode=turns, device=device), encode_queue=QUEUE)
+    run(main, FakeModel(on_encode=turns, device=device), encode_queue=MANY)
     assert at_a_time == turns.most
 
 
-def test_two_at_a_time_while_many_wait(turns: Turns) -> None:
+@pytest.mark.parametrize("images", [3, MANY])
+def test_two_at_a_time_while_two_more_wait(turns: Turns, images: int) -> None:
     """Of a model that takes little memory, on a CPU."""
-    encode_a_crowd(turns, device="cpu", crowd=QUEUE, at_a_time=2)
+    encode_several(turns, images=images, at_a_time=2)
 
 
-def test_one_at_a_time_while_few_wait(turns: Turns) -> None:
-    """Each is done as soon as it can be."""
-    encode_a_crowd(turns, device="cpu", crowd=1, at_a_time=1)
+def test_one_at_a_time_while_one_more_waits(turns: Turns) -> None:
+    """The first is done as soon as it can be, and the second no later."""
+    encode_several(turns, images=2, at_a_time=1)
 
 
 def test_one_at_a_time_on_a_gpu(turns: Turns) -> None:
     """However many wait."""
-    encode_a_crowd(turns, device="cuda", crowd=QUEUE, at_a_time=1)
+    encode_several(turns, images=MANY, at_a_time=1, device="cuda")
 
 
 def test_one_at_a_time_of_a_model_that_may_take_gigabytes(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many wait."""
     monkeypatch.setattr(image_encoder, "LIGHT_FAMILIES", frozenset())
-    encode_a_crowd(turns, device="cpu", crowd=QUEUE, at_a_time=1)
+    encode_several(turns, images=MANY, at_a_time=1)
 
 
 def test_the_extra_thread_helps_any_owner_when_it_may() -> None:

@@ -23,6 +23,8 @@ PREPARE_WORKERS: Final = (2, 4)
 DECODE_WORKERS: Final = 2
 LOAD_CAPACITY: Final = 64
 LOAD_HANG_S: Final = 900.0
+# So many images that wait are worth encoding two at a time: with one, it would be ready no earlier and the first later.
+MANY_IMAGES: Final = 2
 # Encoders use up to a few gigabytes of scratch memory; keeping it while there is work is faster than reallocating it.
 REST_S: Final = 10.0
 
@@ -36,8 +38,8 @@ class Workers:
         settings: queue sizes and time limits.
         unload_idle: unloads idle models; returns their names.
         emit: called with every event.
-        parallel: images encoded at the same time, and prompts decoded at the same time if more than usual. While many
-            images wait, one more is encoded, unless a request is in ``one_at_a_time``.
+        parallel: images encoded at the same time, and prompts decoded at the same time if more than usual. While two
+            more images wait, one more is encoded, unless a request is in ``one_at_a_time``.
     """
 
     def __init__(
@@ -58,7 +60,6 @@ class Workers:
         self.load = make("load", workers=1, capacity=LOAD_CAPACITY, hang_s=max(LOAD_HANG_S, settings.hang_s))
         # Requests that are being answered with models of which only one image at a time may be encoded.
         self._alone = 0
-        self._crowd = max(2, settings.encode_queue // 2)
         self.encode = watched(
             "encode", workers=parallel, capacity=settings.encode_queue, may_help=self._may_encode_one_more
         )
@@ -83,12 +84,12 @@ class Workers:
             self._alone -= 1
 
     def _may_encode_one_more(self) -> bool:
-        """Whether so many images wait that their number a second counts more than how long each takes.
+        """Whether enough images wait that their number a second counts more than how long each takes.
 
         The threads of one computation wait for each other many times. What the kernel runs instead of one of them, such
-        as the event loop refusing requests, holds up all of them, unless those of another computation can go on.
+        as the next photo's decoder, holds up all of them, unless those of another computation can go on.
         """
-        return not self._alone and self.prepare.waiting >= self._crowd
+        return not self._alone and self.encode.waiting + self.prepare.waiting >= MANY_IMAGES
 
     @property
     def is_stuck(self) -> bool:
