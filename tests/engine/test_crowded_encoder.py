@@ -11,7 +11,6 @@ from opened_lanes import lane, settle, wait_for
 from waiting import WAIT_S
 
 from osamd.engine import Engine, image_encoder, workers
-from osamd.segment_requests import SegmentResult
 from osamd.timings import Timings
 from osamd.types import ByteArray
 
@@ -25,9 +24,9 @@ def _two_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "PREPARE_WORKERS", (PREPARED, PREPARED))
 
 
-def places(engine: Engine) -> dict[str, tuple[int, int]]:
-    """How many jobs wait and run, by lane."""
-    return {status.name: (status.waiting, status.running) for status in engine.status().lanes}
+def waiting(engine: Engine) -> int:
+    """How many images wait to be decoded, or for the encoder."""
+    return sum(status.waiting for status in engine.status().lanes if status.name in {"prepare", "encode"})
 
 
 class Turns:
@@ -64,7 +63,7 @@ def encode_several(turns: Turns, *, images: int, at_a_time: int, device: str = "
 
     async def main(engine: Engine) -> None:
         tasks = [asyncio.create_task(segment(engine, request(picture(number)))) for number in range(images)]
-        while turns.now != at_a_time or places(engine)["encode"][0] + places(engine)["prepare"][0] != images - at_a_time:
+        while turns.now != at_a_time or waiting(engine) != images - at_a_time:
             await breathe()
         turns.give(images)
         await asyncio.gather(*tasks)
