@@ -54,6 +54,7 @@ def run(
     *,
     load: Callable[[Model], FakeModel] | None = None,
     sinks: tuple[Callable[[Event], None], ...] = (),
+    parallel: int = 1,
     **flags: Any,
 ) -> Answer:
     """Run a test's coroutine with an engine on a loop of its own; the engine is closed at the end."""
@@ -66,6 +67,7 @@ def run(
             library=Library(settings, catalog=load_catalog(), store=FullStore(Path("nowhere")), sinks=sinks),
             sinks=sinks,
             load=load or (lambda _: fake),
+            parallel=parallel,
         )
         try:
             return await asyncio.wait_for(main(engine), WAIT_S)

@@ -58,7 +58,7 @@ def turns() -> Turns:
     return Turns()
 
 
-def encode_several(turns: Turns, *, images: int, at_a_time: int, device: str = "cpu") -> None:
+def encode_several(turns: Turns, *, images: int, at_a_time: int, device: str = "cpu", parallel: int = 1) -> None:
     """Send images at once, and check how many are encoded while the others wait."""
 
     async def main(engine: Engine) -> None:
@@ -68,7 +68,7 @@ def encode_several(turns: Turns, *, images: int, at_a_time: int, device: str = "
         turns.give(images)
         await asyncio.gather(*tasks)
 
-    run(main, FakeModel(on_encode=turns, device=device), encode_queue=MANY)
+    run(main, FakeModel(on_encode=turns, device=device), parallel=parallel, encode_queue=MANY)
     assert at_a_time == turns.most
 
 
@@ -81,6 +81,11 @@ def test_two_at_a_time_while_two_more_wait(turns: Turns, images: int) -> None:
 def test_one_at_a_time_while_one_more_waits(turns: Turns) -> None:
     """The first is done as soon as it can be, and the second no later."""
     encode_several(turns, images=2, at_a_time=1)
+
+
+def test_no_more_than_asked_for(turns: Turns) -> None:
+    """``osamd batch`` has an image on each core already."""
+    encode_several(turns, images=MANY, at_a_time=2, parallel=2)
 
 
 def test_one_at_a_time_on_a_gpu(turns: Turns) -> None:

@@ -38,8 +38,8 @@ class Workers:
         settings: queue sizes and time limits.
         unload_idle: unloads idle models; returns their names.
         emit: called with every event.
-        parallel: images encoded at the same time, and prompts decoded at the same time if more than usual. While two
-            more images wait, one more is encoded, unless a request is in ``one_at_a_time``.
+        parallel: images encoded at the same time, and prompts decoded at the same time if more than usual. If it is 1,
+            two images are encoded while two more wait, unless a request is in ``one_at_a_time``.
     """
 
     def __init__(
@@ -61,7 +61,10 @@ class Workers:
         # Requests that are being answered with models of which only one image at a time may be encoded.
         self._alone = 0
         self.encode = watched(
-            "encode", workers=parallel, capacity=settings.encode_queue, may_help=self._may_encode_one_more
+            "encode",
+            workers=parallel,
+            capacity=settings.encode_queue,
+            may_help=self._may_encode_one_more if parallel == 1 else None,
         )
         # Decodes and resizes images while the encoder is busy. Each holds its place until the encoder takes it, so that
         # requests wait before any work is done for them, and in one queue.
