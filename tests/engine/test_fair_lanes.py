@@ -319,3 +319,31 @@ def test_every_step_of_every_owner_runs_once_under_a_hammer() -> None:
         asyncio.run(main())
         assert 0 == opened.waiting
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("osamd-test-")]
+
+
+@pytest.mark.usefixtures("step_by_step")
+def test_a_spare_thread_ends_with_the_lane() -> None:
+    """Also one that finds, while the lane closes, only steps that it may not run: those of the only busy owner."""
+    order: list[str] = []
+    first, second = Gate(), Gate()
+
+    async def main() -> bool:
+        tasks = [asyncio.create_task(opened.run_in_steps(lambda: steps(3, order, "one", {0: first}), Timings()))]
+        await wait_for(first.begun)
+        await opened.run(lambda: None, Timings(), owner="other")
+        tasks.append(asyncio.create_task(opened.run_in_steps(lambda: steps(3, order, "two", {0: second}), Timings())))
+        await settle(lambda: opened.waiting == 1)
+        first.opened.set()
+        await wait_for(second.begun)
+        refused = asyncio.create_task(opened.run(lambda: None, Timings()))
+        await settle(lambda: opened.waiting == 1)
+        closing = asyncio.create_task(asyncio.to_thread(opened.close, patience_s=WAIT_S))
+        with pytest.raises(ShuttingDownError):
+            await refused
+        second.opened.set()
+        await asyncio.gather(*tasks)
+        return await closing
+
+    with lane(has_spare=True) as opened:
+        assert asyncio.run(main())
+    assert len(order) == 6

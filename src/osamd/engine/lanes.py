@@ -371,6 +371,8 @@ class Lane:
                 break
             if owner is None and self._closed:
                 self._idle -= 1
+                # Others may wait because what was left, when they looked, was not for them.
+                self._changed.notify_all()
                 return None
             self._changed.wait()
         self._idle -= 1
