@@ -13,6 +13,7 @@ import pytest
 from graphs import write_family
 from onnx import TensorProto, helper, numpy_helper, save
 from serving import clean_environment
+from waiting import WAIT_S
 
 from osamd.errors import InferenceError, ModelLoadError, SettingsError
 from osamd.runtime import sessions
@@ -186,7 +187,7 @@ def resident_bytes() -> int:
 
 def test_an_encoder_and_its_decoder_load_at_the_same_time(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each load keeps one core busy. Neither ends before the other has begun."""
-    both_begun = threading.Barrier(2, timeout=60)
+    both_begun = threading.Barrier(2, timeout=WAIT_S)
 
     def create(*args: Any, **keywords: Any) -> ort.InferenceSession:
         both_begun.wait()
@@ -206,3 +207,27 @@ def test_a_broken_encoder_or_decoder_fails_the_load(graph: Path, tmp_path: Path,
 
     with pytest.raises(ModelLoadError, match=r"broken\.onnx failed to load on cpu"):
         load_both(paths["encoder"], paths["decoder"], Placement((CPU,), 1))
+
+
+HANGING_LOAD = """
+import threading
+from pathlib import Path
+import onnxruntime
+from osamd.runtime.sessions import CPU, Placement, load_both
+
+begun = threading.Barrier(3)
+
+def hang(*_, **__):
+    begun.wait()
+    threading.Event().wait()
+
+onnxruntime.InferenceSession = hang
+paths = Path("encoder.onnx"), Path("decoder.onnx")
+threading.Thread(target=load_both, args=(*paths, Placement((CPU,), 1)), daemon=True).start()
+begun.wait()
+"""
+
+
+def test_a_load_that_hangs_does_not_keep_the_process_alive() -> None:
+    """Such as from a network share that is gone, when the process is told to stop."""
+    subprocess.run([sys.executable, "-c", HANGING_LOAD], env=clean_environment({}), check=True, timeout=WAIT_S)

@@ -7,9 +7,10 @@ import gc
 import io
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -365,6 +366,19 @@ def load_both(encoder: Path, decoder: Path, placement: Placement) -> tuple[Sessi
         return Session(encoder, placement, in_background=True), Session(decoder, placement)
     # By one thread only.
     _share_arena()
-    with ThreadPoolExecutor(1, "osamd-load-decoder") as pool:
-        loading = pool.submit(Session, decoder, placement)
+    loading: Future[Session] = Future()
+
+    def load_decoder() -> None:
+        try:
+            loading.set_result(Session(decoder, placement))
+        # The caller gets any exception.
+        except BaseException as error:  # noqa: BLE001
+            loading.set_exception(error)
+
+    # A daemon, which an executor's thread is not: a load that hangs must not keep the process alive.
+    threading.Thread(target=load_decoder, name="osamd-load-decoder", daemon=True).start()
+    try:
         return Session(encoder, placement, in_background=True), loading.result()
+    finally:
+        # Also if the encoder failed: nothing goes on behind a caller who may try again.
+        wait([loading])
