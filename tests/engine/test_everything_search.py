@@ -9,17 +9,23 @@ import pytest
 from engines import picture, request, run, segment
 from fake_model import FakeModel, Gate, click
 
-from osamd.engine import Engine
+from osamd.engine import Engine, everything_job
 from osamd.engine.admit import Admit
-from osamd.engine.everything import REFINED_FROM, Begun, Ended, Found, collect
+from osamd.engine.everything import Begun, Ended, Found, collect
+from osamd.engine.everything_job import REFINED_FROM
 from osamd.engine.everything_limits import JOB_MASK_PIXELS
-from osamd.errors import InvalidPromptError, OverloadedError
+from osamd.errors import InferenceError, InvalidPromptError, InvalidRequestError, OverloadedError
+from osamd.image_sources import ExchangedEmbedding, ImageSource
+from osamd.pixels import masks
 from osamd.pixels.everything import Everything, EverythingResult
 from osamd.pixels.proposals import suppressed
+from osamd.segment_requests import SegmentRequest
 from osamd.timings import Timings
-from osamd.types import BoolArray, Candidate, Capabilities, Embedding, MaskLogits, Prompt
+from osamd.types import BoolArray, Candidate, Capabilities, Embedding, Mask, MaskLogits, Prompt
 
 ALL = Everything(points_per_side=8, pred_iou_thresh=0.0, stability_score_thresh=0.0)
+# Masks suppress each other so often that some come back in the end.
+CROWDED = replace(ALL, points_per_side=12, box_nms_thresh=0.3, max_masks=1000, skip_explained=False)
 
 
 async def find(
@@ -215,8 +221,7 @@ def _inside(candidate: Candidate) -> BoolArray:
 def test_likely_drafts_are_refined_and_settled_like_the_others() -> None:
     """What is left is non-maximum suppression of all drafts and refined masks; some come back that were dropped."""
     model = Draftsman()
-    asked = replace(ALL, points_per_side=12, box_nms_thresh=0.3, max_masks=1000, skip_explained=False)
-    everything = run(lambda engine: find(engine, asked), model)
+    everything = run(lambda engine: find(engine, CROWDED), model)
     made = [candidate for candidates in model.made.values() for candidate in candidates]
     corners = [np.argwhere(_inside(candidate)) for candidate in made]
     boxes = np.array([[*place.min(0)[::-1], *place.max(0)[::-1] + 1] for place in corners], np.float32)
@@ -257,3 +262,62 @@ def test_a_refinement_that_ran_out_of_memory_is_made_again() -> None:
     assert not failures
     assert len(model.decoded) == len(spared.decoded)
     assert [item.box for item in everything.annotations] == [item.box for item in whole.annotations]
+
+
+def _summary(found: EverythingResult) -> list[tuple[object, ...]]:
+    return [(item.score, item.box, item.mask_index) for item in found.annotations]
+
+
+@pytest.mark.parametrize("make", [FakeModel, Draftsman])
+@pytest.mark.parametrize("asked", [CROWDED, replace(ALL, points_per_side=1, box_nms_thresh=1.0)])
+def test_large_masks_are_found_in_more_jobs(
+    make: type[FakeModel], asked: Everything, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job ends when its masks are large. What it has not judged, refined or decoded again is left to the next one."""
+    whole = run(lambda engine: find(engine, asked), make())
+    monkeypatch.setattr(everything_job, "JOB_MASK_PIXELS", 1)
+    found = run(lambda engine: find(engine, asked), make())
+    assert _summary(found) == _summary(whole)
+    assert found.stopped == whole.stopped == "all_points"
+
+
+def test_a_mask_that_ran_out_of_memory_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that comes back in the end; nothing is lost, and nobody hears of a mask that never was."""
+    calls = 0
+    failing = 0
+
+    def cut(logits: MaskLogits, *, height: int, width: int) -> Mask | None:
+        nonlocal calls
+        calls += 1
+        if calls == failing:
+            raise MemoryError
+        return real(logits, height=height, width=width)
+
+    real = masks.mask_from_logits
+    monkeypatch.setattr(masks, "mask_from_logits", cut)
+    whole = run(lambda engine: find(engine, CROWDED), Draftsman())
+    count = calls
+    for number in (1, count // 2, count):
+        calls, failing = 0, number
+        found = run(lambda engine: find(engine, CROWDED), Draftsman())
+        assert calls == count + 1
+        assert _summary(found) == _summary(whole)
+
+
+def test_an_embedding_that_does_not_fit_together_is_the_callers_mistake() -> None:
+    """As for a click: each array fits the graph, but not in combination."""
+
+    def fail(_: Prompt) -> None:
+        raise InferenceError("shapes")
+
+    arrays = (np.zeros((3, 30, 40), np.float32),)
+    image = ImageSource.of_embedding(ExchangedEmbedding(height=30, width=40, arrays=arrays))
+
+    async def main(engine: Engine) -> EverythingResult:
+        asked = SegmentRequest(image, owner="me")
+        return await collect(engine.everything(asked, ALL, Timings(), are_kept=True))
+
+    with pytest.raises(InvalidRequestError, match="not an embedding of this model"):
+        run(main, FakeModel(on_decode=fail))
+    with pytest.raises(InferenceError):
+        run(find, FakeModel(on_decode=fail))

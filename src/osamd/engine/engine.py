@@ -16,7 +16,8 @@ from osamd.engine.admit import EVERYTHING, Admit
 from osamd.engine.cache import OwnedCache
 from osamd.engine.chain import Chains, chain_of
 from osamd.engine.embedding_files import embedding_files
-from osamd.engine.everything import Update, check_everything, find_everything
+from osamd.engine.everything import Steps, Update, check_everything, find_everything
+from osamd.engine.exchange import decoding
 from osamd.engine.image_encoder import ImageEncoder, Lookup, replaced
 from osamd.engine.image_ids import unknown_image
 from osamd.engine.inference import decode_prompts, load_model, mask_bytes, run_once
@@ -27,7 +28,6 @@ from osamd.engine.refinements import Refinements
 from osamd.engine.remembered_images import EncodedImage, RememberedImages
 from osamd.engine.workers import Workers
 from osamd.errors import (
-    InferenceError,
     InvalidRequestError,
     UnknownModelError,
 )
@@ -189,15 +189,10 @@ class Engine:
                 most_mask_pixels=most,
                 timings=timings,
             )
-            try:
+            with decoding(request.image):
                 found = await self._workers.run_in_steps(
                     self._workers.decode, decode, model=model.name, timings=timings, owner=request.owner
                 )
-            except InferenceError as error:
-                if request.image.exchanged is None:
-                    raise
-                # Each array fits the graph, but not in combination.
-                raise InvalidRequestError("not an embedding of this model", field="image_embedding") from error
             pixels = None
             if request.with_pixels:
                 pixels = await self._encoder.whole_pixels(
@@ -230,10 +225,17 @@ class Engine:
         """
         if chain := chain_of(request.model, self.library):
             request = replace(request, model=chain.parts[1].name)
+
+        async def run(steps: Steps, *, model: str, timings: Timings) -> None:
+            with decoding(request.image):
+                await self._workers.run_in_steps(
+                    self._workers.decode, steps, model=model, timings=timings, owner=request.owner
+                )
+
         return find_everything(
             self._opened(request, timings, admit, check_everything),
             *(asked, timings),
-            run=functools.partial(self._workers.run_in_steps, self._workers.decode, owner=request.owner),
+            run=run,
             keep=functools.partial(self._refinements.keep, owner=request.owner) if request.refinable else None,
             admit=admit,
             are_kept=are_kept,

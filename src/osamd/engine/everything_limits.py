@@ -28,8 +28,9 @@ class Limits:
         self._canvases = asked.max_masks if asked.max_canvas_pixels is None else asked.max_canvas_pixels // pixels
         self._reserve = reserve
         self._are_kept = are_kept
-        # A job ends after the click with which it exceeds its pixels.
-        self._job_bytes = JOB_MASK_PIXELS + MOST_CANDIDATES * (pixels + CLICKS_PER_JOB * LOGITS_BYTES)
+        # A job ends with the mask with which it exceeds its pixels. The built-in model has more candidates, since some
+        # are refined, but their logits take a sixth of ``LOGITS_BYTES``.
+        self._job_bytes = JOB_MASK_PIXELS + pixels + MOST_CANDIDATES * CLICKS_PER_JOB * LOGITS_BYTES
         self._nbytes: dict[int, int] = {}
 
     @property

@@ -1,9 +1,10 @@
 """Restores embeddings sent back by callers. Pure functions."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
-from osamd.errors import InvalidRequestError
-from osamd.image_sources import ExchangedEmbedding
+from osamd.errors import InferenceError, InvalidRequestError
+from osamd.image_sources import ExchangedEmbedding, ImageSource
 from osamd.plurals import counted
 from osamd.types import Embedding
 
@@ -42,3 +43,18 @@ def restore(given: ExchangedEmbedding, shapes: Mapping[str, tuple[int | str | No
             raise InvalidRequestError("expected finite numbers", field=FIELD)
         features[name] = array[None].astype(np.float32)
     return Embedding(height=given.height, width=given.width, features=features)
+
+
+@contextlib.contextmanager
+def decoding(source: ImageSource) -> Iterator[None]:
+    """Decode prompts on an image; if it is an embedding sent back, that the model fails is the caller's mistake.
+
+    Raises:
+        InvalidRequestError: each of its arrays fits the graph, but not in combination.
+    """
+    try:
+        yield
+    except InferenceError as error:
+        if source.exchanged is None:
+            raise
+        raise InvalidRequestError("not an embedding of this model", field=FIELD) from error
