@@ -22,6 +22,7 @@ MANY = 7
 def _two_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the machine has."""
     monkeypatch.setattr(workers, "PREPARE_WORKERS", (PREPARED, PREPARED))
+    monkeypatch.setattr(workers, "cpu_count", lambda: 2)
 
 
 def waiting(engine: Engine) -> int:
@@ -86,6 +87,12 @@ def test_one_at_a_time_while_one_more_waits(turns: Turns) -> None:
 def test_no_more_than_asked_for(turns: Turns) -> None:
     """``osamd batch`` has an image on each core already."""
     encode_several(turns, images=MANY, at_a_time=2, parallel=2)
+
+
+def test_one_at_a_time_on_one_core(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many wait."""
+    monkeypatch.setattr(workers, "cpu_count", lambda: 1)
+    encode_several(turns, images=MANY, at_a_time=1)
 
 
 def test_one_at_a_time_on_a_gpu(turns: Turns) -> None:

@@ -39,7 +39,7 @@ class Workers:
         unload_idle: unloads idle models; returns their names.
         emit: called with every event.
         parallel: images encoded at the same time, and prompts decoded at the same time if more than usual. If it is 1,
-            two images are encoded while two more wait, unless a request is in ``one_at_a_time``.
+            two images are encoded while two more wait, given two cores, unless a request is in ``one_at_a_time``.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class Workers:
             "encode",
             workers=parallel,
             capacity=settings.encode_queue,
-            may_help=self._may_encode_one_more if parallel == 1 else None,
+            # On a single core no thread waits for another, so that a second image only makes the first later.
+            may_help=self._may_encode_one_more if parallel == 1 and cpu_count() > 1 else None,
         )
         # Decodes and resizes images while the encoder is busy. Each holds its place until the encoder takes it, so that
         # requests wait before any work is done for them, and in one queue.
