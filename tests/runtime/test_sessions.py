@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper, save
 from serving import clean_environment
 from waiting import WAIT_S
 
-from osamd.errors import InferenceError, ModelLoadError, SettingsError
+from osamd.errors import InferenceError, ModelLoadError, OutOfMemoryError, SettingsError
 from osamd.runtime import sessions
 from osamd.runtime.sessions import CPU, CUDA, Placement, Session, choose_placement, load_both
 from osamd.settings import load_settings
@@ -231,3 +231,27 @@ begun.wait()
 def test_a_load_that_hangs_does_not_keep_the_process_alive() -> None:
     """Such as from a network share that is gone, when the process is told to stop."""
     subprocess.run([sys.executable, "-c", HANGING_LOAD], env=clean_environment({}), check=True, timeout=WAIT_S)
+
+
+@pytest.mark.parametrize("role", ["encoder", "decoder"])
+def test_memory_that_runs_out_for_one_is_reported_once_the_other_has_ended(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    """So that a second try has all the memory."""
+    paths = {"encoder": graph, "decoder": graph, role: tmp_path / "large.onnx"}
+    has_failed = threading.Event()
+    ended: list[str] = []
+
+    def create(path: Path, *args: Any, **keywords: Any) -> ort.InferenceSession:
+        if path == paths[role]:
+            has_failed.set()
+            raise RuntimeError("std::bad_alloc")
+        assert has_failed.wait(WAIT_S)
+        session = REAL(path, *args, **keywords)
+        ended.append(path.name)
+        return session
+
+    monkeypatch.setattr(ort, "InferenceSession", create)
+    with pytest.raises(OutOfMemoryError, match=r"large\.onnx does not fit"):
+        load_both(paths["encoder"], paths["decoder"], Placement((CPU,), 1))
+    assert ended == [graph.name]

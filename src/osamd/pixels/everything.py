@@ -43,7 +43,7 @@ class Everything:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Proposal(Annotation):
-    """One object found in everything mode.
+    """One object found in everything mode. A refined mask has a ``mask_index`` after those of all drafts of its click.
 
     Attributes:
         number: rank in the order in which masks were found, from 0.
