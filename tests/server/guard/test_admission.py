@@ -1,6 +1,7 @@
 """How much one key, and all together, may have at once; and what becomes of work nobody waits for."""
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from asking import GENERATE, click, refusal
-from connections import answer_on, everything_on, open_request
+from connections import answer_on, connect, everything_on, open_request
 from engines import picture
 from serving import KEY, RunningServer, gated_command, run_server
 from waiting import WAIT_S
@@ -132,6 +133,17 @@ def test_concurrent_requests_are_limited_per_key(narrow: RunningServer) -> None:
     assert int(refused.headers["Retry-After"]) >= 1
     assert (200, 200) == (others, after)
     assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_pipelined_request_is_not_refused_for_the_one_before(narrow: RunningServer) -> None:
+    """Each is admitted once the one before it has been answered."""
+    message = f"GET /api/tags HTTP/1.1\r\nHost: a\r\nX-API-Key: {ALICE}\r\n\r\n"
+    last = message.replace("Host", "Connection: close\r\nHost")
+    with half_sent(narrow, ALICE), connect(narrow) as connection:
+        connection.sendall((message * 3 + last).encode())
+        answers = everything_on(connection)
+
+    assert [b"200"] * 4 == re.findall(rb"HTTP/1.1 (\d+) ", answers)
 
 
 def test_concurrent_uploads_are_limited(narrow: RunningServer) -> None:

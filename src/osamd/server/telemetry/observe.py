@@ -55,12 +55,14 @@ class ObserveMiddleware:
                 if timings.seconds():
                     headers["Server-Timing"] = timings.server_timing()
             await send(message)
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                # uvloop writes when it gets its turn, which should not be after the event has been logged.
-                await asyncio.sleep(0)
 
+        seconds: float | None = None
         try:
             await self._app(scope, receive, observed)
+            seconds = timings.total()
+            # uvloop writes when it gets its turn, which should not be after the event has been logged. Not within
+            # ``observed``: a pipelined request begins meanwhile, and this one's place must be free for it.
+            await asyncio.sleep(0)
         # The grace period of a stopping server is over; answer its callers instead of cutting them off.
         except asyncio.CancelledError:
             if is_begun:
@@ -77,7 +79,7 @@ class ObserveMiddleware:
                 scope["method"],
                 scope["path"],
                 status,
-                timings.total(),
+                timings.total() if seconds is None else seconds,
                 request_id,
                 code=scope["state"].get("code"),
                 key_name=scope["state"].get("key_name"),
