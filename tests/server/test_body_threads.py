@@ -1,6 +1,8 @@
 """Where bodies are parsed: on the event loop only if they are small, and nothing in them takes time."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import httpx2
 import pytest
 from asking import GENERATE
 from pydantic import SecretStr, field_validator
-from serving import KEY
+from serving import KEY, clean_environment
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -72,6 +74,7 @@ def test_a_body_is_not_held_twice() -> None:
 
 
 DOOR = "/tool/generate"
+JSON = "application/json"
 HANDLE = b'{"image_id": "unknown", "prompt": {"points": [[1, 1]], "point_labels": [1]}}'
 LARGE = HANDLE + b" " * 1024
 
@@ -97,7 +100,7 @@ def parsed_on_the_loop(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return found
 
 
-def send(cache: Path, *requests: tuple[str, bytes], **settings: Any) -> list[int]:
+def send(cache: Path, *requests: tuple[str, bytes], media_type: str = JSON, **settings: Any) -> list[int]:
     """Send bodies one after the other to a new app; returns the statuses."""
     with_defaults: Any = {"cache": cache, "pull": "never", "docs": "off", "preload": ()} | settings
     door = Door("tool", "a tool", (DOOR,), operations)
@@ -105,7 +108,7 @@ def send(cache: Path, *requests: tuple[str, bytes], **settings: Any) -> list[int
 
     async def call() -> list[int]:
         transport = httpx2.ASGITransport(app=app)
-        headers = {"X-API-Key": KEY, "Content-Type": "application/json"}
+        headers = {"X-API-Key": KEY, "Content-Type": media_type}
         async with (
             app.router.lifespan_context(app),
             httpx2.AsyncClient(transport=transport, base_url="http://osamd.example", headers=headers) as client,
@@ -129,3 +132,49 @@ def test_what_may_take_long_is_parsed_on_a_thread(tmp_path: Path, parsed_on_the_
     assert [410] * 2 == send(tmp_path, *[(GENERATE, HANDLE)] * 2, image_root=tmp_path)
 
     assert [False, True, False, False, False, False] == parsed_on_the_loop
+
+
+def test_long_queries_and_types_are_parsed_on_a_thread(tmp_path: Path, parsed_on_the_loop: list[bool]) -> None:
+    """Both may have thousands of parameters, whose parsers are pure Python, beside a small body."""
+    query = GENERATE + "?" + "&".join(["trace=1"] * 200)
+    assert [410] * 3 == send(tmp_path, *[(GENERATE, HANDLE)] * 2, (query, HANDLE))
+    assert [410] * 2 == send(tmp_path, *[(GENERATE, HANDLE)] * 2, media_type=JSON + "; a=b" * 300)
+
+    assert [False, True, False, False, False] == parsed_on_the_loop
+
+
+# Says whether NumPy is imported on the event loop when the first prompt comes behind a body without one.
+NUMPY = """
+import asyncio
+import sys
+import threading
+from pathlib import Path
+import httpx2
+from pydantic import SecretStr
+from osamd.server.app import create_app
+from osamd.settings import Settings
+
+class Finder:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "numpy":
+            print(threading.current_thread() is threading.main_thread())
+
+async def main(key, cache):
+    settings = Settings(api_key=SecretStr(key), cache=Path(cache), pull="never", docs="off", preload=())
+    transport = httpx2.ASGITransport(app=create_app(settings))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://a", headers={"X-API-Key": key}) as client:
+        for prompt in (None, {"points": [[1, 1]], "point_labels": [1]}):
+            await client.post("/api/generate", json={"image_id": "unknown", "prompt": prompt})
+
+sys.meta_path.insert(0, Finder)
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_numpy_is_not_imported_on_the_event_loop(tmp_path: Path) -> None:
+    """It takes a tenth of a second; the first body that is parsed may need none, as one without a prompt."""
+    command = [sys.executable, "-c", NUMPY, KEY, str(tmp_path)]
+    ended = subprocess.run(command, check=True, capture_output=True, text=True, env=clean_environment({}))
+
+    assert "False\n" == ended.stdout

@@ -12,7 +12,6 @@ PIECE = b"a" * 16 * 1024
 # Far more than is allowed; a server without a limit waits for the rest.
 PIECES = 64
 GREETING = b"GET /health HTTP/1.1\r\nHost: a\r\n"
-# An attempt to see whether the server still reads ends here, and the test with it.
 
 
 @pytest.fixture(scope="module")

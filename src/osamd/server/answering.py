@@ -1,12 +1,13 @@
 """Answers requests with an image and prompts, for every protocol: osamd's own routes and the doors for other tools.
 
-A protocol provides two pure functions, both run on threads: ``parse`` turns a body into an ``Ask``, ``write`` turns a
-result into the reply's content. The deadline, client disconnects, the caller and their permissions, images by URL and
-the headers are handled here.
+A protocol provides two pure functions: ``parse`` turns a body into an ``Ask``, ``write`` turns a result into the
+reply's content. Both run on threads, but osamd's own small bodies are parsed on the event loop. The deadline, client
+disconnects, the caller and their permissions, images by URL and the headers are handled here.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
 from typing import Final, TypeVar
 
 from starlette.requests import Request
@@ -27,8 +28,9 @@ from osamd.timings import Timings
 
 How = TypeVar("How")
 
-# Bodies of clicks on known images are smaller. Whatever is in one of this size is parsed within a millisecond.
-SMALL_BODY_BYTES: Final = 1024
+# Of body, query and Content-Type together. Clicks on known images have fewer; whatever is in so many is parsed within a
+# millisecond.
+PARSED_AT_ONCE_BYTES: Final = 1024
 
 Parse = Callable[[RawBody, Settings], Ask[How]]
 Find = Callable[[Request, Ask[How], Context], Awaitable[ImageSource]]
@@ -115,19 +117,23 @@ def _fields_named(names: Mapping[str, str]) -> Iterator[None]:
 async def _read(request: Request, parse: Parse[How], services: Services, timings: Timings) -> Ask[How]:
     # A separate function, so that the body is not kept alive while its request is answered.
     body = await receive_body(request, services.settings, timings)
+    small = parse if _is_small(request, body) else None
 
     def parse_timed() -> Ask[How]:
         with timings.stage("parse"):
+            if small is not None:
+                # With the first body, on a thread, even if it has no prompt: a later one would import it on the loop.
+                import_module("numpy")
             return parse(body, services.settings)
 
-    small = parse if _is_small(request, body) else None
     return await services.pools.parse(parse_timed, timings, owner=caller_of(request).name, small=small)
 
 
 def _is_small(request: Request, body: RawBody) -> bool:
     """Whether a body is parsed in no time; other tools' may be compressed, and one may name a file to be read."""
     is_own = "door" not in request.scope["state"]
-    return is_own and body.image_root is None and sum(map(len, body.chunks)) <= SMALL_BODY_BYTES
+    size = len(body.query) + len(body.content_type) + sum(map(len, body.chunks))
+    return is_own and body.image_root is None and size <= PARSED_AT_ONCE_BYTES
 
 
 async def _fetch(url: str, model: str | None, services: Services, context: Context) -> ImageSource:

@@ -1,4 +1,4 @@
-"""Reads request bodies: bytes are collected on the event loop and parsed on a thread."""
+"""Reads request bodies: bytes are collected on the event loop and parsed elsewhere, mostly on a thread."""
 
 import asyncio
 from dataclasses import dataclass
