@@ -10,6 +10,7 @@ python warm_python.py FILE_DESCRIPTOR
 
 import atexit
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -37,6 +38,8 @@ IMPORTED = (
 )
 # Variables that are read when an interpreter starts or a library is loaded, too early for a child.
 TOO_EARLY = ("PYTHON", "OMP_", "OPENBLAS_", "ORT_", "LD_", "MALLOC_", "GLIBC_", "LANG", "LC_")
+# See prctl(2).
+PR_SET_PDEATHSIG = 1
 
 
 class WarmProcess:
@@ -158,17 +161,19 @@ def serve_forks(connection: socket.socket) -> dict[str, Any] | None:
                 pid, status = os.waitpid(request["ended"], os.WNOHANG)
                 answer = {"code": os.waitstatus_to_exitcode(status) if pid else None}
             else:
+                parent = os.getpid()
                 pid = os.fork()
                 if not pid:
-                    return dict(request)
+                    return {**request, "parent": parent}
                 answer = {"pid": pid}
             connection.sendall(json.dumps(answer).encode() + b"\n")
     return None
 
 
 def become(request: Mapping[str, Any], set_by_imports: Mapping[str, str]) -> None:
-    """Do what a new interpreter would: take over everything, and run the module."""
+    """Do what a new interpreter would: take over everything, and run the module. Unlike it, end with its parent."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    end_with_parent(request["parent"])
     log = os.open(request["log"], os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -192,6 +197,14 @@ def become(request: Mapping[str, Any], set_by_imports: Mapping[str, str]) -> Non
         sys.path[0] = str(Path(what).parent)
         sys.argv = [what, *arguments]
         runpy.run_path(what, run_name="__main__")
+
+
+def end_with_parent(parent: int) -> None:
+    """Get SIGTERM when the parent ends; it ends when the tests do, even if they are killed."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    # It may have ended before.
+    if os.getppid() != parent:
+        sys.exit()
 
 
 def main(descriptor: int) -> None:
