@@ -100,6 +100,9 @@ def _segment(piece: Samples, size: tuple[int, int], *, is_tiled: bool) -> Sample
 
 
 def _packed(piece: Samples, order: str, compression: int, predictor: int) -> bytes:
+    if compression == NOT_COMPRESSED:
+        # The tag says nothing then.
+        predictor = 1
     if predictor == FLOATING_POINT:
         rows, columns, bands = piece.shape
         big = piece.astype(piece.dtype.newbyteorder(">")).reshape(rows, columns * bands, 1).view(np.uint8)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tiffs import DEFLATE, FLOATING_POINT, HORIZONTAL, tiff
@@ -251,6 +251,8 @@ def test_inverted_grey() -> None:
 
 
 @settings(deadline=None, max_examples=60)
+@example(bands=1, dtype="uint8", compression=1, predictor=2, order="<", cut=(1, None), is_separate=False, is_big=False)
+@example(bands=1, dtype="uint16", compression=1, predictor=2, order="<", cut=(1, None), is_separate=False, is_big=False)
 @given(
     bands=st.integers(1, 5),
     dtype=st.sampled_from(["uint8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"]),

@@ -248,7 +248,8 @@ def _layout(
         offsets=offsets[:needed],
         lengths=lengths[:needed],
         compression=compression,
-        predictor=_number(tags, PREDICTOR, NO_PREDICTOR),
+        # Like libtiff, which reads the other files: a predictor belongs to a compression.
+        predictor=NO_PREDICTOR if compression == NOT_COMPRESSED else _number(tags, PREDICTOR, NO_PREDICTOR),
         missing=_no_data(tags.get(GDAL_NO_DATA), code),
         orientation=_number(tags, ORIENTATION, 1),
     )
