@@ -14,7 +14,6 @@ from threaded import serving
 
 FUNCTION = 5
 TASK = 7
-VERSION = "2.80.0"
 WHEN = "2026-01-01T00:00:00Z"
 QUEUE = f"/api/functions/queues/function%3A{FUNCTION}/requests"
 

@@ -16,7 +16,6 @@ OTHER = CONTENT[::-1]
 IMPATIENT = Patience(connect_s=10, read_s=10, rounds=1, backoff_s=0.01)
 PATIENT = Patience(connect_s=10, read_s=10, rounds=4, backoff_s=0.01)
 HERE = Path(__file__).parent
-WAIT_S = 30
 NOBODY = 65534
 
 

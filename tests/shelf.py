@@ -21,7 +21,6 @@ LOCAL = {
     "sam3:latest": "sam3",
     "yoloworld:latest": "yoloworld",
 }
-WAIT_S = 30.0
 
 
 @dataclass(frozen=True)

@@ -380,7 +380,6 @@ def test_a_mask_of_another_image_is_refused() -> None:
     run(main)
 
 
-TWO_BOXES = Prompt(boxes=np.array([[0, 0, 5, 5], [5, 5, 9, 9]], np.float32))
 ONE_BOX = Prompt(boxes=np.array([[0, 0, 5, 5]], np.float32))
 
 

@@ -7,7 +7,6 @@ import numpy as np
 from graphs import sam_decoder
 from onnx_graph import FLOAT, Graph
 
-MEGABYTE = 1_000_000
 # Weights of the big encoder.
 ROWS, COLUMNS = 4_000, 8_192
 WEIGHTS = 4 * ROWS * COLUMNS

@@ -105,8 +105,8 @@ def node_environment() -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "1" if has_haproxy() else "0",
         # Edges count requests for Ray's metrics themselves; else HAProxy writes, and a process parses, a line for each.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        # How busy a Segmenter is said to be holds this long, not ten seconds, after which an edge asks before a click,
-        # which takes 5 ms. A Segmenter refuses by itself what is too much.
+        # How long an edge relies on what it last heard of a Segmenter's load. After Ray's ten seconds it would
+        # ask again before the next click, which takes 5 ms. A Segmenter refuses by itself what is too much.
         "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "600",
         # Not ten times a second: nobody reads metrics that often.
         "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
