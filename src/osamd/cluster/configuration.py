@@ -110,8 +110,8 @@ def node_environment() -> dict[str, str]:
         "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "600",
         # Not ten times a second: nobody reads metrics that often.
         "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
-        # With "0", which the optimization above implies, Serve takes the place of stdout and stderr, drops osamd's
-        # lines, which are below its own level, and reads the stack for each of them.
+        # The optimization above would set "0": Serve then replaces stdout and stderr, drops osamd's lines, since they
+        # are below its own level, and inspects the stack for each of them.
         "RAY_SERVE_LOG_TO_STDERR": "1",
         # Of each process's stdout and stderr, which would grow without end.
         "RAY_ROTATION_MAX_BYTES": "100000000",

@@ -43,11 +43,11 @@ class Work:
 
     Attributes:
         candidates: those to judge.
-        drafts: those that were kept and are to be refined.
+        drafts: those that were kept and are to be refined, each with the rank of the result.
     """
 
     candidates: list[_Decoded] = field(default_factory=list)
-    drafts: list[_Decoded] = field(default_factory=list)
+    drafts: list[tuple[_Decoded, int]] = field(default_factory=list)
 
     @property
     def is_left(self) -> bool:
@@ -107,8 +107,7 @@ class Job:
                 self._judge(work.candidates[0])
                 del work.candidates[0]
             elif work.drafts:
-                draft = work.drafts[0]
-                work.candidates.append(self._refined(draft))
+                work.candidates.append(self._refined(*work.drafts[0]))
                 del work.drafts[0]
             else:
                 work.candidates += self._decoded(*self._clicks[0])
@@ -136,10 +135,8 @@ class Job:
             for place, item in enumerate(candidates)
         ]
 
-    def _refined(self, draft: _Decoded) -> _Decoded:
-        if draft.refined_rank is None:
-            raise RuntimeError("only drafts that are worth it are refined")
-        return _Decoded(draft.click, draft.refined_rank, self._refine(draft.click, draft.candidate))
+    def _refined(self, draft: _Decoded, rank: int) -> _Decoded:
+        return _Decoded(draft.click, rank, self._refine(draft.click, draft.candidate))
 
     def _decode(self, click: Click) -> list[Candidate]:
         """The candidates of a click, by rank."""
@@ -193,7 +190,7 @@ class Job:
             )
         )
         if item.refined_rank is not None:
-            self._work.drafts.append(item)
+            self._work.drafts.append((item, item.refined_rank))
 
     def _offer(self, item: _Decoded, logits: MaskLogits) -> Offer:
         if item.is_again:

@@ -371,7 +371,7 @@ class Lane:
                 break
             if owner is None and self._closed:
                 self._idle -= 1
-                # Others may wait because what was left, when they looked, was not for them.
+                # An idle spare thread may have gone back to waiting because the last jobs were not for it.
                 self._changed.notify_all()
                 return None
             self._changed.wait()

@@ -23,7 +23,7 @@ PREPARE_WORKERS: Final = (2, 4)
 DECODE_WORKERS: Final = 2
 LOAD_CAPACITY: Final = 64
 LOAD_HANG_S: Final = 900.0
-# So many images that wait are worth encoding two at a time: with one, it would be ready no earlier and the first later.
+# Images that have to wait before two are encoded at a time. A single one would be ready no earlier, the first later.
 MANY_IMAGES: Final = 2
 # Encoders use up to a few gigabytes of scratch memory; keeping it while there is work is faster than reallocating it.
 REST_S: Final = 10.0
@@ -64,7 +64,7 @@ class Workers:
             "encode",
             workers=parallel,
             capacity=settings.encode_queue,
-            # On a single core no thread waits for another, so that a second image only makes the first later.
+            # On a single core an inference has a single thread, so a second image would only delay the first.
             may_help=self._may_encode_one_more if parallel == 1 and cpu_count() > 1 else None,
         )
         # Decodes and resizes images while the encoder is busy. Each holds its place until the encoder takes it, so that

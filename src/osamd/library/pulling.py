@@ -3,9 +3,9 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future
 from typing import Final, Literal
 
+from osamd.daemon_thread import on_daemon_thread
 from osamd.errors import (
     AdminOnlyError,
     ModelPullingError,
@@ -198,7 +198,7 @@ class Pulling:
         async with self._turns:
             if self._stop.is_set():
                 raise ShuttingDownError("the server stopped before the pull began")
-            await asyncio.wrap_future(_on_thread(pull))
+            await asyncio.wrap_future(on_daemon_thread(pull, "osamd-pull"))
         self._emit(ModelPulled(model.name))
 
     def _tell(self, progress: PullProgress) -> None:
@@ -214,25 +214,6 @@ class Pulling:
         if not task.cancelled() and isinstance(task.exception(), OsamdError):
             # Retrieved here, so that asyncio does not report an exception that was never retrieved.
             self._emit(PullFailed(model.name, str(task.exception())))
-
-
-def _on_thread(work: Callable[[], None]) -> "Future[None]":
-    """Run work on its own daemon thread, so that a hung source cannot keep the process alive."""
-    future: Future[None] = Future()
-    # From here on it cannot be cancelled, only abandoned.
-    future.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            work()
-        # The waiter gets any exception.
-        except BaseException as error:  # noqa: BLE001
-            future.set_exception(error)
-        else:
-            future.set_result(None)
-
-    threading.Thread(target=run, name="osamd-pull", daemon=True).start()
-    return future
 
 
 def _how_far(progress: PullProgress | None) -> str:

@@ -7,10 +7,9 @@ import gc
 import io
 import logging
 import os
-import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +23,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
 
+from osamd.daemon_thread import on_daemon_thread
 from osamd.errors import InferenceError, ModelLoadError, OutOfMemoryError, SettingsError
 from osamd.plurals import counted
 from osamd.runtime import heap
@@ -364,19 +364,10 @@ def load_both(encoder: Path, decoder: Path, placement: Placement) -> tuple[Sessi
     """
     if placement.device != "cpu":
         return Session(encoder, placement, in_background=True), Session(decoder, placement)
-    # By one thread only.
+    # Before there are two threads: only one may do this.
     _share_arena()
-    loading: Future[Session] = Future()
-
-    def load_decoder() -> None:
-        try:
-            loading.set_result(Session(decoder, placement))
-        # The caller gets any exception.
-        except BaseException as error:  # noqa: BLE001
-            loading.set_exception(error)
-
-    # A daemon, which an executor's thread is not: a load that hangs must not keep the process alive.
-    threading.Thread(target=load_decoder, name="osamd-load-decoder", daemon=True).start()
+    # A load that hangs must not keep the process alive.
+    loading = on_daemon_thread(lambda: Session(decoder, placement), "osamd-load-decoder")
     try:
         return Session(encoder, placement, in_background=True), loading.result()
     finally:

@@ -28,8 +28,8 @@ from osamd.timings import Timings
 
 How = TypeVar("How")
 
-# Of body, query and Content-Type together. Clicks on known images have fewer; whatever is in so many is parsed within a
-# millisecond.
+# Of body, query and Content-Type together. Clicks on known images are shorter, and anything this short is parsed within
+# a millisecond.
 PARSED_AT_ONCE_BYTES: Final = 1024
 
 Parse = Callable[[RawBody, Settings], Ask[How]]
@@ -122,7 +122,7 @@ async def _read(request: Request, parse: Parse[How], services: Services, timings
     def parse_timed() -> Ask[How]:
         with timings.stage("parse"):
             if small is not None:
-                # With the first body, on a thread, even if it has no prompt: a later one would import it on the loop.
+                # Prompts need it. The first body is parsed on a thread; a later one would import it on the loop.
                 import_module("numpy")
             return parse(body, services.settings)
 
