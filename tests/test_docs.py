@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from osamd.library.families import FAMILIES
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 FOLDERS = ("tests", "deploy", "scripts", "requirements", "docs", "examples", "benchmarks", "src")
@@ -44,3 +46,14 @@ def test_decisions_are_numbered_from_one_without_repeats() -> None:
     assert [f"{number:04d}" for number in range(1, len(pages) + 1)] == [page.name[:4] for page in pages]
     for number, page in enumerate(pages, 1):
         assert page.read_text("utf-8").startswith(f"# {number}. "), page.name
+
+
+def test_the_guide_to_everything_gives_the_defaults_of_each_family() -> None:
+    """Those that the families have."""
+    guide = (ROOT / "docs" / "guides" / "everything.md").read_text("utf-8")
+    for name in ("points_per_side", "box_nms_thresh"):
+        own, others = getattr(FAMILIES["builtin"], name), getattr(FAMILIES["sam"], name)
+        assert f"| `{name}` | {others}; built-in {own} |" in guide
+    for row, family in (("built-in", "builtin"), ("SAM", "sam"), ("SAM 2", "sam2"), ("EfficientSAM", "efficientsam")):
+        least_score, least_stability = FAMILIES[family].thresholds
+        assert f"| {row} | {least_score} | {least_stability} |" in guide

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 from pydantic import Discriminator, Field, StrictBool, Tag
 
 from osamd.errors import InvalidPromptError
+from osamd.library.families import FAMILIES
 from osamd.pixels.everything import Everything
 from osamd.wire.fields import AS_NUMBER, AS_WHOLE_NUMBER, Fraction, NotNegative, WireModel
 
@@ -14,6 +15,7 @@ MOST_OFFSET: Final = 10
 # Of 8-bit pixels, without 0.
 MOST_LABELS: Final = 255
 DEFAULTS: Final = Everything()
+BUILTIN, SAM, SAM2, EFFICIENTSAM = (FAMILIES[name] for name in ("builtin", "sam", "sam2", "efficientsam"))
 # The two spellings; pydantic puts these names into error paths, from which they are removed again.
 SWITCH, PARAMETERS = "(switch)", "(parameters)"
 
@@ -23,17 +25,20 @@ class EverythingSchema(WireModel):
 
     points_per_side: Annotated[int, Field(ge=1, le=MOST_POINTS_PER_SIDE), AS_WHOLE_NUMBER] | None = Field(
         default=None,
-        description="The grid has this many points in each direction. By default 16, the built-in model 12.",
+        description="The grid has this many points in each direction. By default"
+        f" {SAM.points_per_side}, the built-in model {BUILTIN.points_per_side}.",
     )
     pred_iou_thresh: Fraction | None = Field(
         default=None,
-        description="Masks with a lower predicted IoU (`score`) are left out. By default as in the authors' code: 0.88"
-        " for SAM, 0.8 for SAM 2, 0.7 for EfficientSAM; 0.3 for the built-in model.",
+        description="Masks with a lower predicted IoU (`score`) are left out. By default as in the authors' code:"
+        f" {SAM.thresholds[0]} for SAM, {SAM2.thresholds[0]} for SAM 2,"
+        f" {EFFICIENTSAM.thresholds[0]} for EfficientSAM; {BUILTIN.thresholds[0]} for the built-in model.",
     )
     stability_score_thresh: Fraction | None = Field(
         default=None,
         description="Masks with a lower stability are left out: the IoU between the mask at a threshold raised and"
-        " lowered by `stability_score_offset`. By default 0.95, EfficientSAM 0.9, the built-in model 0.45.",
+        f" lowered by `stability_score_offset`. By default {SAM.thresholds[1]}, EfficientSAM"
+        f" {EFFICIENTSAM.thresholds[1]}, the built-in model {BUILTIN.thresholds[1]}.",
     )
     stability_score_offset: Annotated[float, Field(ge=0, le=MOST_OFFSET), AS_NUMBER] | None = Field(
         default=DEFAULTS.stability_score_offset, description="That offset, in logits."
@@ -41,7 +46,7 @@ class EverythingSchema(WireModel):
     box_nms_thresh: Fraction | None = Field(
         default=None,
         description="Of two masks whose boxes have a higher IoU, the one with the lower predicted IoU is left out. By"
-        " default 0.7, the built-in model 0.9.",
+        f" default {SAM.box_nms_thresh}, the built-in model {BUILTIN.box_nms_thresh}.",
     )
     min_mask_region_area: NotNegative | None = Field(
         default=DEFAULTS.min_mask_region_area,
