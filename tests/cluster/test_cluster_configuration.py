@@ -1,6 +1,8 @@
 """Limits of a cluster that must fit each other, and a start that fails. No Ray."""
 
 import os
+import random
+import socket
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,8 +12,8 @@ import pytest
 from serving import free_port
 
 from osamd.cluster import local
-from osamd.cluster.configuration import CONTENT_BYTES, MESSAGE_BYTES, SEGMENTER_CALLS, Plan, serve_config
-from osamd.errors import UnreachableError
+from osamd.cluster.configuration import CONTENT_BYTES, LOOPBACK, MESSAGE_BYTES, SEGMENTER_CALLS, Plan, serve_config
+from osamd.errors import SettingsError, UnreachableError
 from osamd.settings import Settings
 
 
@@ -65,3 +67,18 @@ def test_a_start_that_fails_keeps_its_logs(tmp_path: Path, monkeypatch: pytest.M
         pass
     (folder,) = tmp_path.iterdir()
     assert str(raised.value).endswith(str(folder / local.LOGS))
+
+
+def test_ports_chosen_here_are_free_and_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel gives none of them to a connection before HAProxy listens."""
+    ephemeral, _ = (int(end) for end in Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    assert max(local.LISTENERS) < min(ephemeral, 30_000)
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        port = taken.getsockname()[1]
+        tried = [port, *random.sample(local.LISTENERS, 1000)]
+        monkeypatch.setattr(random, "sample", lambda *_: tried)
+        first, second = local._free_ports(2)
+        assert len({port, first, second}) == 3
+        monkeypatch.setattr(random, "sample", lambda *_: [port])
+        with pytest.raises(SettingsError, match="no free port"):
+            local._free_ports(1)

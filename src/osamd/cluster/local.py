@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -23,6 +24,9 @@ LOGS: Final = Path("ray", "session_latest", "logs")
 POLL_S: Final = 0.2
 START_S: Final = 300.0
 STOP_S: Final = 10.0
+# Ports above those of Ray's workers, and below those of Serve's replicas and those that the kernel gives to
+# connections: one of these could be taken between its choice and HAProxy's start.
+LISTENERS: Final = range(20_000, 30_000)
 # Bytes of shared memory for what does not fit into messages; requests do.
 OBJECT_STORE_BYTES: Final = 200_000_000
 # What another process needs to reach the cluster.
@@ -166,9 +170,14 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as opened:
-        sockets = [opened.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in sockets]
+    found: list[int] = []
+    for port in random.sample(LISTENERS, len(LISTENERS)):
+        with contextlib.suppress(OSError):
+            socket.create_server((LOOPBACK, port)).close()
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise SettingsError(f"no free port from {LISTENERS.start} to {LISTENERS.stop - 1}; the cluster needs {count}")
 
 
 def _check_port(host: str, port: int) -> None:
