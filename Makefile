@@ -113,7 +113,7 @@ TRAINING_FOLDER := $(or $(OSAMD_TRAINING_FOLDER),$(HOME)/.cache/osamd-training)
 # Steps of the first and of the second stage, as the weights in the package were trained.
 TRAINING_STEPS ?= 5800
 TUNING_STEPS ?= 1500
-TUNED_GRAPHS ?= src/osamd/models/builtin_net
+TUNED_GRAPHS ?= training/exact
 
 $(TRAINING)/made: requirements/runtime.txt pyproject.toml
 	test -x $(TRAINING)/bin/python || $(PYTHON) -m venv $(TRAINING)

@@ -1,4 +1,4 @@
-"""Shipped graphs as a network that can be trained on: what ``export`` and ``answering`` did, undone.
+"""Exact graphs as a network that can be trained on: what ``export`` and ``answering`` did, undone.
 
 Normalisation was folded into the convolutions and cannot be told apart again, so it comes back as the identity with a
 bias. It has to stay in evaluation mode: statistics of a batch would undo what the weights have learned.

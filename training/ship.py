@@ -1,8 +1,8 @@
 """Put the tuned weights into the package, with their sources: ``python -m training.ship FOLDER --first-steps N``.
 
-Writes ``encoder.onnx`` and ``decoder.onnx``, ``README.md`` that says where all comes from, ``manifest.json`` with
-counts, ``attribution/`` with the copyright file or licence of every package, and the graphs' digests into the
-catalogue; and the curves of tuning beside ``training/README.md``.
+Writes the exact graphs into ``training/exact``; the quantized ones into the package, with ``README.md`` that says where
+all comes from, ``manifest.json`` with counts, and ``attribution/`` with the copyright file or licence of every source;
+their digests into the catalogue; and the curves of tuning beside ``training/README.md``.
 """
 
 import argparse
@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from training.export import export
+from training.quantize import quantize
 
+EXACT: Final = Path(__file__).with_name("exact")
 SOURCE: Final = Path(__file__).resolve().parents[1] / "src" / "osamd"
 PACKAGE: Final = SOURCE / "models" / "builtin_net"
 CATALOGUE: Final = SOURCE / "library" / "catalog.toml"
@@ -22,9 +24,9 @@ CATALOGUE: Final = SOURCE / "library" / "catalog.toml"
 README: Final = """# The built-in network
 
 `encoder.onnx` and `decoder.onnx` are osamd's own promptable segmentation network: an EfficientNet-Lite2, a
-feature pyramid, and a small U-Net that reads clicks, a box and the previous mask. Weights are stored in half precision
-and computed in float32. Inputs and outputs are described in `osamd/models/builtin.py`; how it was trained, in
-`training/` of the repository. `python -m training.ship` wrote this file.
+feature pyramid, and a small U-Net that reads clicks, a box and the previous mask. Most convolutions are in int8. Inputs
+and outputs are described in `osamd/models/builtin.py`; how it was trained and quantized, in `training/` of the
+repository, which also has the exact graphs. `python -m training.ship` wrote this file.
 
 ## What it was trained on
 
@@ -43,7 +45,7 @@ photo of an evaluation set was used.
 
 
 def ship(folder: Path, first_steps: int, start: Path) -> None:
-    """Export what tuning left in ``folder``, and say where it comes from.
+    """Export and quantize what tuning left in ``folder``, and say where it comes from.
 
     Args:
         folder: what ``training.prepare`` and ``training.train`` filled.
@@ -51,7 +53,8 @@ def ship(folder: Path, first_steps: int, start: Path) -> None:
         start: the graphs that tuning began with; the shipped weights are halfway between those and the tuned ones.
     """
     tuning = folder / "tuning"
-    tuning_steps = export(tuning / "checkpoint.pt", PACKAGE, start)
+    tuning_steps = export(tuning / "checkpoint.pt", EXACT, start)
+    quantize(EXACT, folder, PACKAGE)
     manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
     rows = [
         f"| `{row['package']}` | {row['version']} | {row['licence']} | "

@@ -89,7 +89,7 @@ def validate(graphs: Path, library: Library, count: int) -> str:
         count: how many targets.
     """
     if graphs.is_file():
-        # Measured as it would be shipped; PyTorch is needed for this alone.
+        # Its exact graphs; PyTorch is needed for this alone.
         from training.export import export  # noqa: PLC0415
 
         with tempfile.TemporaryDirectory() as exported:

@@ -118,8 +118,8 @@ def test_embedding_comes_back(client: httpx2.Client, replies: Replies, model: st
         if expected["mask"] is None:
             assert actual["bounding_box"] == expected["bounding_box"]
         else:
-            # Half precision moves a border here and there.
-            least = 0.99 if kind.endswith("compact") else 1.0
+            # Half precision moves a border here and there, but not the built-in model's, which rounds its features.
+            least = 0.99 if kind.endswith("compact") and not model.startswith("builtin") else 1.0
             assert overlap(inside_of(expected), inside_of(actual)) >= least
         assert actual["mask"] == handled["mask"]
 
