@@ -3,9 +3,11 @@
 import os
 import random
 import socket
+import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,3 +84,21 @@ def test_ports_chosen_here_are_free_and_nobody_elses(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(random, "sample", lambda *_: [port])
         with pytest.raises(SettingsError, match="no free port"):
             local._free_ports(1)
+
+
+def test_a_proxy_that_crashes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line, without the traceback of Ray's worker. Ray itself is not installed here."""
+
+    class TaskError(Exception):
+        cause = OSError("cannot bind socket")
+
+    def start(**_: Any) -> None:
+        raise TaskError
+
+    serve = SimpleNamespace(start=start)
+    exceptions = SimpleNamespace(RayActorError=KeyError, RayTaskError=TaskError)
+    for name, module in (("ray", SimpleNamespace(serve=serve)), ("ray.serve", serve), ("ray.exceptions", exceptions)):
+        monkeypatch.setitem(sys.modules, name, module)
+
+    with pytest.raises(UnreachableError, match=r"^Ray Serve's proxy did not start: cannot bind socket$"):
+        local._start_serve(serve_config(Plan(), is_local=True))

@@ -119,7 +119,6 @@ def _ray(config: dict[str, Any], folder: Path, report: Report) -> Iterator[None]
     report("starting Ray, which takes half a minute")
     import ray
     from ray import serve
-    from ray.exceptions import RayActorError
 
     ray.init(
         address="local",
@@ -135,14 +134,24 @@ def _ray(config: dict[str, Any], folder: Path, report: Report) -> Iterator[None]
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     try:
         report("starting Ray Serve")
-        # A proxy that is slow to start is replaced by another one: whether one answers is asked below.
-        with contextlib.suppress(RayActorError, TimeoutError):
-            serve.start(**{name: config[name] for name in ("proxy_location", "http_options", "logging_config")})
+        _start_serve(config)
         yield
     finally:
         with contextlib.suppress(Exception):
             serve.shutdown()
         ray.shutdown()
+
+
+def _start_serve(config: dict[str, Any]) -> None:
+    from ray import serve
+    from ray.exceptions import RayActorError, RayTaskError
+
+    try:
+        # A proxy that is slow to start is replaced by another one: whether one answers is asked later.
+        with contextlib.suppress(RayActorError, TimeoutError):
+            serve.start(**{name: config[name] for name in ("proxy_location", "http_options", "logging_config")})
+    except RayTaskError as error:
+        raise UnreachableError(f"Ray Serve's proxy did not start: {error.cause}") from error
 
 
 def _environment(folder: Path) -> dict[str, str]:
