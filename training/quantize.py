@@ -26,7 +26,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from osamd.models.builtin import MEAN, SCALE
+from osamd.models.builtin import FEATURES, MEAN, SCALE
 from training.library import Library
 from training.prompts import correct, first_prompt, packed
 from training.scenes import SceneMaker
@@ -38,7 +38,6 @@ SCENES: Final = 48
 TARGETS: Final = 2
 # About the two working areas, in several shapes, (rows, columns).
 SIZES: Final = ((320, 320), (256, 384), (384, 256), (448, 448), (384, 512), (512, 384))
-FEATURES: Final = ("p4", "p8", "p16", "e")
 # Feature maps that a graph takes as inputs; ``e`` is none, since its similarities need float32.
 TAKEN: Final = FEATURES[:3]
 # Parts of the names of what reads the photo's own pixels, and of the first block after it.
@@ -116,19 +115,22 @@ def _scenes(library: Library) -> Iterator[tuple[Any, list[Any], np.random.Genera
         yield scene.image, [scene.mask(scene.targets[index])[2::4, 2::4] for index in chosen], rng
 
 
-def _session(path: Path, optimized: Path | None = None) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    if optimized is not None:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(optimized)
+def _session(path: Path, options: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _fold_casts(exact: Path, path: Path) -> None:
+    """Write the graph without casts of weights in half precision, which ONNX Runtime's tool does not look through."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    _session(exact, options)
 
 
 def _quantize(exact: Path, feeds: list[Feeds], path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        # Without the casts of weights in half precision, which the tool does not look through.
         plain = Path(folder) / "plain.onnx"
-        _session(exact, plain)
+        _fold_casts(exact, plain)
         graph = onnx.load(plain).graph
         quantize_static(
             plain,

@@ -9,12 +9,10 @@ import pytest
 from onnx import numpy_helper
 from pictures import iou
 from PIL import Image
+from training.evaluate import loaded, mask_of
 
 from osamd.models.base import Adapter, encode_pixels
-from osamd.models.builtin import Builtin
-from osamd.pixels.masks import full_array, mask_from_logits
-from osamd.runtime.sessions import CPU, Placement
-from osamd.types import Candidate, Embedding, Prompt
+from osamd.types import Embedding, Prompt
 
 ROOT = Path(__file__).parents[2]
 EXACT = ROOT / "training" / "exact"
@@ -28,11 +26,6 @@ PROMPTS = (
     [(40.0, 40.0, 1), (225.0, 150.0, 0), (400.0, 60.0, 1)],
 )
 BOXES = ((100.0, 20.0, 400.0, 299.0), (150.0, 30.0, 300.0, 180.0))
-
-
-def loaded(folder: Path) -> Builtin:
-    """The adapter of two graphs, on two threads of the CPU."""
-    return Builtin({role: folder / f"{role}.onnx" for role in ROLES}, Placement((CPU,), 2))
 
 
 def prompts() -> list[Prompt]:
@@ -50,15 +43,7 @@ def prompts() -> list[Prompt]:
 def masks(adapter: Adapter, embedding: Embedding) -> list[npt.NDArray[np.bool_]]:
     """What an adapter answers to all prompts."""
     found = (adapter.decode(embedding, prompt, mask_input=None, multimask=False)[0] for prompt in prompts())
-    return [drawn(candidate, embedding) for candidate in found]
-
-
-def drawn(candidate: Candidate, embedding: Embedding) -> npt.NDArray[np.bool_]:
-    """A mask at the photo's size."""
-    assert candidate.logits is not None
-    mask = mask_from_logits(candidate.logits, height=embedding.height, width=embedding.width)
-    assert mask is not None
-    return full_array(mask) > 0
+    return [mask_of(candidate, embedding) for candidate in found]
 
 
 def test_masks_are_those_of_the_exact_graphs() -> None:
@@ -66,6 +51,7 @@ def test_masks_are_those_of_the_exact_graphs() -> None:
     photo = np.asarray(Image.open(ROOT / "examples" / "cat.jpg").convert("RGB"))
     expected, found = ([*masks(one, encode_pixels(one, photo))] for one in map(loaded, (EXACT, PACKAGED)))
 
+    assert all(mask.any() for mask in [*expected, *found])
     ious = [iou(mask, exact) for mask, exact in zip(found, expected, strict=True)]
     assert min(ious) > 0.93
     assert np.mean(ious) > 0.97
