@@ -15,6 +15,7 @@ from osamd.image_sources import ImageSource
 from osamd.library.catalog import load_catalog
 from osamd.library.library import Library
 from osamd.library.store import Store
+from osamd.runtime import heap
 from osamd.segment_requests import SegmentRequest
 from osamd.settings import load_settings
 from osamd.timings import Timings
@@ -60,4 +61,6 @@ async def main(catalog: Path, cache: Path, model: str) -> None:
 
 
 if __name__ == "__main__":
+    # As `osamd serve` does: threads' own heaps keep free pages at their ends, which cannot be given back.
+    heap.share()
     asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))

@@ -25,10 +25,7 @@ def big_encoder(path: Path) -> Path:
 
 
 def test_unloading_returns_the_memory(tmp_path: Path) -> None:
-    """A model of 130 MB that is unloaded leaves less than a sixth of what it took, however often it comes and goes.
-
-    Mostly it leaves 4 to 6 MB, but now and then one, two or three times 4 MB more, the size of an embedding.
-    """
+    """A model of 130 MB that is unloaded leaves less than a tenth of what it took, however often it comes and goes."""
     paths = {"encoder": big_encoder(tmp_path / "encoder.onnx"), "decoder": sam_decoder(tmp_path / "decoder.onnx")}
     rows = '[[model]]\nname = "big"\nfamily = "sam"\n' + "".join(
         f'[model.blobs.{role}]\nurl = "{path.as_uri()}"\n' for role, path in paths.items()
@@ -50,4 +47,4 @@ def test_unloading_returns_the_memory(tmp_path: Path) -> None:
     assert 3 == len(steps)
     for before, loaded, after in steps:
         assert loaded - before > 0.9 * WEIGHTS
-        assert after - before < (loaded - before) / 6
+        assert after - before < (loaded - before) / 10
