@@ -24,8 +24,8 @@ LOGS: Final = Path("ray", "session_latest", "logs")
 POLL_S: Final = 0.2
 START_S: Final = 300.0
 STOP_S: Final = 10.0
-# Ports above those of Ray's workers and of its client's servers, below those of Serve's replicas, and below those that
-# the kernel gives to connections: one of these could be taken between its choice and HAProxy's start.
+# Above the ports of Ray's workers and client servers, below those of Serve's replicas and the kernel's ephemeral ports:
+# one of these could be taken between its choice and HAProxy's start.
 LISTENERS: Final = range(24_000, 30_000)
 # Bytes of shared memory for what does not fit into messages; requests do.
 OBJECT_STORE_BYTES: Final = 200_000_000
