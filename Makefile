@@ -131,7 +131,7 @@ train: training-pictures ## Train the built-in network from nothing, or resume, 
 	$(TRAINING)/bin/python -W ignore -m training.export '$(TRAINING_FOLDER)/checkpoint.pt' '$(TRAINING_FOLDER)/untuned'
 	$(MAKE) tune TUNED_GRAPHS='$(TRAINING_FOLDER)/untuned'
 
-tune: training-pictures ## Go on training the weights in the package, or resume, and put them back (Debian; over an hour on two cores)
+tune: training-pictures ## Train training/exact further, or resume, and update the package (Debian; over an hour on two cores)
 	$(TRAINING)/bin/python -m training.train '$(TRAINING_FOLDER)' --tune '$(TUNED_GRAPHS)' --steps $(TUNING_STEPS) --resume
 	$(TRAINING)/bin/python -W ignore -m training.ship '$(TRAINING_FOLDER)' --first-steps $(TRAINING_STEPS) --start '$(TUNED_GRAPHS)'
 

@@ -43,7 +43,7 @@
     |- SettingsError               exit code only         a setting is invalid
     `- UnreachableError            client side only       no answer, or one that is not from osamd
 
-Mistakes of a programmer stay ``TypeError`` and ``RuntimeError``: they are bugs, not answers.
+Programming errors stay ``TypeError`` and ``RuntimeError``: they are bugs, not answers.
 """
 
 from typing import ClassVar, Final
@@ -229,7 +229,7 @@ class WrongKeysError(CapacityError):
 
 
 class OverloadedError(CapacityError):
-    """A queue is full, or the wait in it was too long."""
+    """A shared limit was reached, or a wait was too long."""
 
 
 class ShuttingDownError(CapacityError):

@@ -124,8 +124,8 @@ class Settings(BaseSettings):
     model_memory_bytes: int | None = Field(
         default=None,
         ge=1,
-        description="Total file size of loaded models, in bytes; beyond it the least recently used one is unloaded."
-        " Unset: half of this machine's memory.",
+        description="Limit on the file sizes of loaded models together, in bytes; beyond it the least recently used one"
+        " is unloaded. Unset: half of the memory of the container or machine.",
     )
     keep_alive: Duration = Field(
         default=None,

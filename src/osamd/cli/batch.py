@@ -93,7 +93,7 @@ def _check_place(arguments: argparse.Namespace) -> None:
         from osamd.cluster.batch_ray import check_address
 
         if arguments.url:
-            raise InvalidRequestError("--on and --url are two places to segment in: give one of them")
+            raise InvalidRequestError("--on and --url cannot be combined: give one of them")
         check_address(arguments.on)
 
 
@@ -133,7 +133,7 @@ def _plan(arguments: argparse.Namespace) -> Plan | None:
     if not arguments.input:
         given = [name for name in NO_INPUT if getattr(arguments, name)]
         if given:
-            raise InvalidRequestError(f"--{given[0].replace('_', '-')} needs INPUT: which photos?")
+            raise InvalidRequestError(f"--{given[0].replace('_', '-')} needs INPUT: name photos or folders")
         return None
     boxes_from = _here("--boxes-from", arguments.boxes_from)
     points_from = _here("--points-from", arguments.points_from)

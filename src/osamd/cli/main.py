@@ -232,11 +232,11 @@ def _add_batch(commands: "Commands[argparse.ArgumentParser]") -> None:
         help="coco, yolo, labelme, png, parquet, or several of them (coco)",
     )
     parser.add_argument("--review", action="store_true", help="also write review/index.html: pictures, worst first")
-    parser.add_argument("--url", help="have a server segment; its key is read from OSAMD_API_KEY")
+    parser.add_argument("--url", help="segment on a server; its key is read from OSAMD_API_KEY")
     parser.add_argument(
         "--on",
         metavar="RAY",
-        help="have workers on Ray segment: ray starts it on this machine, or takes the cluster in RAY_ADDRESS;"
+        help="segment on Ray workers: ray starts Ray on this machine, or uses the cluster in RAY_ADDRESS;"
         " ray://host:10001 is a cluster's client port. All machines need DIR and the photos at the same path",
     )
     parser.add_argument(

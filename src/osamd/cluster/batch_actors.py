@@ -81,7 +81,7 @@ class ShardActor:
                 )
             self._manifest = Manifest(path)
             if self._manifest.header != self._header:
-                raise InvalidRequestError(f"{self._out} holds another run on a worker's machine")
+                raise InvalidRequestError(f"a worker sees another run in {self._out}: all machines must share it")
             answers = self._opened.enter_context(local_answers(self._header, self._machine))
             decode = self._opened.enter_context(CarefulDecoder())
             self._row_of = row_maker(self._header, answers, decode)

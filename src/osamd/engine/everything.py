@@ -42,7 +42,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """News of a search.
+    """Progress of a search.
 
     Attributes:
         proposals: new masks.

@@ -88,7 +88,7 @@ class Workers:
             self._alone -= 1
 
     def _may_encode_one_more(self) -> bool:
-        """Whether enough images wait that their number a second counts more than how long each takes.
+        """Whether so many images wait that throughput matters more than latency.
 
         The threads of one computation wait for each other many times. What the kernel runs instead of one of them, such
         as the next photo's decoder, holds up all of them, unless those of another computation can go on.

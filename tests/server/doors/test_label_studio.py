@@ -446,7 +446,7 @@ def test_prewarm_encodes_the_image(door: httpx2.Client, studio: Studio) -> None:
     [
         (click(1, 1), {"label_config": "<View"}, "XML"),
         (click(1, 1), {"label_config": "<!DOCTYPE a [<!ENTITY b 'c'>]><View/>"}, "DTD"),
-        (click(1, 1), {"label_config": "<View/>"}, "no Image"),
+        (click(1, 1), {"label_config": "<View/>"}, "with an Image tag"),
         (click(1, 1), {"label_config": config("").replace("RectangleLabels", "Other")}, "BrushLabels"),
         (click(1, 1), {"label_config": None}, "XML"),
         (click(1, 1, original_width=None), {}, "original_width"),

@@ -254,7 +254,7 @@ def test_a_slash_at_the_end_of_the_users_url_does_no_harm(server: RunningServer,
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        ({"marks": [rectangle(BOX, 0)]}, 422, "params.marks[0].label: rectangles to exclude are not supported"),
+        ({"marks": [rectangle(BOX, 0)]}, 422, "params.marks[0].label: rectangles that exclude are not supported"),
         ({"marks": [{"type": "auto_grid"}]}, 422, "params.marks[0].data"),
         ({"marks": [{"type": "circle", "data": [1, 2]}]}, 422, "params.marks[0].type: expected point or rectangle"),
         ({"marks": [{"type": "point", "data": [1, 2, 3]}]}, 422, "params.marks[0].data: expected 2 numbers"),

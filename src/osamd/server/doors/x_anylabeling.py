@@ -301,7 +301,7 @@ def _sorted_marks(marks: Sequence[Mark]) -> _Object:
             found.clicks.append(_Click(mark.data, int(mark.label), field))
         elif not mark.label:
             raise InvalidPromptError(
-                "rectangles to exclude are not supported by any model here: remove it, or exclude with a point",
+                "rectangles that exclude are not supported: remove this one, or exclude with a point",
                 field=f"{field}.label",
             )
         else:

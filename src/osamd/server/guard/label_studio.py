@@ -118,7 +118,7 @@ class LabelStudio:
         """
         if STORED.match(text):
             if not task.isascii() or not task.isdigit():
-                raise UrlRefusedError("cloud storage needs the id of the task", field="tasks[0].id")
+                raise UrlRefusedError("expected a task id for cloud storage", field="tasks[0].id")
             return f"/tasks/{task}/presign/?fileuri={base64.urlsafe_b64encode(text.encode()).decode('ascii')}"
         own = self._url or ""
         if own and text.startswith(f"{own}/"):
@@ -129,7 +129,7 @@ class LabelStudio:
             text = "/" + text.removeprefix(prefix)
         path = unquote(text.partition("?")[0])
         if not PLACES.match(path) or "\\" in path or not {".", ".."}.isdisjoint(path.split("/")):
-            raise UrlRefusedError("Label Studio serves no images there", field=FIELD)
+            raise UrlRefusedError("expected a Label Studio image path", field=FIELD)
         return text
 
     def _source(self, url: str, owner: str) -> Source:

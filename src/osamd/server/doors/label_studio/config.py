@@ -102,6 +102,6 @@ def read_config(text: str) -> Config:
     except expat.ExpatError:
         raise InvalidRequestError("expected a labelling configuration in XML", field="label_config") from None
     if not images:
-        raise InvalidRequestError("the labelling configuration has no Image", field="label_config")
+        raise InvalidRequestError("expected a labelling configuration with an Image tag", field="label_config")
     shown = [output for output in outputs if output.to_name in images]
     return Config(images, tuple(sorted(shown, key=lambda output: OUTPUTS.index(output.kind))))
