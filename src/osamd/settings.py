@@ -35,6 +35,8 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 DoorName = Literal["cvat", "label-studio", "roboflow", "qupath", "x-anylabeling"]
 
 MEBIBYTE = 1024 * 1024
+# The time when something expires has to be a date.
+MOST_TTL_S = 1e9
 USER_CATALOG = "~/.config/osamd/models.toml"
 
 
@@ -48,6 +50,7 @@ class Settings(BaseSettings):
         frozen=True,
         populate_by_name=True,
         hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
     api_key: Secret = Field(
@@ -222,7 +225,10 @@ class Settings(BaseSettings):
         default=512 * MEBIBYTE, ge=0, description="Memory for the embeddings of recent images, in bytes."
     )
     embedding_ttl_s: float = Field(
-        default=3600.0, gt=0, description="Seconds an unused embedding, and with it its image_id, is kept in memory."
+        default=3600.0,
+        gt=0,
+        le=MOST_TTL_S,
+        description="Seconds an unused embedding, and with it its image_id, is kept in memory.",
     )
     embedding_disk_bytes: int = Field(
         default=0,
@@ -231,7 +237,7 @@ class Settings(BaseSettings):
         " zero. Those of the built-in model contain a reduced picture of the photo. 0 keeps none on disk.",
     )
     embedding_disk_ttl_s: float = Field(
-        default=7 * 86400.0, gt=0, description="Seconds an unused embedding is kept on disk."
+        default=7 * 86400.0, gt=0, le=MOST_TTL_S, description="Seconds an unused embedding is kept on disk."
     )
     max_body_bytes: int = Field(default=64 * MEBIBYTE, ge=1024, description="Largest request body, in bytes.")
     max_image_pixels: int = Field(

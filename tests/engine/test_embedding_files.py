@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from osamd.engine import folder_budget
 from osamd.engine.embedding_files import EmbeddingFiles, KeptEmbedding
 from osamd.pixels.windows import compressed
 from osamd.types import Embedding, SmallPicture
@@ -353,3 +354,36 @@ def test_a_replaced_file_is_counted_once(tmp_path: Path) -> None:
         clock.now += 1
 
     assert files.get(SECOND, owner="me") is not None
+
+
+def test_an_expired_file_that_is_replaced_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not deleted to make room for its successor, which would count its size as freed twice."""
+    # Listing the folder would correct the count.
+    monkeypatch.setattr(folder_budget, "SHARE_BETWEEN_LISTINGS", 100)
+    clock = Clock()
+    opened(tmp_path / "one", clock).put(FIRST, kept(), owner="me")
+    nbytes = files_in(tmp_path / "one")[0].stat().st_size
+    files = opened(tmp_path / "both", clock, capacity_bytes=2 * nbytes)
+    files.put(FIRST, kept(), owner="me")
+    clock.now += 2 * DAY_S
+    files.put(FIRST, kept(), owner="me")
+    for image_id in (SECOND, THIRD):
+        files.put(image_id, kept(), owner="me")
+    assert sum(file.stat().st_size for file in files_in(tmp_path / "both")) <= 2 * nbytes
+
+
+def test_noting_a_use_keeps_a_file(tmp_path: Path) -> None:
+    """What was used from memory is not the next to be deleted, and nothing is noted of what is not there."""
+    clock = Clock()
+    opened(tmp_path / "one", clock).put(FIRST, kept(), owner="me")
+    files = opened(tmp_path / "both", clock, capacity_bytes=int(2.5 * files_in(tmp_path / "one")[0].stat().st_size))
+    for image_id in (FIRST, SECOND):
+        files.put(image_id, kept(), owner="me")
+        clock.now += 1
+    files.touch(FIRST, owner="me")
+    files.touch(THIRD, owner="me")
+    files.touch("../else", owner="me")
+    clock.now += 1
+    files.put(THIRD, kept(), owner="me")
+    found = [files.get(image_id, owner="me") is not None for image_id in (FIRST, SECOND, THIRD)]
+    assert [True, False, True] == found

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import os
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -500,6 +501,27 @@ def test_the_disk_gives_back_what_memory_had_to_drop(tmp_path: Path) -> None:
     run(main, model, cache=tmp_path, embedding_disk_bytes=10**8, embedding_cache_bytes=1)
 
     assert 2 == len(model.encoded)
+
+
+def stored(folder: Path) -> list[Path]:
+    """Embeddings on the disk."""
+    return list(folder.rglob("*.npz"))
+
+
+def test_a_use_from_memory_is_noted_on_the_disk(tmp_path: Path) -> None:
+    """So the image that is clicked on all day is not the first to be deleted there."""
+
+    async def main(engine: Engine) -> None:
+        handle = await embed(engine, picture())
+        while not stored(tmp_path):
+            await breathe()
+        os.utime(stored(tmp_path)[0], (0, 0))
+        assert (await segment(engine, request(handle.image_id))).cache_hit
+
+    run(main, cache=tmp_path, embedding_disk_bytes=10**8)
+
+    (file,) = stored(tmp_path)
+    assert file.stat().st_mtime > 0
 
 
 def test_what_waits_to_be_written_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

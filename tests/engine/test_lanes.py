@@ -468,3 +468,39 @@ def test_closing_does_not_wait_for_ever() -> None:
     with lane() as opened:
         assert not asyncio.run(main())
         assert opened.close(patience_s=WAIT_S)
+
+
+def test_without_a_thread_a_job_is_refused_and_the_next_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that is out of threads for a moment costs one request, and not the lane."""
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with lane() as opened:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", fail)
+            with pytest.raises(OverloadedError, match="no thread could be started"):
+                asyncio.run(opened.run(lambda: "never", Timings()))
+        assert 0 == opened.waiting
+        assert "done" == asyncio.run(opened.run(lambda: "done", Timings()))
+
+
+def test_without_another_thread_the_one_there_is_runs_all_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lane of two workers goes on with one."""
+    gate = Gate()
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> list[str]:
+        running = asyncio.create_task(opened.run(gate, Timings()))
+        await wait_for(gate.begun)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", fail)
+            waiting = asyncio.create_task(opened.run(lambda: "after it", Timings()))
+            await asyncio.sleep(0)
+        gate.opened.set()
+        return await asyncio.gather(running, waiting)
+
+    with lane(workers=2) as opened:
+        assert ["through", "after it"] == asyncio.run(main())

@@ -116,6 +116,13 @@ class EmbeddingFiles:
             return False
         return path is not None
 
+    def touch(self, image_id: str, *, owner: str) -> None:
+        """Note that it was used, so that it is neither expired nor the next to be deleted."""
+        path = self._path(image_id, owner)
+        if path is not None:
+            with contextlib.suppress(OSError):
+                self._touch(path)
+
     def _touch(self, path: Path) -> None:
         os.utime(path, (self._clock(), self._clock()))
 

@@ -63,6 +63,8 @@ class FolderBudget:
                 self._list()
             with contextlib.suppress(OSError):
                 self._held_bytes -= path.stat().st_size
+                # Otherwise making room might delete it and count its size once more.
+                self._files = deque(file for file in self._files if file.path != path)
             self._delete_until(self._capacity_bytes - nbytes)
             self._held_bytes += nbytes
             self._written_bytes += nbytes

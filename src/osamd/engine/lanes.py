@@ -203,9 +203,14 @@ class Lane:
             self._queue.add(job, job.owner)
             self._waiting += 1
             self._wake()
+            is_stranded = not self._threads
+            if is_stranded:
+                self._remove(job)
         if evicted is not None:
             message = f"the {self._name} queue is full, and this key holds the most of its {self._capacity} places"
             evicted.refuse(OverloadedError(message))
+        if is_stranded:
+            raise OverloadedError("no thread could be started: the limit of the system is reached; try again later")
 
     def _overloaded(self) -> OverloadedError:
         return OverloadedError(f"the {self._name} queue is full: {counted(self._capacity, 'request')} waiting")
@@ -254,12 +259,14 @@ class Lane:
         startable = min(len(self._queue), self._free(owner))
         if startable > self._idle and len(self._threads) < self._worker_count + self._has_spare:
             thread = threading.Thread(target=self._work, name=f"osamd-{self._name}-{self._made}", daemon=True)
-            self._made += 1
-            self._threads.append(thread)
-            self._idle += 1
-            thread.start()
-        else:
-            self._changed.notify()
+            # If the system has no more threads, one that exists takes the job.
+            with contextlib.suppress(RuntimeError):
+                thread.start()
+                self._made += 1
+                self._threads.append(thread)
+                self._idle += 1
+                return
+        self._changed.notify()
 
     def _abandon(self, job: Job) -> None:
         """Drop a job whose waiter was cancelled; a running one ends at its next step."""

@@ -1,7 +1,9 @@
 """Cache of encoded images: in memory and, if configured, on disk."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import math
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 from osamd.engine.cache import OwnedCache
@@ -22,6 +24,10 @@ READ_HANG_S = 5.0
 WRITE_WAIT_S = 20.0
 WRITE_HANG_S = 60.0
 FLUSH_S = 5.0
+# How often uses of an image in memory are noted on disk, where the least recently used is deleted first.
+NOTE_USE_EVERY_S = 300.0
+# Notes that are still of interest are far fewer.
+MOST_NOTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +68,15 @@ class RememberedImages:
         self._writes: set[asyncio.Task[None]] = set()
         # Images queued for writing, by owner and handle: memory may have evicted them before they are on disk.
         self._unwritten: dict[tuple[str, str], EncodedImage] = {}
+        # When a use was last noted on disk, in seconds of the event loop, by owner and handle.
+        self._noted: dict[tuple[str, str], float] = {}
 
     async def find(self, image_id: str, *, owner: str, timings: Timings) -> EncodedImage | None:
         """The image, loaded back into memory if it was on disk; None if it is in neither tier."""
         image = self._memory.get(image_id, owner=owner)
         files = self._files
+        if image is not None:
+            self._note_use(image_id, owner)
         if image is not None or files is None:
             return image
         if (image := self._unwritten.get((owner, image_id))) is not None:
@@ -94,23 +104,17 @@ class RememberedImages:
         if files is None:
             return
         kept = KeptEmbedding(image.embedding, image.model.name, image.digest)
-
         self._unwritten[owner, image_id] = image
 
         async def write() -> None:
             try:
-                await self._disk.run(lambda: files.put(image_id, kept, owner=owner), Timings(), owner=owner)
-            # If the disk cannot keep up, some images are not stored on it.
-            except OsamdError:
-                pass
+                await self._in_background(lambda: files.put(image_id, kept, owner=owner), owner)
             finally:
                 # Unless it was deleted or queued again meanwhile.
                 if self._unwritten.get((owner, image_id)) is image:
                     del self._unwritten[owner, image_id]
 
-        task = asyncio.get_running_loop().create_task(write())
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
+        self._start(write())
 
     async def forget(self, image_id: str, *, owner: str) -> bool:
         """Delete it from both tiers; False if neither had it.
@@ -145,6 +149,26 @@ class RememberedImages:
         have_ended = await close_lanes([self._disk, self._reads], patience)
         self._memory.clear()
         return have_ended
+
+    def _note_use(self, image_id: str, owner: str) -> None:
+        """Note on disk, now and then, that an image in memory was used."""
+        files, now = self._files, asyncio.get_running_loop().time()
+        if files is None or now - self._noted.get((owner, image_id), -math.inf) < NOTE_USE_EVERY_S:
+            return
+        if len(self._noted) >= MOST_NOTES:
+            self._noted = {key: at for key, at in self._noted.items() if now - at < NOTE_USE_EVERY_S}
+        self._noted[owner, image_id] = now
+        self._start(self._in_background(lambda: files.touch(image_id, owner=owner), owner))
+
+    async def _in_background(self, work: Callable[[], None], owner: str) -> None:
+        """Run on the disk's lane; if the disk cannot keep up, it is not done."""
+        with contextlib.suppress(OsamdError):
+            await self._disk.run(work, Timings(), owner=owner)
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
 
     def _put(self, image_id: str, image: EncodedImage, owner: str) -> None:
         self._memory.put(image_id, image, nbytes=image.embedding.nbytes, owner=owner)
