@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
@@ -153,3 +154,26 @@ def test_doors_are_told_with_those_that_need_no_key(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("OSAMD_DOORS", "napari")
     (wrong_setting,) = wrong(examine("cuda")).values()
     assert wrong_setting.startswith("OSAMD_DOORS: ")
+
+
+def test_keys_are_judged_as_at_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file of keys is enough; a broken one, and a short key, are what ends a start."""
+
+    def told() -> dict[str, tuple[str, bool]]:
+        findings = examine("cpu").findings
+        return {each.name: (each.text, each.is_wrong) for each in findings if each.name.startswith("API_KEY")}
+
+    monkeypatch.delenv("APP_ENV", raising=False)
+    file = tmp_path / "keys"
+    file.write_text("alice user alices-long-secret-81\n")
+    file.chmod(0o600)
+    monkeypatch.setenv("API_KEY_FILE", str(file))
+    assert {"API_KEY_FILE": (f"{file}: 1 key", False)} == told()
+    file.write_text("alice emperor alices-long-secret-81\n")
+    assert told()["API_KEY_FILE"][1]
+    assert "alices-long-secret-81" not in told()["API_KEY_FILE"][0]
+    monkeypatch.delenv("API_KEY_FILE")
+    monkeypatch.setenv("API_KEY", "short")
+    assert told()["API_KEY"][1]
+    monkeypatch.delenv("API_KEY")
+    assert {"API_KEY": ("not set: in production every request gets 500", False)} == told()

@@ -296,3 +296,18 @@ def test_client_needs_nothing_of_the_server() -> None:
     )
 
     assert ended.stdout == "[]\n"
+
+
+def test_timings_of_a_proxy_may_have_any_form() -> None:
+    """What cannot be read is left out, and the answer is there."""
+    timing = 'cdn;dur=12.5;desc="edge", cache;desc="hit;a";dur=1, broken;dur=fast, nothing, decode;dur=5.0'
+    with puppet(Told(200, GOOD, {"Server-Timing": timing})) as server, Client(server.url) as client:
+        found = client.segment(b"x")
+    assert {"cdn": 12.5, "cache": 1.0, "decode": 5.0} == found.timings_ms
+
+
+def test_a_password_in_an_address_is_not_repeated() -> None:
+    """Not even in the message about an address that is wrong."""
+    with pytest.raises(InvalidRequestError, match="got 'ftp://host/path@2'") as caught:
+        Client("ftp://me:s3cr3t@host/path@2")
+    assert "s3cr3t" not in str(caught.value)

@@ -18,6 +18,7 @@ from osamd.client.retries import FIRST_PAUSE_S, Attempts
 from osamd.errors import (
     AccessError,
     DeadlineExceededError,
+    EmbeddingExpiredError,
     InvalidRequestError,
     ModelUnavailableError,
     OsamdError,
@@ -195,3 +196,17 @@ def test_password_in_the_url_is_sent_and_not_shown() -> None:
     with Client(url, patience_s=0) as client, pytest.raises(UnreachableError) as caught:
         client.segment(b"x")
     assert "secret" not in repr(client) + str(caught.value)
+
+
+def test_a_deletion_whose_answer_was_lost_has_succeeded() -> None:
+    """The second attempt finds nothing to delete; without a first one that may have got through, that is an error."""
+    gone = httpx2.Response(410, json={"code": "embedding_expired", "title": "embedding_expired", "detail": "gone"})
+    attempts = Attempts("http://osamd.example", None, 600.0)
+    assert isinstance(attempts.settle(httpx2.ReadError("reset"), deletes=True), float)
+    assert attempts.settle(gone, deletes=True) is gone
+    with pytest.raises(EmbeddingExpiredError):
+        attempts.settle(gone)
+    attempts = Attempts("http://osamd.example", None, 600.0)
+    assert isinstance(attempts.settle(httpx2.ConnectError("refused"), deletes=True), float)
+    with pytest.raises(EmbeddingExpiredError):
+        attempts.settle(gone, deletes=True)

@@ -378,7 +378,7 @@ def on_ray_with(
     [
         (["--on", "spark"], "--on spark: expected ray, or the address of a cluster such as ray://host:10001"),
         (["--on", "ray://"], "--on ray://: expected ray"),
-        (["--on", "ray", "--url", "http://127.0.0.1:1"], "--on and --url are two places"),
+        (["--on", "ray", "--url", "http://127.0.0.1:1"], "--on and --url cannot be combined"),
         (["--workers", "2"], "--workers needs --on ray"),
     ],
 )

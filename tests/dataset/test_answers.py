@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from data_sets import PlainAnswers, block, write_photo
+from data_sets import NotingAnswers, PlainAnswers, block, write_photo
 
 from osamd.batch import Result
 from osamd.dataset.answers import LocalAnswers, RemoteAnswers, row_maker
@@ -131,3 +131,20 @@ def test_only_errors_of_the_photo_become_rows(error: OsamdError, is_of_the_photo
     else:
         with pytest.raises(type(error)):
             row_of(item)
+
+
+@pytest.mark.parametrize("message", ["the decoding process was killed", ""])
+def test_a_photo_that_takes_too_much_memory_fails_alone(message: str, tmp_path: Path) -> None:
+    """Whether it is decoded in another process, which the kernel may kill, or in this one, in the engine."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise MemoryError(message)
+
+    heic = tmp_path / "a.heic"
+    heic.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    plain = write_photo(tmp_path / "a.png")
+    rows = [
+        row_maker(header("everything"), NotingAnswers(), fail)(Item(0, "a.heic", str(heic), 1)),
+        row_maker(header("everything"), fail, decode_image)(Item(0, "a.png", str(plain), 1)),
+    ]
+    assert [("out_of_memory", message or "out of memory")] * 2 == [(row.code, row.message) for row in rows]

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from data_sets import HEIGHT, WIDTH, NotingAnswers, run_batch, tree, write_boxes, write_photo, write_photos
 from hypothesis import given
 from hypothesis import strategies as st
+from serving import clean_environment
 
 from osamd.dataset.answers import row_maker
 from osamd.dataset.formats import check_stems
@@ -19,6 +22,7 @@ from osamd.dataset.planning import Prompts, make_plan
 from osamd.errors import InvalidRequestError
 from osamd.pixels.images import decode_image
 
+POWERLESS = Path(__file__).parents[1] / "powerless_process.py"
 FOUND = ["photo0.png", "photo2.png", "sub/photo1.png", "sub/photo3.png"]
 
 
@@ -69,7 +73,13 @@ def test_results_inside_the_folder_are_not_photos(pattern: str, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [("missing", "no such file or folder"), ("empty", "no images found"), ("*.jpg", "no images found")],
+    [
+        ("missing", "no such file or folder"),
+        ("empty", "no images found"),
+        ("*.jpg", "no images found"),
+        ("a" * 256, "aaa: File name too long"),
+        ("a" * 256 + ".json", "json: File name too long"),
+    ],
 )
 def test_an_input_without_images_is_named(given: str, message: str, tmp_path: Path) -> None:
     """Before anything is done."""
@@ -89,6 +99,38 @@ def test_two_photos_of_one_name_are_refused(tmp_path: Path) -> None:
     check_stems(items, ["coco", "parquet", "review"])
     with pytest.raises(InvalidRequestError, match=r"a\.bmp and a\.png would have the same file in --format yolo"):
         check_stems(items, ["coco", "yolo"])
+
+
+def test_two_photos_of_one_name_in_a_list_are_refused(tmp_path: Path) -> None:
+    """One below its folder and one elsewhere, also in a YOLO data set; one that is listed twice is one photo."""
+    outside = write_photo(tmp_path / "a.png")
+    folder = tmp_path / "set"
+    inside = write_photo(folder / str(outside).lstrip("/"))
+    (folder / "list.txt").write_text(f"{outside}\n../a.png\n{outside}\n")
+    assert {str(outside).lstrip("/"): str(outside)} == find_images([str(folder / "list.txt")]).images
+    (folder / "both.txt").write_text(f"{inside.relative_to(folder)}\n{outside}\n")
+    (folder / "data.yaml").write_text(f"train: {inside.relative_to(folder)}\nval: {outside}\nnames: [cat]\n")
+    for name in ("both.txt", "data.yaml"):
+        with pytest.raises(InvalidRequestError, match=r"a\.png would both be called .*a\.png"):
+            find_images([str(folder / name)])
+
+
+@pytest.mark.parametrize("given", ["", "lost+found/a.png", "lost+found/boxes.json"])
+def test_a_folder_that_may_not_be_entered_is_named(given: str, tmp_path: Path) -> None:
+    """Such as lost+found at the root of a disk."""
+    write_photo(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "lost+found").mkdir(mode=0)
+    command = [sys.executable, str(POWERLESS), "batch", str(tmp_path / "photos" / given), "--everything"]
+    ended = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")],
+        env=clean_environment({"OSAMD_CACHE": str(tmp_path / "cache")}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (2, True) == (ended.returncode, ended.stderr.endswith(": Permission denied\n")), ended.stderr
+    assert "lost+found" in ended.stderr
+    assert 1 == len(ended.stderr.splitlines())
 
 
 @given(st.lists(st.sampled_from(["a", "..", "b", ".", "\udcff"]), min_size=1, max_size=6), st.booleans())

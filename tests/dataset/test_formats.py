@@ -23,6 +23,7 @@ from pycocotools.cocoeval import COCOeval
 
 from osamd.dataset.formats.yolo import one_outline
 from osamd.dataset.planning import Prompts
+from osamd.errors import InvalidImageError
 from osamd.pixels.masks import mask_from_array, polygons
 
 Inside = npt.NDArray[np.bool_]
@@ -206,3 +207,21 @@ def test_the_review_page_shows_the_worst_first(out: Path) -> None:
     scores = [float(part[:4]) for part in page.split("worst ")[2:]]
     assert sorted(scores) == scores
     assert len(ALL_FORMATS) == 6
+
+
+@pytest.mark.parametrize("error", [MemoryError("the decoding process was killed"), InvalidImageError("broken")])
+def test_the_review_page_shows_masks_on_grey_without_the_photo(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that cannot be decoded any more does not stop the run."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("osamd.dataset.review.CarefulDecoder.__call__", fail)
+    write_photo(tmp_path / "photos" / "a.png", 255)
+    run_batch(tmp_path / "photos", tmp_path / "out", prompts=Prompts(everything=True), formats=["review"])
+    with Image.open(tmp_path / "out" / "review" / "00000" / "0000000.jpg") as picture:
+        pixels = np.asarray(picture).astype(int)
+    assert np.abs(pixels[31, 0] - 128).max() < 8
+    assert np.abs(pixels[6, 8] - 128).max() > 20

@@ -1,6 +1,7 @@
 """A run that is killed, or whose disk is full, and is started again ends as one that was not."""
 
 import errno
+import json
 import subprocess
 import sys
 import threading
@@ -10,9 +11,13 @@ import pytest
 from data_sets import ALL_FORMATS, PlainAnswers, run_batch, tree, write_boxes, write_photos
 from serving import clean_environment
 
+from osamd import __version__
+from osamd.dataset.formats import make_format
+from osamd.dataset.plan import VERSION
 from osamd.dataset.planning import Prompts
+from osamd.dataset.run import open_manifest, run
 from osamd.dataset.shards import Shards
-from osamd.dataset.work import Part
+from osamd.dataset.work import InProcess, Part
 from osamd.errors import InvalidRequestError, UnreachableError
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -140,3 +145,35 @@ def test_another_run_is_not_mixed_into_a_folder(change: str, tmp_path: Path) -> 
     with pytest.raises(InvalidRequestError, match=f"holds another run: .*{expected}"):
         run_batch(photos, out, prompts=prompts, shard_size=3 if change == "shards" else 2)
     assert before == tree(out)
+
+
+def change_header(out: Path, **changes: object) -> None:
+    """As a run of another osamd would have written it."""
+    manifest = out / ".osamd" / "manifest.jsonl"
+    line, _, photos = manifest.read_text().partition("\n")
+    manifest.write_text(json.dumps(json.loads(line) | changes) + "\n" + photos)
+
+
+def test_a_run_of_another_version_is_not_continued(tmp_path: Path) -> None:
+    """Nor one of another version of the format; but formats can be added to photos that are all done."""
+    photos, out = write_photos(tmp_path / "photos"), tmp_path / "out"
+    prompts = Prompts(everything=True)
+    run_batch(photos, out, prompts=prompts, formats=["coco"], part=Part(0, 2))
+    change_header(out, osamd="0.0.1")
+    before = tree(out)
+    with pytest.raises(InvalidRequestError, match=r"holds a run of osamd 0\.0\.1, and this is osamd .*another --out"):
+        open_manifest(out, None)
+    assert before == tree(out)
+
+    change_header(out, osamd=__version__)
+    assert run_batch(photos, out, prompts=prompts, formats=["coco"]).is_finished
+    change_header(out, osamd="0.0.1")
+    manifest = open_manifest(out, None)
+    formats = {"labelme": make_format("labelme", out, manifest.header)}
+    workers = InProcess(PlainAnswers().opened, at_once=1)
+    assert run(manifest, out, formats=formats, workers=workers, stop=threading.Event()).is_finished
+    assert (out / "labelme" / "photo0.json").is_file()
+
+    change_header(out, version=VERSION + 1)
+    with pytest.raises(InvalidRequestError, match="is not a manifest of this version of osamd"):
+        open_manifest(out, None)

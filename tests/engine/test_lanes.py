@@ -500,7 +500,7 @@ def test_without_another_thread_the_one_there_is_runs_all_jobs(monkeypatch: pyte
             waiting = asyncio.create_task(opened.run(lambda: "after it", Timings()))
             await asyncio.sleep(0)
         gate.opened.set()
-        return await asyncio.gather(running, waiting)
+        return list(await asyncio.gather(running, waiting))
 
     with lane(workers=2) as opened:
         assert ["through", "after it"] == asyncio.run(main())

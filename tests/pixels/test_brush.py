@@ -1,5 +1,7 @@
 """Label Studio's run lengths, written and read; ``make test-tools`` has its own decoder read them."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -104,3 +106,28 @@ def test_points_of_a_stroke() -> None:
     dot = np.zeros((9, 9), np.bool_)
     dot[3, 4] = True
     assert [[4, 3]] == points_in(mask_of(dot), most=5).tolist()
+
+
+def test_points_of_a_large_stroke_take_little_memory() -> None:
+    """Every second row of 32 million pixels: each pixel inside is as deep as any other, and few may be looked at."""
+    striped = np.zeros((4000, 8000), np.bool_)
+    striped[::2] = True
+    stroke = mask_of(striped)
+    tracemalloc.start()
+    try:
+        found = points_in(stroke, most=5)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found)
+    assert striped[found[:, 1].astype(int), found[:, 0].astype(int)].all()
+    assert most_bytes < 3 * striped.nbytes
+
+
+def test_points_of_a_large_stroke_are_inside() -> None:
+    """A line of one pixel across a large image is not missed, nor left."""
+    line = np.zeros((3000, 3000), np.bool_)
+    line[np.arange(3000), np.arange(3000)] = True
+    found = points_in(mask_of(line), most=5)
+    assert 5 == len(found)
+    assert line[found[:, 1].astype(int), found[:, 0].astype(int)].all()

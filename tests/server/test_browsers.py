@@ -132,6 +132,7 @@ FOREIGN: list[tuple[str, Mapping[str, str]]] = [
     ("a page's plain form", {"Origin": EVIL, "Content-Type": "text/plain"}),
     ("a sandboxed page or a local file", {"Origin": "null"}),
     ("another server on this machine", {"Origin": "http://localhost:3000"}),
+    ("no address", {"Origin": "http://["}),
     ("an image or script element", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}),
     ("a name resolved to us", {"Host": "evil.example:11368"}),
     ("a name resolved to us, same origin", {"Host": "evil.example", "Origin": "http://evil.example"}),

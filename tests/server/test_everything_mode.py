@@ -179,3 +179,15 @@ def test_a_wrong_type_is_told_alike_in_every_body(client: httpx2.Client, photo: 
     form = client.post(GENERATE, data={"everything": value}, files={"image": photo})
     told = {refusal(reply)["detail"] for reply in (plain, json_body, form)}
     assert {"prompt.everything: expected true, false or an object"} == told
+
+
+def test_leaving_a_stream_is_no_error_of_the_server(server: RunningServer, photo: bytes) -> None:
+    """A client that has seen enough is told as one that has left, in one line."""
+    data = photo + b"left half-way"
+    many = {"points_per_side": 32, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
+    body = {"image": base64_of(data), "prompt": {"everything": many}, "mask_format": "rle"}
+    before = server.log_text()
+    with server.client() as client, client.stream("POST", GENERATE, json=body, headers=LINES) as stream:
+        next(stream.iter_lines())
+    server.log_line("code=client_gone")
+    assert "Traceback" not in server.log_text().removeprefix(before)

@@ -33,6 +33,7 @@ from osamd.errors import AccessError, InvalidRequestError, OsamdError, RequestEr
 from osamd.library.catalog import DEFAULT_MODEL, Model
 from osamd.library.library import Library
 from osamd.plurals import counted
+from osamd.proxies import public_address
 from osamd.settings import load_settings
 from osamd.types import Prompt
 
@@ -178,7 +179,7 @@ def _check_server(arguments: argparse.Namespace, header: Header) -> None:
     try:
         check_server(arguments.url, key=os.environ.get(KEY), model=header.model, ask=header.ask, tell=_tell)
     except AccessError as error:
-        raise type(error)(f"{error}: set {KEY} to a key of {arguments.url}") from None
+        raise type(error)(f"{error}: set {KEY} to a key of {public_address(arguments.url)}") from None
 
 
 def _workers(arguments: argparse.Namespace, header: Header) -> Workers:
@@ -267,7 +268,11 @@ def _tell_end(outcome: Outcome, manifest: Manifest, out: Place, number: int) -> 
 
 
 def _has_begun(out: Place) -> bool:
-    return (out / STATE).is_dir()
+    try:
+        return (out / STATE).is_dir()
+    # Such as a name that is too long, about which the command has ended.
+    except OSError:
+        return False
 
 
 def _tell_how_to_continue() -> None:

@@ -15,6 +15,7 @@ from osamd.files import folder_problem
 from osamd.library.catalog import DEFAULT_MODEL, load_catalog
 from osamd.library.store import Store
 from osamd.plurals import counted
+from osamd.server.guard.auth import TOO_SHORT, is_guessable
 from osamd.settings import Device, DoorName, Settings, load_settings, variable_of
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def examine(device: Device | None = None) -> Report:
     except SettingsError as error:
         findings.append(Finding("settings", str(error), is_wrong=True))
         return Report(tuple(findings))
-    findings += [_key(settings), _doors(settings), _cache(settings.cache), *_catalog(settings), *_placement(settings)]
+    findings += [*_keys(settings), _doors(settings), _cache(settings.cache), *_catalog(settings), *_placement(settings)]
     return Report(tuple(findings))
 
 
@@ -100,8 +101,27 @@ def _packages() -> list[Finding]:
     return findings
 
 
+def _keys(settings: Settings) -> list[Finding]:
+    """The keys, judged as a server judges them when it starts."""
+    if settings.api_key is None and settings.api_key_file is not None:
+        return [_key_file(settings, settings.api_key_file)]
+    return [_key(settings), *([_key_file(settings, settings.api_key_file)] if settings.api_key_file else [])]
+
+
+def _key_file(settings: Settings, path: Path) -> Finding:
+    from osamd.server.guard.keys import read_keys
+
+    try:
+        keys = read_keys(path, may_be_guessable=settings.app_env == "development")
+    except SettingsError as error:
+        return Finding("API_KEY_FILE", str(error), is_wrong=True)
+    return Finding("API_KEY_FILE", f"{path}: {counted(len(keys), 'key')}")
+
+
 def _key(settings: Settings) -> Finding:
     if settings.api_key is not None:
+        if settings.app_env != "development" and is_guessable(settings.api_key.get_secret_value().strip()):
+            return Finding("API_KEY", TOO_SHORT, is_wrong=True)
         return Finding("API_KEY", "set")
     if settings.app_env == "development":
         return Finding("API_KEY", "not set; with APP_ENV=development every request is accepted")

@@ -27,7 +27,7 @@ from osamd.client.replies import Handle, Segmentation
 from osamd.client.retries import Attempts
 from osamd.client.streams import EverythingUpdate, check_ended, update_of
 from osamd.errors import InvalidRequestError, UnreachableError
-from osamd.proxies import is_address, proxy_for, tls_context, without_secrets
+from osamd.proxies import is_address, proxy_for, public_address, tls_context, without_secrets
 
 DEFAULT_URL: Final = "http://127.0.0.1:11368"
 DEFAULT_TIMEOUT_S: Final = 150.0
@@ -108,7 +108,7 @@ def _server(text: str) -> httpx2.URL:
     except httpx2.InvalidURL:
         url = httpx2.URL()
     if url.scheme not in {"http", "https"} or not is_address(url):
-        raise InvalidRequestError(f"expected a URL such as {DEFAULT_URL}, got {text!r}", field="url")
+        raise InvalidRequestError(f"expected a URL such as {DEFAULT_URL}, got {public_address(text)!r}", field="url")
     return url
 
 
@@ -226,7 +226,7 @@ class Client(_Base[int, httpx2.Client]):
                 )
             except httpx2.RequestError as failure:
                 outcome = failure
-            settled = attempts.settle(outcome)
+            settled = attempts.settle(outcome, deletes=call.method == "DELETE")
             if isinstance(settled, httpx2.Response):
                 return call.read(settled)
             time.sleep(settled)
@@ -316,7 +316,7 @@ class AsyncClient(_Base[asyncio.AbstractEventLoop, httpx2.AsyncClient]):
                 )
             except httpx2.RequestError as failure:
                 outcome = failure
-            settled = attempts.settle(outcome)
+            settled = attempts.settle(outcome, deletes=call.method == "DELETE")
             if isinstance(settled, httpx2.Response):
                 return call.read(settled)
             await asyncio.sleep(settled)

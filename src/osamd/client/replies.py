@@ -1,6 +1,7 @@
 """Parse the server's answers, and turn its errors into osamd's exceptions."""
 
 import base64
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -170,11 +171,15 @@ def handle_of(response: "httpx2.Response") -> Handle:
 
 
 def _server_timing(value: str) -> dict[str, float]:
+    """Milliseconds by name; entries in an unexpected form, which a proxy may have added, are left out."""
     timings = {}
     for part in value.split(","):
-        name, _, duration = part.strip().partition(";dur=")
-        if duration:
-            timings[name] = float(duration)
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        for parameter in parameters:
+            key, _, duration = parameter.partition("=")
+            if key.strip().lower() == "dur":
+                with contextlib.suppress(ValueError):
+                    timings[name] = float(duration.strip().strip('"'))
     return timings
 
 

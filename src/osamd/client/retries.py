@@ -18,10 +18,12 @@ RATE_LIMITED: Final = 429
 # Seconds after which it is logged that a call waits.
 QUIET_S: Final = 10.0
 UNAVAILABLE: Final = 503
+GONE: Final = 410
 # Statuses from hosts and proxies while a machine is starting.
 GATEWAY_STATUSES: Final = frozenset({500, 502, 503, 504})
 # 503 codes that do not go away within a minute.
 PERMANENT_CODES: Final = frozenset({"model_unavailable", "model_load_failed"})
+NOT_CONNECTED: Final = (httpx2.ConnectError, httpx2.ConnectTimeout)
 # Nothing was sent, and a retry would not change that.
 PERMANENT_FAILURES: Final = (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol, httpx2.DecodingError)
 
@@ -41,16 +43,24 @@ class Attempts:
         self._since = time.monotonic()
         self._until = self._since + patience_s
         self._is_told = False
+        # Whether an earlier attempt may have succeeded, and only its answer was lost.
+        self._may_be_done = False
         self._pause_s = FIRST_PAUSE_S
 
-    def settle(self, outcome: httpx2.Response | httpx2.RequestError) -> httpx2.Response | float:
+    def settle(
+        self, outcome: httpx2.Response | httpx2.RequestError, *, deletes: bool = False
+    ) -> httpx2.Response | float:
         """The answer if it succeeded, or seconds to wait before the next attempt.
+
+        Args:
+            outcome: of an attempt.
+            deletes: whether it is a deletion, which has succeeded if the second attempt finds nothing to delete.
 
         Raises:
             OsamdError: another attempt is pointless, or ``patience_s`` is over.
         """
         if isinstance(outcome, httpx2.Response):
-            if outcome.is_success:
+            if outcome.is_success or (deletes and self._may_be_done and outcome.status_code == GONE):
                 return outcome
             problem, status = error_of(outcome), outcome.status_code
             may_retry = is_temporary(problem, status)
@@ -68,6 +78,7 @@ class Attempts:
             self._is_told = True
             logger.warning("%s; trying again for up to %.0f s", problem, self._until - now)
         self._pause_s = min(MAX_PAUSE_S, self._pause_s * 2)
+        self._may_be_done |= isinstance(problem, UnreachableError) and not isinstance(outcome, NOT_CONNECTED)
         return pause_s
 
     def _unreachable(self, failure: httpx2.RequestError) -> OsamdError:

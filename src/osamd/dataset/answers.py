@@ -12,6 +12,7 @@ from osamd.errors import (
     HungError,
     InferenceError,
     InvalidImageError,
+    OsamdError,
     OutOfMemoryError,
     RequestError,
 )
@@ -159,14 +160,21 @@ def row_maker(header: Header, answers: Answers, decode: Decode) -> Callable[[Ite
             height, width = _size(data, decode)
             prompts = _prompts(header, item, height=height, width=width)
             found = answers(data, prompts) if prompts else []
+        except MemoryError as error:
+            # Of a decoder, here or in a process that was killed.
+            return _failed(item, OutOfMemoryError(str(error) or "out of memory"))
         except PHOTO_FAILURES as error:
             if error.code in FATAL_CODES:
                 raise
-            return Row(item.index, 0, 0, code=error.code, message=str(error))
+            return _failed(item, error)
         size = (height, width)
         return Row(item.index, width, height, tuple(_instance(one, category_of(item, one), size) for one in found))
 
     return row_of
+
+
+def _failed(item: Item, error: OsamdError) -> Row:
+    return Row(item.index, 0, 0, code=error.code, message=str(error))
 
 
 def _read(item: Item) -> bytes:

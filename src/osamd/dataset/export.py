@@ -14,6 +14,7 @@ from osamd.dataset.plan import STATE, Header, Item
 from osamd.dataset.rows import Instance, Photo, Row
 from osamd.dataset.shards import Shards
 from osamd.dataset.urls import Place
+from osamd.dataset.whole_files import sync_files
 from osamd.errors import InvalidRequestError
 from osamd.plurals import counted
 
@@ -62,6 +63,7 @@ def _from_parquet(out: Place, names: Iterable[str]) -> tuple[int, int]:
     for shard in range(files.header.shard_count):
         for made in formats.values():
             made.write_shard(shard, files.photos(shard))
+    sync_files(out)
     for made in formats.values():
         made.finish(all_photos)
     return files.header.count, write_failures(out, all_photos())

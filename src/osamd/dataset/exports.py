@@ -12,7 +12,7 @@ from osamd.dataset.plan import STATE
 from osamd.dataset.rows import Photo
 from osamd.dataset.shards import Shards
 from osamd.dataset.urls import Place
-from osamd.dataset.whole_files import locked, write_whole
+from osamd.dataset.whole_files import locked, sync_files, write_whole
 
 # Shards that wait to be written; then the photos wait too, so that the outputs do not fall behind.
 MOST_WAITING: Final = 4
@@ -21,8 +21,8 @@ MOST_WAITING: Final = 4
 class Exports:
     """The outputs of one run.
 
-    A shard's files are written after the shard itself; an empty marker file says that they are all there, so a run that
-    was killed writes those of one shard again, with the same bytes.
+    A shard's files are written after the shard itself; an empty marker file says that they are all on disk, so a run
+    that was killed, or lost power, writes those of one shard again, with the same bytes.
 
     Args:
         out: the output folder.
@@ -44,15 +44,18 @@ class Exports:
         Raises:
             OSError: one cannot be written.
         """
-        missing = [name for name in self._formats if not self._marker(shard, name).exists()]
-        if not missing:
+        if not self._missing(shard):
             return
         # The shard is only read, but several processes may find it whole.
         with locked(self._shards.path(shard)):
+            missing = self._missing(shard)
             for name in missing:
-                if not self._marker(shard, name).exists():
-                    self._formats[name].write_shard(shard, self._photos(shard))
-                    write_whole(self._marker(shard, name), b"")
+                self._formats[name].write_shard(shard, self._photos(shard))
+            if missing:
+                sync_files(self._out)
+            for name in missing:
+                # One that a power cut takes away is made again with its files.
+                write_whole(self._marker(shard, name), b"", is_durable=False)
 
     def finish(self) -> int:
         """Write what has not been written of all shards, which are whole, and the files that need all of them.
@@ -70,6 +73,10 @@ class Exports:
             for made in self._formats.values():
                 made.finish(self._all_photos)
             return write_failures(self._out, self._all_photos())
+
+    def _missing(self, shard: int) -> list[str]:
+        """The formats in which a shard has not been written."""
+        return [name for name in self._formats if not self._marker(shard, name).exists()]
 
     def _marker(self, shard: int, name: str) -> Place:
         return self._markers / f"{self._shards.path(shard).stem}.{name}"

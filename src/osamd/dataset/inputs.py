@@ -46,31 +46,49 @@ def find_images(inputs: Iterable[str]) -> Found:
             files, and of ``data.yaml`` files of YOLO.
 
     Raises:
-        InvalidRequestError: an INPUT does not exist, has no images, or is a second data set; or two images have one
-            name.
+        InvalidRequestError: an INPUT does not exist, cannot be read, has no images, or is a second data set; or two
+            images have one name.
     """
     images: dict[str, str] = {}
     boxes: KnownBoxes | None = None
     for text in inputs:
         place = place_of(text)
         given = str(place) if is_url(text) else text
-        if isinstance(place, UrlPath):
-            found = _by_url(place)
-        elif is_data_set(given):
+        found, known = _find(place, given)
+        if known is not None:
             if boxes is not None:
                 raise InvalidRequestError("expected one data set with boxes: run osamd batch once for each")
-            boxes = read_data_set(Path(given))
-            found = boxes.images
-        else:
-            found = _by_name(given)
+            boxes = known
         if not found:
             raise InvalidRequestError(f"{given}: no images found")
         for name, path in found.items():
-            if images.setdefault(name, path) != path:
-                raise InvalidRequestError(
-                    f"{path} and {images[name]} would both be called {name}: use their common folder as INPUT"
-                )
+            add_image(images, name, path)
     return Found(images, boxes)
+
+
+def add_image(images: dict[str, str], name: str, path: str) -> None:
+    """Add an image by its name; one may be added twice.
+
+    Raises:
+        InvalidRequestError: another image has the name.
+    """
+    if images.setdefault(name, path) != path:
+        raise InvalidRequestError(
+            f"{path} and {images[name]} would both be called {name}: rename one, or use their common folder as INPUT"
+        )
+
+
+def _find(place: Place, given: str) -> tuple[dict[str, str], KnownBoxes | None]:
+    """The images of an INPUT, and its boxes if it is a data set."""
+    try:
+        if isinstance(place, UrlPath):
+            return _by_url(place), None
+        if is_data_set(given):
+            known = read_data_set(Path(given))
+            return known.images, known
+        return _by_name(given), None
+    except OSError as error:
+        raise InvalidRequestError(f"{error.filename}: {error.strerror}") from None
 
 
 def _by_name(given: str) -> dict[str, str]:
@@ -88,20 +106,17 @@ def _by_name(given: str) -> dict[str, str]:
 
 def _by_url(place: UrlPath) -> dict[str, str]:
     url = str(place)
-    try:
-        if MAGIC & set(url):
-            fixed = url[: url.rindex("/", 0, min(url.index(sign) for sign in MAGIC if sign in url))]
-            return _named(UrlPath(fixed).matches(url[len(fixed) + 1 :]), fixed)
-        if not place.is_file():
-            return _named(_photos_below(place), url)
-        if Path(place.name).suffix.lower() in {JSON_SUFFIX, *YAML_SUFFIXES}:
-            raise InvalidRequestError(f"{url}: expected a data set on this machine, not a URL: download it first")
-        if Path(place.name).suffix.lower() == LIST_SUFFIX:
-            lines = place.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines()
-            return _named(_below(lines, place.parent), str(place.parent))
-        return _named([url], str(place.parent))
-    except OSError as error:
-        raise InvalidRequestError(f"{error.filename}: {error.strerror}") from None
+    if MAGIC & set(url):
+        fixed = url[: url.rindex("/", 0, min(url.index(sign) for sign in MAGIC if sign in url))]
+        return _named(UrlPath(fixed).matches(url[len(fixed) + 1 :]), fixed)
+    if not place.is_file():
+        return _named(_photos_below(place), url)
+    if Path(place.name).suffix.lower() in {JSON_SUFFIX, *YAML_SUFFIXES}:
+        raise InvalidRequestError(f"{url}: expected a data set on this machine, not a URL: download it first")
+    if Path(place.name).suffix.lower() == LIST_SUFFIX:
+        lines = place.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines()
+        return _named(_below(lines, place.parent), str(place.parent))
+    return _named([url], str(place.parent))
 
 
 def _photos_below(place: UrlPath) -> Iterator[str]:
@@ -140,11 +155,19 @@ def _folders(top: str) -> Iterator[tuple[str, list[str]]]:
         for name in sorted(folders):
             path = os.path.join(parent, name)  # noqa: PTH118 - as os.walk names it
             real = os.path.realpath(path)
-            if not (name.startswith(".") or real in trail or Path(path, STATE).is_dir()):
+            if not (name.startswith(".") or real in trail or _is_result(path)):
                 trails[path] = trail | {real}
                 kept.append(name)
         folders[:] = kept
         yield parent, files
+
+
+def _is_result(folder: str) -> bool:
+    """Whether a folder is the result of a run."""
+    try:
+        return Path(folder, STATE).is_dir()
+    except OSError as error:
+        raise InvalidRequestError(f"{folder}: {error.strerror}") from None
 
 
 def _matches(pattern: str) -> Iterator[str]:
@@ -184,11 +207,11 @@ def _fixed_part(pattern: str) -> str:
 
 
 def _named(paths: Iterable[str], base: str) -> dict[str, str]:
-    absolute = {
-        name_of(path, base): path if is_url(path) else os.path.abspath(path)  # noqa: PTH100 - keeps symbolic links
-        for path in paths
-    }
-    return dict(sorted(absolute.items()))
+    images: dict[str, str] = {}
+    for path in paths:
+        absolute = path if is_url(path) else os.path.abspath(path)  # noqa: PTH100 - keeps symbolic links
+        add_image(images, name_of(path, base), absolute)
+    return dict(sorted(images.items()))
 
 
 def name_of(path: str, base: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from osamd.dataset.plan import Category, Header, Item, item_of_json, item_to_json
+from osamd.dataset.plan import VERSION, Category, Header, Item, item_of_json, item_to_json
 from osamd.dataset.urls import Place
 from osamd.dataset.whole_files import whole_file
 from osamd.errors import InvalidRequestError
@@ -152,6 +152,9 @@ def header_of_json(line: bytes, path: Place) -> Header:
     try:
         values = json.loads(line)
         categories = tuple(Category(**category) for category in values.pop("categories"))
-        return Header(**values | {"texts": tuple(values["texts"]), "categories": categories})
+        header = Header(**values | {"texts": tuple(values["texts"]), "categories": categories})
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise InvalidRequestError(f"{path} is not a manifest of this version of osamd: choose another --out") from None
+        header = None
+    if header is None or header.version != VERSION:
+        raise InvalidRequestError(f"{path} is not a manifest of this version of osamd: choose another --out")
+    return header

@@ -65,7 +65,8 @@ class Review:
         with CarefulDecoder() as decode:
             for photo in photos:
                 if not photo.row.code:
-                    write_whole(self._folder / self._thumbnail(photo.item.index), _jpeg(_drawn(photo, decode)))
+                    path = self._folder / self._thumbnail(photo.item.index)
+                    write_whole(path, _jpeg(_drawn(photo, decode)), is_durable=False)
 
     def finish(self, photos: AllPhotos) -> None:
         """Write the page."""
@@ -136,8 +137,8 @@ def _drawn(photo: Photo, decode: Decode) -> ByteArray:
     row = photo.row
     height, width = _thumbnail_size(height=row.height, width=row.width)
     small = np.full((height, width, 3), 128, np.uint8)
-    # One that has been removed since is shown as masks on grey.
-    with contextlib.suppress(OSError, OsamdError):
+    # One that has been removed since, or that now takes too much memory, is shown as masks on grey.
+    with contextlib.suppress(OSError, OsamdError, MemoryError):
         pixels = decode(
             place_of(photo.item.path).read_bytes(),
             max_pixels=max(1, row.height * row.width),

@@ -3,10 +3,11 @@
 import threading
 from dataclasses import dataclass, field
 
+from osamd import __version__
 from osamd.dataset.exports import Background, Exports
 from osamd.dataset.formats import Format
 from osamd.dataset.manifest import NAME, Manifest, check_same, write_manifest
-from osamd.dataset.plan import STATE
+from osamd.dataset.plan import STATE, Header
 from osamd.dataset.planning import Plan
 from osamd.dataset.progress import Progress
 from osamd.dataset.shards import Shards
@@ -43,14 +44,22 @@ def open_manifest(out: Place, plan: Plan | None) -> Manifest:
         plan: what to do; None continues what the folder holds.
 
     Raises:
-        InvalidRequestError: the folder holds another run, or none and there is no plan.
+        InvalidRequestError: the folder holds another run, or none and there is no plan; or photos are left of one that
+            another version of osamd began.
         OSError: it cannot be written.
     """
     path = out / STATE / NAME
     if plan is None:
         if not path.exists():
             raise InvalidRequestError(f"{out} holds no run to continue: give INPUT and what to find in it")
-        return Manifest(path)
+        manifest = Manifest(path)
+        # Outputs are functions of the shards, so any version may add them to photos that are all done.
+        if manifest.header.osamd != __version__ and not _is_segmented(out, manifest.header):
+            raise InvalidRequestError(
+                f"{out} holds a run of osamd {manifest.header.osamd}, and this is osamd {__version__}: continue it with"
+                " that version, or choose another --out"
+            )
+        return manifest
     with locked(out / STATE / "lock"):
         if path.exists():
             check_same(Manifest(path).header, plan.header, plan.items, out)
@@ -62,10 +71,12 @@ def open_manifest(out: Place, plan: Plan | None) -> Manifest:
 def is_segmented(out: Place) -> bool:
     """Whether an output folder holds a run whose photos are all done, so that only outputs may be missing."""
     path = out / STATE / NAME
-    if not path.exists():
-        return False
+    return path.exists() and _is_segmented(out, Manifest(path).header)
+
+
+def _is_segmented(out: Place, header: Header) -> bool:
     shards = Shards(out / STATE / "shards")
-    return all(map(shards.is_whole, range(Manifest(path).header.shard_count)))
+    return all(map(shards.is_whole, range(header.shard_count)))
 
 
 def run(

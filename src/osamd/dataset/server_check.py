@@ -13,6 +13,7 @@ from osamd.errors import (
     UnreachableError,
     WrongKeysError,
 )
+from osamd.proxies import public_address
 
 # A host that was scaled to zero may need this long.
 STARTING_S: Final = 60.0
@@ -54,8 +55,8 @@ def check_server(url: str, *, key: str | None, model: str, ask: Ask, tell: Calla
         raise InvalidRequestError(f"{model} returns no masks: use another --model")
     if not (found.get("is_present") or found.get("may_pull")):
         raise PullForbiddenError(
-            f"{url} does not have {model} yet, and this key may not have it pulled: ask its operator, or use another"
-            " --model"
+            f"{public_address(url)} does not have {model} yet, and this key may not have it pulled: ask its operator,"
+            " or use another --model"
         )
 
 

@@ -5,6 +5,7 @@ of four counts, less one; then runs. A run is a bit (1 repeats one value, 0 is f
 2 bits that choose a count's size, the count less one, and the value or values. Each pixel has four values.
 """
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +22,8 @@ LONGEST: Final = tuple(1 << bits for bits in COUNT_BITS)
 VALUE_BITS: Final = 8
 INSIDE: Final = 255
 CHANNELS: Final = 4
+# Larger strokes are searched for points by blocks of pixels: a value of eight bytes for each pixel would be gigabytes.
+MOST_SEARCHED: Final = 1 << 20
 HEAD_BITS: Final = 32 + 5 + 4 * len(COUNT_BITS)
 
 
@@ -119,7 +122,9 @@ def points_in(stroke: Mask, *, most: int) -> npt.NDArray[np.float32]:
     """
     import cv2
 
-    depth = cv2.distanceTransform(np.pad(stroke.inside.view(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    step = math.ceil(math.sqrt(stroke.inside.size / MOST_SEARCHED))
+    blocks = _blocks(stroke.inside, step) if step > 1 else stroke.inside
+    depth = cv2.distanceTransform(np.pad(blocks.view(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
     rows, columns = np.nonzero(depth >= 0.75 * depth.max())
     inner = np.stack([columns, rows], axis=1).astype(np.float32)
     chosen = [inner[int(np.argmax(depth[rows, columns]))]]
@@ -129,7 +134,24 @@ def points_in(stroke: Mask, *, most: int) -> npt.NDArray[np.float32]:
     while len(chosen) < most and float(distance.max()) > least:
         chosen.append(inner[int(np.argmax(distance))])
         distance = np.minimum(distance, np.linalg.norm(inner - chosen[-1], axis=1))
-    return np.array(chosen, np.float32) + np.array([stroke.box.xmin, stroke.box.ymin], np.float32)
+    points = chosen if step == 1 else [_inside_of(stroke.inside, int(x), int(y), step) for x, y in chosen]
+    return np.array(points, np.float32) + np.array([stroke.box.xmin, stroke.box.ymin], np.float32)
+
+
+def _blocks(inside: BoolArray, step: int) -> BoolArray:
+    """Which blocks of ``step`` by ``step`` pixels have any inside."""
+    rows, columns = (-(-size // step) for size in inside.shape)
+    padded = np.zeros((rows * step, columns * step), np.bool_)
+    padded[: inside.shape[0], : inside.shape[1]] = inside
+    found: BoolArray = np.asarray(padded.reshape(rows, step, columns, step).any(axis=(1, 3)))
+    return found
+
+
+def _inside_of(inside: BoolArray, x: int, y: int, step: int) -> tuple[float, float]:
+    """Of a block's pixels inside, the one nearest to its centre: x and y."""
+    rows, columns = np.nonzero(inside[y * step : (y + 1) * step, x * step : (x + 1) * step])
+    nearest = int(np.argmin((rows - step / 2) ** 2 + (columns - step / 2) ** 2))
+    return float(x * step + columns[nearest]), float(y * step + rows[nearest])
 
 
 def _edges(mask: Mask) -> npt.NDArray[np.int64]:

@@ -67,8 +67,12 @@ class EverythingStream(Response, Generic[How]):
                     other = await answered(self._request, ask, image, context, self._write)
                 else:
                     await self._stream(ask, image, context, send)
-        except ClientGoneError:
-            raise
+        except ClientGoneError as error:
+            if not self._is_begun:
+                raise
+            # An error would be logged as one of the server's.
+            self._request.state.code = error.code
+            return
         except OsamdError as error:
             if not self._is_begun:
                 raise

@@ -38,7 +38,13 @@ LISTS_KEY: Final = b"embedding"
 LISTS: Final = re.compile(rb"\s{0,64}:\s{0,64}(?=\[)")
 
 
-def from_json(raw: bytes, schema: type[Fields], *, base64_key: re.Pattern[bytes] = BASE64_KEY) -> Fields:
+def from_json(
+    raw: bytes,
+    schema: type[Fields],
+    *,
+    base64_key: re.Pattern[bytes] = BASE64_KEY,
+    longest_string: int = LONGEST_STRING,
+) -> Fields:
     """Parse a JSON body.
 
     Args:
@@ -46,6 +52,7 @@ def from_json(raw: bytes, schema: type[Fields], *, base64_key: re.Pattern[bytes]
         schema: the expected schema.
         base64_key: matches the key, colon and opening quotation mark before base64 strings, which the schema has as
             ``Base64Text``.
+        longest_string: limit on every other string, in bytes.
 
     Raises:
         InvalidRequestError: it has the wrong form; the message names the field.
@@ -58,7 +65,7 @@ def from_json(raw: bytes, schema: type[Fields], *, base64_key: re.Pattern[bytes]
         raise InvalidRequestError(
             f"the body is not JSON: it starts like {error.encoding}, but is not valid {error.encoding}"
         ) from None
-    small, texts = _without_long_parts(raw, start, base64_key)
+    small, texts = _without_long_parts(raw, start, base64_key, longest_string)
     check_marks(small)
     try:
         return schema.model_validate_json(small, context=texts)
@@ -82,7 +89,9 @@ def check_marks(raw: bytes, field: str | None = None) -> None:
         raise InvalidRequestError(message, field=field)
 
 
-def _without_long_parts(raw: bytes, start: int, base64_key: re.Pattern[bytes]) -> tuple[bytes, dict[str, LongText]]:
+def _without_long_parts(
+    raw: bytes, start: int, base64_key: re.Pattern[bytes], longest_string: int
+) -> tuple[bytes, dict[str, LongText]]:
     """Replace base64 strings by placeholders, and nested lists by base64.
 
     Returns:
@@ -117,8 +126,8 @@ def _without_long_parts(raw: bytes, start: int, base64_key: re.Pattern[bytes]) -
             name = last
             kept += [(done, opening + 1), name.encode()]
             done = closing
-        elif closing - opening > LONGEST_STRING:
-            raise _too_long(raw, opening)
+        elif closing - opening > longest_string:
+            raise _too_long(raw, opening, longest_string)
         opening = find(raw, b'"', closing + 1)
     kept.append((done, len(raw)))
     size = sum(len(part) if isinstance(part, bytes) else part[1] - part[0] for part in kept)
@@ -153,9 +162,9 @@ def _backslashes_before(raw: bytes, position: int, start: int) -> int:
     return position - end
 
 
-def _too_long(raw: bytes, opening: int) -> InvalidRequestError:
+def _too_long(raw: bytes, opening: int, most: int) -> InvalidRequestError:
     key = ANY_KEY.search(raw, max(0, opening - BEFORE_STRING), opening + 1)
     return InvalidRequestError(
-        f"a string exceeds {LONGEST_STRING:,} bytes: only images and embedding data may be that long",
+        f"a string exceeds {most:,} bytes: only images and embedding data may be that long",
         field=key[1].decode("utf-8", "replace") if key is not None else None,
     )

@@ -1,11 +1,11 @@
 """Fields given as plain text, such as ``point=10,20&point=30,40&background=5,5``: queries, forms, the command line."""
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from osamd.errors import InvalidRequestError
 from osamd.files import text_encoding
@@ -134,7 +134,7 @@ def _switch_or_document(text: str) -> Any:
     if text.lower() in SWITCHES:
         return SWITCHES[text.lower()]
     try:
-        return json.loads(text)
+        return from_json(text)
     except (ValueError, RecursionError):
         raise InvalidRequestError("expected true, false or parameters as JSON", field="everything") from None
 
@@ -147,7 +147,7 @@ def _plain_value(name: str, text: str) -> Any:
     if name in DOCUMENTS:
         check_marks(text.encode(errors="replace"), name)
         try:
-            return json.loads(text)
+            return from_json(text)
         except (ValueError, RecursionError):
             raise InvalidRequestError("not JSON", field=name) from None
     return text

@@ -470,3 +470,23 @@ def test_what_is_wrong_is_refused_in_words(
     reply = door.post("/label-studio/builtin/predict", json=body(drawn) | change)
     assert 422 == reply.status_code, reply.text
     assert word in reply.text
+
+
+def test_long_texts_and_configurations_are_taken(door: httpx2.Client, photo: bytes) -> None:
+    """A task may have a page of text, a configuration a thousand labels, and an image may be in the task itself."""
+    many = config("").replace("</View>", "".join(f"<!-- label {number} -->" for number in range(4000)) + "</View>")
+    assert len(many) > 70_000
+    assert 200 == door.post("/label-studio/builtin/setup", json={"schema": many, "project": "1"}).status_code
+    long = body(click(*CLICK)) | {"label_config": many}
+    long["tasks"][0]["data"]["text"] = "word " * 20_000
+    assert predict(door, long)
+    inline = "data:image/jpeg;base64," + base64.b64encode(photo + bytes(60_000)).decode()
+    assert len(inline) > 70_000
+    assert predict(door, body(click(*CLICK), photo=inline))
+
+
+def test_ids_are_short(door: httpx2.Client) -> None:
+    """They are remembered."""
+    for given in (body(click(*CLICK, id="r" * 300)), body(click(*CLICK), id="t" * 300)):
+        reply = door.post("/label-studio/builtin/predict", json=given)
+        assert (422, True) == (reply.status_code, "id" in reply.json()["detail"])

@@ -6,6 +6,7 @@ The SDK itself is driven in ``tests/tools``.
 import asyncio
 import io
 import json
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pictures import Inside, base64_of, inside_of, inside_of_runs
 from pydantic import SecretStr
 from serving import KEY, RunningServer
 from shelf import Library
+from waiting import WAIT_S
 
 from osamd.errors import RequestError
 from osamd.segment_requests import ImageHandle, SegmentResult
@@ -368,3 +370,12 @@ def test_whatever_fields_hold_a_refusal_is_short(parse: Any, fields: dict[str, A
     except RequestError as error:
         message = str(error)
     assert len(message) < 1000
+
+
+def test_time_is_taken_across_machines(tmp_path: Path) -> None:
+    """In a cluster one machine parses and another writes, and their monotonic clocks have nothing in common."""
+    handle = ImageHandle("img_1", "builtin:latest", width=5, height=4, expires_at=datetime.now(UTC))
+    result = SegmentResult(handle, (), None, cache_hit=True, device="cpu", license="")
+    how = bodies.How("json", time.time() - 60.0)
+    content = finish(write_clicks(result, Ask(image=None, how=how), Settings(cache=tmp_path), no_limit))
+    assert 60.0 <= json.loads(b"".join(content.pieces))["time"] <= 60.0 + WAIT_S

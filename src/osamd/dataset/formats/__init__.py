@@ -5,14 +5,15 @@ from typing import Final, Protocol
 
 from osamd.dataset.plan import Header, Item
 from osamd.dataset.rows import Photo
-from osamd.dataset.urls import Place
+from osamd.dataset.urls import Place, UrlPath
+from osamd.dataset.whole_files import LONGEST_NAME
 from osamd.errors import InvalidRequestError
 
 # Goes through all photos of the run, in order; may be called again.
 AllPhotos = Callable[[], Iterator[Photo]]
 NAMES: Final = ("coco", "yolo", "labelme", "png", "parquet")
-# Their files are named after the image without its suffix.
-BY_STEM: Final = frozenset({"yolo", "labelme", "png"})
+# The longest ending of files that are named after the image without its suffix. No photo has a million objects.
+ENDINGS: Final = {"yolo": ".txt", "labelme": ".json", "png": "_999999.png"}
 
 
 class Format(Protocol):
@@ -46,17 +47,22 @@ def open_formats(names: Iterable[str], out: Place, header: Header, items: Iterab
         InvalidRequestError: a format needs a package that is not installed, or does not fit the names of the images.
     """
     chosen = list(names)
-    check_stems(items, chosen)
+    check_stems(items, chosen, longest=None if isinstance(out, UrlPath) else LONGEST_NAME)
     return {name: make_format(name, out, header) for name in chosen}
 
 
-def check_stems(items: Iterable[Item], formats: Iterable[str]) -> None:
-    """Refuse images that differ only in their suffix for formats whose files are named without it.
+def check_stems(items: Iterable[Item], formats: Iterable[str], *, longest: int | None = LONGEST_NAME) -> None:
+    """Refuse images that differ only in their suffix, or have too long a name, for formats with a file for each.
+
+    Args:
+        items: all images of the run.
+        formats: the names of the formats.
+        longest: of a file's name, in bytes; None if there is no limit.
 
     Raises:
-        InvalidRequestError: names two of them.
+        InvalidRequestError: names two that differ only in their suffix, or one whose name is too long.
     """
-    by_stem = sorted(BY_STEM & set(formats))
+    by_stem = sorted(ENDINGS.keys() & set(formats))
     if not by_stem:
         return
     names: dict[str, str] = {}
@@ -66,6 +72,19 @@ def check_stems(items: Iterable[Item], formats: Iterable[str]) -> None:
             raise InvalidRequestError(
                 f"{other} and {item.name} would have the same file in --format {', '.join(by_stem)}, which names files"
                 " without the image's suffix: rename one, or use another format"
+            )
+        if longest is not None:
+            _check_lengths(item, by_stem, longest)
+
+
+def _check_lengths(item: Item, formats: Iterable[str], longest: int) -> None:
+    for name in formats:
+        # yolo also has a link with the image's own name.
+        paths = [item.stem + ENDINGS[name], *([item.name] if name == "yolo" else [])]
+        if any(len(part.encode()) > longest for path in paths for part in path.split("/")):
+            raise InvalidRequestError(
+                f"{item.name} is too long for --format {name}, whose files could have names of more than {longest}"
+                " bytes: rename it, or use another format"
             )
 
 

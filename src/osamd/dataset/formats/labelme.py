@@ -46,7 +46,7 @@ class Labelme:
                 "imageHeight": photo.row.height,
                 "imageWidth": photo.row.width,
             }
-            write_whole(path, json.dumps(content, indent=1).encode() + b"\n")
+            write_whole(path, json.dumps(content, indent=1).encode() + b"\n", is_durable=False)
 
     def finish(self, photos: AllPhotos) -> None:
         """Nothing: there is one file per photo."""

@@ -29,7 +29,7 @@ class Png:
         for photo in photos:
             for number, one in enumerate(photo.row.instances):
                 pixels = full_mask(photo.row, one).view("u1") * 255
-                write_whole(self._folder / _name(photo, number), encode_png(pixels))
+                write_whole(self._folder / _name(photo, number), encode_png(pixels), is_durable=False)
 
     def finish(self, photos: AllPhotos) -> None:
         """Write ``masks.csv``: file, image, category and score of each mask."""

@@ -47,7 +47,7 @@ class Yolo:
             if photo.row.code:
                 continue
             lines = "".join(self._line(photo, index) for index in range(len(photo.row.instances)))
-            write_whole(self._folder / "labels" / f"{photo.item.stem}.txt", lines.encode())
+            write_whole(self._folder / "labels" / f"{photo.item.stem}.txt", lines.encode(), is_durable=False)
             image = self._folder / "images" / photo.item.name
             # In a bucket there are no links, and none leads there.
             if not (isinstance(image, UrlPath) or is_url(photo.item.path)):

@@ -45,10 +45,10 @@ def read_yaml(path: Path) -> KnownBoxes:
     """Read a ``data.yaml``: the images of all its splits, whose labels are in ``labels`` where they are in ``images``.
 
     Raises:
-        InvalidRequestError: it is malformed, or has no images.
+        InvalidRequestError: it is malformed, or has no images, or two of one name.
         OSError: a file cannot be read.
     """
-    from osamd.dataset.inputs import find_images, name_of
+    from osamd.dataset.inputs import add_image, find_images, name_of
 
     content = _load(path)
     root = path.parent / str(content.get("path") or "")
@@ -58,7 +58,7 @@ def read_yaml(path: Path) -> KnownBoxes:
     images: dict[str, str] = {}
     for entry in entries:
         for file in find_images([str(root / entry)]).images.values():
-            images[name_of(file, str(root))] = file
+            add_image(images, name_of(file, str(root)), file)
     labels = {name: _label_of(file) for name, file in images.items()}
     used = {target.category for label in labels.values() for target in _read(label)}
 

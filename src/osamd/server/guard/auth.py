@@ -319,7 +319,11 @@ def _is_of_a_foreign_page(scope: Scope, allowed_origins: Container[str]) -> bool
     if host and not _is_local_name(host):
         return True
     if origin is not None:
-        return urlsplit(origin).netloc.lower() != host.lower()
+        try:
+            return urlsplit(origin).netloc.lower() != host.lower()
+        except ValueError:
+            # Not a URL, such as one with half of an IPv6 address.
+            return True
     return headers.get(b"sec-fetch-site") == "cross-site" and headers.get(b"sec-fetch-mode") != "navigate"
 
 

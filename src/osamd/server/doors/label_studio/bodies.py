@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
@@ -19,7 +19,7 @@ from osamd.server.guard.negative_regions import NegativeRegions
 from osamd.settings import Settings
 from osamd.wire.base64_text import decode_base64
 from osamd.wire.fields import LONGEST_LIST, LONGEST_SIDE, number
-from osamd.wire.json_bodies import from_json
+from osamd.wire.json_bodies import MOST_BYTES, from_json
 from osamd.wire.pieces import as_utf8
 from osamd.wire.schemas import LONGEST_URL
 from osamd.wire.skipping import without_values
@@ -33,6 +33,8 @@ POINTS_OF_A_STROKE: Final = 5
 PERCENT: Final = 100.0
 BYTE: Final = 255
 DATA_URI: Final = "data:"
+# Of tasks and regions; Label Studio's have ten characters.
+LONGEST_ID: Final = 256
 
 Kind = Literal["segment", "prewarm", "nothing", "one_by_one"]
 
@@ -40,7 +42,7 @@ Kind = Literal["segment", "prewarm", "nothing", "one_by_one"]
 class Region(ToolModel):
     """Something that the user has drawn."""
 
-    id: StrictStr = ""
+    id: StrictStr = Field(default="", max_length=LONGEST_ID)
     type: StrictStr = ""
     value: dict[str, Any] = Field(default_factory=dict)
     is_positive: StrictBool | None = None
@@ -65,7 +67,7 @@ class Params(ToolModel):
 class Task(ToolModel):
     """A task: its image's address is in the field of ``data`` that the labelling configuration names."""
 
-    id: StrictInt | StrictStr | None = None
+    id: StrictInt | Annotated[StrictStr, Field(max_length=LONGEST_ID)] | None = None
     data: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -115,7 +117,7 @@ def prediction(body: RawBody, settings: Settings, *, model: Model, negative: Neg
     raw = b"".join(body.chunks)
     # Otherwise the body would be in memory twice while it is parsed.
     body.chunks.clear()
-    fields = from_json(_without_finished(raw), PredictBody, base64_key=NO_BASE64)
+    fields = from_json(_without_finished(raw), PredictBody, base64_key=NO_BASE64, longest_string=MOST_BYTES)
     context = (fields.params or Params()).context or Context()
     texts = model.capabilities.texts
     if context.event == "prewarm" and fields.tasks:
@@ -141,7 +143,7 @@ def checked_json(body: RawBody, _: Settings) -> None:
     """
     raw = b"".join(body.chunks)
     body.chunks.clear()
-    from_json(raw, SetupBody, base64_key=NO_BASE64)
+    from_json(raw, SetupBody, base64_key=NO_BASE64, longest_string=MOST_BYTES)
 
 
 def _without_finished(raw: bytes) -> bytes:

@@ -250,7 +250,7 @@ class How:
 
     Attributes:
         format: of its masks.
-        begun: when parsing began, in seconds of the monotonic clock.
+        begun: when parsing began, in seconds since the epoch: another machine may write the reply.
         count: number of prompts.
         echoes: the prompts as they are repeated; only for concepts.
         nms: IoU above which the weaker of two objects is dropped, across prompts; None drops none.
@@ -265,7 +265,7 @@ class How:
 
 def clicks(body: RawBody, settings: Settings, *, default: str) -> Ask[How]:
     """What ``/sam2/segment_image`` and ``/sam3/visual_segment`` ask."""
-    begun = time.perf_counter()
+    begun = time.time()
     fields = _parsed(body, SegmentBody)
     prompts = None
     if fields.prompts:
@@ -277,7 +277,7 @@ def clicks(body: RawBody, settings: Settings, *, default: str) -> Ask[How]:
 
 def sam_clicks(body: RawBody, settings: Settings) -> Ask[How]:
     """What ``/sam/segment_image`` asks."""
-    begun = time.perf_counter()
+    begun = time.time()
     fields = _parsed(body, SamBody)
     points, labels = fields.point_coords or [], fields.point_labels or []
     if len(points) != len(labels):
@@ -294,7 +294,7 @@ def sam_clicks(body: RawBody, settings: Settings) -> Ask[How]:
 
 def concepts(body: RawBody, settings: Settings) -> Ask[How]:
     """What ``/sam3/concept_segment`` asks."""
-    begun = time.perf_counter()
+    begun = time.time()
     fields = _parsed(body, ConceptBody)
     check_count(len(fields.prompts), settings)
     score = 0.5 if fields.output_prob_thresh is None else fields.output_prob_thresh

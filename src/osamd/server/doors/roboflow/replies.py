@@ -31,11 +31,7 @@ def write_clicks(
     if ask.how.format == "binary":
         return (yield from _binary(best, result, settings, room))
     predictions = yield from _predictions(best, ask.how.format, result, settings, room)
-    return (
-        yield from _json(
-            {"predictions": predictions, "time": time.perf_counter() - ask.how.begun, "model": result.image.model}
-        )
-    )
+    return (yield from _json({"predictions": predictions, "time": _taken_s(ask.how), "model": result.image.model}))
 
 
 def write_sam(result: SegmentResult, ask: Ask[How], settings: Settings, room: Room) -> Generator[None, None, Content]:
@@ -45,7 +41,7 @@ def write_sam(result: SegmentResult, ask: Ask[How], settings: Settings, room: Ro
         return (yield from _binary(found, result, settings, room))
     predictions = yield from _predictions(found, ask.how.format, result, settings, room)
     masks = [prediction["masks"] for prediction in predictions]
-    return (yield from _json({"masks": masks, "low_res_masks": [], "time": time.perf_counter() - ask.how.begun}))
+    return (yield from _json({"masks": masks, "low_res_masks": [], "time": _taken_s(ask.how)}))
 
 
 def write_concepts(
@@ -64,8 +60,13 @@ def write_concepts(
     ]
     for item, prediction in zip(found, predictions, strict=True):
         results[item.prompt_index]["predictions"].append(prediction)
-    taken = time.perf_counter() - ask.how.begun
+    taken = _taken_s(ask.how)
     return (yield from _json({"prompt_results": results, "time": taken, "model": result.image.model}))
+
+
+def _taken_s(how: How) -> float:
+    """Seconds since parsing began; the clocks of two machines may differ a little."""
+    return max(0.0, time.time() - how.begun)
 
 
 def _json(content: Mapping[str, Any]) -> Generator[None, None, Content]:
