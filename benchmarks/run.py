@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -79,20 +80,29 @@ def read_documents(results: Path) -> list[dict[str, Any]]:
 def page(documents: list[dict[str, Any]]) -> str:
     """The table with what a reader needs to judge it."""
     rows: list[Row] = [row for document in documents for row in rows_of(document)]
-    on = documents[-1]["on"]
-    versions = ", ".join(f"{name} {number}" for name, number in on["versions"].items())
+    scenarios_on: dict[str, list[str]] = defaultdict(list)
+    for document in documents:
+        scenarios_on[_machine(document["on"])].append(document["scenario"])
+    # Most scenarios first.
+    machines = sorted(scenarios_on.items(), key=lambda item: -len(item[1]))
+    others = [f"{', '.join(names)}: on {machine}." for machine, names in machines[1:]]
     taken = [
         f"- {document['scenario']}: commit {document['on']['commit']}, {document['at']}, `{document['on']['command']}`"
         for document in documents
     ]
     notes = [f"- {note}" for document in documents for note in document["notes"]]
-    machine = (
-        f"{on['processor']}, {on['cores']} cores, {on['memory_gb']} GB; {on['system']}, Python {on['python']};"
-        f" {versions}. Random weights of the real architectures. A ratio is the median over rounds in which both"
+    first = (
+        f"{machines[0][0]}. Random weights of the real architectures. A ratio is the median over rounds in which both"
         " sides were measured one after the other; the quartiles and the number of rounds are next to it."
     )
     head = "<!-- Written by `python -m benchmarks.run`; do not edit. -->"
-    return "\n".join([head, "", machine, "", table(rows), "", *notes, "", *taken, ""])
+    return "\n".join([head, "", " ".join([first, *others]), "", table(rows), "", *notes, "", *taken, ""])
+
+
+def _machine(on: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in on["versions"].items())
+    machine = f"{on['processor']}, {on['cores']} cores, {on['memory_gb']} GB"
+    return f"{machine}; {on['system']}, Python {on['python']}; {versions}"
 
 
 def compact(document: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmarks import run
@@ -47,3 +48,17 @@ def test_missing_models_are_named_with_the_command_that_builds_them(
 
     with pytest.raises(FileNotFoundError, match="make bench-blobs builds it"):
         run.main()
+
+
+def test_rows_of_another_machine_are_named() -> None:
+    """Some scenarios may have been measured again elsewhere: a table without their machine would mislead."""
+
+    def document(scenario: str, processor: str) -> dict[str, Any]:
+        on = {"processor": processor, "cores": 2, "memory_gb": 24, "system": "Linux", "python": "3.11", "versions": {}}
+        on |= {"commit": "abc", "command": "python -m benchmarks.run"}
+        return {"scenario": scenario, "at": "2026-11-29", "on": on, "rows": [], "notes": []}
+
+    told = run.page([document("click", "Old"), document("memory", "New"), document("health", "Old")])
+    assert told.splitlines()[2].startswith("Old, 2 cores")
+    assert "memory: on New, 2 cores" in told
+    assert 1 == told.count("Old")
