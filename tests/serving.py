@@ -76,6 +76,14 @@ def gated_command(stage: str, gate: Path) -> tuple[str, ...]:
     return sys.executable, str(Path(__file__).with_name("gated_server.py")), stage, str(gate)
 
 
+def wait_until_reached(gate: Path) -> None:
+    """Return when such a server waits."""
+    until = time.monotonic() + WAIT_S
+    while not gate.with_name(f"{gate.name}-reached").exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 @contextlib.contextmanager
 def run_server(
     *,

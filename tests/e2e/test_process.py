@@ -16,7 +16,7 @@ import pytest
 from asking import GENERATE
 from pictures import encoded
 from PIL import Image
-from serving import KEY, RunningServer, clean_environment, gated_command, run_server
+from serving import KEY, RunningServer, clean_environment, gated_command, run_server, wait_until_reached
 from waiting import WAIT_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -185,7 +185,7 @@ def test_sigterm_waits_for_inference(tmp_path: Path, photo: bytes) -> None:
     gate = tmp_path / "gate"
     with run_server(cache=tmp_path, env={"API_KEY": KEY}, command=gated_command("encode", gate)) as running:
         asking = Asking(running, photo)
-        assert asking.is_waiting_for_inference()
+        wait_until_reached(gate)
         running.process.terminate()
         wait_until_refusing(running)
         gate.touch()
@@ -243,6 +243,7 @@ def test_health_answers_while_an_encode_runs(tmp_path: Path, photo: bytes) -> No
         image_id = client.post("/api/embed", content=photo).json()["image_id"]
         gate.unlink()
         asking = [Asking(running, photo + bytes([number])) for number in range(3)]
+        wait_until_reached(gate)
         assert all(one.is_waiting_for_inference() for one in asking)
         assert client.get("/health").status_code == 200
         # A click on a known image does not wait behind somebody's encode.
@@ -263,7 +264,7 @@ def test_health_answers_while_a_decode_runs(tmp_path: Path, photo: bytes) -> Non
         asking = Asking(running, photo)
         # Opened also when an assertion fails, so that the thread and the server can end.
         try:
-            assert asking.is_waiting_for_inference()
+            wait_until_reached(gate)
             assert client.get("/health").status_code == 200
             assert client.post("/api/embed", content=photo).status_code == 200
             assert asking.is_waiting_for_inference()

@@ -13,7 +13,7 @@ import pytest
 from asking import GENERATE, click, refusal
 from connections import answer_on, connect, everything_on, open_request
 from engines import picture
-from serving import KEY, RunningServer, gated_command, run_server
+from serving import KEY, RunningServer, gated_command, run_server, wait_until_reached
 from waiting import WAIT_S
 
 ALICE, BOB = "alice-secret-Zk41", "bob-secret-9Lpd-c2"
@@ -80,10 +80,7 @@ class Sender:
 def encode(running: RunningServer, gate: Path, data: bytes) -> Sender:
     """A request whose image is being encoded, and not only decoded so that another could come first."""
     sender = Sender(running, data)
-    until = time.monotonic() + WAIT_S
-    while not gate.with_name(f"{gate.name}-reached").exists():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    wait_until_reached(gate)
     return sender
 
 
