@@ -92,13 +92,6 @@ def without_secrets(url: httpx2.URL) -> httpx2.URL:
     return url.copy_with(username=None, password=None)
 
 
-def public_address(text: str) -> str:
-    """An address as a user has given it, valid or not, without user name and password."""
-    scheme, slashes, rest = text.rpartition("//")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}{slashes}{authority.rpartition('@')[2]}{slash}{path}"
-
-
 def _variable(name: str) -> str:
     return next((each for each in (name, name.upper()) if os.environ.get(each)), "the system's settings")
 

@@ -35,7 +35,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 DoorName = Literal["cvat", "label-studio", "roboflow", "qupath", "x-anylabeling"]
 
 MEBIBYTE = 1024 * 1024
-# The time when something expires has to be a date.
+# Expiry times must fit into a date.
 MOST_TTL_S = 1e9
 USER_CATALOG = "~/.config/osamd/models.toml"
 

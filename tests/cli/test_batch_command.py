@@ -159,9 +159,10 @@ def test_a_server_that_cannot_do_the_run_is_told_before_it(
         url = f"http://127.0.0.1:{free_port()}"
         if answer is not None:
             url = stack.enter_context(puppet(answer)).url
-        ended = osamd(*command, "--url", url)
+        ended = osamd(*command, "--url", url.replace("//", "//me:s3cr3t@"))
     assert (code, True) == (ended.returncode, message in ended.err), ended.err
     assert "to continue" not in ended.err
+    assert "s3cr3t" not in ended.err
     assert not out.exists()
 
 
@@ -204,6 +205,14 @@ def test_a_run_that_could_not_begin_is_not_continued(osamd: Osamd, tmp_path: Pat
     ended = osamd("batch", str(tmp_path / "photos"), "--everything", "--out", str(tmp_path / "out"))
     assert (1, False) == (ended.returncode, "to continue" in ended.err), ended.err
     assert str(tmp_path / "out") in ended.err
+
+
+def test_a_folder_whose_name_is_too_long_is_named(osamd: Osamd, tmp_path: Path) -> None:
+    """In one line, and nothing is promised."""
+    write_photo(tmp_path / "photos" / "a.png")
+    ended = osamd("batch", str(tmp_path / "photos"), "--everything", "--out", str(tmp_path / ("a" * 256)))
+    assert (1, True) == (ended.returncode, ended.err.endswith(": File name too long\n")), ended.err
+    assert 1 == len(ended.err.splitlines())
 
 
 @pytest.mark.parametrize(

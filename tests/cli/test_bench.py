@@ -347,6 +347,14 @@ def test_refusals_are_counted_and_not_measured() -> None:
     assert f", {together.refused} refused" in text(result)
 
 
+def test_a_password_in_the_address_is_not_in_the_result() -> None:
+    """Which is written to files that are shared."""
+    with full_server(every=1000) as url:
+        result = measure(plan(url.replace("//", "//me:s3cr3t@")), Progress())
+
+    assert url == result.url
+
+
 def test_server_that_refuses_everything_is_an_error() -> None:
     """There is nothing to tell about it."""
     with full_server(every=1) as url, pytest.raises(OverloadedError):

@@ -32,8 +32,8 @@ from osamd.engine.prompts import check_capabilities, check_masks
 from osamd.errors import AccessError, InvalidRequestError, OsamdError, RequestError, with_field
 from osamd.library.catalog import DEFAULT_MODEL, Model
 from osamd.library.library import Library
+from osamd.library.rows import shown_url
 from osamd.plurals import counted
-from osamd.proxies import public_address
 from osamd.settings import load_settings
 from osamd.types import Prompt
 
@@ -179,7 +179,7 @@ def _check_server(arguments: argparse.Namespace, header: Header) -> None:
     try:
         check_server(arguments.url, key=os.environ.get(KEY), model=header.model, ask=header.ask, tell=_tell)
     except AccessError as error:
-        raise type(error)(f"{error}: set {KEY} to a key of {public_address(arguments.url)}") from None
+        raise type(error)(f"{error}: set {KEY} to a key of {shown_url(arguments.url)}") from None
 
 
 def _workers(arguments: argparse.Namespace, header: Header) -> Workers:

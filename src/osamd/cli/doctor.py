@@ -16,6 +16,7 @@ from osamd.library.catalog import DEFAULT_MODEL, load_catalog
 from osamd.library.store import Store
 from osamd.plurals import counted
 from osamd.server.guard.auth import TOO_SHORT, is_guessable
+from osamd.server.guard.keys import read_keys
 from osamd.settings import Device, DoorName, Settings, load_settings, variable_of
 
 if TYPE_CHECKING:
@@ -103,14 +104,11 @@ def _packages() -> list[Finding]:
 
 def _keys(settings: Settings) -> list[Finding]:
     """The keys, judged as a server judges them when it starts."""
-    if settings.api_key is None and settings.api_key_file is not None:
-        return [_key_file(settings, settings.api_key_file)]
-    return [_key(settings), *([_key_file(settings, settings.api_key_file)] if settings.api_key_file else [])]
+    files = [_key_file(settings, settings.api_key_file)] if settings.api_key_file is not None else []
+    return files if files and settings.api_key is None else [_key(settings), *files]
 
 
 def _key_file(settings: Settings, path: Path) -> Finding:
-    from osamd.server.guard.keys import read_keys
-
     try:
         keys = read_keys(path, may_be_guessable=settings.app_env == "development")
     except SettingsError as error:

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import os
+import re
 import time
 from collections.abc import AsyncGenerator, Generator
 from types import TracebackType
@@ -27,7 +28,7 @@ from osamd.client.replies import Handle, Segmentation
 from osamd.client.retries import Attempts
 from osamd.client.streams import EverythingUpdate, check_ended, update_of
 from osamd.errors import InvalidRequestError, UnreachableError
-from osamd.proxies import is_address, proxy_for, public_address, tls_context, without_secrets
+from osamd.proxies import is_address, proxy_for, tls_context, without_secrets
 
 DEFAULT_URL: Final = "http://127.0.0.1:11368"
 DEFAULT_TIMEOUT_S: Final = 150.0
@@ -108,8 +109,13 @@ def _server(text: str) -> httpx2.URL:
     except httpx2.InvalidURL:
         url = httpx2.URL()
     if url.scheme not in {"http", "https"} or not is_address(url):
-        raise InvalidRequestError(f"expected a URL such as {DEFAULT_URL}, got {public_address(text)!r}", field="url")
+        raise InvalidRequestError(f"expected a URL such as {DEFAULT_URL}, got {_without_password(text)!r}", field="url")
     return url
+
+
+def _without_password(text: str) -> str:
+    """An address that may be none, without what is before ``@``."""
+    return re.sub(r"^([^/?#]*//)?[^/?#]*@", r"\1", text)
 
 
 class Client(_Base[int, httpx2.Client]):

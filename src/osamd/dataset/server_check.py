@@ -13,7 +13,7 @@ from osamd.errors import (
     UnreachableError,
     WrongKeysError,
 )
-from osamd.proxies import public_address
+from osamd.library.rows import shown_url
 
 # A host that was scaled to zero may need this long.
 STARTING_S: Final = 60.0
@@ -55,7 +55,7 @@ def check_server(url: str, *, key: str | None, model: str, ask: Ask, tell: Calla
         raise InvalidRequestError(f"{model} returns no masks: use another --model")
     if not (found.get("is_present") or found.get("may_pull")):
         raise PullForbiddenError(
-            f"{public_address(url)} does not have {model} yet, and this key may not have it pulled: ask its operator,"
+            f"{shown_url(url)} does not have {model} yet, and this key may not have it pulled: ask its operator,"
             " or use another --model"
         )
 

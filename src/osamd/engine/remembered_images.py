@@ -26,8 +26,8 @@ WRITE_HANG_S = 60.0
 FLUSH_S = 5.0
 # How often uses of an image in memory are noted on disk, where the least recently used is deleted first.
 NOTE_USE_EVERY_S = 300.0
-# Notes that are still of interest are far fewer.
-MOST_NOTES = 4096
+# Beyond this number of images all are forgotten, and their next uses noted again.
+MOST_NOTED = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +152,14 @@ class RememberedImages:
 
     def _note_use(self, image_id: str, owner: str) -> None:
         """Note on disk, now and then, that an image in memory was used."""
-        files, now = self._files, asyncio.get_running_loop().time()
-        if files is None or now - self._noted.get((owner, image_id), -math.inf) < NOTE_USE_EVERY_S:
+        files = self._files
+        if files is None:
             return
-        if len(self._noted) >= MOST_NOTES:
-            self._noted = {key: at for key, at in self._noted.items() if now - at < NOTE_USE_EVERY_S}
+        now = asyncio.get_running_loop().time()
+        if now - self._noted.get((owner, image_id), -math.inf) < NOTE_USE_EVERY_S:
+            return
+        if len(self._noted) >= MOST_NOTED:
+            self._noted.clear()
         self._noted[owner, image_id] = now
         self._start(self._in_background(lambda: files.touch(image_id, owner=owner), owner))
 

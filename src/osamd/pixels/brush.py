@@ -123,7 +123,7 @@ def points_in(stroke: Mask, *, most: int) -> npt.NDArray[np.float32]:
     import cv2
 
     step = math.ceil(math.sqrt(stroke.inside.size / MOST_SEARCHED))
-    blocks = _blocks(stroke.inside, step) if step > 1 else stroke.inside
+    blocks = _blocks(stroke.inside, step)
     depth = cv2.distanceTransform(np.pad(blocks.view(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
     rows, columns = np.nonzero(depth >= 0.75 * depth.max())
     inner = np.stack([columns, rows], axis=1).astype(np.float32)
@@ -134,7 +134,7 @@ def points_in(stroke: Mask, *, most: int) -> npt.NDArray[np.float32]:
     while len(chosen) < most and float(distance.max()) > least:
         chosen.append(inner[int(np.argmax(distance))])
         distance = np.minimum(distance, np.linalg.norm(inner - chosen[-1], axis=1))
-    points = chosen if step == 1 else [_inside_of(stroke.inside, int(x), int(y), step) for x, y in chosen]
+    points = [_inside_of(stroke.inside, int(x), int(y), step) for x, y in chosen]
     return np.array(points, np.float32) + np.array([stroke.box.xmin, stroke.box.ymin], np.float32)
 
 

@@ -12,7 +12,7 @@ from osamd.cli.bench.progress import Progress
 from osamd.cli.bench.samples import Answer, Phase, Result
 from osamd.client import Client, Segmentation
 from osamd.errors import CapacityError, OsamdError
-from osamd.proxies import public_address
+from osamd.library.rows import shown_url
 
 # A new image costs an encode, so fewer of them are sent.
 CLICKS_A_NEW_IMAGE = 4
@@ -94,7 +94,7 @@ def measure(plan: Plan, progress: Progress) -> Result:
         together = _together(plan, handle, progress)
     finally:
         progress.end()
-    return Result(public_address(plan.url), found.model, pictures.width, pictures.height, at, [first, *alone, together])
+    return Result(shown_url(plan.url), found.model, pictures.width, pictures.height, at, [first, *alone, together])
 
 
 def _one_client(plan: Plan, pictures: Pictures, progress: Progress) -> tuple[list[Phase], str]:
