@@ -207,10 +207,32 @@ def test_a_run_that_could_not_begin_is_not_continued(osamd: Osamd, tmp_path: Pat
     assert str(tmp_path / "out") in ended.err
 
 
-def test_a_folder_whose_name_is_too_long_is_named(osamd: Osamd, tmp_path: Path) -> None:
-    """In one line, and nothing is promised."""
+def test_a_photo_that_was_repaired_is_tried_again(osamd: Osamd, tmp_path: Path) -> None:
+    """With ``--retry-failed``, with INPUT or without it; nothing happens where nothing failed or was begun."""
+    photos, out = write_discs(tmp_path / "photos", 2), tmp_path / "out"
+    broken = photos / "disc0.png"
+    content = broken.read_bytes()
+    broken.write_bytes(b"")
+    begin = ("batch", str(photos), "--boxes-from", str(tmp_path / "boxes.json"), "--out", str(out), "--retry-failed")
+    failed = osamd(*begin)
+    assert (1, True) == (failed.returncode, "1 failed" in failed.err), failed.err
+    assert "--retry-failed tries them again" in failed.err
+    again = osamd("batch", "--out", str(out), "--retry-failed")
+    assert (1, True) == (again.returncode, "1 failed photo to try again" in again.err), again.err
+
+    broken.write_bytes(content)
+    ended = osamd(*begin)
+    assert (0, False) == (ended.returncode, (out / "failures.csv").exists()), ended.err
+    assert 4 == len(json.loads((out / "annotations.coco.json").read_text())["annotations"])
+    last = osamd(*begin)
+    assert (0, True) == (last.returncode, "0 failed photos to try again" in last.err), last.err
+
+
+@pytest.mark.parametrize("more", [(), ("--url", "http://127.0.0.1:9")])
+def test_a_folder_whose_name_is_too_long_is_named(more: tuple[str, ...], osamd: Osamd, tmp_path: Path) -> None:
+    """In one line, and nothing is promised; with a server, before it is asked."""
     write_photo(tmp_path / "photos" / "a.png")
-    ended = osamd("batch", str(tmp_path / "photos"), "--everything", "--out", str(tmp_path / ("a" * 256)))
+    ended = osamd("batch", str(tmp_path / "photos"), "--everything", "--out", str(tmp_path / ("a" * 256)), *more)
     assert (1, True) == (ended.returncode, ended.err.endswith(": File name too long\n")), ended.err
     assert 1 == len(ended.err.splitlines())
 

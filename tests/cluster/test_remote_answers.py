@@ -237,9 +237,10 @@ def test_a_client_that_leaves_cancels_the_call(*, is_streamed: bool) -> None:
         gate.open()
         # Its place is free again.
         assert 200 == (await cluster.click(photo)).status_code
-        assert 2 == len(model.decoded)
 
     run(main, model=model)
+    # Once all jobs have ended: the one it had begun may have been slower than the click.
+    assert 2 == len(model.decoded)
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])

@@ -9,7 +9,7 @@ import pytest
 from data_sets import NotingAnswers, PlainAnswers, block, write_photo
 
 from osamd.batch import Result
-from osamd.dataset.answers import LocalAnswers, RemoteAnswers, row_maker
+from osamd.dataset.answers import LocalAnswers, RemoteAnswers, RowMaker
 from osamd.dataset.plan import Ask, Category, Header, Item
 from osamd.errors import (
     EmbeddingExpiredError,
@@ -67,11 +67,11 @@ def header(ask: Ask) -> Header:
 
 
 def test_everything_has_no_time_limit_here(tmp_path: Path) -> None:
-    """The result must not depend on how busy the machine is."""
+    """The result must not depend on how busy the machine is; and no photo has only a part of its objects."""
     segmenter = NotingSegmenter()
     path = write_photo(tmp_path / "a.png")
-    row = row_maker(header("everything"), LocalAnswers(segmenter), decode_image)(Item(0, "a.png", str(path), 1))  # type: ignore[arg-type]
-    assert [{"everything": {"max_seconds": 1e8}}] == segmenter.asked
+    row = RowMaker(header("everything"), LocalAnswers(segmenter), decode_image)(Item(0, "a.png", str(path), 1))  # type: ignore[arg-type]
+    assert [{"everything": {"max_seconds": 1e8, "max_masks": 1000}}] == segmenter.asked
     ((category, score, box),) = [(one.category, one.score, one.box) for one in row.instances]
     assert (1, 0.5, (8, 5, 27, 20)) == (category, score, box)
 
@@ -86,7 +86,7 @@ def test_words_are_asked_together_and_become_categories(tmp_path: Path) -> None:
             asked.extend(prompts)
             return super().__call__(data, [{"texts": ["dog"]}, {"texts": ["cat"]}])
 
-    row = row_maker(header("text"), Texts(), decode_image)(Item(0, "a.png", str(path), 1))
+    row = RowMaker(header("text"), Texts(), decode_image)(Item(0, "a.png", str(path), 1))
     assert [{"texts": ["cat", "dog"]}] == asked
     assert [2, 1] == [one.category for one in row.instances]
 
@@ -102,7 +102,7 @@ def test_a_server_gets_the_image_once_for_many_prompts() -> None:
 
     client = NotingClient()
     RemoteAnswers(client, "none")(b"image", [{"everything": True}])  # type: ignore[arg-type]
-    assert (True, "rle") == (client.asked[0]["everything"], client.asked[0]["mask_format"])
+    assert ({"max_masks": 1000}, "rle") == (client.asked[0]["everything"], client.asked[0]["mask_format"])
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_only_errors_of_the_photo_become_rows(error: OsamdError, is_of_the_photo
     def fail(data: bytes, prompts: Sequence[Mapping[str, Any]]) -> list[Any]:  # noqa: ARG001
         raise error
 
-    row_of = row_maker(header("everything"), fail, decode_image)
+    row_of = RowMaker(header("everything"), fail, decode_image)
     item = Item(0, "a.png", str(write_photo(tmp_path / "a.png")), 1)
     if is_of_the_photo:
         assert error.code == row_of(item).code
@@ -144,7 +144,7 @@ def test_a_photo_that_takes_too_much_memory_fails_alone(message: str, tmp_path: 
     heic.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     plain = write_photo(tmp_path / "a.png")
     rows = [
-        row_maker(header("everything"), NotingAnswers(), fail)(Item(0, "a.heic", str(heic), 1)),
-        row_maker(header("everything"), fail, decode_image)(Item(0, "a.png", str(plain), 1)),
+        RowMaker(header("everything"), NotingAnswers(), fail)(Item(0, "a.heic", str(heic), 1)),
+        RowMaker(header("everything"), fail, decode_image)(Item(0, "a.png", str(plain), 1)),
     ]
     assert [("out_of_memory", message or "out of memory")] * 2 == [(row.code, row.message) for row in rows]

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving import clean_environment
 
-from osamd.dataset.answers import row_maker
+from osamd.dataset.answers import RowMaker
 from osamd.dataset.formats import check_stems
 from osamd.dataset.inputs import find_images, name_of
 from osamd.dataset.plan import STATE, Category, Header, Item, Target
@@ -99,6 +99,13 @@ def test_two_photos_of_one_name_are_refused(tmp_path: Path) -> None:
     check_stems(items, ["coco", "parquet", "review"])
     with pytest.raises(InvalidRequestError, match=r"a\.bmp and a\.png would have the same file in --format yolo"):
         check_stems(items, ["coco", "yolo"])
+    # Such as on SMB, exFAT and most Macs.
+    twins = [Item(0, "a/B.jpg", "/p", 1), Item(1, "A/b.png", "/p", 2), Item(2, "caf\u00e9.jpg", "/p", 3)]
+    check_stems(twins, ["png"])
+    with pytest.raises(InvalidRequestError, match=r"a/B\.jpg and A/b\.png would .*the output folder ignores case"):
+        check_stems(twins, ["png"], folds_case=True)
+    with pytest.raises(InvalidRequestError, match="would have the same file"):
+        check_stems([*twins[2:], Item(3, "cafe\u0301.jpg", "/p", 4)], ["png"], folds_case=True)
 
 
 def test_two_photos_of_one_name_in_a_list_are_refused(tmp_path: Path) -> None:
@@ -232,7 +239,7 @@ def test_yolo_boxes_become_pixels_when_the_photo_is_read(tmp_path: Path) -> None
 
     answers = NotingAnswers()
     header = Header("none", "", "boxes", (), (Category(0, "cat"), Category(1, "dog")), 10, 3, "")
-    rows = [row_maker(header, answers, decode_image)(item) for item in by_yaml]
+    rows = [RowMaker(header, answers, decode_image)(item) for item in by_yaml]
     assert [[{"box": [18, 8, 29, 23]}], [{"box": [12, 8, 35, 31]}]] == answers.asked
     assert [""] * 3 == [row.code for row in rows]
 
@@ -282,6 +289,68 @@ def test_a_wrong_yolo_file_is_explained(name: str, content: bytes, message: str,
     assert "\n" not in str(refused.value)
 
 
+def test_labels_behind_a_link_are_read_before_the_run(tmp_path: Path) -> None:
+    """Their classes are known then, and their mistakes reported."""
+    write_yolo(tmp_path / "set")
+    (tmp_path / "set" / "data.yaml").unlink()
+    labels = tmp_path / "linked"
+    labels.mkdir()
+    (labels / "train").symlink_to(tmp_path / "set" / "labels" / "train")
+    photos = [str(tmp_path / "set" / "images")]
+    made = make_plan(photos, Prompts(boxes_from=str(labels)), model="none", digest="", shard_size=10)
+    assert {0, 1} == {category.id for category in made.header.categories}
+    (tmp_path / "set" / "labels" / "train" / "a.txt").write_text("1 0.5\n")
+    with pytest.raises(InvalidRequestError, match=r"a\.txt:1: expected"):
+        plan(photos, Prompts(boxes_from=str(labels)))
+
+
+def test_a_blank_line_in_the_list_of_classes_counts(tmp_path: Path) -> None:
+    """The number of the line is the class."""
+    write_yolo(tmp_path)
+    labels = tmp_path / "labels" / "train"
+    (labels / "classes.txt").write_text("cat\n\ndog\n\n")
+    (labels / "a.txt").write_text("2 0.5 0.5 0.25 0.5\n")
+    prompts = Prompts(boxes_from=str(labels))
+    made = make_plan([str(tmp_path / "images" / "train")], prompts, model="none", digest="", shard_size=10)
+    assert (Category(0, "cat"), Category(2, "dog")) == made.header.categories
+
+
+@pytest.mark.parametrize("by_yaml", [True, False])
+def test_key_points_are_no_corners(by_yaml: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """Labels of pose data sets are boxes, with key points behind them."""
+    data = write_yolo(tmp_path)
+    data.write_text(data.read_text() + "kpt_shape: [2, 2]\n")
+    (tmp_path / "labels" / "train" / "a.txt").write_text("0 .5 .5 .2 .2 .45 .45 .55 .55\n")
+    prompts = Prompts() if by_yaml else Prompts(boxes_from=str(tmp_path / "labels" / "train"))
+    (target,) = plan([str(data) if by_yaml else str(tmp_path / "images" / "train")], prompts)[0].targets
+    assert (0.4, 0.4, 0.6, 0.6) == pytest.approx(target.box)
+
+
+def test_yolo_files_as_roboflow_exports_them(tmp_path: Path) -> None:
+    """``../train/images`` is a folder beside the file, and the folder of ``test`` may be missing."""
+    for split in ("train", "valid"):
+        write_photo(tmp_path / split / "images" / f"{split}.png")
+        (tmp_path / split / "labels").mkdir()
+        (tmp_path / split / "labels" / f"{split}.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    data = tmp_path / "data.yaml"
+    data.write_text("train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: [cat]\n")
+    found = plan([str(data)], Prompts())
+    assert [("train/images/train.png", 1), ("valid/images/valid.png", 1)] == [
+        (item.name, len(item.targets)) for item in found
+    ]
+    data.write_text("train: ../train/images\nval: ../absent/images\nnames: [cat]\n")
+    with pytest.raises(InvalidRequestError, match=r"absent/images: no such file or folder"):
+        plan([str(data)], Prompts())
+
+
+def test_all_suffixes_of_the_formats_that_are_read_are_photos(tmp_path: Path) -> None:
+    """Whatever a camera or a browser called them."""
+    names = ["a.jpg", "b.jfif", "c.mpo", "d.HIF", "e.j2c", "f.JPG", "g.apng", "h.dib", "i.jpf"]
+    for name in (*names, "notes.txt", "raw.cr2"):
+        (tmp_path / name).write_bytes(b"")
+    assert names == list(find_images([str(tmp_path)]).images)
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A photo for all examples of a property."""
@@ -297,7 +366,7 @@ def test_boxes_are_clipped_to_the_photo_or_refused(tiny: Path, box: tuple[float,
     """One that touches the photo lies inside afterwards; one that does not is left as it is, and fails alone."""
     answers = NotingAnswers()
     header = Header("none", "", "boxes", (), (Category(0, "cat"),), 10, 1, "")
-    row_maker(header, answers, decode_image)(Item(0, "tiny.png", str(tiny), 1, (Target(0, box=box),)))
+    RowMaker(header, answers, decode_image)(Item(0, "tiny.png", str(tiny), 1, (Target(0, box=box),)))
     found = answers.asked[0][0]["box"]
     touches = box[0] < WIDTH and box[1] < HEIGHT and box[2] > -1 and box[3] > -1
     if touches:

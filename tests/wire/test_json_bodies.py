@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from osamd.errors import InvalidRequestError
 from osamd.wire.base64_text import decode_base64
-from osamd.wire.json_bodies import LONGEST_STRING, from_json
+from osamd.wire.json_bodies import LONGEST_STRING, MOST_BYTES, from_json
 from osamd.wire.pieces import PIECE_BYTES, as_utf8, count_of, find
 from osamd.wire.schemas import GenerateBody
 
@@ -52,6 +52,16 @@ def test_texts_are_told_from_structure(value: Any) -> None:
         from_json(json.dumps({"before": value, "image": "aGk=", "after": value}).encode(), GenerateBody)
 
     assert "not JSON" not in str(caught.value)
+
+
+def test_a_limit_that_holds_for_every_string_names_no_exceptions() -> None:
+    """Bodies without images, such as Label Studio's, are not told that images may be longer."""
+    body = b'{"model": "' + b"x" * (MOST_BYTES + 1) + b'"}'
+    with pytest.raises(InvalidRequestError) as caught:
+        from_json(body, GenerateBody, longest_string=MOST_BYTES)
+
+    assert str(caught.value) == "a string exceeds 4,000,000 bytes"
+    assert caught.value.field == "model"
 
 
 @pytest.mark.parametrize(

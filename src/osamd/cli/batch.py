@@ -19,9 +19,11 @@ from osamd.dataset.answers import Answers, RemoteAnswers
 from osamd.dataset.failures import NAME as FAILURES
 from osamd.dataset.formats import NAMES, open_formats
 from osamd.dataset.local import Machine, checked_model, local_answers
+from osamd.dataset.manifest import NAME as MANIFEST
 from osamd.dataset.manifest import Manifest
 from osamd.dataset.plan import STATE, Header
 from osamd.dataset.planning import Plan, Prompts, make_plan, repeated
+from osamd.dataset.retrying import forget_failed
 from osamd.dataset.run import Outcome, is_segmented, open_manifest
 from osamd.dataset.run import run as run_manifest
 from osamd.dataset.server_check import check_server
@@ -57,10 +59,13 @@ def run(arguments: argparse.Namespace) -> int:
     names = [*formats_of(arguments.format or ["coco"]), *(["review"] if arguments.review else [])]
     _check_place(arguments)
     plan = _plan(arguments)
-    if arguments.url and not is_segmented(out):
-        _check_server(arguments, plan.header if plan else open_manifest(out, None).header)
-    with _stop_on_signals() as stopped:
-        try:
+    try:
+        if arguments.retry_failed and (out / STATE / MANIFEST).exists():
+            count = forget_failed(out, open_manifest(out, plan))
+            _tell(f"{counted(count, 'failed photo')} to try again")
+        if arguments.url and not is_segmented(out):
+            _check_server(arguments, plan.header if plan else open_manifest(out, None).header)
+        with _stop_on_signals() as stopped:
             manifest = open_manifest(out, plan)
             header = manifest.header
             outcome = run_manifest(
@@ -71,19 +76,19 @@ def run(arguments: argparse.Namespace) -> int:
                 stop=stopped.event,
                 part=part,
             )
-        except OSError as error:
-            # Such as a full disk.
-            where = f"{error.filename}: " if error.filename else ""
-            print(f"osamd: {where}{error.strerror or error}", file=sys.stderr)
-            if _has_begun(out):
-                _tell_how_to_continue()
-            return FAILED
-        except OsamdError as error:
-            print(f"osamd: {with_field(str(error), error.field)}", file=sys.stderr)
-            # The same command would be refused again.
-            if _has_begun(out) and not isinstance(error, RequestError):
-                _tell_how_to_continue()
-            return error.exit_code
+    except OSError as error:
+        # Such as a full disk.
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"osamd: {where}{error.strerror or error}", file=sys.stderr)
+        if _has_begun(out):
+            _tell_how_to_continue()
+        return FAILED
+    except OsamdError as error:
+        print(f"osamd: {with_field(str(error), error.field)}", file=sys.stderr)
+        # The same command would be refused again.
+        if _has_begun(out) and not isinstance(error, RequestError):
+            _tell_how_to_continue()
+        return error.exit_code
     return _tell_end(outcome, manifest, out, stopped.number)
 
 
@@ -257,7 +262,9 @@ def _tell_end(outcome: Outcome, manifest: Manifest, out: Place, number: int) -> 
     if outcome.is_finished:
         print(f"osamd: {counted(header.count, 'photo')}, {outcome.failed:,} failed; results in {out}", file=sys.stderr)
         if outcome.failed:
-            print(f"osamd: {out / FAILURES} says which failed, and why", file=sys.stderr)
+            print(
+                f"osamd: {out / FAILURES} says which failed, and why; --retry-failed tries them again", file=sys.stderr
+            )
         return FAILED if outcome.failed else 0
     print(f"osamd: {outcome.done:,} of {counted(header.count, 'photo')} done", file=sys.stderr)
     if number:

@@ -244,6 +244,11 @@ def _add_batch(commands: "Commands[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where the model runs (auto)")
     parser.add_argument("--threads", type=_count, metavar="N", help="cores to use; with --on, of each worker (all)")
+    parser.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="try again the photos that failed in earlier runs, and those behind them in their shards",
+    )
     parser.add_argument("--shard-size", type=_count, metavar="N", help="photos per shard, the unit of work (200)")
     parser.add_argument(
         "--part", metavar="I/N", help="do only part I, from 0, of N: for several machines that share DIR"

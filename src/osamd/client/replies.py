@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from osamd import errors
-from osamd.errors import OsamdError, UnreachableError
+from osamd.errors import BodyTooLargeError, OsamdError, UnreachableError
 
 if TYPE_CHECKING:
     import httpx2
@@ -226,7 +226,7 @@ def models_of(response: "httpx2.Response") -> list[dict[str, Any]]:
 
 
 def error_of(response: "httpx2.Response") -> OsamdError:
-    """The exception for the answer's code; ``UnreachableError`` if the answer is not osamd's."""
+    """The exception for the answer's code; if the answer is not osamd's, ``UnreachableError``, or for a 413 its own."""
     retry_after_s = retry_after(response)
     try:
         problem = json.loads(response.content)
@@ -234,11 +234,10 @@ def error_of(response: "httpx2.Response") -> OsamdError:
         problem = None
     # Gateways answer JSON with a code, too.
     if not isinstance(problem, dict) or "code" not in problem or problem["code"] != problem.get("title"):
-        text = response.text.strip()[:200]
-        return UnreachableError(
-            f"unexpected {response.status_code} from {response.url.host}, not from osamd: {text}",
-            retry_after_s=retry_after_s,
-        )
+        message = f"unexpected {response.status_code} from {response.url.host}, not from osamd"
+        if response.status_code == BodyTooLargeError.status:
+            return BodyTooLargeError(f"{message}: the proxy or host in front of the server takes no bodies this large")
+        return UnreachableError(f"{message}: {response.text.strip()[:200]}", retry_after_s=retry_after_s)
     kind = error_kind(str(problem["code"]))
     detail = str(problem.get("detail", problem["code"]))
     field = problem.get("field")

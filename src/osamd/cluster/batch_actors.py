@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from osamd.cluster.batch_ray import check_room, connected, is_this_machine, placement_for
-from osamd.dataset.answers import row_maker
+from osamd.dataset.answers import RowMaker
 from osamd.dataset.local import Machine, local_answers
 from osamd.dataset.manifest import NAME, Manifest
 from osamd.dataset.plan import STATE, Header, Item
@@ -84,7 +84,7 @@ class ShardActor:
                 raise InvalidRequestError(f"a worker sees another run in {self._out}: all machines must share it")
             answers = self._opened.enter_context(local_answers(self._header, self._machine))
             decode = self._opened.enter_context(CarefulDecoder())
-            self._row_of = row_maker(self._header, answers, decode)
+            self._row_of = RowMaker(self._header, answers, decode)
         except (OsamdError, OSError) as error:
             return Done(error=error)
         return Done()

@@ -1,20 +1,22 @@
 """Who answers: the engine in this process, or a server. Both give the same rows for the same photos."""
 
-from collections.abc import Callable, Mapping, Sequence
+import errno
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from osamd.dataset.failures_in_a_row import FailuresInARow, is_unclear
 from osamd.dataset.plan import Header, Item, Target
 from osamd.dataset.rows import SCORE_DIGITS, Instance, Row, box_and_area, counts_of
 from osamd.dataset.urls import place_of
 from osamd.errors import (
     EmbeddingExpiredError,
-    HungError,
-    InferenceError,
     InvalidImageError,
     OsamdError,
     OutOfMemoryError,
     RequestError,
+    StorageError,
 )
 from osamd.pixels.formats import is_heic
 from osamd.pixels.images import upright_size
@@ -30,12 +32,20 @@ Asked = Mapping[str, Any]
 MOST_IMAGE_PIXELS: Final = 170_000_000
 # A server takes no more in one request.
 MOST_PROMPTS: Final = 64
+# As many as can be asked for.
+MOST_OBJECTS: Final = 1000
 # Without a time limit, so that the result does not depend on how busy the machine is.
-EVERYTHING: Final = {"everything": {"max_seconds": 1e8}}
-# Of this photo; everything else, such as a server that is down, stops the run, which can be continued.
-PHOTO_FAILURES: Final = (RequestError, InferenceError, HungError, OutOfMemoryError)
+EVERYTHING: Final = {"everything": {"max_seconds": 1e8, "max_masks": MOST_OBJECTS}}
+# A server has a time limit of its own.
+EVERYTHING_REMOTE: Final = {"max_masks": MOST_OBJECTS}
+# For a failure that may pass.
+ATTEMPTS: Final = 3
 # Request errors that every photo would get.
 FATAL_CODES: Final = frozenset({"unknown_model", "pull_forbidden", "not_found", "method_not_allowed"})
+# Why one photo cannot be read. Everything else may be its volume's fault.
+OF_THE_PHOTO: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +114,7 @@ class RemoteAnswers:
     def __call__(self, data: bytes, prompts: Sequence[Asked]) -> list[Found]:
         """See ``Answers``; more prompts than one request takes are sent in several, with the image once."""
         if "everything" in prompts[0]:
-            return _told(self._send(data, everything=True), first=0)
+            return _told(self._send(data, everything=EVERYTHING_REMOTE), first=0)
         found: list[Found] = []
         image_id: str | None = None
         for first in range(0, len(prompts), MOST_PROMPTS):
@@ -118,7 +128,16 @@ class RemoteAnswers:
         return found
 
     def _send(self, data: bytes | None, **asked: Any) -> "Segmentation":
-        return self._client.segment(data, model=self._model, mask_format="rle", mask_layout="full", include=[], **asked)
+        """Ask, and ask again after a failure that may pass; the client itself waits for a server that is down."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._client.segment(
+                    data, model=self._model, mask_format="rle", mask_layout="full", include=[], **asked
+                )
+            except OsamdError as error:
+                if not is_unclear(error) or attempt == ATTEMPTS - 1:
+                    raise
+        raise RuntimeError("the last attempt has an outcome")
 
 
 def _told(reply: "Segmentation", *, first: int) -> list[Found]:
@@ -136,41 +155,65 @@ def _found(annotation: Annotation) -> Found:
     return Found(annotation.prompt_index, annotation.text, annotation.score, counts_of(annotation.mask))
 
 
-def row_maker(header: Header, answers: Answers, decode: Decode) -> Callable[[Item], Row]:
-    """How a photo becomes a row.
+class RowMaker:
+    """Turns photos into rows. Called from several threads.
 
     Args:
         header: what to find.
         answers: who answers.
         decode: decodes images whose header is not read in this process.
-
-    Returns:
-        A function for any thread. It raises only what stops the run: an error that is not of one photo.
     """
-    by_text = {category.name: category.id for category in header.categories}
 
-    def category_of(item: Item, found: Found) -> int:
-        if item.targets:
-            return item.targets[found.prompt_index].category
-        return by_text.get(found.text or "", header.categories[0].id)
+    def __init__(self, header: Header, answers: Answers, decode: Decode) -> None:
+        self._header = header
+        self._answers = answers
+        self._decode = decode
+        self._by_text = {category.name: category.id for category in header.categories}
+        self._in_a_row = FailuresInARow()
 
-    def row_of(item: Item) -> Row:
+    def __call__(self, item: Item) -> Row:
+        """The row of a photo.
+
+        Raises:
+            OsamdError: what stops the run: an error that is not of one photo, or one of too many photos in a row.
+        """
         try:
             data = _read(item)
-            height, width = _size(data, decode)
-            prompts = _prompts(header, item, height=height, width=width)
-            found = answers(data, prompts) if prompts else []
+        except InvalidImageError as error:
+            return _failed(item, error)
+        except StorageError as error:
+            return self._unclear(item, error)
+        try:
+            size = height, width = _size(data, self._decode)
+            prompts = _prompts(self._header, item, height=height, width=width)
+            found = self._answers(data, prompts) if prompts else []
         except MemoryError as error:
             # Of a decoder, here or in a process that was killed.
-            return _failed(item, OutOfMemoryError(str(error) or "out of memory"))
-        except PHOTO_FAILURES as error:
-            if error.code in FATAL_CODES:
-                raise
-            return _failed(item, error)
-        size = (height, width)
-        return Row(item.index, width, height, tuple(_instance(one, category_of(item, one), size) for one in found))
+            return self._unclear(item, OutOfMemoryError(str(error) or "out of memory"))
+        except OsamdError as error:
+            return self._failed(item, error)
+        self._in_a_row.end()
+        return Row(
+            item.index, width, height, tuple(_instance(one, self._category_of(item, one), size) for one in found)
+        )
 
-    return row_of
+    def _failed(self, item: Item, error: OsamdError) -> Row:
+        """The row of a photo that could not be segmented, unless the error stops the run."""
+        # A server whose disk is full fails every photo.
+        if is_unclear(error) and not isinstance(error, StorageError):
+            return self._unclear(item, error)
+        if isinstance(error, RequestError) and error.code not in FATAL_CODES:
+            return _failed(item, error)
+        raise error
+
+    def _unclear(self, item: Item, error: OsamdError) -> Row:
+        self._in_a_row.add(error)
+        return _failed(item, error)
+
+    def _category_of(self, item: Item, found: Found) -> int:
+        if item.targets:
+            return item.targets[found.prompt_index].category
+        return self._by_text.get(found.text or "", self._header.categories[0].id)
 
 
 def _failed(item: Item, error: OsamdError) -> Row:
@@ -178,10 +221,21 @@ def _failed(item: Item, error: OsamdError) -> Row:
 
 
 def _read(item: Item) -> bytes:
+    """The photo's bytes.
+
+    Raises:
+        InvalidImageError: it cannot be read.
+        StorageError: the same, but that may be its volume's fault.
+    """
+    place = place_of(item.path)
     try:
-        return place_of(item.path).read_bytes()
+        return place.read_bytes()
     except OSError as error:
-        raise InvalidImageError(error.strerror or type(error).__name__) from None
+        message = error.strerror or type(error).__name__
+        is_gone = error.errno == errno.ENOENT and isinstance(place, Path) and not place.parent.exists()
+        if error.errno in OF_THE_PHOTO and not is_gone:
+            raise InvalidImageError(message) from None
+        raise StorageError(message) from None
 
 
 def _size(data: bytes, decode: Decode) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from osamd.dataset.failures import write_failures
-from osamd.dataset.formats import Format
+from osamd.dataset.formats import NAMES, Format
 from osamd.dataset.manifest import Manifest
 from osamd.dataset.plan import STATE
 from osamd.dataset.rows import Photo
@@ -16,6 +16,21 @@ from osamd.dataset.whole_files import locked, sync_files, write_whole
 
 # Shards that wait to be written; then the photos wait too, so that the outputs do not fall behind.
 MOST_WAITING: Final = 4
+
+
+def marker_of(out: Place, shards: Shards, shard: int, name: str) -> Place:
+    """The file that says that a shard is written in a format."""
+    return out / STATE / "written" / f"{shards.path(shard).stem}.{name}"
+
+
+def unmark(out: Place, shards: Shards, shard: int) -> None:
+    """Have a shard written again in all formats, once it is whole.
+
+    Raises:
+        OSError: a marker cannot be deleted.
+    """
+    for name in (*NAMES, "review"):
+        marker_of(out, shards, shard, name).unlink(missing_ok=True)
 
 
 class Exports:
@@ -33,7 +48,6 @@ class Exports:
 
     def __init__(self, out: Place, *, manifest: Manifest, shards: Shards, formats: Mapping[str, Format]) -> None:
         self._out = out
-        self._markers = out / STATE / "written"
         self._manifest = manifest
         self._shards = shards
         self._formats = formats
@@ -79,7 +93,7 @@ class Exports:
         return [name for name in self._formats if not self._marker(shard, name).exists()]
 
     def _marker(self, shard: int, name: str) -> Place:
-        return self._markers / f"{self._shards.path(shard).stem}.{name}"
+        return marker_of(self._out, self._shards, shard, name)
 
     def _photos(self, shard: int) -> Iterator[Photo]:
         rows = self._shards.rows(shard)

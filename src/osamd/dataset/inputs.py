@@ -15,8 +15,8 @@ from osamd.errors import InvalidRequestError
 
 # Of the formats that are decoded; in a folder, other files are not images.
 SUFFIXES: Final = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".jp2", ".j2k", ".jpx"}
-    | {".heic", ".heif"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".mpo", ".png", ".apng", ".webp", ".gif", ".tif", ".tiff", ".bmp"}
+    | {".dib", ".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"}
 )
 LIST_SUFFIX: Final = ".txt"
 MAGIC: Final = frozenset("*?[")
@@ -131,13 +131,13 @@ def _photos_below(place: UrlPath) -> Iterator[str]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    for parent, files in _folders(folder):
+    for parent, files in folders_below(folder):
         for name in files:
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
                 yield str(Path(parent, name))
 
 
-def _folders(top: str) -> Iterator[tuple[str, list[str]]]:
+def folders_below(top: str) -> Iterator[tuple[str, list[str]]]:
     """A folder and those below, with the names of their files.
 
     Left out are hidden folders, which hold caches and version control; results of runs, whose masks are not photos; and
@@ -179,7 +179,7 @@ def _matches(pattern: str) -> Iterator[str]:
     at = parts.index(DEEP)
     tail = parts[at + 1 :] or ("*",)
     for top in glob.iglob(str(Path(*parts[:at]))) if at else ["."]:  # noqa: PTH207 - any root
-        for folder, _ in _folders(top):
+        for folder, _ in folders_below(top):
             yield from _matches(str(Path(glob.escape(folder), *tail)))
 
 

@@ -54,11 +54,8 @@ def open_manifest(out: Place, plan: Plan | None) -> Manifest:
             raise InvalidRequestError(f"{out} holds no run to continue: give INPUT and what to find in it")
         manifest = Manifest(path)
         # Outputs are functions of the shards, so any version may add them to photos that are all done.
-        if manifest.header.osamd != __version__ and not _is_segmented(out, manifest.header):
-            raise InvalidRequestError(
-                f"{out} holds a run of osamd {manifest.header.osamd}, and this is osamd {__version__}: continue it with"
-                " that version, or choose another --out"
-            )
+        if not _is_segmented(out, manifest.header):
+            check_version(out, manifest.header)
         return manifest
     with locked(out / STATE / "lock"):
         if path.exists():
@@ -66,6 +63,19 @@ def open_manifest(out: Place, plan: Plan | None) -> Manifest:
         else:
             write_manifest(path, plan.header, plan.items)
     return Manifest(path)
+
+
+def check_version(out: Place, header: Header) -> None:
+    """Refuse to mix photos that two versions of osamd have segmented.
+
+    Raises:
+        InvalidRequestError: another version began the run.
+    """
+    if header.osamd != __version__:
+        raise InvalidRequestError(
+            f"{out} holds a run of osamd {header.osamd}, and this is osamd {__version__}: continue it with that"
+            " version, or choose another --out"
+        )
 
 
 def is_segmented(out: Place) -> bool:

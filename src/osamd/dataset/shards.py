@@ -61,6 +61,50 @@ class Shards:
         path.parent.mkdir(parents=True, exist_ok=True)
         return Journal.open(path, shard, first=first, count=count)
 
+    def has_failed(self, shard: int) -> bool:
+        """Whether one of its photos that are done failed; a shard that has not begun has none.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        path = self.path(shard)
+        if not path.exists():
+            if isinstance(path, UrlPath) or not path.with_name(path.name + PART).exists():
+                return False
+            path = path.with_name(path.name + PART)
+        with path.open("rb") as file:
+            rows = map(_whole_row, file)
+            return any(row is not None and row.code for row in rows)
+
+    def drop_failed(self, shard: int, *, first: int, count: int) -> int:
+        """Make a shard with failed photos one that is not finished, and ends before the first of them.
+
+        Args:
+            shard: its number.
+            first: index of its first photo.
+            count: its number of photos.
+
+        Returns:
+            How many of its photos had failed; 0 if another process has the shard, which is then as it was.
+
+        Raises:
+            OSError: it cannot be read or written.
+        """
+        path = self.path(shard)
+        if isinstance(path, UrlPath):
+            failed = sum(bool(row.code) for row in self.rows(shard))
+            path.unlink(missing_ok=True)
+            return failed
+        if path.exists():
+            path.replace(path.with_name(path.name + PART))
+        journal = Journal.open(path, shard, first=first, count=count)
+        if journal is None:
+            return 0
+        try:
+            return journal.drop_failed()
+        finally:
+            journal.close()
+
 
 class Journal:
     """The rows of an unfinished shard, locked for this process. Made by ``open``.
@@ -115,6 +159,25 @@ class Journal:
         while data:
             data = data[os.write(self._file, data) :]
         self._count_in(row)
+
+    def drop_failed(self) -> int:
+        """Cut off the first failed photo and all behind it; the journal can only be closed then.
+
+        Returns:
+            How many photos had failed.
+
+        Raises:
+            OSError: it cannot be read or written.
+        """
+        kept = 0
+        os.lseek(self._file, 0, os.SEEK_SET)
+        with open(self._file, "rb", closefd=False) as lines:
+            for line in lines:
+                if row_of_line(line).code:
+                    break
+                kept += len(line)
+        os.truncate(self._file, kept)
+        return self.failed
 
     def finish(self) -> None:
         """Give the complete shard its name, so that it counts as whole.

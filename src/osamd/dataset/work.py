@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from osamd.dataset.answers import Answers, row_maker
+from osamd.dataset.answers import Answers, RowMaker
 from osamd.dataset.manifest import Manifest
 from osamd.dataset.pipeline import in_order
 from osamd.dataset.plan import Header, Item
@@ -194,4 +194,4 @@ class InProcess:
     def __call__(self, work: Work, *, stop: threading.Event) -> None:
         """See ``Workers``."""
         with self._answers() as answers, CarefulDecoder() as decode:
-            work.go(row_maker(work.header, answers, decode), at_once=self._at_once, stop=stop)
+            work.go(RowMaker(work.header, answers, decode), at_once=self._at_once, stop=stop)

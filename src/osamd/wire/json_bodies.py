@@ -164,7 +164,9 @@ def _backslashes_before(raw: bytes, position: int, start: int) -> int:
 
 def _too_long(raw: bytes, opening: int, most: int) -> InvalidRequestError:
     key = ANY_KEY.search(raw, max(0, opening - BEFORE_STRING), opening + 1)
+    # Where every string may be as long as the whole JSON, there are no exceptions.
+    exceptions = "" if most == MOST_BYTES else ": only images and embedding data may be that long"
     return InvalidRequestError(
-        f"a string exceeds {most:,} bytes: only images and embedding data may be that long",
+        f"a string exceeds {most:,} bytes{exceptions}",
         field=key[1].decode("utf-8", "replace") if key is not None else None,
     )

@@ -1,9 +1,11 @@
 """Output formats. Each is made of the shards, so a format can be added to a finished run without segmenting again."""
 
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Final, Protocol
 
-from osamd.dataset.plan import Header, Item
+from osamd.dataset.plan import STATE, Header, Item
 from osamd.dataset.rows import Photo
 from osamd.dataset.urls import Place, UrlPath
 from osamd.dataset.whole_files import LONGEST_NAME
@@ -47,34 +49,51 @@ def open_formats(names: Iterable[str], out: Place, header: Header, items: Iterab
         InvalidRequestError: a format needs a package that is not installed, or does not fit the names of the images.
     """
     chosen = list(names)
-    check_stems(items, chosen, longest=None if isinstance(out, UrlPath) else LONGEST_NAME)
+    if isinstance(out, UrlPath):
+        check_stems(items, chosen, longest=None)
+    else:
+        check_stems(items, chosen, folds_case=_folds_case(out))
     return {name: make_format(name, out, header) for name in chosen}
 
 
-def check_stems(items: Iterable[Item], formats: Iterable[str], *, longest: int | None = LONGEST_NAME) -> None:
-    """Refuse images that differ only in their suffix, or have too long a name, for formats with a file for each.
+def check_stems(
+    items: Iterable[Item],
+    formats: Iterable[str],
+    *,
+    longest: int | None = LONGEST_NAME,
+    folds_case: bool = False,
+) -> None:
+    """Refuse images whose files would have one name, or too long a name, for formats with a file for each.
 
     Args:
         items: all images of the run.
         formats: the names of the formats.
         longest: of a file's name, in bytes; None if there is no limit.
+        folds_case: whether the output folder takes names for the same that differ only in case or Unicode form.
 
     Raises:
-        InvalidRequestError: names two that differ only in their suffix, or one whose name is too long.
+        InvalidRequestError: names two that would have the same file, or one whose name is too long.
     """
     by_stem = sorted(ENDINGS.keys() & set(formats))
     if not by_stem:
         return
     names: dict[str, str] = {}
     for item in items:
-        other = names.setdefault(item.stem, item.name)
+        stem = unicodedata.normalize("NFC", item.stem).casefold() if folds_case else item.stem
+        other = names.setdefault(stem, item.name)
         if other != item.name:
+            where = ", and the output folder ignores case" if folds_case else ""
             raise InvalidRequestError(
                 f"{other} and {item.name} would have the same file in --format {', '.join(by_stem)}, which names files"
-                " without the image's suffix: rename one, or use another format"
+                f" without the image's suffix{where}: rename one, or use another format"
             )
         if longest is not None:
             _check_lengths(item, by_stem, longest)
+
+
+def _folds_case(out: Path) -> bool:
+    """Whether names that differ only in case are the same here, as on SMB, exFAT and most Macs."""
+    return (out / STATE.upper()).is_dir()
 
 
 def _check_lengths(item: Item, formats: Iterable[str], longest: int) -> None:

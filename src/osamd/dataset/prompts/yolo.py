@@ -1,8 +1,8 @@
 """Boxes from YOLO's label files: ``class x y width height``, or ``class`` and a polygon, as fractions of the size."""
 
-import functools
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -13,13 +13,31 @@ from osamd.errors import InvalidRequestError
 
 CLASSES: Final = "classes.txt"
 DATA: Final = ("data.yaml", "data.yml")
+LABEL_SUFFIX: Final = ".txt"
 SPLITS: Final = ("train", "val", "test")
+# Named by many files that were downloaded without its images.
+OPTIONAL_SPLIT: Final = "test"
 # From labels/train to the data set.
 LEVELS_UP: Final = 2
 BOX_FIELDS: Final = 5
+# Of a data.yaml whose labels have key points behind the box.
+POSE: Final = "kpt_shape"
 EXPECTED: Final = "expected a YOLO data set with train, val and names"
 # A class and three corners.
 FEWEST_POLYGON_FIELDS: Final = 7
+
+
+@dataclass(frozen=True, slots=True)
+class _About:
+    """What a data set says of its labels.
+
+    Attributes:
+        names: of the classes.
+        has_key_points: whether each label is a box and key points behind it.
+    """
+
+    names: Mapping[int, str]
+    has_key_points: bool = False
 
 
 def read_labels(folder: Path) -> KnownBoxes:
@@ -32,13 +50,25 @@ def read_labels(folder: Path) -> KnownBoxes:
         InvalidRequestError: there are no label files, or one is malformed.
         OSError: one cannot be read.
     """
-    files = [path for path in folder.rglob("*.txt") if path.name != CLASSES]
+    from osamd.dataset.inputs import folders_below
+
+    files = [
+        Path(parent, name)
+        for parent, found in folders_below(str(folder))
+        for name in found
+        if Path(name).suffix == LABEL_SUFFIX and name != CLASSES
+    ]
     if not files:
         raise InvalidRequestError(f"{folder}: expected YOLO label files (.txt)")
-    names = _names_near(folder)
+    about = _about(folder)
     # Read once now, so that a malformed one is reported before any work.
-    used = {target.category for path in files for target in _read(path)}
-    return KnownBoxes(_categories(names, used), functools.partial(_targets_in, folder))
+    used = {target.category for path in files for target in _read(path, about)}
+
+    def targets_of(name: str) -> tuple[Target, ...] | None:
+        path = folder / PurePosixPath(name).with_suffix(LABEL_SUFFIX)
+        return _read(path, about) if path.is_file() else None
+
+    return KnownBoxes(_categories(about.names, used), targets_of)
 
 
 def read_yaml(path: Path) -> KnownBoxes:
@@ -51,41 +81,53 @@ def read_yaml(path: Path) -> KnownBoxes:
     from osamd.dataset.inputs import add_image, find_images, name_of
 
     content = _load(path)
+    about = _about_of(content, path)
     root = path.parent / str(content.get("path") or "")
-    entries = [entry for split in SPLITS for entry in _entries(content.get(split), f"{path}: {split}")]
-    if not entries:
+    splits = {split: _entries(content.get(split), f"{path}: {split}") for split in SPLITS}
+    if not any(splits.values()):
         raise InvalidRequestError(f"{path}: expected train, val or test")
     images: dict[str, str] = {}
-    for entry in entries:
-        for file in find_images([str(root / entry)]).images.values():
-            add_image(images, name_of(file, str(root)), file)
+    for split, entries in splits.items():
+        for place in (_place(root, entry) for entry in entries):
+            if split == OPTIONAL_SPLIT and not place.exists():
+                continue
+            for file in find_images([str(place)]).images.values():
+                add_image(images, name_of(file, str(root)), file)
     labels = {name: _label_of(file) for name, file in images.items()}
-    used = {target.category for label in labels.values() for target in _read(label)}
+    used = {target.category for label in labels.values() for target in _read(label, about)}
 
     def targets_of(name: str) -> tuple[Target, ...] | None:
-        return _read(labels[name]) if name in labels else None
+        return _read(labels[name], about) if name in labels else None
 
-    return KnownBoxes(_categories(_names(content, path), used), targets_of, images=dict(sorted(images.items())))
+    return KnownBoxes(_categories(about.names, used), targets_of, images=dict(sorted(images.items())))
 
 
-def _targets_in(folder: Path, name: str) -> tuple[Target, ...] | None:
-    path = folder / PurePosixPath(name).with_suffix(".txt")
-    return _read(path) if path.is_file() else None
+def _place(root: Path, entry: str) -> Path:
+    """Where the images of a split are.
+
+    Exports of Roboflow write ``../train/images`` for a folder beside the file, and Ultralytics reads it so.
+    """
+    place = root / entry
+    beside = root / entry.removeprefix("../")
+    return beside if not place.exists() and beside.exists() else place
 
 
 def _label_of(image: str) -> Path:
     """Where the label of an image is: the last folder called ``images`` becomes ``labels``."""
     before, found, after = image.rpartition(f"{os.sep}images{os.sep}")
-    return Path(f"{before}{os.sep}labels{os.sep}{after}" if found else image).with_suffix(".txt")
+    return Path(f"{before}{os.sep}labels{os.sep}{after}" if found else image).with_suffix(LABEL_SUFFIX)
 
 
-def _read(path: Path) -> tuple[Target, ...]:
+def _read(path: Path, about: _About) -> tuple[Target, ...]:
     """The objects of a label file; none if it does not exist, which is how YOLO marks backgrounds."""
     try:
         lines = _lines(path)
     except FileNotFoundError:
         return ()
-    return tuple(_target(line.split(), f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip())
+    most = BOX_FIELDS if about.has_key_points else None
+    return tuple(
+        _target(line.split()[:most], f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()
+    )
 
 
 def _lines(path: Path) -> list[str]:
@@ -117,14 +159,21 @@ def _categories(names: Mapping[int, str], used: Iterable[int]) -> tuple[Category
     return tuple(Category(number, names.get(number, str(number))) for number in sorted({*names, *used}))
 
 
-def _names_near(folder: Path) -> dict[int, str]:
+def _about(folder: Path) -> _About:
+    """What the nearest file with classes says."""
     for place in (folder, *folder.absolute().parents[:LEVELS_UP]):
         if (classes := place / CLASSES).is_file():
-            return dict(enumerate(line.strip() for line in _lines(classes) if line.strip()))
+            # The line's number is the class, so a blank one counts.
+            names = {number: line.strip() for number, line in enumerate(_lines(classes)) if line.strip()}
+            return _About(names)
         for data in DATA:
             if (path := place / data).is_file():
-                return _names(_load(path), path)
-    return {}
+                return _about_of(_load(path), path)
+    return _About({})
+
+
+def _about_of(content: Mapping[str, Any], path: Path) -> _About:
+    return _About(_names(content, path), has_key_points=bool(content.get(POSE)))
 
 
 def _names(content: Mapping[str, Any], path: Path) -> dict[int, str]:
