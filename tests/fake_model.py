@@ -27,7 +27,7 @@ class FakeModel:
     Attributes:
         capabilities: what it claims to take.
         device: where it claims to run.
-        feature_shapes: of its embedding, by name.
+        shapes: of its embedding's features, by name.
         on_prepare: called with each image on the worker thread, before anything else; may wait or raise.
         on_encode: the same when it is encoded.
         on_decode: the same for each prompt.
@@ -40,13 +40,18 @@ class FakeModel:
         default_factory=lambda: Capabilities(points=True, boxes=1, mask_input=True, multimask=True)
     )
     device: str = "fake"
-    feature_shapes: Mapping[str, Shape] = field(default_factory=lambda: {"image": (1, 3, "height", "width")})
+    shapes: Mapping[str, Shape] = field(default_factory=lambda: {"image": (1, 3, "height", "width")})
     on_prepare: Callable[[ByteArray], None] = nothing
     on_encode: Callable[[ByteArray], None] = nothing
     on_decode: Callable[[Prompt], None] = nothing
     candidates: list[Candidate] | None = None
     encoded: list[tuple[int, int]] = field(default_factory=list)
     decoded: list[tuple[Prompt, MaskLogits | None, bool]] = field(default_factory=list)
+
+    def feature_shapes(self, *, height: int, width: int) -> Mapping[str, Shape]:
+        """The same for every image."""
+        del height, width
+        return self.shapes
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:
         """One click in the middle."""

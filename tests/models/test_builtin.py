@@ -33,6 +33,15 @@ def adapter() -> Adapter:
     return build_model(MODEL, Store(Path("nowhere")).paths(MODEL), Placement((CPU,), 2))
 
 
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 900), st.integers(1, 900))
+def test_features_have_the_shapes_that_are_told(adapter: Adapter, height: int, width: int) -> None:
+    """An embedding that a caller sends is compared with them."""
+    embedding = encode_pixels(adapter, np.zeros((height, width, 3), np.uint8))
+    told = adapter.feature_shapes(height=height, width=width)
+    assert list(told.items()) == [(name, values.shape) for name, values in embedding.features.items()]
+
+
 def disc(height: int, width: int, x: float, y: float, radius: float) -> Bools:
     """Where a disc is."""
     rows, columns = np.ogrid[:height, :width]

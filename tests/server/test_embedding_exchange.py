@@ -126,7 +126,7 @@ def test_embedding_comes_back(client: httpx2.Client, replies: Replies, model: st
 
 def test_an_embedding_in_a_reply_has_no_picture(replies: Replies) -> None:
     """Of the built-in model it has the eight maps of features, and nothing else of the photo."""
-    embedding = replies("builtin:latest", "image_embedding_compact")["image_embedding"]
+    embedding = dict(replies("builtin:latest", "image_embedding_compact")["image_embedding"])
     arrays = [embedding.pop("embedding"), *embedding.pop("extra_features")]
 
     assert {"original_height", "original_width"} == set(embedding)
@@ -166,6 +166,21 @@ def test_same_embedding_is_known_again(client: httpx2.Client, sent: Sent) -> Non
     assert first.json()["image_id"] == again.json()["image_id"]
     problem = refusal(client.post(GENERATE, json=body | {"model": "sam:300m"}))
     assert (422, "image_embedding") == (problem["status"], problem["field"])
+
+
+@pytest.mark.parametrize("model", ["builtin:latest", "yoloworld:latest"])
+def test_an_embedding_of_another_size_is_refused(client: httpx2.Client, replies: Replies, model: str) -> None:
+    """These graphs take any size, and the largest that a body holds would take gigabytes and half a minute."""
+    embedding = copy.deepcopy(replies(model, "image_embedding_compact")["image_embedding"])
+    array = embedding["extra_features"][-4] if embedding["extra_features"] else embedding["embedding"]
+    channels, rows, columns = array["shape"]
+    array |= base64_array([channels, 2 * rows, columns], "float16")
+    body = {"model": model, "prompt": prompt_of(model), "image_embedding": embedding}
+    problem = refusal(client.post(GENERATE, json=body))
+    assert (422, "image_embedding") == (problem["status"], problem["field"])
+    assert (
+        f"with the shape ({channels}, {rows}, {columns}), not ({channels}, {2 * rows}, {columns})" in problem["detail"]
+    )
 
 
 def base64_array(shape: list[int], dtype: str = "float32", *, data: bytes | None = None) -> Sent:

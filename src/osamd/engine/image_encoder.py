@@ -196,7 +196,8 @@ class ImageEncoder:
             )
         async with self._using(wanted.model) as adapter:
             await wanted.check_unchanged()
-            image = wanted.encoded(restore(exchanged, adapter.feature_shapes, model=wanted.model.name))
+            shapes = adapter.feature_shapes(height=exchanged.height, width=exchanged.width)
+            image = wanted.encoded(restore(exchanged, shapes, model=wanted.model.name))
         self._remember(wanted, image)
         return image
 

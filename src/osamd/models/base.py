@@ -26,9 +26,11 @@ class Adapter(Protocol):
     def device(self) -> str:
         """Where it actually runs, such as ``cpu``."""
 
-    @property
-    def feature_shapes(self) -> Mapping[str, Shape]:
-        """The embedding's features by name in osam's order, each (1, C, H, W); dynamic sizes are names."""
+    def feature_shapes(self, *, height: int, width: int) -> Mapping[str, Shape]:
+        """The features of an image of this size by name in osam's order, each (1, C, H, W).
+
+        Embeddings that callers send are checked against it, so a size is a name only where every size is possible.
+        """
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:
         """The prompt used for a request without one."""

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from osamd.library.families import capabilities_of
+from osamd.models.base import Shape
 from osamd.models.second_look import SecondLook
 from osamd.models.tensors import FOREGROUND, confidence, ranked
 from osamd.pixels.geometry import to_fractions, working_size
@@ -34,7 +35,9 @@ MULTIPLE: Final = 32
 STRIDE: Final = 4
 MEAN: Final = 127.0
 SCALE: Final = 128.0
-FEATURES: Final = ("p4", "p8", "p16", "e")
+# Working pixels per cell of each feature map.
+STRIDES: Final = {"p4": 4, "p8": 8, "p16": 16, "e": 8}
+FEATURES: Final = tuple(STRIDES)
 PADDING_LABEL: Final = -1.0
 MOST_STEPS: Final = 16
 MOST_REMEMBERED: Final = 4
@@ -58,9 +61,6 @@ class Builtin:
     def __init__(self, paths: Mapping[str, Path], placement: Placement) -> None:
         self._encoder, self._decoder = load_both(paths["encoder"], paths["decoder"], placement)
         self.device = device_of(self._encoder.providers)
-        self.feature_shapes = {
-            f"{scale}.{name}": self._decoder.input_shapes[name] for scale in AREAS for name in FEATURES
-        }
         # The last answers for each embedding, latest first, for as long as the embedding exists; 25 KB each.
         self._answers: WeakKeyDictionary[Embedding, tuple[tuple[Key, HalfArray], ...]] = WeakKeyDictionary()
         self._second_look = SecondLook(self._encode_window)
@@ -75,6 +75,16 @@ class Builtin:
         """Twice the larger of the two working sizes, because masks depend on the resampling of the last step."""
         rows, columns = working_size(height, width, area=AREAS["large"], multiple=MULTIPLE)
         return 2 * rows, 2 * columns
+
+    def feature_shapes(self, *, height: int, width: int) -> Mapping[str, Shape]:
+        """Those of both working sizes; the graph itself would take any size, at a cost that grows with its square."""
+        shapes: dict[str, Shape] = {}
+        for scale, area in AREAS.items():
+            rows, columns = working_size(height, width, area=area, multiple=MULTIPLE)
+            for name, stride in STRIDES.items():
+                channels = self._decoder.input_shapes[name][1]
+                shapes[f"{scale}.{name}"] = (1, channels, rows // stride, columns // stride)
+        return shapes
 
     def mask_frame(self, *, height: int, width: int) -> MaskFrame:
         """The decoder's grid at the larger working size, without padding."""

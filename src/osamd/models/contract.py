@@ -83,6 +83,13 @@ def check_outputs(session: Session, expected: Mapping[str, Shape]) -> None:
             )
 
 
+def narrowed(shape: Shape, other: Shape) -> Shape:
+    """A shape with the other's sizes where its own are not fixed; the other may be unknown, ``()``."""
+    if len(shape) != len(other):
+        return shape
+    return tuple(one if isinstance(one, int) else more for one, more in zip(shape, other, strict=True))
+
+
 def _agree(wanted: Shape, found: Shape) -> bool:
     """Whether two shapes have the same rank, and equal sizes where both are fixed."""
     return len(wanted) == len(found) and all(

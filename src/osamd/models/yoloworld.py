@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from osamd.library.families import capabilities_of
 from osamd.models.clip_tokens import tokenize
-from osamd.models.contract import FLOAT, INT64, Input, check_inputs, check_outputs
+from osamd.models.contract import FLOAT, INT64, Input, Shape, check_inputs, check_outputs
 from osamd.models.tensors import confidence
 from osamd.pixels.mask_pictures import MaskFrame
 from osamd.runtime.sessions import Placement, Session, device_of
@@ -54,8 +54,12 @@ class YoloWorld:
         check_outputs(self._textual, {self._text_features[0]: ("T", self._yolo.input_shapes["text_features"][2])})
         check_outputs(self._yolo, {"scores": (1, "A", "T"), "boxes": (1, "A", 4)})
         self.device = device_of(self._yolo.providers)
-        self.feature_shapes = {"images": self._yolo.input_shapes["images"]}
         tokenize([ANYTHING], CONTEXT_LENGTH)  # loads the vocabulary now, not at the first request
+
+    def feature_shapes(self, *, height: int, width: int) -> Mapping[str, Shape]:
+        """The padded image, whose size is the same for every image."""
+        del height, width
+        return {"images": (1, 3, SIDE, SIDE)}
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:
         """The text "anything", as in osam."""

@@ -62,7 +62,7 @@ class EmbeddingSchema(WireModel):
         """The engine's value.
 
         Raises:
-            InvalidRequestError: the lists are ragged, or the base64 does not match its shape.
+            InvalidRequestError: the lists are ragged, the base64 does not match its shape, or a value is not finite.
         """
         import numpy as np
 
@@ -77,4 +77,7 @@ class EmbeddingSchema(WireModel):
         if first.ndim != EMBEDDING_AXES or not first.size:
             raise InvalidRequestError("expected lists of equal lengths, none empty", field=f"{field}.embedding")
         rest = [feature.to_array(f"{field}.extra_features[{k}]") for k, feature in enumerate(self.extra_features)]
-        return ExchangedEmbedding(height=self.original_height, width=self.original_width, arrays=(first, *rest))
+        arrays = (first, *rest)
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise InvalidRequestError("expected finite numbers", field=field)
+        return ExchangedEmbedding(height=self.original_height, width=self.original_width, arrays=arrays)
