@@ -37,6 +37,8 @@ DoorName = Literal["cvat", "label-studio", "roboflow", "qupath", "x-anylabeling"
 MEBIBYTE = 1024 * 1024
 # Expiry times must fit into a date.
 MOST_TTL_S = 1e9
+# Three years; the timers of threads and sockets overflow at a hundred times as many.
+MOST_S = 1e8
 USER_CATALOG = "~/.config/osamd/models.toml"
 
 
@@ -122,7 +124,7 @@ class Settings(BaseSettings):
         description="Models that requests may pull, separated by commas. Unset: the whole catalogue.",
     )
     pull_wait_s: float = Field(
-        default=60.0, gt=0, description="Seconds a request waits for a pull in progress before it gets 503."
+        default=60.0, gt=0, le=MOST_S, description="Seconds a request waits for a pull in progress before it gets 503."
     )
     model_memory_bytes: int | None = Field(
         default=None,
@@ -158,10 +160,13 @@ class Settings(BaseSettings):
     encode_queue: int = Field(default=16, ge=1, description="Images that may wait to be encoded.")
     decode_queue: int = Field(default=256, ge=1, description="Requests that may wait for their prompts to be decoded.")
     queue_wait_s: float = Field(
-        default=60.0, gt=0, description="Seconds a request may wait in either queue before it gets 503."
+        default=60.0, gt=0, le=MOST_S, description="Seconds a request may wait in either queue before it gets 503."
     )
     deadline_s: float = Field(
-        default=120.0, gt=0, description="Seconds a request may take, including its body, before it gets 504."
+        default=120.0,
+        gt=0,
+        le=MOST_S,
+        description="Seconds a request may take, including its body, before it gets 504.",
     )
     requests_per_minute: int = Field(default=6000, ge=1, description="Requests per minute per key.")
     encodes_per_minute: int = Field(
@@ -198,27 +203,36 @@ class Settings(BaseSettings):
     idle_s: float = Field(
         default=130.0,
         gt=0,
+        le=MOST_S,
         description="Seconds a connection may be idle between requests. Must exceed the proxy's idle timeout, since a"
         " request sent on a connection that is just being closed fails: nginx and AWS load balancers use 60 s, Traefik"
         " and Azure Front Door 90, Caddy 120. Behind Google's load balancers set 620, behind Cloudflare 910.",
     )
     head_s: float = Field(
-        default=10.0, gt=0, description="Seconds for the head of a request to arrive, counted from the connection."
+        default=10.0,
+        gt=0,
+        le=MOST_S,
+        description="Seconds for the head of a request to arrive, counted from the connection.",
     )
-    receive_s: float = Field(default=60.0, gt=0, description="Seconds for a body to arrive, else 408.")
-    receive_idle_s: float = Field(default=10.0, gt=0, description="Seconds a body may pause, else 408.")
+    receive_s: float = Field(default=60.0, gt=0, le=MOST_S, description="Seconds for a body to arrive, else 408.")
+    receive_idle_s: float = Field(default=10.0, gt=0, le=MOST_S, description="Seconds a body may pause, else 408.")
     send_idle_s: float = Field(
-        default=30.0, gt=0, description="Seconds without the client reading any of its answer before it is cut off."
+        default=30.0,
+        gt=0,
+        le=MOST_S,
+        description="Seconds without the client reading any of its answer before it is cut off.",
     )
     hang_s: float = Field(
         default=150.0,
         gt=0,
+        le=MOST_S,
         description="Seconds after which a running computation counts as hung: its request fails and its worker is"
         " replaced.",
     )
     grace_s: float = Field(
         default=25.0,
         gt=0,
+        le=MOST_S,
         description="Seconds for running requests to finish on shutdown. Most hosts kill after 30, Docker after 10.",
     )
     embedding_cache_bytes: int = Field(
@@ -249,6 +263,7 @@ class Settings(BaseSettings):
     decode_s: float = Field(
         default=4.0,
         gt=0,
+        le=MOST_S,
         description="CPU seconds for decoding one image; beyond that its process is killed and the request gets 422.",
     )
     max_mask_pixels: int = Field(
@@ -280,7 +295,7 @@ class Settings(BaseSettings):
         description="Private networks that `image_url` may reach, separated by commas.",
     )
     url_bytes: int = Field(default=16 * MEBIBYTE, ge=1, description="Largest image fetched by URL, in bytes.")
-    url_s: float = Field(default=10.0, gt=0, description="Seconds for a fetch by URL, including redirects.")
+    url_s: float = Field(default=10.0, gt=0, le=MOST_S, description="Seconds for a fetch by URL, including redirects.")
     url_fetches: int = Field(default=4, ge=1, le=64, description="Concurrent fetches by URL; more get 503.")
     mask_layout: MaskLayout = Field(
         default="full",

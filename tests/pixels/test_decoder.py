@@ -18,7 +18,7 @@ from pictures import encoded
 from PIL import Image
 from waiting import WAIT_S
 
-from osamd.errors import ImageTooLargeError, InvalidImageError, ShuttingDownError
+from osamd.errors import ImageTooLargeError, InvalidImageError, OverloadedError, ShuttingDownError
 from osamd.pixels.decoder import LARGE_PIXELS, MOST_IDLE, Decoder
 from osamd.pixels.decoder_messages import KEPT_BYTES
 from osamd.pixels.decoder_process import BYTES_A_PIXEL
@@ -191,6 +191,22 @@ def test_idle_process_that_died_is_replaced(decoder: Decoder) -> None:
         child.process.wait()
 
     assert (8, 8, 3) == decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS).pixels.shape
+
+
+def test_one_more_process_that_could_not_be_started_does_not_matter(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its image is refused; the problem is over once an image was decoded by another process."""
+    decoder.start()
+    child = decoder._take()
+    with monkeypatch.context() as full:
+        full.setattr("osamd.pixels.decoder._started", lambda *_: (_ for _ in ()).throw(BlockingIOError(11, "busy")))
+        with pytest.raises(OverloadedError, match="could not start a process"):
+            decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS)
+        assert decoder.problem is not None
+        decoder._give_back(child)
+        assert (8, 8, 3) == decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS).pixels.shape
+    assert decoder.problem is None
 
 
 def test_terminal_and_service_signals_are_ignored(decoder: Decoder) -> None:

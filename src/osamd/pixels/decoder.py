@@ -90,17 +90,26 @@ class Decoder:
         self._busy: list[_Child] = []
         self._is_closed = False
         self._large = threading.Lock()
+        self._starting = threading.Lock()
         self._problem: str | None = None
 
     @property
     def problem(self) -> str | None:
-        """Why the last process could not be started; None if it could."""
+        """Why no process could be started; None once one was, or while an earlier one decodes."""
         return self._problem
 
     def start(self) -> None:
-        """Start a process ahead, so that the first image need not wait for it; ``problem`` tells if that failed."""
-        with contextlib.suppress(OverloadedError, ShuttingDownError):
-            self._give_back(self._take())
+        """Start a process ahead, so that the first image need not wait for it; ``problem`` tells if that failed.
+
+        Does nothing while another thread does it.
+        """
+        if not self._starting.acquire(blocking=False):
+            return
+        try:
+            with contextlib.suppress(OverloadedError, ShuttingDownError):
+                self._give_back(self._take())
+        finally:
+            self._starting.release()
 
     def __call__(self, data: bytes, *, max_pixels: int, wanted: WantedSize | None = None) -> Picture:
         """Decode an image; arguments and result as for ``decode_image``.
@@ -181,8 +190,8 @@ class Decoder:
         except OverloadedError as error:
             self._problem = str(error)
             raise
-        self._problem = None
         with self._lock:
+            self._problem = None
             self._busy.append(child)
         return child
 
@@ -192,6 +201,8 @@ class Decoder:
             if is_kept:
                 self._busy.remove(child)
                 self._idle.append(child)
+                # That one more could not be started does not matter now.
+                self._problem = None
         if not is_kept:
             self._drop(child)
 
@@ -227,12 +238,12 @@ def _spawned(cpu_s: float) -> _Child:
             room = on_failure.enter_context(_nameless_file())
             ours, theirs = socket.socketpair()
             on_failure.enter_context(ours)
+            ours.settimeout(max(PATIENCE_S, PATIENCE * cpu_s))
             with theirs:
                 process = _started(theirs.fileno(), room.fileno(), cpu_s)
         except OSError as error:
             raise OverloadedError(f"could not start a process to decode images: {error.strerror}") from error
         on_failure.pop_all()
-    ours.settimeout(max(PATIENCE_S, PATIENCE * cpu_s))
     return _Child(process, ours, room)
 
 

@@ -71,7 +71,12 @@ class LocalAnswers:
         return replace(self._engine.status(), state=self.state)
 
     async def readiness(self) -> EngineStatus:
-        """The status: there are no other processes."""
+        """The status: there are no other processes.
+
+        While no image can be decoded, this tries again: a server that is not ready gets no request that would do so.
+        """
+        if self._decoder is not None and self._decoder.problem is not None:
+            await asyncio.to_thread(self._decoder.start)
         return await self.status()
 
     async def shelf(self) -> Shelf:

@@ -447,6 +447,7 @@ def test_prewarm_encodes_the_image(door: httpx2.Client, studio: Studio) -> None:
         (click(1, 1), {"label_config": "<View"}, "XML"),
         (click(1, 1), {"label_config": "<!DOCTYPE a [<!ENTITY b 'c'>]><View/>"}, "DTD"),
         (click(1, 1), {"label_config": "<View/>"}, "with an Image tag"),
+        (click(1, 1), {"label_config": f"<View>{'<a>' * 200_000}"}, "600,006 bytes: the limit is 500,000"),
         (click(1, 1), {"label_config": config("").replace("RectangleLabels", "Other")}, "BrushLabels"),
         (click(1, 1), {"label_config": None}, "XML"),
         (click(1, 1, original_width=None), {}, "original_width"),

@@ -231,6 +231,17 @@ def test_what_a_proxy_or_a_page_sends_needs_a_key(tmp_path: Path) -> None:
     run(tmp_path, main)
 
 
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
+def test_what_a_trusted_proxy_forwards_needs_a_key_too(header: str, tmp_path: Path) -> None:
+    """It may have been told that the client is this machine."""
+
+    async def main(client: httpx2.AsyncClient) -> None:
+        told = {"X-Forwarded-For": "127.0.0.1", header: "for=203.0.113.9" if header == "Forwarded" else "127.0.0.1"}
+        assert (401, "access_denied") == await version_without_key(client, **told)
+
+    run(tmp_path, main, trusted_proxies=("127.0.0.1/32",))
+
+
 def test_who_needs_no_key_is_a_user_of_its_own(tmp_path: Path, photo: bytes) -> None:
     """Named anonymous in the log; images of keys are not recognized for it."""
 

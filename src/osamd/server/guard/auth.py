@@ -211,7 +211,8 @@ class ApiKeyMiddleware:
     async def _caller_of(self, scope: Scope) -> Caller | _Refusal:
         secrets = self._read_secrets(scope)
         if not secrets:
-            if self._is_keyless(scope) and not _is_forwarded(scope):
+            # Not even what a trusted proxy forwards: who has sent it is what the proxy was told.
+            if self._is_keyless(scope) and not _has_forwarding_header(scope):
                 if _is_of_a_foreign_page(scope, self._allowed_origins):
                     detail = "cross-site requests without a key are refused"
                     return _Refusal(403, "foreign_origin", f"{detail}: use the server's IP address or localhost")
@@ -303,7 +304,11 @@ def _counted(host: str) -> str:
 def _is_forwarded(scope: Scope) -> bool:
     """Whether an untrusted proxy forwarded this; for a trusted one the client would have no port."""
     _, port = scope.get("client") or ("", 0)
-    return bool(port) and any(name in {b"x-forwarded-for", b"forwarded"} for name, _ in scope["headers"])
+    return bool(port) and _has_forwarding_header(scope)
+
+
+def _has_forwarding_header(scope: Scope) -> bool:
+    return any(name in {b"x-forwarded-for", b"forwarded"} for name, _ in scope["headers"])
 
 
 def _is_of_a_foreign_page(scope: Scope, allowed_origins: Container[str]) -> bool:

@@ -11,6 +11,8 @@ from osamd.errors import InvalidRequestError
 OUTPUTS: Final = ("BrushLabels", "BitmaskLabels", "PolygonLabels", "RectangleLabels")
 RECTANGLES: Final = "RectangleLabels"
 IMAGE: Final = "Image"
+# Far more than the largest configurations have. A tag's attributes are read in one piece, while no other thread runs.
+MOST_BYTES: Final = 500_000
 
 
 @dataclass(slots=True)
@@ -69,20 +71,26 @@ def read_config(text: str) -> Config:
     """Read a labelling configuration.
 
     Raises:
-        InvalidRequestError: it is not XML, declares entities, or has no image.
+        InvalidRequestError: it is too long, not XML, declares entities, or has no image.
     """
+    content = text.encode("utf-8", "replace")
+    if len(content) > MOST_BYTES:
+        raise InvalidRequestError(
+            f"the labelling configuration has {len(content):,} bytes: the limit is {MOST_BYTES:,}", field="label_config"
+        )
     images: dict[str, str] = {}
     outputs: list[Output] = []
-    inside: list[Output | None] = []
+    # Of each open tag, the innermost output around its content.
+    inside: list[Output | None] = [None]
 
     def start(tag: str, given: dict[str, str]) -> None:
-        output = None
+        output = owner = inside[-1]
         if tag == IMAGE:
             images[given.get("name", "")] = given.get("value", "").strip().removeprefix("$")
         elif tag in OUTPUTS:
             output = Output(tag, given.get("name", ""), given.get("toName", ""))
             outputs.append(output)
-        elif tag == "Label" and (owner := next((one for one in reversed(inside) if one is not None), None)) is not None:
+        elif tag == "Label" and owner is not None:
             label = given.get("alias") or given.get("value", "")
             words = given.get("predicted_values", "").split(",")
             for word in filter(None, (word.strip() for word in [*words, given.get("value", "")])):
@@ -98,7 +106,7 @@ def read_config(text: str) -> Config:
     # Entities could grow without bounds.
     parser.StartDoctypeDeclHandler = refuse
     try:
-        parser.Parse(text.encode("utf-8", "replace"), True)  # noqa: FBT003 - "this is all", in C
+        parser.Parse(content, True)  # noqa: FBT003 - "this is all", in C
     except expat.ExpatError:
         raise InvalidRequestError("expected a labelling configuration in XML", field="label_config") from None
     if not images:
