@@ -166,7 +166,7 @@ BAD = [
     ("OSAMD_DEADLINE_S", "-2.75"),
     ("OSAMD_DEADLINE_S", "s3cr3t"),
     ("OSAMD_DEADLINE_S", "inf"),
-    ("OSAMD_DECODE_S", "1e9"),
+    ("OSAMD_DECODE_S", "1e8"),
     ("OSAMD_GRACE_S", "1e10"),
     ("OSAMD_EMBEDDING_TTL_S", "1e12"),
     ("OSAMD_EMBEDDING_DISK_TTL_S", "nan"),

@@ -37,8 +37,8 @@ DoorName = Literal["cvat", "label-studio", "roboflow", "qupath", "x-anylabeling"
 MEBIBYTE = 1024 * 1024
 # Expiry times must fit into a date.
 MOST_TTL_S = 1e9
-# Three years; the timers of threads and sockets overflow at a hundred times as many.
-MOST_S = 1e8
+# Thirty years; the timers of threads and sockets overflow at nine times as many.
+MOST_S = 1e9
 USER_CATALOG = "~/.config/osamd/models.toml"
 
 
@@ -263,7 +263,7 @@ class Settings(BaseSettings):
     decode_s: float = Field(
         default=4.0,
         gt=0,
-        le=MOST_S,
+        le=MOST_S / 100,
         description="CPU seconds for decoding one image; beyond that its process is killed and the request gets 422.",
     )
     max_mask_pixels: int = Field(

@@ -29,6 +29,7 @@ from cluster_process import (
     wait_for,
 )
 from comparing import comparable
+from kept_files import kept_embeddings
 from pictures import base64_of
 from PIL import Image
 from serving import KEY, run_server
@@ -144,10 +145,10 @@ class Clicking:
 def on_disk(cluster: RunningCluster, client: Client, seed: int) -> list[Segmentation]:
     """Photos whose embeddings are in the shared folder, each with its first mask."""
     folder = cluster.log.parent
-    before = len(list(folder.rglob("img_*.npz")))
+    before = len(kept_embeddings(folder))
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda photo: client.segment(photo, points=[CLICK]), photos(WORKED_ON, seed)))
-    wait_for(lambda: len(list(folder.rglob("img_*.npz"))) >= before + WORKED_ON, "files of embeddings")
+    wait_for(lambda: len(kept_embeddings(folder)) >= before + WORKED_ON, "files of embeddings")
     return found
 
 

@@ -1,12 +1,14 @@
 """Words to masks by two models, with fakes that count what they are asked."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from engines import HEIGHT, WIDTH, Main, embed, loaded, picture, request, run, segment
 from fake_model import FakeModel, click
+from kept_files import kept_embeddings
 
 from osamd.engine import Engine
 from osamd.engine.chain import MOST_BOXES
@@ -16,6 +18,7 @@ from osamd.errors import (
     InvalidRequestError,
     ModelLoadError,
     OsamdError,
+    OverloadedError,
     UnknownModelError,
 )
 from osamd.image_sources import ExchangedEmbedding, ImageSource
@@ -131,6 +134,51 @@ def test_embedding_prepares_both_models() -> None:
         assert (await segment(engine, request(handle.image_id, click(5, 5)))).cache_hit
         await engine.forget(handle.image_id, owner="me")
         assert 0 == engine.status().cache.entries
+
+    pair.run(main)
+
+
+def test_a_cut_out_of_nothing_has_the_photos_pixels() -> None:
+    """Where no box is found, the segmenter is asked for them all the same."""
+    pair = Pair()
+
+    async def main(engine: Engine) -> None:
+        asked = replace(request(picture(), WORDS, model=CHAIN), refinable=False, with_pixels=True)
+        result = await segment(engine, asked)
+        assert [] == list(result.annotations)
+        assert result.pixels is not None
+        assert (HEIGHT, WIDTH, 3) == result.pixels.shape
+
+    pair.run(main)
+
+
+def test_the_detectors_picture_is_not_kept_on_disk(tmp_path: Path) -> None:
+    """After a restart, nobody could delete it: its handle was never told."""
+    pair = Pair(*FOUND)
+
+    async def main(engine: Engine) -> None:
+        await embed(engine, picture(), model=CHAIN)
+
+    pair.run(main, cache=tmp_path, embedding_disk_bytes=10**8)
+    assert 1 == len(kept_embeddings(tmp_path))
+
+
+def test_a_deletion_that_failed_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The detector's image is not forgotten to be deleted because the disk was too slow once."""
+    pair = Pair(*FOUND)
+
+    async def main(engine: Engine) -> None:
+        handle = (await embed(engine, picture(), model=CHAIN)).image_id
+        with monkeypatch.context() as slow:
+            slow.setattr(engine._images, "forget", too_slow)
+            with pytest.raises(OverloadedError):
+                await engine.forget(handle, owner="me")
+        assert 2 == engine.status().cache.entries
+        await engine.forget(handle, owner="me")
+        assert 0 == engine.status().cache.entries
+
+    async def too_slow(*_: Any, **__: Any) -> bool:
+        raise OverloadedError("the disk is too slow")
 
     pair.run(main)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from engines import HEIGHT, WIDTH, breathe, embed, picture, reached, request, run, segment
 from fake_model import FakeModel, Gate, click
+from kept_files import kept_embeddings
 from pictures import encoded
 from PIL import Image
 from waiting import WAIT_S
@@ -485,7 +486,7 @@ def test_without_room_on_the_disk_nothing_is_written_there(tmp_path: Path) -> No
 
     run(main, cache=tmp_path)
 
-    assert [] == list(tmp_path.rglob("*.npz"))
+    assert [] == kept_embeddings(tmp_path)
 
 
 def test_the_disk_gives_back_what_memory_had_to_drop(tmp_path: Path) -> None:
@@ -503,24 +504,19 @@ def test_the_disk_gives_back_what_memory_had_to_drop(tmp_path: Path) -> None:
     assert 2 == len(model.encoded)
 
 
-def stored(folder: Path) -> list[Path]:
-    """Embeddings on the disk."""
-    return list(folder.rglob("*.npz"))
-
-
 def test_a_use_from_memory_is_noted_on_the_disk(tmp_path: Path) -> None:
     """So the image that is clicked on all day is not the first to be deleted there."""
 
     async def main(engine: Engine) -> None:
         handle = await embed(engine, picture())
-        while not stored(tmp_path):
+        while not kept_embeddings(tmp_path):
             await breathe()
-        os.utime(stored(tmp_path)[0], (0, 0))
+        os.utime(kept_embeddings(tmp_path)[0], (0, 0))
         assert (await segment(engine, request(handle.image_id))).cache_hit
 
     run(main, cache=tmp_path, embedding_disk_bytes=10**8)
 
-    (file,) = stored(tmp_path)
+    (file,) = kept_embeddings(tmp_path)
     assert file.stat().st_mtime > 0
 
 
@@ -571,7 +567,7 @@ def test_what_is_forgotten_while_it_is_read_stays_forgotten(tmp_path: Path, monk
         return found
 
     def kept() -> bool:
-        return any(tmp_path.rglob("*.npz"))
+        return bool(kept_embeddings(tmp_path))
 
     async def main(engine: Engine) -> None:
         handle = await embed(engine, picture())

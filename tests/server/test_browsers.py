@@ -1,5 +1,6 @@
 """What web pages may do, what headers tell browsers, and whose word on a client's address is believed."""
 
+import asyncio
 import json
 import re
 import sys
@@ -10,10 +11,12 @@ from typing import Any
 import httpx2
 import pytest
 from asking import GENERATE, refusal
+from pydantic import SecretStr
 from serving import KEY, RunningServer, run_server
 
 from osamd.errors import SettingsError
-from osamd.settings import load_settings
+from osamd.server.app import create_app
+from osamd.settings import Settings, load_settings
 
 PAGE = "https://annotate.example.com"
 EXTENSION = "chrome-extension://mhjfbmdgcfjbbpaeojofohoefgiehjai"
@@ -82,6 +85,30 @@ def test_a_listed_page_may_call(open_to_page: RunningServer, origin: str) -> Non
         assert "Origin" in answer.headers["Vary"]
         assert "Access-Control-Allow-Credentials" not in answer.headers
     assert "X-Request-Id" in greeted.headers["Access-Control-Expose-Headers"]
+
+
+def test_a_listed_page_may_read_what_went_wrong(tmp_path: Path) -> None:
+    """A bug's 500 too: without permission, it would be a network error without a status or request id."""
+    settings = Settings(api_key=SecretStr(KEY), cache=tmp_path, cors_origins=(PAGE,), preload=(), pull="never")
+    app = create_app(settings)
+
+    async def fail() -> None:
+        raise RuntimeError("a bug")
+
+    app.state.services.answers.status = fail
+
+    async def main() -> httpx2.Response:
+        transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+        headers = {"X-API-Key": KEY, "Origin": PAGE}
+        async with httpx2.AsyncClient(transport=transport, base_url="http://osamd.example", headers=headers) as client:
+            try:
+                return await client.get("/api/ps")
+            finally:
+                await app.state.services.close()
+
+    answer = asyncio.run(main())
+    assert (500, PAGE) == (answer.status_code, answer.headers["Access-Control-Allow-Origin"])
+    assert "X-Request-Id" in answer.headers["Access-Control-Expose-Headers"]
 
 
 @pytest.mark.parametrize(

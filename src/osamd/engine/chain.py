@@ -122,11 +122,13 @@ class Chains:
         self._link(second.image_id, detector, first.image_id, owner)
         return replace(second, model=chain.name)
 
-    def forget(self, image_id: str, *, owner: str) -> tuple[str, ...]:
-        """The detectors' handles of an image, given the segmenter's; they are no longer linked."""
-        linked = self._links.get(image_id, owner=owner) or {}
+    def linked(self, image_id: str, *, owner: str) -> tuple[str, ...]:
+        """The detectors' handles of an image, given the segmenter's."""
+        return tuple((self._links.get(image_id, owner=owner) or {}).values())
+
+    def unlink(self, image_id: str, *, owner: str) -> None:
+        """Forget the detectors' handles of an image."""
         self._links.delete(image_id, owner=owner)
-        return tuple(linked.values())
 
     async def _segment_words(
         self, chain: Model, request: SegmentRequest, timings: Timings, admit: Admit
@@ -149,7 +151,7 @@ class Chains:
             admit=admit,
         )
         questions = _questions(prompts or (Prompt(texts=("",)),), found)
-        if not questions and not request.refinable and not request.with_embedding:
+        if not questions and not (request.refinable or request.with_embedding or request.with_pixels):
             # Nobody needs the handle, so the image need not be encoded by the segmenter.
             return replace(found, image=replace(found.image, model=chain.name), license=chain.license)
         result = await self._segment(

@@ -279,9 +279,12 @@ class Engine:
         Raises:
             EmbeddingExpiredError: this owner has no such image.
         """
-        for linked in self._chains.forget(image_id, owner=owner):
+        for linked in self._chains.linked(image_id, owner=owner):
             await self._images.forget(linked, owner=owner)
-        if not await self._images.forget(image_id, owner=owner):
+        is_known = await self._images.forget(image_id, owner=owner)
+        # Only now: if one could not be deleted, the next attempt has to find the others.
+        self._chains.unlink(image_id, owner=owner)
+        if not is_known:
             raise unknown_image()
         self._refinements.forget(image_id)
 

@@ -98,10 +98,14 @@ class RememberedImages:
         return image
 
     def remember(self, image_id: str, image: EncodedImage, *, owner: str) -> None:
-        """Store it in memory at once, and on disk in the background."""
+        """Store it in memory at once, and on disk in the background.
+
+        Not on disk where the model returns only boxes: what it is given is a picture, which costs no more than to send
+        it again, and after a restart nobody would know which one belongs to the handle of a chain.
+        """
         self._put(image_id, image, owner)
         files = self._files
-        if files is None:
+        if files is None or not image.model.capabilities.masks:
             return
         kept = KeptEmbedding(image.embedding, image.model.name, image.digest)
         self._unwritten[owner, image_id] = image

@@ -109,8 +109,9 @@ def create_app(
         middleware=[
             Middleware(SecurityHeadersMiddleware),
             Middleware(BodyMiddleware, settings=settings),
+            *_origins(settings),
             Middleware(ObserveMiddleware, sinks=sinks),
-            *_surroundings(settings),
+            *_proxies(settings),
             Middleware(DoorMiddleware, doors=services.doors),
             Middleware(_guard(settings, services.doors)),
             Middleware(AdmissionMiddleware, settings=settings, memory=services.memory, check_room=answers.check_room),
@@ -148,16 +149,18 @@ def _build_engine(settings: Settings, sinks: Sequence[Sink], decoder: Decoder) -
     return Engine(settings, library=library, sinks=sinks, decode=decoder)
 
 
-def _surroundings(settings: Settings) -> list[Middleware]:
-    """Optional middleware in front of authentication: client addresses behind proxies, and CORS."""
-    found = []
-    if settings.trusted_proxies:
-        from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+def _origins(settings: Settings) -> list[Middleware]:
+    """CORS, if it is on: around everything that answers, so that pages can read the 500 of a bug as well."""
+    return [Middleware(OriginsMiddleware, origins=Origins(settings.cors_origins))] if settings.cors_origins else []
 
-        found.append(Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies)))
-    if settings.cors_origins:
-        found.append(Middleware(OriginsMiddleware, origins=Origins(settings.cors_origins)))
-    return found
+
+def _proxies(settings: Settings) -> list[Middleware]:
+    """Client addresses behind proxies, if there are any."""
+    if not settings.trusted_proxies:
+        return []
+    from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+    return [Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))]
 
 
 def _guard(settings: Settings, doors: Sequence[Door]) -> Callable[[ASGIApp], ApiKeyMiddleware]:
