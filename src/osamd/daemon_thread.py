@@ -5,6 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from osamd.errors import OverloadedError
+
 Result = TypeVar("Result")
 
 
@@ -17,6 +19,9 @@ def on_daemon_thread(work: Callable[[], Result], name: str) -> Future[Result]:
 
     Returns:
         Gets the result, or any exception.
+
+    Raises:
+        OverloadedError: the process may start no more threads.
     """
     future: Future[Result] = Future()
     future.set_running_or_notify_cancel()
@@ -30,5 +35,17 @@ def on_daemon_thread(work: Callable[[], Result], name: str) -> Future[Result]:
         else:
             future.set_result(result)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    start_thread(threading.Thread(target=run, name=name, daemon=True))
     return future
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread.
+
+    Raises:
+        OverloadedError: the process may start no more, such as below a limit of a container's processes.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OverloadedError(f"{error}: too many threads or processes run here") from error

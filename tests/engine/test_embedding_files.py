@@ -10,6 +10,7 @@ import pytest
 
 from osamd.engine import folder_budget
 from osamd.engine.embedding_files import EmbeddingFiles, KeptEmbedding
+from osamd.engine.folder_budget import FolderBudget
 from osamd.pixels.windows import compressed
 from osamd.types import Embedding, SmallPicture
 
@@ -214,6 +215,27 @@ def test_what_nobody_used_for_long_is_forgotten(tmp_path: Path) -> None:
     assert files.get(FIRST, owner="me") is None
     files.put(SECOND, kept(), owner="me")
     assert [f"{SECOND}.npz"] == [path.name for path in files_in(tmp_path)]
+
+
+def test_a_sweep_deletes_what_has_expired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos leave no trace for longer than was promised, even where nothing is written any more."""
+    clock = Clock()
+    files = opened(tmp_path, clock)
+    files.put(FIRST, kept(), owner="me")
+    clock.now += 0.9 * DAY_S
+    files.put(SECOND, kept(), owner="other")
+    files.sweep()
+    assert 2 == len(files_in(tmp_path))
+    clock.now += 0.2 * DAY_S
+    # As after a restart.
+    opened(tmp_path, clock).sweep()
+    assert [f"{SECOND}.npz"] == [path.name for path in files_in(tmp_path)]
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(FolderBudget, "delete_expired", fail)
+    files.sweep()
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])

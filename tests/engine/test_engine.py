@@ -504,6 +504,24 @@ def test_the_disk_gives_back_what_memory_had_to_drop(tmp_path: Path) -> None:
     assert 2 == len(model.encoded)
 
 
+def test_expired_files_go_without_a_write(tmp_path: Path) -> None:
+    """The server looks for them by itself."""
+
+    async def fill(engine: Engine) -> None:
+        await embed(engine, picture())
+
+    run(fill, cache=tmp_path, embedding_disk_bytes=10**8)
+    (path,) = kept_embeddings(tmp_path)
+    os.utime(path, (1, 1))
+
+    async def wait(engine: Engine) -> None:
+        await engine.preload()
+        while kept_embeddings(tmp_path):
+            await breathe()
+
+    run(wait, cache=tmp_path, embedding_disk_bytes=10**8)
+
+
 def test_a_use_from_memory_is_noted_on_the_disk(tmp_path: Path) -> None:
     """So the image that is clicked on all day is not the first to be deleted there."""
 

@@ -5,6 +5,8 @@ import weakref
 import pytest
 from waiting import WAIT_S
 
+from osamd.daemon_thread import on_daemon_thread
+from osamd.errors import OverloadedError
 from osamd.runtime.background import STEPS_BACK, Background
 
 
@@ -22,6 +24,23 @@ def test_work_runs_in_order_on_one_low_priority_thread() -> None:
 
     assert [("osamd-test", own + STEPS_BACK)] * 3 == names
     assert own == niceness()
+
+
+def test_a_process_that_may_start_no_more_threads_is_overloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is 503 and not 500; it works again as soon as it may."""
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    background = Background("osamd-test")
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", fail)
+        with pytest.raises(OverloadedError, match="can't start new thread: too many threads"):
+            background.run(lambda: 1)
+        with pytest.raises(OverloadedError):
+            on_daemon_thread(lambda: 1, "osamd-test")
+    assert (1, 1) == (background.run(lambda: 1), on_daemon_thread(lambda: 1, "osamd-test").result(WAIT_S))
+    background.close()
 
 
 def test_child_threads_inherit_the_low_priority() -> None:

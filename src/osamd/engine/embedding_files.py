@@ -116,6 +116,13 @@ class EmbeddingFiles:
             return False
         return path is not None
 
+    def sweep(self) -> None:
+        """Delete expired files; what cannot be deleted is tried again the next time."""
+        try:
+            self._budget.delete_expired()
+        except OSError as error:
+            logger.warning("could not look for expired embeddings on disk: %s", error.strerror)
+
     def touch(self, image_id: str, *, owner: str) -> None:
         """Note that it was used, so that it is neither expired nor the next to be deleted."""
         path = self._path(image_id, owner)

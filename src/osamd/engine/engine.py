@@ -135,6 +135,7 @@ class Engine:
         Raises:
             OsamdError: the first failure, after all models were tried.
         """
+        self._images.keep_swept()
         await self._preloads.run(self._warm_up)
 
     async def _warm_up(self, model: Model) -> None:

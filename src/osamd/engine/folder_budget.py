@@ -73,6 +73,16 @@ class FolderBudget:
             else:
                 self._has_all = False
 
+    def delete_expired(self) -> None:
+        """Delete what has expired.
+
+        Raises:
+            OSError: the folder cannot be listed.
+        """
+        with self._lock:
+            self._list()
+            self._delete_until(self._capacity_bytes)
+
     def _list(self) -> None:
         found = []
         for path in self._listed():

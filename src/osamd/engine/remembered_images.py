@@ -23,6 +23,7 @@ READ_WAIT_S = 2.0
 READ_HANG_S = 5.0
 WRITE_WAIT_S = 20.0
 WRITE_HANG_S = 60.0
+SWEEP_EVERY_S = 3600.0
 FLUSH_S = 5.0
 # How often uses of an image in memory are noted on disk, where the least recently used is deleted first.
 NOTE_USE_EVERY_S = 300.0
@@ -68,6 +69,7 @@ class RememberedImages:
         self._writes: set[asyncio.Task[None]] = set()
         # Images queued for writing, by owner and handle: memory may have evicted them before they are on disk.
         self._unwritten: dict[tuple[str, str], EncodedImage] = {}
+        self._sweeping: asyncio.Task[None] | None = None
         # When a use was last noted on disk, in seconds of the event loop, by owner and handle.
         self._noted: dict[tuple[str, str], float] = {}
 
@@ -96,6 +98,19 @@ class RememberedImages:
         if forgotten == self._forgotten:
             self._put(image_id, image, owner)
         return image
+
+    def keep_swept(self) -> None:
+        """Delete expired files now and every hour until ``close``, since a write, which does so too, may never come."""
+        files = self._files
+        if files is None or self._sweeping is not None:
+            return
+
+        async def sweep() -> None:
+            while True:
+                await self._in_background(files.sweep, "")
+                await asyncio.sleep(SWEEP_EVERY_S)
+
+        self._sweeping = asyncio.get_running_loop().create_task(sweep())
 
     def remember(self, image_id: str, image: EncodedImage, *, owner: str) -> None:
         """Store it in memory at once, and on disk in the background.
@@ -148,6 +163,8 @@ class RememberedImages:
             Whether all jobs have ended.
         """
         patience = Patience(patience_s)
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         if self._writes:
             await asyncio.wait(self._writes, timeout=patience.left(most=FLUSH_S))
         have_ended = await close_lanes([self._disk, self._reads], patience)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from osamd.daemon_thread import start_thread
+
 Result = TypeVar("Result")
 
 _Inbox = queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
@@ -41,12 +43,16 @@ class Background:
         self._is_closed = False
 
     def run(self, work: Callable[[], Result]) -> Result:
-        """Run the function on such a thread and return its result or raise its exception."""
+        """Run the function on such a thread and return its result or raise its exception.
+
+        Raises:
+            OverloadedError: the process may start no more threads.
+        """
         with self._lock:
             inbox = self._idle.pop() if self._idle else None
         if inbox is None:
             inbox = queue.SimpleQueue()
-            threading.Thread(target=self._serve, args=(inbox,), name=self._name, daemon=True).start()
+            start_thread(threading.Thread(target=self._serve, args=(inbox,), name=self._name, daemon=True))
         future: Future[Result] = Future()
         inbox.put((work, future))
         return future.result()

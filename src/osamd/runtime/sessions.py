@@ -24,7 +24,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 from osamd.daemon_thread import on_daemon_thread
-from osamd.errors import InferenceError, ModelLoadError, OutOfMemoryError, SettingsError
+from osamd.errors import InferenceError, ModelLoadError, OutOfMemoryError, OverloadedError, SettingsError
 from osamd.plurals import counted
 from osamd.runtime import heap
 from osamd.runtime.background import Background
@@ -330,11 +330,14 @@ class Session:
 
         Raises:
             InferenceError: ONNX Runtime rejected the input or failed, or an output has NaN values.
+            OverloadedError: the process may start no more threads.
         """
         try:
             results: list[npt.NDArray[np.float32]] = self._run(
                 lambda: self._session.run(outputs, dict(feeds), self._options)
             )
+        except OverloadedError:
+            raise
         except Exception as error:
             if is_out_of_memory(error):
                 raise OutOfMemoryError(f"inference ran out of memory: {error}") from error
