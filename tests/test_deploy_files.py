@@ -208,3 +208,18 @@ def test_the_image_for_kuberay_has_its_version_of_ray() -> None:
     assert f"\nray=={version} " in pinned
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert [f"ray[serve]=={version}"] == project["optional-dependencies"]["cluster"]
+
+
+def test_kubernetes_balancers_ask_for_a_whole_name() -> None:
+    """HAProxy's resolver reads the name servers of resolv.conf and not its search domains."""
+    path = ROOT / "deploy" / "kubernetes" / "replicas" / "balancer.yaml"
+    parts = list(yaml.safe_load_all(path.read_text("utf-8")))
+    (container,) = next(part for part in parts if part["kind"] == "Deployment")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    headless = next(part for part in parts if part["spec"].get("clusterIP") == "None")["metadata"]["name"]
+    names = [variable["name"] for variable in container["env"]]
+    replicas = next(variable["value"] for variable in container["env"] if variable["name"] == "BALANCER_REPLICAS")
+    assert f"{headless}.$(NAMESPACE).svc.cluster.local:{PORT}" == replicas
+    # Kubernetes replaces only variables that were set before.
+    assert names.index("NAMESPACE") < names.index("BALANCER_REPLICAS")

@@ -1,7 +1,7 @@
 """The process that decodes images for a ``Decoder``, which starts it, limits it and survives its crashes.
 
-It has nothing that a hostile image could exploit: no environment, no open files except its socket, no writable files,
-and memory and CPU limits for each image, enforced by the kernel.
+It has little that a hostile image could exploit: no environment, no open files except its socket and the file for the
+pixels, and memory and CPU limits for each image, enforced by the kernel. It is no sandbox: it runs as the same user.
 """
 
 import contextlib
