@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from osamd.errors import (
     InferenceError,
@@ -14,7 +15,7 @@ from osamd.errors import (
 from osamd.image_sources import ImageSource
 from osamd.library.catalog import Model
 from osamd.library.store import Store
-from osamd.models.base import Adapter, encode_pixels
+from osamd.models.base import Adapter, Stepwise, encode_pixels
 from osamd.runtime.graphs import graph_folder
 from osamd.settings import Settings
 from osamd.timings import Timings
@@ -32,6 +33,8 @@ from osamd.types import (
     Prompt,
     WantedSize,
 )
+
+Result = TypeVar("Result")
 
 # Side of the test image for a GPU; models resize it.
 FIRST_SIDE = 256
@@ -196,7 +199,8 @@ def decode_prompts(
 ) -> Generator[None, None, list[Annotation]]:
     """All prompts' objects, as masks at image size; adds the stages ``decode`` and ``mask``.
 
-    Yields before each further prompt and each mask, so that other jobs can run in between.
+    Yields before each further prompt, each mask, and each further run of a ``Stepwise`` adapter, so that other jobs can
+    run in between.
 
     Args:
         adapter: the model the embedding is from.
@@ -216,8 +220,12 @@ def decode_prompts(
     for prompt_index, (prompt, mask_input) in enumerate(zip(prompts, refined, strict=True)):
         if prompt_index:
             yield
-        with timings.stage("decode"):
-            candidates = adapter.decode(embedding, prompt, mask_input=mask_input, multimask=multimask)
+        if isinstance(adapter, Stepwise):
+            steps = adapter.decode_in_steps(embedding, prompt, mask_input=mask_input, multimask=multimask)
+            candidates = yield from _timed(steps, timings)
+        else:
+            with timings.stage("decode"):
+                candidates = adapter.decode(embedding, prompt, mask_input=mask_input, multimask=multimask)
         for mask_index, candidate in enumerate(candidates):
             yield
             with timings.stage("mask"):
@@ -235,6 +243,18 @@ def decode_prompts(
                 )
             )
     return found
+
+
+def _timed(steps: Generator[None, None, Result], timings: Timings) -> Generator[None, None, Result]:
+    """The same steps; each adds to the stage ``decode``, unlike other jobs that run in between."""
+    while True:
+        with timings.stage("decode"):
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+        yield
 
 
 def _place(candidate: Candidate, embedding: Embedding) -> tuple[Box, Mask | None] | None:
