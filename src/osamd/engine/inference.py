@@ -2,7 +2,6 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from osamd.errors import (
     InferenceError,
@@ -33,8 +32,6 @@ from osamd.types import (
     Prompt,
     WantedSize,
 )
-
-Result = TypeVar("Result")
 
 # Side of the test image for a GPU; models resize it.
 FIRST_SIDE = 256
@@ -222,7 +219,7 @@ def decode_prompts(
             yield
         if isinstance(adapter, Stepwise):
             steps = adapter.decode_in_steps(embedding, prompt, mask_input=mask_input, multimask=multimask)
-            candidates = yield from _timed(steps, timings)
+            candidates = yield from timings.stage_in_steps("decode", steps)
         else:
             with timings.stage("decode"):
                 candidates = adapter.decode(embedding, prompt, mask_input=mask_input, multimask=multimask)
@@ -243,18 +240,6 @@ def decode_prompts(
                 )
             )
     return found
-
-
-def _timed(steps: Generator[None, None, Result], timings: Timings) -> Generator[None, None, Result]:
-    """The same steps; each adds to the stage ``decode``, unlike other jobs that run in between."""
-    while True:
-        with timings.stage("decode"):
-            try:
-                next(steps)
-            except StopIteration as end:
-                result: Result = end.value
-                return result
-        yield
 
 
 def _place(candidate: Candidate, embedding: Embedding) -> tuple[Box, Mask | None] | None:
