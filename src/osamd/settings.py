@@ -160,7 +160,10 @@ class Settings(BaseSettings):
     encode_queue: int = Field(default=16, ge=1, description="Images that may wait to be encoded.")
     decode_queue: int = Field(default=256, ge=1, description="Requests that may wait for their prompts to be decoded.")
     queue_wait_s: float = Field(
-        default=60.0, gt=0, le=MOST_S, description="Seconds a request may wait in either queue before it gets 503."
+        default=60.0,
+        gt=0,
+        le=MOST_S,
+        description="Seconds a request may wait in either queue, or for memory, before it gets 503.",
     )
     deadline_s: float = Field(
         default=120.0,

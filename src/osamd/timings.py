@@ -2,10 +2,13 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 STAGES = ("receive", "parse", "queue", "decode_image", "encode", "decode", "mask", "reply")
+
+Result = TypeVar("Result")
 
 
 class Timings:
@@ -46,6 +49,17 @@ class Timings:
             yield
         finally:
             self.add(name, time.perf_counter() - start, begun=start)
+
+    def stage_in_steps(self, name: str, steps: Generator[None, None, Result]) -> Generator[None, None, Result]:
+        """The same steps, each timed as one stage, without what runs in between."""
+        while True:
+            with self.stage(name):
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    result: Result = end.value
+                    return result
+            yield
 
     def total(self) -> float:
         """Seconds since the stopwatch was created."""

@@ -1,4 +1,6 @@
 import asyncio
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,9 +25,10 @@ from osamd.events import Event, ModelLoaded
 from osamd.image_sources import ExchangedEmbedding, ImageSource
 from osamd.library.catalog import Model
 from osamd.library.library import open_library
-from osamd.segment_requests import SegmentRequest, SegmentResult
+from osamd.segment_requests import ImageHandle, SegmentRequest, SegmentResult
 from osamd.settings import load_settings
-from osamd.types import ByteArray, Prompt
+from osamd.timings import Timings
+from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prompt
 
 
 def test_a_full_encode_queue_refuses() -> None:
@@ -434,6 +437,82 @@ def test_many_prompts_let_clicks_pass(owner: str, monkeypatch: pytest.MonkeyPatc
     run(main, FakeModel(on_decode=on_decode))
 
     assert asked.index([7.0, 7.0]) < 10
+
+
+@dataclass
+class Reader(FakeModel):
+    """Answers texts one after the other, like SAM 3.
+
+    Attributes:
+        read: the texts answered.
+    """
+
+    capabilities: Capabilities = field(default_factory=lambda: Capabilities(texts=64))
+    read: list[str] = field(default_factory=list)
+
+    def decode_in_steps(
+        self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
+    ) -> Generator[None, None, list[Candidate]]:
+        """A mask in the middle for each text."""
+        found: list[Candidate] = []
+        for text in prompt.texts:
+            if found:
+                yield
+            self.read.append(text)
+            (candidate,) = self.decode(embedding, click(9, 9), mask_input=mask_input, multimask=multimask)
+            found.append(replace(candidate, text=text))
+        return found
+
+
+async def _read(engine: Engine, handle: ImageHandle, *texts: str, timings: Timings | None = None) -> list[str | None]:
+    asked = request(handle.image_id, Prompt(texts=texts))
+    result = await engine.segment(asked, timings or Timings())
+    return [annotation.text for annotation in result.annotations]
+
+
+def test_many_texts_let_clicks_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While requests of 64 texts in one prompt have all decoders, another waits for a text of theirs, not for all."""
+    monkeypatch.setattr(lanes, "SLICE_S", 0.0)
+    gate = Gate()
+    model = Reader(on_decode=gate)
+    many = tuple(f"text {number}" for number in range(64))
+
+    async def main(engine: Engine) -> None:
+        handle = await embed(engine, picture(), model="sam3")
+        timings = Timings()
+        busy = [asyncio.create_task(_read(engine, handle, *many, timings=timings)) for _ in range(2)]
+        while len(model.read) < 2:
+            await breathe()
+        one = asyncio.create_task(_read(engine, handle, "one"))
+        while sum(lane.waiting + lane.running for lane in engine.status().lanes if lane.name == "decode") < 3:
+            await breathe()
+        gate.open()
+        assert await one == ["one"]
+        assert await asyncio.gather(*busy) == [list(many)] * 2
+        assert timings.seconds()["decode"] > 0
+
+    run(main, model)
+    assert model.read.index("one") < 10
+
+
+def test_an_abandoned_prompt_of_many_texts_stops_at_its_next_text() -> None:
+    """It keeps no worker for the texts that nobody waits for."""
+    gate = Gate()
+    model = Reader(on_decode=gate)
+
+    async def main(engine: Engine) -> None:
+        handle = await embed(engine, picture(), model="sam3")
+        left = asyncio.create_task(_read(engine, handle, *map(str, range(64))))
+        await reached(gate)
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+        gate.open()
+        assert await _read(engine, handle, "one") == ["one"]
+
+    # Closing the engine waits for what runs.
+    run(main, model)
+    assert sorted(model.read) == ["0", "one"]
 
 
 def test_an_embedding_whose_decoding_hangs_is_not_called_wrong() -> None:

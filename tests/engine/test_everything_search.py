@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import threading
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
-from engines import picture, request, run, segment
+from engines import picture, reached, request, run, segment
 from fake_model import FakeModel, Gate, click
 
 from osamd.engine import Engine, everything_job
@@ -18,10 +20,11 @@ from osamd.errors import InferenceError, InvalidPromptError, InvalidRequestError
 from osamd.image_sources import ExchangedEmbedding, ImageSource
 from osamd.pixels import masks
 from osamd.pixels.everything import Everything, EverythingResult
-from osamd.pixels.proposals import suppressed
+from osamd.pixels.proposals import Click, Search, suppressed
 from osamd.segment_requests import SegmentRequest
 from osamd.timings import Timings
 from osamd.types import BoolArray, Candidate, Capabilities, Embedding, Mask, MaskLogits, Prompt
+from osamd.wire.replies import finish
 
 ALL = Everything(points_per_side=8, pred_iou_thresh=0.0, stability_score_thresh=0.0)
 # Masks suppress each other so often that some come back in the end.
@@ -226,13 +229,92 @@ def test_likely_drafts_are_refined_and_settled_like_the_others() -> None:
     corners = [np.argwhere(_inside(candidate)) for candidate in made]
     boxes = np.array([[*place.min(0)[::-1], *place.max(0)[::-1] + 1] for place in corners], np.float32)
     scores = np.array([candidate.score for candidate in made], np.float32)
-    left = np.flatnonzero(~suppressed(boxes, scores, 0.3)).tolist()
+    left = np.flatnonzero(~finish(suppressed(boxes, scores, 0.3))).tolist()
     found = sorted(
         (item.box.xmin, item.box.ymin, item.box.xmax + 1, item.box.ymax + 1) for item in everything.annotations
     )
     assert found == sorted(tuple(boxes[index].astype(int).tolist()) for index in left)
     refined = {item.score for (_, is_refined), items in model.made.items() if is_refined for item in items}
     assert refined & {item.score for item in everything.annotations}
+
+
+Settled = tuple[list[tuple[Click, int]], list[int]]
+
+
+def _hold_settling(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> list[str]:
+    """Hold up ``settle`` after its first step; returns what happens in it."""
+    steps: list[str] = []
+    real = Search.settle
+
+    def settle(plan: Search) -> Generator[None, None, Settled]:
+        # On the loop, the gate would stop the test, too.
+        gate.reached.set()
+        assert threading.current_thread() is not threading.main_thread()
+        settling = real(plan)
+        next(settling)
+        steps.append("begun")
+        gate(None)
+        yield
+        steps.append("continued")
+        settled = yield from settling
+        steps.append("ended")
+        return settled
+
+    monkeypatch.setattr(Search, "settle", settle)
+    return steps
+
+
+def test_masks_are_settled_on_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop and other requests go on meanwhile, and the time counts."""
+    gate = Gate()
+    whole = run(lambda engine: find(engine, CROWDED), Draftsman())
+    steps = _hold_settling(monkeypatch, gate)
+
+    async def main(engine: Engine) -> EverythingResult:
+        task = asyncio.create_task(find(engine, CROWDED))
+        await reached(gate)
+        await segment(engine, request(picture(9), click(3, 3), owner="another"))
+        gate.open()
+        return await task
+
+    assert _summary(run(main, Draftsman())) == _summary(whole)
+    assert steps == ["begun", "continued", "ended"]
+
+
+def test_settling_ends_with_its_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its next step."""
+    gate = Gate()
+    steps = _hold_settling(monkeypatch, gate)
+
+    async def main(engine: Engine) -> None:
+        task = asyncio.create_task(find(engine, CROWDED))
+        await reached(gate)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        gate.open()
+
+    # Closing the engine waits for what runs.
+    run(main, Draftsman())
+    assert steps == ["begun"]
+
+
+def test_settling_that_ran_out_of_memory_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same result."""
+    failures = [MemoryError()]
+    real = Search.settle
+
+    def settle(plan: Search) -> Generator[None, None, Settled]:
+        settling = real(plan)
+        next(settling)
+        if failures:
+            raise failures.pop()
+        return (yield from settling)
+
+    whole = run(lambda engine: find(engine, CROWDED), Draftsman())
+    monkeypatch.setattr(Search, "settle", settle)
+    assert _summary(run(lambda engine: find(engine, CROWDED), Draftsman())) == _summary(whole)
+    assert not failures
 
 
 def test_only_likely_drafts_are_refined() -> None:

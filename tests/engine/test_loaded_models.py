@@ -39,6 +39,7 @@ class Host:
     """A residency whose loads a test can watch, hold up and make fail."""
 
     keep_alive_s: KeepAlive = None
+    wait_s: float = WAIT_S
     events: list[str] = field(default_factory=list)
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     failing: set[str] = field(default_factory=set)
@@ -51,6 +52,7 @@ class Host:
             load=self._load,
             measure=lambda row: int(row.blobs["encoder"].sha256, 16),
             unloaded=lambda row: self.events.append(f"unload {row.name[0]}"),
+            wait_s=self.wait_s,
             preloaded=lambda row: row.name in self.preloaded,
         )
 
@@ -84,13 +86,15 @@ class Host:
         return [resident.model.name[0] for resident in self.residency.residents()]
 
 
-def run(main: Callable[[Host], Coroutine[Any, Any, None]], *, keep_alive_s: KeepAlive = None) -> None:
+def run(
+    main: Callable[[Host], Coroutine[Any, Any, None]], *, keep_alive_s: KeepAlive = None, wait_s: float = WAIT_S
+) -> None:
     """Run a test's coroutine; the residency is closed at the end, and nothing may go wrong unseen on the loop."""
 
     async def whole() -> None:
         problems: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
-        host = Host(keep_alive_s)
+        host = Host(keep_alive_s, wait_s)
         await asyncio.wait_for(main(host), WAIT_S)
         await host.residency.close()
         assert not host.here
@@ -103,6 +107,13 @@ async def breathe() -> None:
     """Let tasks come as far as they can."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+def pass_time(seconds: float) -> None:
+    """Let the running loop believe that so much time has passed."""
+    loop = asyncio.get_running_loop()
+    real = loop.time
+    setattr(loop, "time", lambda: real() + seconds)  # noqa: B010 - mypy lets no method be assigned
 
 
 def test_model_is_loaded_once() -> None:
@@ -425,6 +436,146 @@ def test_waiter_for_room_that_leaves() -> None:
         done.set()
         await holder
         assert ["load a", "load c"] == host.events
+
+    run(main)
+
+
+def test_small_models_pass_a_large_one_that_waits_for_room() -> None:
+    """Those that fit beside the model in use are loaded, and push each other out; the large one comes once it fits."""
+
+    async def main(host: Host) -> None:
+        done = asyncio.Event()
+        holder = asyncio.ensure_future(host.hold(model("a", 80), done))
+        await breathe()
+        large = asyncio.ensure_future(host.use(model("l", 50)))
+        await breathe()
+        for letter in "pqp":
+            assert f"{letter}:latest" == await host.use(model(letter, 15))
+        assert (["p", "a"], False) == (host.here, large.done())
+        done.set()
+        await holder
+        assert "l:latest" == await large
+        assert ["load a", "load p", "unload p", "load q", "unload q", "load p"] == host.events[:6]
+        assert ["unload p", "unload a", "load l"] == host.events[6:]
+
+    run(main)
+
+
+def test_idle_models_stay_until_their_room_suffices() -> None:
+    """One that would make no room for the model that waits, since another is in use, is not pushed out for nothing."""
+
+    async def main(host: Host) -> None:
+        done = asyncio.Event()
+        holder = asyncio.ensure_future(host.hold(A, done))
+        await breathe()
+        await host.use(C)
+        waiter = asyncio.ensure_future(host.use(model("l", 90)))
+        await breathe()
+        assert "c:latest" == await host.use(C)
+        assert ["load a", "load c"] == host.events
+        done.set()
+        await holder
+        assert "l:latest" == await waiter
+        assert ["l"] == host.here
+
+    run(main)
+
+
+def test_loads_that_wait_for_another_never_count_the_same_room() -> None:
+    """While one model is being loaded, all others wait; then they come in order, each within the budget."""
+
+    async def main(host: Host) -> None:
+        rows = [model(letter, 40) for letter in "pqrs"]
+        host.gates[rows[0].name] = asyncio.Event()
+        done = asyncio.Event()
+        holders = [asyncio.ensure_future(host.hold(row, done)) for row in rows]
+        await breathe()
+        assert ["load p"] == host.events
+        host.gates[rows[0].name].set()
+        await breathe()
+        assert (["load p", "load q"], 80) == (host.events, sum(item.nbytes for item in host.residency.residents()))
+        done.set()
+        await asyncio.gather(*holders)
+        loads = [event for event in host.events if event.startswith("load")]
+        assert ["load p", "load q", "load r", "load s"] == loads
+        assert ["s", "r"] == host.here
+
+    run(main)
+
+
+def test_waiting_for_room_has_an_end() -> None:
+    """A model that models in use leave no room is refused in the end; what fits is loaded as ever."""
+
+    async def main(host: Host) -> None:
+        done = asyncio.Event()
+        holder = asyncio.ensure_future(host.hold(A, done))
+        await breathe()
+        waiter = asyncio.ensure_future(host.use(B))
+        await breathe()
+        assert not waiter.done()
+        pass_time(10.0)
+        with pytest.raises(OverloadedError, match="no memory became free for b:latest within 10 s") as caught:
+            await waiter
+        assert 503 == caught.value.status
+        assert "c:latest" == await host.use(C)
+        done.set()
+        await holder
+        assert "b:latest" == await host.use(B)
+
+    run(main, wait_s=10.0)
+
+
+def test_waiting_for_another_load_is_not_waiting_for_room() -> None:
+    """However long that takes."""
+
+    async def main(host: Host) -> None:
+        host.gates[A.name] = asyncio.Event()
+        waiters = [asyncio.ensure_future(host.use(row)) for row in (A, B, C)]
+        await breathe()
+        assert not any(waiter.done() for waiter in waiters)
+        host.gates[A.name].set()
+        assert ["a:latest", "c:latest"] == await asyncio.gather(*waiters[::2])
+        # The one for which the others leave no room is refused once they are in use.
+        with pytest.raises(OverloadedError):
+            await waiters[1]
+
+    run(main, wait_s=0.0)
+
+
+def test_whoever_is_patient_waits_for_room_without_end() -> None:
+    """Such as the server itself before it is ready; others who want the same model wait with it."""
+
+    async def main(host: Host) -> None:
+        async def patiently() -> str:
+            async with host.residency.using(B, is_patient=True) as adapter:
+                return cast("Shown", adapter).model
+
+        done = asyncio.Event()
+        holder = asyncio.ensure_future(host.hold(A, done))
+        await breathe()
+        # Also if somebody else has waited before.
+        waiters = [asyncio.ensure_future(host.use(B))]
+        await breathe()
+        waiters.append(asyncio.ensure_future(patiently()))
+        await breathe()
+        pass_time(10.0)
+        await breathe()
+        assert not any(waiter.done() for waiter in waiters)
+        done.set()
+        await holder
+        assert ["b:latest"] * 2 == await asyncio.gather(*waiters)
+
+    run(main, wait_s=10.0)
+
+
+def test_patience_does_not_outwait_pinned_models() -> None:
+    """A server whose models to preload are pinned and do not fit together says so, instead of never being ready."""
+
+    async def main(host: Host) -> None:
+        await host.use(A, keep_alive_s=PINNED)
+        with pytest.raises(OverloadedError, match="pinned"):
+            async with host.residency.using(B, is_patient=True):
+                pass
 
     run(main)
 

@@ -21,7 +21,7 @@ from peer import (
 )
 
 from osamd.errors import InvalidPromptError
-from osamd.models.base import encode_pixels
+from osamd.models.base import Stepwise, encode_pixels
 from osamd.models.sam3 import Sam3
 from osamd.types import Candidate, Embedding, Prompt
 
@@ -99,6 +99,27 @@ def test_every_text_is_answered(blobs: Blobs) -> None:
     assert [(found.text, found.score, found.box) for found in alone] == [
         (found.text, found.score, found.box) for found in together
     ]
+
+
+def test_each_text_is_a_step(blobs: Blobs) -> None:
+    """So other requests run in between; it is refused before the first if a later text is too long."""
+    model = Sam3(blobs["sam3"], HERE)
+    assert isinstance(model, Stepwise)
+    embedding = encode_pixels(model, smooth_photo(240, 320))
+    prompt = Prompt(texts=("a cat", "a dog", "red bus"), max_annotations=5)
+    steps = model.decode_in_steps(embedding, prompt, mask_input=None, multimask=False)
+    for _ in range(2):
+        next(steps)
+    with pytest.raises(StopIteration) as ended:
+        next(steps)
+    whole = model.decode(embedding, prompt, mask_input=None, multimask=False)
+    assert len(whole) == 5
+    assert [(found.text, found.score, found.box) for found in whole] == [
+        (found.text, found.score, found.box) for found in ended.value.value
+    ]
+    long = Prompt(texts=("a cat", "cat " * 31))
+    with pytest.raises(InvalidPromptError, match="at most 30"):
+        next(model.decode_in_steps(embedding, long, mask_input=None, multimask=False))
 
 
 def test_every_box_counts(blobs: Blobs) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from osamd.pixels.everything import Everything
 from osamd.pixels.proposals import Click, Search, box_ious, grid, stability, suppressed
 from osamd.types import MaskLogits
+from osamd.wire.replies import finish
 
 SIDE = 40
 SEED = st.integers(0, 10**6)
@@ -64,7 +65,7 @@ def test_suppression_keeps_what_no_better_kept_box_overlaps(seed: int) -> None:
     corners = random.uniform(0, 1, (20, 2))
     boxes = np.concatenate([corners, corners + random.uniform(0.1, 1, (20, 2))], axis=1).astype(np.float32)
     scores = random.integers(0, 5, 20).astype(np.float32)
-    out = suppressed(boxes, scores, 0.3)
+    out = finish(suppressed(boxes, scores, 0.3))
     for index in range(20):
         rivals = [
             other
@@ -126,7 +127,7 @@ def test_settled_it_is_the_suppression_of_all_at_once(seed: int) -> None:
             del kept[number]
         if offer.number is not None:
             kept[offer.number] = index
-    revived, dropped = plan.settle()
+    revived, dropped = finish(plan.settle())
     for number in dropped:
         del kept[number]
     for click, rank in revived:
@@ -136,6 +137,6 @@ def test_settled_it_is_the_suppression_of_all_at_once(seed: int) -> None:
         kept[revived_as] = index
     corners = [np.argwhere(mask.values > 0) for mask in masks]
     boxes = np.array([[*place.min(0)[::-1], *place.max(0)[::-1] + 1] for place in corners], np.float32)
-    out = suppressed(boxes, scores.astype(np.float32), 0.437)
+    out = finish(suppressed(boxes, scores.astype(np.float32), 0.437))
     assert sorted(kept.values()) == np.flatnonzero(~out).tolist()
-    assert plan.settle() == ([], [])
+    assert finish(plan.settle()) == ([], [])

@@ -89,6 +89,7 @@ class Engine:
             load=self._load,
             measure=lambda model: store.size(model) or 0,
             unloaded=lambda model: self._emit(ModelUnloaded(model.name)),
+            wait_s=settings.queue_wait_s,
             preloaded=self._preloads.include,
         )
         self._embeddings: OwnedCache[EncodedImage] = OwnedCache(
@@ -139,9 +140,9 @@ class Engine:
         await self._preloads.run(self._warm_up)
 
     async def _warm_up(self, model: Model) -> None:
-        # No request is waiting, and without retries the server would never be ready.
+        # No request is waiting, and without patience the server would never be ready.
         await self.library.pulls.bring(model, is_patient=True)
-        async with self._using(model) as adapter:
+        async with self._using(model, is_patient=True) as adapter:
             # On a GPU, loading included a run. If a request is waiting for the model, it is the first run
             # itself and must not wait for another one.
             if adapter.device != "cuda" and self._models.users(model) == 1:
@@ -374,11 +375,13 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def _using(
-        self, model: Model, *, keep_alive_s: KeepAlive = None, by_operator: bool = True
+        self, model: Model, *, keep_alive_s: KeepAlive = None, by_operator: bool = True, is_patient: bool = False
     ) -> AsyncIterator[Adapter]:
         """The model's adapter; its files are pulled and loaded if needed."""
         await self._bring(model)
-        async with self._models.using(model, keep_alive_s=keep_alive_s, by_operator=by_operator) as adapter:
+        async with self._models.using(
+            model, keep_alive_s=keep_alive_s, by_operator=by_operator, is_patient=is_patient
+        ) as adapter:
             yield adapter
 
     async def _load(self, model: Model) -> Adapter:

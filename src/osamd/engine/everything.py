@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
 from osamd.engine.admit import Admit
-from osamd.engine.everything_job import Job, Work
+from osamd.engine.everything_job import Job, Settlement, Work
 from osamd.engine.everything_limits import CLICKS_PER_JOB, Limits
 from osamd.engine.image_encoder import Lookup
 from osamd.errors import InvalidPromptError
@@ -220,10 +220,12 @@ async def search(
             yield await decode(new)
             plan.put_back([click for click, _ in new])
     if stopped is None:
-        revived, dropped = plan.settle()
-        limits.count((), dropped)
-        if dropped:
-            yield Found((), tuple(dropped), plan.progress)
+        settlement = Settlement(plan, timings)
+        await run(settlement.steps)
+        revived = settlement.revived
+        limits.count((), settlement.dropped)
+        if settlement.dropped:
+            yield Found((), tuple(settlement.dropped), plan.progress)
         while (revived or work.is_left) and (stopped := await limits.reached()) is None:
             again: list[tuple[Click, int | None]] = [revived.pop(0) for _ in range(min(CLICKS_PER_JOB, len(revived)))]
             yield await decode(again)

@@ -1,4 +1,4 @@
-"""One job of a search for everything: decodes a few clicks, and judges and refines their masks."""
+"""Jobs of a search for everything: most decode a few clicks, and judge and refine masks; one compares all masks."""
 
 import time
 from collections.abc import Generator
@@ -211,3 +211,24 @@ class Job:
 
         place = [[click.x * self._embedding.width, click.y * self._embedding.height]]
         return Prompt(points=np.array(place, np.float32), point_labels=np.ones(1, np.int64))
+
+
+@dataclass(slots=True)
+class Settlement:
+    """The comparison of all masks, once every click has been decoded.
+
+    Attributes:
+        plan: the search; nothing else may use it meanwhile.
+        timings: the request's stopwatch.
+        revived: click and rank of masks to decode again.
+        dropped: numbers of masks to forget.
+    """
+
+    plan: Search
+    timings: Timings
+    revived: list[tuple[Click, int]] = field(default_factory=list)
+    dropped: list[int] = field(default_factory=list)
+
+    def steps(self) -> Generator[None, None, None]:
+        """Compare them; yields where other jobs may run. Can be run again where memory ran out."""
+        self.revived, self.dropped = yield from self.timings.stage_in_steps("mask", self.plan.settle())

@@ -14,7 +14,7 @@ from osamd.errors import (
 from osamd.image_sources import ImageSource
 from osamd.library.catalog import Model
 from osamd.library.store import Store
-from osamd.models.base import Adapter, encode_pixels
+from osamd.models.base import Adapter, Stepwise, encode_pixels
 from osamd.runtime.graphs import graph_folder
 from osamd.settings import Settings
 from osamd.timings import Timings
@@ -196,7 +196,8 @@ def decode_prompts(
 ) -> Generator[None, None, list[Annotation]]:
     """All prompts' objects, as masks at image size; adds the stages ``decode`` and ``mask``.
 
-    Yields before each further prompt and each mask, so that other jobs can run in between.
+    Yields before each further prompt, each mask, and each further run of a ``Stepwise`` adapter, so that other jobs can
+    run in between.
 
     Args:
         adapter: the model the embedding is from.
@@ -216,8 +217,12 @@ def decode_prompts(
     for prompt_index, (prompt, mask_input) in enumerate(zip(prompts, refined, strict=True)):
         if prompt_index:
             yield
-        with timings.stage("decode"):
-            candidates = adapter.decode(embedding, prompt, mask_input=mask_input, multimask=multimask)
+        if isinstance(adapter, Stepwise):
+            steps = adapter.decode_in_steps(embedding, prompt, mask_input=mask_input, multimask=multimask)
+            candidates = yield from timings.stage_in_steps("decode", steps)
+        else:
+            with timings.stage("decode"):
+                candidates = adapter.decode(embedding, prompt, mask_input=mask_input, multimask=multimask)
         for mask_index, candidate in enumerate(candidates):
             yield
             with timings.stage("mask"):

@@ -27,6 +27,8 @@ class _Place:
     used: float = field(default_factory=time.monotonic)
     timer: asyncio.TimerHandle | None = None
     has_room: bool = False
+    # Whether it may wait for room without limit.
+    is_patient: bool = False
     filling: "asyncio.Task[None] | None" = None
 
 
@@ -42,6 +44,7 @@ class LoadedModels:
         load: loads a model, off the event loop.
         measure: the size of a model's files in bytes.
         unloaded: called after a model was unloaded.
+        wait_s: seconds for which a model that does not fit waits for the models in use.
         preloaded: whether the operator preloads this model.
     """
 
@@ -53,6 +56,7 @@ class LoadedModels:
         load: Callable[[Model], Awaitable[Adapter]],
         measure: Callable[[Model], int],
         unloaded: Callable[[Model], None],
+        wait_s: float,
         preloaded: Callable[[Model], bool] = lambda _: False,
     ) -> None:
         self._budget_bytes = budget_bytes
@@ -60,9 +64,12 @@ class LoadedModels:
         self._load = load
         self._measure = measure
         self._unloaded = unloaded
+        self._wait_s = wait_s
         self._preloaded = preloaded
         self._places: dict[str, _Place] = {}
-        self._loading = asyncio.Lock()
+        self._is_loading = False
+        # Those to be loaded, in the order they came.
+        self._waiting: list[_Place] = []
         self._changed = asyncio.Event()
 
     def residents(self) -> list[Resident]:
@@ -88,7 +95,12 @@ class LoadedModels:
 
     @contextlib.asynccontextmanager
     async def using(
-        self, model: Model, *, keep_alive_s: KeepAlive = None, by_operator: bool = True
+        self,
+        model: Model,
+        *,
+        keep_alive_s: KeepAlive = None,
+        by_operator: bool = True,
+        is_patient: bool = False,
     ) -> AsyncIterator[Adapter]:
         """The model's adapter, loaded if necessary; it stays loaded at least for the duration of the block.
 
@@ -97,12 +109,16 @@ class LoadedModels:
             keep_alive_s: how long it stays loaded after the block; None leaves that unchanged.
             by_operator: whether the caller is an operator. A user's ``keep_alive_s`` is ignored for a model that is
                 preloaded or whose ``keep_alive`` an operator set.
+            is_patient: whether to wait for room without limit.
 
         Raises:
             ModelError: it could not be loaded.
-            OverloadedError: pinned models leave no room for it.
+            OverloadedError: pinned models leave no room for it, or those in use left none for too long.
         """
         place = self._claim(model, await read_digest(model))
+        if is_patient and not place.is_patient:
+            place.is_patient = True
+            self._changed.set()
         try:
             if place.filling is None:
                 raise RuntimeError("a place is filled as soon as it is made")
@@ -175,11 +191,13 @@ class LoadedModels:
 
     async def _fill(self, place: _Place) -> None:
         try:
-            # One load at a time: two at once would need room for both and compete for the cores.
-            async with self._loading:
-                place.nbytes = await self._make_room(place.model)
-                place.has_room = True
+            place.nbytes = self._measured(place.model)
+            await self._take_turn(place)
+            try:
                 place.adapter = await self._load(place.model)
+            finally:
+                self._is_loading = False
+                self._changed.set()
             if place.digest != await read_digest(place.model):
                 # Its file changed during the load, so it is unknown which one was read: the next caller reloads it.
                 place.digest = ""
@@ -188,26 +206,79 @@ class LoadedModels:
             raise
         self._schedule(place)
 
-    async def _make_room(self, model: Model) -> int:
-        """Evict idle models, or wait, until this one fits; returns its size in bytes."""
+    def _measured(self, model: Model) -> int:
         nbytes = self._measure(model)
         if nbytes > self._budget_bytes:
             raise ModelLoadError(
                 f"{model.name} needs {nbytes:,} bytes; OSAMD_MODEL_MEMORY_BYTES allows {self._budget_bytes:,}"
             )
-        while True:
-            held = [place for place in self._places.values() if place.has_room]
-            if sum(place.nbytes for place in held) + nbytes <= self._budget_bytes:
-                return nbytes
-            idle = [place for place in held if not place.users and place.adapter is not None]
-            droppable = [place for place in idle if place.keep_alive_s != PINNED]
-            if droppable:
-                self._drop(min(droppable, key=lambda place: place.used))
-            elif len(idle) == len(held):
-                raise OverloadedError("no memory left for this model: all loaded models are pinned (keep_alive -1)")
-            else:
-                self._changed.clear()
-                await self._changed.wait()
+        return nbytes
+
+    async def _take_turn(self, place: _Place) -> None:
+        """Wait until this model fits and no other is being loaded, and take the room; the load must follow.
+
+        One load at a time: two at once would need room for both and compete for the cores. Of those waiting, the first
+        that fits is next, so a large one does not hold up small ones while it waits for models in use.
+        """
+        self._waiting.append(place)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None) as limit:
+                while not self._is_next(place):
+                    must_wait = self._must_wait_for_room(place)
+                    if place.is_patient:
+                        limit.reschedule(None)
+                    elif must_wait and limit.when() is None:
+                        limit.reschedule(loop.time() + self._wait_s)
+                    self._changed.clear()
+                    await self._changed.wait()
+            # No await from here on, so that nobody else counts the same room.
+            for idle in self._to_evict(place) or ():
+                self._drop(idle)
+            place.has_room = self._is_loading = True
+        except TimeoutError:
+            raise OverloadedError(
+                f"no memory became free for {place.model.name} within {self._wait_s:g} s, because other models are in"
+                " use: try again later, or have OSAMD_MODEL_MEMORY_BYTES raised"
+            ) from None
+        finally:
+            self._waiting.remove(place)
+            self._changed.set()
+
+    def _is_next(self, place: _Place) -> bool:
+        if self._is_loading:
+            return False
+        return place is next((waiting for waiting in self._waiting if self._to_evict(waiting) is not None), None)
+
+    def _must_wait_for_room(self, place: _Place) -> bool:
+        """Whether only the end of other requests can make room for this model.
+
+        Raises:
+            OverloadedError: not even that can.
+        """
+        if self._is_loading or self._to_evict(place) is not None:
+            return False
+        if all(self._is_idle(held) for held in self._held()):
+            raise OverloadedError(f"no memory left for {place.model.name}: pinned models (keep_alive -1) hold it")
+        return True
+
+    def _to_evict(self, place: _Place) -> list[_Place] | None:
+        """The least recently used idle models whose room this one needs; None if they would not suffice."""
+        held = self._held()
+        missing = sum(other.nbytes for other in held) + place.nbytes - self._budget_bytes
+        idle = [other for other in held if self._is_idle(other) and other.keep_alive_s != PINNED]
+        idle.sort(key=lambda other: other.used)
+        evicted = []
+        while missing > 0 and idle:
+            evicted.append(idle.pop(0))
+            missing -= evicted[-1].nbytes
+        return evicted if missing <= 0 else None
+
+    def _held(self) -> list[_Place]:
+        return [place for place in self._places.values() if place.has_room]
+
+    def _is_idle(self, place: _Place) -> bool:
+        return not place.users and place.adapter is not None
 
     def _schedule(self, place: _Place) -> None:
         """Schedule the unloading of an idle model."""

@@ -3,7 +3,7 @@
 An adapter holds loaded sessions, has no state that affects its answers, and is thread-safe.
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from osamd.types import ByteArray, Candidate, Capabilities, Embedding, MaskLogits, Prepared, Prompt
@@ -86,6 +86,20 @@ class Proposer(Protocol):
         """The masks of one click, best first; like ``decode`` with ``multimask``, but fast rather than exact.
 
         Their logits have the shape of those that ``decode`` returns with one of them as ``mask_input``.
+
+        Raises:
+            InferenceError: the model failed.
+        """
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """An adapter that runs more than once for some prompts, and lets other requests run in between."""
+
+    def decode_in_steps(
+        self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
+    ) -> Generator[None, None, list[Candidate]]:
+        """Like ``decode``, with the same result; yields between two runs.
 
         Raises:
             InferenceError: the model failed.

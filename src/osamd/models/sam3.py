@@ -3,7 +3,7 @@
 Reference: github.com/facebookresearch/sam3, its image processor; exported by github.com/wkentaro/sam3-onnx.
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -123,11 +123,25 @@ class Sam3:
             InvalidPromptError: a text is too long.
             InferenceError: the model failed.
         """
+        steps = self.decode_in_steps(embedding, prompt, mask_input=mask_input, multimask=multimask)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                found: list[Candidate] = end.value
+                return found
+
+    def decode_in_steps(
+        self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
+    ) -> Generator[None, None, list[Candidate]]:
+        """Like ``decode``; yields between two texts, each of which takes seconds on a CPU."""
         del mask_input, multimask
         texts = prompt.texts or (VISUAL,)
         boxes = _box_feeds(prompt.boxes, height=embedding.height, width=embedding.width)
         found: list[Candidate] = []
-        for text, tokens in zip(texts, tokenize(texts, CONTEXT_LENGTH), strict=True):
+        for index, (text, tokens) in enumerate(zip(texts, tokenize(texts, CONTEXT_LENGTH), strict=True)):
+            if index:
+                yield
             mask, features = self._language_encoder.run({"tokens": tokens[None]}, self._language)
             feeds = {**embedding.features, **boxes, "language_mask": mask, "language_features": features}
             found += self._objects(feeds, text, embedding, prompt)
