@@ -313,7 +313,7 @@ function refresh() {
     const kind = button.dataset.export;
     button.disabled = ["mask", "cutout"].includes(kind) ? !hasMask : !(hasAny || (kind === "all" && hasOther));
   }
-  byId("multimask").setAttribute("aria-pressed", String(Boolean((active ?? present).isMultimask)));
+  byId("multimask").setAttribute("aria-pressed", Boolean((active ?? present).isMultimask));
   refreshCandidates(active);
   const found = active?.found;
   const prompt = found?.texts.length ? { texts: found.texts } : { everything: true };
@@ -356,7 +356,7 @@ function useTool(tool) {
   gestures.useTool(tool);
   for (const button of byId("tools").children) {
     const isChosen = button.dataset.tool === tool;
-    button.setAttribute("aria-checked", String(isChosen));
+    button.setAttribute("aria-checked", isChosen);
     button.tabIndex = isChosen ? 0 : -1;
   }
   return undefined;
@@ -384,7 +384,7 @@ function toggleMultimask() {
 
 function toggleOutlines() {
   isOutlinesOnly = !isOutlinesOnly;
-  byId("outlines").setAttribute("aria-pressed", String(isOutlinesOnly));
+  byId("outlines").setAttribute("aria-pressed", isOutlinesOnly);
   stage.draw();
 }
 
@@ -396,7 +396,7 @@ function hideMasks(isHidden) {
 function togglePreview() {
   isPreviewOn = !isPreviewOn;
   asking.retryPreviews();
-  byId("preview").setAttribute("aria-pressed", String(isPreviewOn));
+  byId("preview").setAttribute("aria-pressed", isPreviewOn);
   hover(null);
 }
 
@@ -419,8 +419,25 @@ const ACTS = {
   pagedown: () => photos.step(1),
 };
 
+const BUTTONS = {
+  everything: findEverything,
+  undo: () => step("undo"),
+  redo: () => step("redo"),
+  clear: () => commit(doc.clear(history.present)),
+  "new-object": () => newObject(false),
+  "same-class": () => newObject(true),
+  outlines: toggleOutlines,
+  preview: togglePreview,
+  multimask: toggleMultimask,
+  "zoom-in": ACTS["+"],
+  "zoom-out": ACTS["-"],
+  "zoom-fit": ACTS[0],
+  help: () => byId("help-dialog").showModal(),
+  key: () => keyDialog.open(),
+};
+
 function press(name, event) {
-  if (name === "?") byId("help-dialog").showModal();
+  if (name === "?") BUTTONS.help();
   else if (!asking.photo) return false;
   else if (name === "escape" && everything.isOn) everything.stop();
   else if (/^[1-9]$/.test(name)) return classes.press(name);
@@ -527,22 +544,9 @@ async function exportAs(kind) {
 
 function wire() {
   putIcons();
-  byId("everything").addEventListener("click", findEverything);
-  byId("undo").addEventListener("click", () => step("undo"));
-  byId("redo").addEventListener("click", () => step("redo"));
-  byId("clear").addEventListener("click", () => commit(doc.clear(history.present)));
-  byId("new-object").addEventListener("click", () => newObject(false));
-  byId("same-class").addEventListener("click", () => newObject(true));
+  for (const [id, act] of Object.entries(BUTTONS)) byId(id).addEventListener("click", act);
   byId("opacity").addEventListener("input", () => stage.draw());
-  byId("outlines").addEventListener("click", toggleOutlines);
-  byId("preview").addEventListener("click", togglePreview);
-  byId("preview").setAttribute("aria-pressed", String(isPreviewOn));
-  byId("multimask").addEventListener("click", toggleMultimask);
-  byId("zoom-in").addEventListener("click", ACTS["+"]);
-  byId("zoom-out").addEventListener("click", ACTS["-"]);
-  byId("zoom-fit").addEventListener("click", ACTS[0]);
-  byId("help").addEventListener("click", () => byId("help-dialog").showModal());
-  byId("key").addEventListener("click", () => keyDialog.open());
+  byId("preview").setAttribute("aria-pressed", isPreviewOn);
   wireDialog(byId("help-dialog"));
   for (const button of byId("tools").children) button.addEventListener("click", () => useTool(button.dataset.tool));
   roving(byId("tools"), "button", (button) => useTool(button.dataset.tool));
