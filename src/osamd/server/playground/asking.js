@@ -50,7 +50,7 @@ export class Asking {
     this.standIn = null; // a model quick enough to preview in a slow one's place
     this.embedding = null;
     this.standInEmbedding = null;
-    this.stopEmbedding = new AbortController();
+    this.stop = new AbortController(); // of what belongs to this photo and this model
   }
 
   /** Forget everything about the previous photo, and embed this one. */
@@ -80,7 +80,8 @@ export class Asking {
   }
 
   forget() {
-    this.stopEmbedding.abort();
+    this.stop.abort();
+    this.stop = new AbortController();
     for (const { controller } of this.pending.values()) controller.abort();
     this.pending.clear();
     this.searching?.abort();
@@ -109,8 +110,7 @@ export class Asking {
   }
 
   async embed() {
-    this.stopEmbedding = new AbortController();
-    const { signal } = this.stopEmbedding;
+    const { signal } = this.stop;
     const tell = (phase, sent) => {
       if (signal.aborted) return;
       this.phase = phase;
@@ -304,7 +304,7 @@ export class Asking {
     const { signal } = controller;
     const model = this.wordModel;
     const ask = async () => {
-      const silent = { signal: this.stopEmbedding.signal, onSent() {} };
+      const silent = { signal: this.stop.signal, onSent() {} };
       // The detector has to see the photo, too.
       if (model !== this.model) await (this.wordEmbedding ??= transport.embed(this.photo.blob, model, silent));
       return this.generate({ model, prompt: { texts } }, signal);
@@ -432,7 +432,7 @@ export class Asking {
   async standInOnce(object) {
     this.stopPreview = new AbortController();
     const { signal } = this.stopPreview;
-    const silent = { signal: this.stopEmbedding.signal, onSent() {} };
+    const silent = { signal: this.stop.signal, onSent() {} };
     this.standInEmbedding ??= transport.embed(this.photo.blob, this.standIn, silent);
     const { image_id } = (await this.standInEmbedding).data;
     const prompt = promptOf(object);
