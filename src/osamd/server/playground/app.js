@@ -536,7 +536,8 @@ async function exportAs(kind) {
     const file = await writeFile(kind);
     if (file) exports.download(file);
   } catch (error) {
-    if (error.name !== "AbortError") complain(error);
+    if (error.name === "AbortError") hint("Export stopped. Start it again with its photo open");
+    else complain(error);
   } finally {
     button.classList.remove("is-busy");
   }

@@ -360,22 +360,17 @@ export class Asking {
     }
   }
 
-  /** The mask of an object in another format, for export. */
-  async inFormat(object, maskFormat) {
-    const { signal } = new AbortController();
-    const { found } = object;
-    const fields = found ? { prompt: { texts: found.texts }, model: found.model } : this.fieldsOf(object);
-    const ask = () => this.generate(fields, signal, { mask_format: maskFormat });
-    let answer;
+  /** An object's polygons, traced by the API. */
+  async tracedOf(object, signal) {
+    const fields = this.fieldsOf(object);
+    const ask = () => this.generate(fields, signal, { mask_format: "polygon" });
     try {
-      answer = await this.patience.run(ask, signal);
+      const { annotations } = (await this.patience.run(ask, signal)).data;
+      return fields.multimask ? annotations.slice(object.picked, object.picked + 1) : annotations;
     } catch (error) {
-      if (this.hasLost(fields, error)) return this.inFormat(object, maskFormat);
+      if (this.hasLost(fields, error)) return this.tracedOf(object, signal);
       throw error;
     }
-    const { data } = answer;
-    if (found) return data.annotations.slice(found.index, found.index + 1);
-    return fields.multimask ? data.annotations.slice(object.picked, object.picked + 1) : data.annotations;
   }
 
   retryPreviews() {
