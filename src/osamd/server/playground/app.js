@@ -477,6 +477,7 @@ async function openEntry(entry) {
   byId("dock").hidden = false;
   document.body.classList.add("has-photo");
   asking.open(photo, entry.memory);
+  gestures.leave();
   stage.show(photo);
   byId("stage").focus({ preventScroll: true });
   if (!models.chosen) loadModels();
