@@ -91,7 +91,7 @@ const objects = new ObjectsPanel(byId("objects"), byId("stage"), {
   remove: (id) => commit(doc.remove(history.present, id)),
 });
 const classes = new Classes({ give: giveClass });
-const photos = new Photos((entry) => openEntry(entry));
+const photos = new Photos((entry) => showEntry(entry));
 let isPreviewOn = matchMedia("(hover: hover)").matches;
 let isMasksHidden = false;
 let isOutlinesOnly = false;
@@ -446,10 +446,14 @@ function press(name, event) {
   return true;
 }
 
-const usePhotos = (files) => openEntry(photos.add(files));
+const usePhotos = (files) => showEntry(photos.add(files));
+
+function showEntry(entry) {
+  notice.hide();
+  return openEntry(entry);
+}
 
 async function openEntry(entry) {
-  notice.hide();
   const opened = ++photosOpened;
   let photo;
   let hash;
@@ -458,8 +462,11 @@ async function openEntry(entry) {
     hash = entry.hash ?? (await hashOf(entry.blob));
   } catch (error) {
     photos.drop(entry);
-    if (opened === photosOpened) notice.show("Not an image", error.message);
-    return;
+    if (opened !== photosOpened) return undefined;
+    notice.show("Not an image", error.message);
+    // One of those that were chosen with it may do.
+    const [next] = photos.entries;
+    return photos.current || !next ? undefined : openEntry(next);
   }
   // Another one was opened while this one was decoded.
   if (opened !== photosOpened) return photo.close();
