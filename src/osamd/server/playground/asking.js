@@ -29,10 +29,7 @@ export class Asking {
     this.hooks = hooks;
     this.model = null; // until the list of models is there
     this.capabilities = new Set();
-    this.photo = null;
-    this.phase = "empty"; // waiting, sending, reading, ready, failed
     this.sent = 0;
-    this.answers = new Map();
     this.pending = new Map();
     this.shown = new Map(); // the last shapes of each object, drawn until newer ones arrive
     this.lostMasks = new Set(); // mask_ids that the server no longer knows
@@ -41,16 +38,9 @@ export class Asking {
     this.paintings = new Set();
     this.masks = new Map(); // painted masks to refine, by name: functions that give a data URI
     this.searching = null;
-    this.asked = null; // what the last preview asked
-    this.previewTimes = [];
-    this.isPreviewRefused = false;
-    this.previewShapes = [];
     this.detector = null; // a model that only finds boxes, for words
-    this.wordEmbedding = null;
     this.standIn = null; // a model quick enough to preview in a slow one's place
-    this.embedding = null;
-    this.standInEmbedding = null;
-    this.stop = new AbortController(); // of what belongs to this photo and this model
+    this.forget();
   }
 
   /** Forget everything about the previous photo, and embed this one. */
@@ -80,8 +70,8 @@ export class Asking {
   }
 
   forget() {
-    this.stop.abort();
-    this.stop = new AbortController();
+    this.stop?.abort();
+    this.stop = new AbortController(); // of what belongs to this photo and this model
     for (const { controller } of this.pending.values()) controller.abort();
     this.pending.clear();
     this.searching?.abort();
@@ -89,13 +79,13 @@ export class Asking {
     this.answers = new Map();
     this.shown.clear();
     this.lostMasks.clear();
-    this.asked = null;
+    this.asked = null; // what the last preview asked
     this.embedding = this.wordEmbedding = null;
     this.photo = null;
     this.endPreview();
     this.stopPreview?.abort();
     this.retryPreviews();
-    this.phase = "empty";
+    this.phase = "empty"; // waiting, sending, reading, ready, failed
   }
 
   start() {
