@@ -190,6 +190,39 @@ def test_all_photos_in_one_file(ready: Playground) -> None:
     assert first["segmentation"] == coco["annotations"][0]["segmentation"]
 
 
+def test_masks_that_were_still_to_come(ready: Playground) -> None:
+    """The ZIP says which photos were left before all their masks were there; opened once more they are complete."""
+    page = ready.page
+    ready.click(*ON)
+    ready.wait_for_mask()
+    page.keyboard.press("n")
+    page.route(GENERATE, lambda _: None)
+    with page.expect_request(GENERATE):
+        ready.click(*OFF)
+    ready.choose(encoded(disc_picture()), "disc.png", kind="image/png")
+    ready.wait_until_ready()
+    page.unroute(GENERATE)
+    ready.click(70, 50)
+    ready.wait_for_mask()
+
+    def count() -> int:
+        with zipfile.ZipFile(io.BytesIO(ready.download("all"))) as archive:
+            return len(json.loads(archive.read("coco.json"))["annotations"])
+
+    assert count() == 2
+    expect(ready.notice).to_contain_text("masks are missing")
+    expect(ready.notice).to_contain_text("cat.jpg: 1 object.")
+    page.keyboard.press("PageUp")
+    expect(page.locator("#photos-name")).to_have_text("cat.jpg")
+    ready.wait_for_mask()
+    expect(ready.notice).to_be_hidden()
+    page.keyboard.press("PageDown")
+    expect(page.locator("#photos-name")).to_have_text("disc.png")
+    ready.wait_for_mask()
+    assert count() == 3
+    expect(ready.notice).to_be_hidden()
+
+
 def test_polygons_of_a_photo_that_is_left(ready: Playground) -> None:
     """Another photo opened during an export stops it, so that no file mixes both; the page says so."""
     page = ready.page

@@ -495,14 +495,18 @@ async function openEntry(entry) {
 /** Keep what the photo that is left needs to be exported, and to be opened again without requests. */
 function leaveEntry() {
   const { current } = photos;
-  if (current) Object.assign(current, { results: exports.resultsOf(asking, history.present), memory: asking.memory });
+  if (!current) return;
+  const results = exports.resultsOf(asking, history.present);
+  const missing = history.present.objects.filter((object) => !object.isHidden && asking.isIncomplete(object)).length;
+  Object.assign(current, { results, missing, memory: asking.memory });
 }
+
+const objectsText = (count) => (count === 1 ? "1 object" : `${count} objects`);
 
 function offerSaved({ hash }) {
   const objects = savedObjects(hash);
   if (!objects.length) return;
-  const many = objects.length === 1 ? "1 object" : `${objects.length} objects`;
-  notice.show("You have worked on this photo before", `This browser kept the clicks and names of ${many}.`, {
+  notice.show("You have worked on this photo before", `This browser kept the clicks and names of ${objectsText(objects.length)}.`, {
     Restore: async () => {
       notice.hide();
       await Promise.all(objects.map(({ found }) => found && shapeOf(found.annotation)));
@@ -517,7 +521,12 @@ function offerSaved({ hash }) {
 
 function photosToExport(isAll) {
   leaveEntry();
-  return (isAll ? photos.entries : [photos.current]).filter(({ results }) => results.length);
+  const entries = isAll ? photos.entries : [photos.current];
+  const missing = entries.filter((entry) => entry.missing).map((entry) => `${entry.name}: ${objectsText(entry.missing)}`);
+  if (missing.length) {
+    notice.show("Some masks are missing in the file", `${missing.join(", ")}. Open each of these photos, wait for its masks, and export again.`);
+  }
+  return entries.filter(({ results }) => results.length);
 }
 
 async function writeFile(kind) {
@@ -525,9 +534,9 @@ async function writeFile(kind) {
   const { present } = history;
   if (kind === "mask") return exports.maskFile(asking, doc.activeOf(present));
   if (kind === "cutout") return exports.cutoutFile(asking, doc.activeOf(present));
-  if (kind === "polygons") return exports.polygonsFile(asking, present);
   const shown = photosToExport(kind === "all");
   if (!shown.length) return null;
+  if (kind === "polygons") return exports.polygonsFile(asking, present);
   const names = exports.classesOf(shown, classes.names);
   const stem = exports.stemOf(shown[0].photo);
   const made = `Made with osamd and ${asking.model}`;

@@ -191,6 +191,11 @@ export class Asking {
     return entry.name;
   }
 
+  /** Whether the mask that was asked for, or strokes over it, are still to come. */
+  isIncomplete(object) {
+    return Boolean(this.painted.get(object.strokes)?.isPending || (this.fieldsOf(object) && !this.answerOf(object)));
+  }
+
   /** Resolves when all strokes are part of their masks. */
   whenPainted() {
     return Promise.all(this.paintings);
