@@ -83,7 +83,7 @@ CHAIN = "yoloworld:latest+builtin:latest"
 
 @pytest.fixture
 def asked(playground: Playground) -> list[dict[str, Any]]:
-    """What a playground with a detector in front of the built-in model asks; words find what a click on the cat does."""
+    """What a playground with a detector in front of the built-in model asks; words find what a click does."""
     page = playground.page
     bodies: list[dict[str, Any]] = []
 
