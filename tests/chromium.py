@@ -94,6 +94,8 @@ class Playground:
     def use(self, photo: bytes, name: str = "photo.jpg", *, kind: str = "image/jpeg") -> None:
         """Choose a photo, and wait until it can be clicked on."""
         self.choose(photo, name, kind=kind)
+        # Until then a photo that is open already is ready.
+        expect(self.page.locator("#photos-name")).to_have_text(name)
         self.wait_until_ready()
 
     def choose(self, photo: bytes, name: str = "photo.jpg", *, kind: str = "image/jpeg") -> None:

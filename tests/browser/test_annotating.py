@@ -47,6 +47,14 @@ def filled(polygon: list[float], width: int, height: int) -> Any:
     return inside
 
 
+def inside_of_polygons(polygons: list[dict[str, Any]], shape: tuple[int, int]) -> Any:
+    """The pixels inside of the API's polygons, whose whole numbers are middles of pixels."""
+    height, width = shape
+    rings = [ring for part in polygons for ring in (part["exterior"], *part["holes"])]
+    edges = [[value + 0.5 for point in ring for value in point] for ring in rings]
+    return np.logical_xor.reduce([filled(edge, width, height) for edge in edges])
+
+
 def drag(playground: Playground, *places: tuple[float, float]) -> None:
     """Drag over pixels of the photo."""
     box = playground.stage.bounding_box()
@@ -182,6 +190,74 @@ def test_all_photos_in_one_file(ready: Playground) -> None:
     assert first["segmentation"] == coco["annotations"][0]["segmentation"]
 
 
+def test_masks_that_were_still_to_come(ready: Playground) -> None:
+    """The ZIP says which photos were left before all their masks were there; opened once more they are complete."""
+    page = ready.page
+    ready.click(*ON)
+    ready.wait_for_mask()
+    page.keyboard.press("n")
+    page.route(GENERATE, lambda _: None)
+    with page.expect_request(GENERATE):
+        ready.click(*OFF)
+    ready.use(encoded(disc_picture()), "disc.png", kind="image/png")
+    page.unroute(GENERATE)
+    ready.click(70, 50)
+    ready.wait_for_mask()
+
+    def count() -> int:
+        with zipfile.ZipFile(io.BytesIO(ready.download("all"))) as archive:
+            return len(json.loads(archive.read("coco.json"))["annotations"])
+
+    assert count() == 2
+    expect(ready.notice).to_contain_text("masks are missing")
+    expect(ready.notice).to_contain_text("cat.jpg: 1 object.")
+    page.keyboard.press("PageUp")
+    expect(page.locator("#photos-name")).to_have_text("cat.jpg")
+    ready.wait_for_mask()
+    expect(ready.notice).to_be_hidden()
+    page.keyboard.press("PageDown")
+    expect(page.locator("#photos-name")).to_have_text("disc.png")
+    ready.wait_for_mask()
+    assert count() == 3
+    expect(ready.notice).to_be_hidden()
+
+
+def test_polygons_of_a_photo_that_is_left(ready: Playground) -> None:
+    """Another photo opened during an export stops it, so that no file mixes both; the page says so."""
+    page = ready.page
+    ready.use(encoded(disc_picture()), "disc.png", kind="image/png")
+    page.keyboard.press("PageUp")
+    expect(page.locator("#photos-name")).to_have_text("cat.jpg")
+    for place in (ON, OFF):
+        page.keyboard.press("n")
+        ready.click(*place)
+        ready.wait_for_mask()
+    files: list[str] = []
+    page.on("download", lambda file: files.append(file.suggested_filename))
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if held:
+            return route.continue_()
+        return held.append(route)
+
+    page.route(GENERATE, hold)
+    button = page.locator("[data-export=polygons]")
+    with page.expect_request(GENERATE):
+        button.click()
+    asked = ready.listen()
+    page.keyboard.press("PageDown")
+    expect(page.locator("#photos-name")).to_have_text("disc.png")
+    expect(ready.status).to_contain_text("Export stopped")
+    held[0].continue_()
+    expect(button).not_to_have_class("is-busy")
+    assert ([], []) == (asked, files)
+    page.keyboard.press("PageUp")
+    ready.wait_for_mask()
+    polygons = json.loads(ready.download("polygons"))
+    assert ("cat.jpg", 2) == (polygons["image"], len(polygons["objects"]))
+
+
 def test_brush_and_eraser(ready: Playground) -> None:
     """Strokes add pixels to a mask and take them away, in every file; undo takes them back.
 
@@ -203,6 +279,9 @@ def test_brush_and_eraser(ready: Playground) -> None:
     assert not painted[ON[1], ON[0]]
     changed = before != painted
     assert not changed[100:120, 20:60].any()
+    (item,) = json.loads(ready.download("polygons"))["objects"]
+    assert any(part["holes"] for part in item["polygons"])
+    np.testing.assert_array_equal(painted, inside_of_polygons(item["polygons"], painted.shape))
     page.keyboard.press("a")
     asked = ready.listen()
     ready.click(330, 200)

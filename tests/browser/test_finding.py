@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from chromium import Playground, body_of
-from pictures import inside_of_runs, png_pixels
+from pictures import disc_picture, encoded, inside_of_runs, png_pixels
 from playwright.sync_api import Route, expect
 
 ON = (225, 150)
@@ -78,11 +78,14 @@ def test_everything_is_found_and_some_of_it_kept(ready: Playground) -> None:
     assert asked[0]["prompt"]["mask_input"].startswith("mask_")
 
 
-def test_words_with_a_detector_in_front(playground: Playground, photo: bytes) -> None:
-    """With a detector downloaded, the chosen model takes words too, and its masks are refined by clicks."""
+CHAIN = "yoloworld:latest+builtin:latest"
+
+
+@pytest.fixture
+def asked(playground: Playground) -> list[dict[str, Any]]:
+    """What a playground with a detector in front of the built-in model asks; words find what a click does."""
     page = playground.page
-    asked: list[dict[str, Any]] = []
-    chain = "yoloworld:latest+builtin:latest"
+    bodies: list[dict[str, Any]] = []
 
     def add_detector(route: Route) -> None:
         models = route.fetch().json()["models"]
@@ -92,8 +95,8 @@ def test_words_with_a_detector_in_front(playground: Playground, photo: bytes) ->
 
     def answer(route: Route) -> None:
         body = body_of(route.request)
-        asked.append(body)
-        if body["model"] != chain:
+        bodies.append(body)
+        if body["model"] != CHAIN:
             return route.continue_()
         click = {"points": [ON], "point_labels": [1]}
         reply = route.fetch(post_data=json.dumps(body | {"model": "builtin:latest", "prompt": click})).json()
@@ -104,14 +107,39 @@ def test_words_with_a_detector_in_front(playground: Playground, photo: bytes) ->
     page.route("**/api/embed?*", lambda route: route.continue_(url=route.request.url.split("?")[0] + "?model=builtin"))
     page.route("**/api/generate", answer)
     page.reload()
+    return bodies
+
+
+def find(playground: Playground, words: str) -> None:
+    """Search for words."""
+    playground.page.locator("#words-input").fill(words)
+    playground.page.keyboard.press("Enter")
+
+
+def test_words_with_a_detector_in_front(playground: Playground, asked: list[dict[str, Any]], photo: bytes) -> None:
+    """With a detector downloaded, the chosen model takes words too, and its masks are refined by clicks."""
+    page = playground.page
     playground.use(photo)
     page.keyboard.press("p")
-    page.locator("#words-input").fill("cat")
-    page.keyboard.press("Enter")
+    find(playground, "cat")
     expect(page.locator("#objects .name")).to_have_value("cat")
-    assert [(chain, {"texts": ["cat"]})] == [(body["model"], body["prompt"]) for body in asked]
+    assert [(CHAIN, {"texts": ["cat"]})] == [(body["model"], body["prompt"]) for body in asked]
     expect(page.locator("#code")).to_contain_text("yoloworld:latest%2Bbuiltin")
     playground.click(*ON, modifiers=["Alt"])
     expect(playground.objects).to_have_text([re.compile("1 click")])
     playground.wait_for_mask()
     assert ("builtin:latest", True) == (asked[-1]["model"], asked[-1]["prompt"]["mask_input"].startswith("mask_"))
+
+
+def test_words_in_a_photo_that_is_opened_again(
+    playground: Playground, asked: list[dict[str, Any]], photo: bytes
+) -> None:
+    """Back at a photo whose answers are kept, the detector still gets to see it."""
+    page = playground.page
+    playground.use(photo)
+    playground.use(encoded(disc_picture()), "disc.png", kind="image/png")
+    page.keyboard.press("PageUp")
+    expect(page.locator("#photos-name")).to_have_text("photo.jpg")
+    find(playground, "cat")
+    expect(page.locator("#objects .name")).to_have_value("cat")
+    assert CHAIN in [body["model"] for body in asked]

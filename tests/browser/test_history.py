@@ -37,6 +37,22 @@ def test_second_photo(playground: Playground, client: httpx2.Client, photo: byte
     np.testing.assert_array_equal(expected, png_pixels(playground.download("mask")) > 0)
 
 
+def test_cursor_stays_with_its_photo(playground: Playground, photo: bytes) -> None:
+    """The keyboard's cursor and the first corner of a box are not taken along to another photo."""
+    page = playground.page
+    playground.use(photo)
+    page.keyboard.press("p")
+    for key in ("ArrowLeft", "b", "ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    playground.use(encoded(Image.new("RGB", (200, 100), (90, 120, 60))), "small.png", kind="image/png")
+    asked = playground.listen()
+    # These put a new cursor and a new corner into the middle; the old ones would make a click and a box.
+    page.keyboard.press("Enter")
+    page.keyboard.press("b")
+    expect(playground.objects).to_have_count(0)
+    assert asked == []
+
+
 def test_last_photo_wins(playground: Playground) -> None:
     """A photo that takes long to decode does not replace one that was chosen after it."""
     page = playground.page

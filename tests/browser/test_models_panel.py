@@ -135,6 +135,24 @@ def test_words(playground: Playground, tmp_path: Path) -> None:
     assert [f"Object {found + 1}"] == [item["name"] for item in json.loads(playground.download("polygons"))["objects"]]
 
 
+def test_polygons_of_what_another_model_found(playground: Playground) -> None:
+    """Masks found by words are exported as polygons with any model, without a request."""
+    choose(playground, "sam3")
+    playground.wait_until_ready()
+    page = playground.page
+    page.locator("#words-input").fill("a disc")
+    page.get_by_role("button", name="Find").click()
+    playground.wait_for_mask()
+    found = playground.objects.count()
+    choose(playground, "sam:300m")
+    playground.wait_until_embedded()
+    asked = playground.listen()
+    objects = json.loads(playground.download("polygons"))["objects"]
+    assert ["a disc"] * found == [item["name"] for item in objects]
+    assert all(item["polygons"][0]["exterior"] for item in objects)
+    assert asked == []
+
+
 def test_pull(playground: Playground, library: Library) -> None:
     """A model that is not here is shown with its licence, pulled with its progress, and then in use."""
     model = next(library.fresh)

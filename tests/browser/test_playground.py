@@ -365,6 +365,23 @@ def test_dropped_and_pasted(playground: Playground, photo: bytes) -> None:
     expect(playground.notice).to_contain_text("d.png cannot be opened")
 
 
+def test_text_that_carries_a_picture(playground: Playground, photo: bytes) -> None:
+    """Cells of a table, which are copied as text and as a picture, are text in a field and a photo elsewhere."""
+    page = playground.page
+    give = """([bytes, place]) => {
+        const data = new DataTransfer();
+        data.items.add("cup, spoon", "text/plain");
+        data.items.add(new File([Uint8Array.from(bytes)], "cells.png", { type: "image/png" }));
+        const event = new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true });
+        document.querySelector(place).dispatchEvent(event);
+        return event.defaultPrevented;
+    }"""
+    assert page.evaluate(give, [list(photo), "#class-input"]) is False
+    assert page.evaluate(give, [list(photo), "body"]) is True
+    playground.wait_until_ready()
+    expect(page.locator("#photos")).to_be_hidden()
+
+
 def test_behind_a_prefix(open_playground: Opener, tmp_path: Path) -> None:
     """Behind a path prefix everything works, examples and docs too, without a word about the prefix in the page."""
     script = (

@@ -9,7 +9,7 @@ import pytest
 from chromium import KEY_NAME, Opener, Playground
 from codes import run_code
 from pictures import disc_picture, encoded, png_pixels
-from playwright.sync_api import Dialog, Page, Route, expect
+from playwright.sync_api import Dialog, FilePayload, Page, Route, expect
 from serving import KEY, RunningServer
 
 GENERATE, CATALOG = "**/api/generate", "**/api/catalog"
@@ -357,3 +357,15 @@ def test_heic_is_explained(playground: Playground) -> None:
     playground.choose(b"\0\0\0\x18ftypheic", "IMG_1.HEIC", kind="")
     expect(playground.notice).to_contain_text("Not an image")
     expect(playground.notice).to_contain_text("HEIC photos open in Safari only; other browsers show JPEG, PNG")
+
+
+def test_first_of_two_is_no_image(playground: Playground, photo: bytes) -> None:
+    """Of two files chosen at once the second is opened where the first cannot be; the notice about that one stays."""
+    heic = FilePayload(name="IMG_1.HEIC", mimeType="", buffer=b"\0\0\0\x18ftypheic")
+    cat = FilePayload(name="cat.jpg", mimeType="image/jpeg", buffer=photo)
+    playground.page.locator("#file").set_input_files([heic, cat])
+    playground.wait_until_ready()
+    expect(playground.notice).to_contain_text("IMG_1.HEIC cannot be opened")
+    playground.click(*ON)
+    playground.wait_for_mask()
+    assert "cat.jpg" == json.loads(playground.download("coco"))["images"][0]["file_name"]

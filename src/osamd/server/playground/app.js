@@ -91,7 +91,7 @@ const objects = new ObjectsPanel(byId("objects"), byId("stage"), {
   remove: (id) => commit(doc.remove(history.present, id)),
 });
 const classes = new Classes({ give: giveClass });
-const photos = new Photos((entry) => openEntry(entry));
+const photos = new Photos((entry) => showEntry(entry));
 let isPreviewOn = matchMedia("(hover: hover)").matches;
 let isMasksHidden = false;
 let isOutlinesOnly = false;
@@ -313,7 +313,7 @@ function refresh() {
     const kind = button.dataset.export;
     button.disabled = ["mask", "cutout"].includes(kind) ? !hasMask : !(hasAny || (kind === "all" && hasOther));
   }
-  byId("multimask").setAttribute("aria-pressed", String(Boolean((active ?? present).isMultimask)));
+  byId("multimask").setAttribute("aria-pressed", Boolean((active ?? present).isMultimask));
   refreshCandidates(active);
   const found = active?.found;
   const prompt = found?.texts.length ? { texts: found.texts } : { everything: true };
@@ -356,7 +356,7 @@ function useTool(tool) {
   gestures.useTool(tool);
   for (const button of byId("tools").children) {
     const isChosen = button.dataset.tool === tool;
-    button.setAttribute("aria-checked", String(isChosen));
+    button.setAttribute("aria-checked", isChosen);
     button.tabIndex = isChosen ? 0 : -1;
   }
   return undefined;
@@ -384,7 +384,7 @@ function toggleMultimask() {
 
 function toggleOutlines() {
   isOutlinesOnly = !isOutlinesOnly;
-  byId("outlines").setAttribute("aria-pressed", String(isOutlinesOnly));
+  byId("outlines").setAttribute("aria-pressed", isOutlinesOnly);
   stage.draw();
 }
 
@@ -396,7 +396,7 @@ function hideMasks(isHidden) {
 function togglePreview() {
   isPreviewOn = !isPreviewOn;
   asking.retryPreviews();
-  byId("preview").setAttribute("aria-pressed", String(isPreviewOn));
+  byId("preview").setAttribute("aria-pressed", isPreviewOn);
   hover(null);
 }
 
@@ -419,8 +419,25 @@ const ACTS = {
   pagedown: () => photos.step(1),
 };
 
+const BUTTONS = {
+  everything: findEverything,
+  undo: () => step("undo"),
+  redo: () => step("redo"),
+  clear: () => commit(doc.clear(history.present)),
+  "new-object": () => newObject(false),
+  "same-class": () => newObject(true),
+  outlines: toggleOutlines,
+  preview: togglePreview,
+  multimask: toggleMultimask,
+  "zoom-in": ACTS["+"],
+  "zoom-out": ACTS["-"],
+  "zoom-fit": ACTS[0],
+  help: () => byId("help-dialog").showModal(),
+  key: () => keyDialog.open(),
+};
+
 function press(name, event) {
-  if (name === "?") byId("help-dialog").showModal();
+  if (name === "?") BUTTONS.help();
   else if (!asking.photo) return false;
   else if (name === "escape" && everything.isOn) everything.stop();
   else if (/^[1-9]$/.test(name)) return classes.press(name);
@@ -429,10 +446,14 @@ function press(name, event) {
   return true;
 }
 
-const usePhotos = (files) => openEntry(photos.add(files));
+const usePhotos = (files) => showEntry(photos.add(files));
+
+function showEntry(entry) {
+  notice.hide();
+  return openEntry(entry);
+}
 
 async function openEntry(entry) {
-  notice.hide();
   const opened = ++photosOpened;
   let photo;
   let hash;
@@ -441,8 +462,11 @@ async function openEntry(entry) {
     hash = entry.hash ?? (await hashOf(entry.blob));
   } catch (error) {
     photos.drop(entry);
-    if (opened === photosOpened) notice.show("Not an image", error.message);
-    return;
+    if (opened !== photosOpened) return undefined;
+    notice.show("Not an image", error.message);
+    // One of those that were chosen with it may do.
+    const [next] = photos.entries;
+    return photos.current || !next ? undefined : openEntry(next);
   }
   // Another one was opened while this one was decoded.
   if (opened !== photosOpened) return photo.close();
@@ -460,6 +484,7 @@ async function openEntry(entry) {
   byId("dock").hidden = false;
   document.body.classList.add("has-photo");
   asking.open(photo, entry.memory);
+  gestures.leave();
   stage.show(photo);
   byId("stage").focus({ preventScroll: true });
   if (!models.chosen) loadModels();
@@ -470,14 +495,18 @@ async function openEntry(entry) {
 /** Keep what the photo that is left needs to be exported, and to be opened again without requests. */
 function leaveEntry() {
   const { current } = photos;
-  if (current) Object.assign(current, { results: exports.resultsOf(asking, history.present), memory: asking.memory });
+  if (!current) return;
+  const results = exports.resultsOf(asking, history.present);
+  const missing = history.present.objects.filter((object) => !object.isHidden && asking.isIncomplete(object)).length;
+  Object.assign(current, { results, missing, memory: asking.memory });
 }
+
+const objectsText = (count) => (count === 1 ? "1 object" : `${count} objects`);
 
 function offerSaved({ hash }) {
   const objects = savedObjects(hash);
   if (!objects.length) return;
-  const many = objects.length === 1 ? "1 object" : `${objects.length} objects`;
-  notice.show("You have worked on this photo before", `This browser kept the clicks and names of ${many}.`, {
+  notice.show("You have worked on this photo before", `This browser kept the clicks and names of ${objectsText(objects.length)}.`, {
     Restore: async () => {
       notice.hide();
       await Promise.all(objects.map(({ found }) => found && shapeOf(found.annotation)));
@@ -492,7 +521,12 @@ function offerSaved({ hash }) {
 
 function photosToExport(isAll) {
   leaveEntry();
-  return (isAll ? photos.entries : [photos.current]).filter(({ results }) => results.length);
+  const entries = isAll ? photos.entries : [photos.current];
+  const missing = entries.filter((entry) => entry.missing).map((entry) => `${entry.name}: ${objectsText(entry.missing)}`);
+  if (missing.length) {
+    notice.show("Some masks are missing in the file", `${missing.join(", ")}. Open each of these photos, wait for its masks, and export again.`);
+  }
+  return entries.filter(({ results }) => results.length);
 }
 
 async function writeFile(kind) {
@@ -500,9 +534,9 @@ async function writeFile(kind) {
   const { present } = history;
   if (kind === "mask") return exports.maskFile(asking, doc.activeOf(present));
   if (kind === "cutout") return exports.cutoutFile(asking, doc.activeOf(present));
-  if (kind === "polygons") return exports.polygonsFile(asking, present);
   const shown = photosToExport(kind === "all");
   if (!shown.length) return null;
+  if (kind === "polygons") return exports.polygonsFile(asking, present);
   const names = exports.classesOf(shown, classes.names);
   const stem = exports.stemOf(shown[0].photo);
   const made = `Made with osamd and ${asking.model}`;
@@ -519,7 +553,8 @@ async function exportAs(kind) {
     const file = await writeFile(kind);
     if (file) exports.download(file);
   } catch (error) {
-    if (error.name !== "AbortError") complain(error);
+    if (error.name === "AbortError") hint("Export stopped. Start it again with its photo open");
+    else complain(error);
   } finally {
     button.classList.remove("is-busy");
   }
@@ -527,22 +562,9 @@ async function exportAs(kind) {
 
 function wire() {
   putIcons();
-  byId("everything").addEventListener("click", findEverything);
-  byId("undo").addEventListener("click", () => step("undo"));
-  byId("redo").addEventListener("click", () => step("redo"));
-  byId("clear").addEventListener("click", () => commit(doc.clear(history.present)));
-  byId("new-object").addEventListener("click", () => newObject(false));
-  byId("same-class").addEventListener("click", () => newObject(true));
+  for (const [id, act] of Object.entries(BUTTONS)) byId(id).addEventListener("click", act);
   byId("opacity").addEventListener("input", () => stage.draw());
-  byId("outlines").addEventListener("click", toggleOutlines);
-  byId("preview").addEventListener("click", togglePreview);
-  byId("preview").setAttribute("aria-pressed", String(isPreviewOn));
-  byId("multimask").addEventListener("click", toggleMultimask);
-  byId("zoom-in").addEventListener("click", ACTS["+"]);
-  byId("zoom-out").addEventListener("click", ACTS["-"]);
-  byId("zoom-fit").addEventListener("click", ACTS[0]);
-  byId("help").addEventListener("click", () => byId("help-dialog").showModal());
-  byId("key").addEventListener("click", () => keyDialog.open());
+  byId("preview").setAttribute("aria-pressed", isPreviewOn);
   wireDialog(byId("help-dialog"));
   for (const button of byId("tools").children) button.addEventListener("click", () => useTool(button.dataset.tool));
   roving(byId("tools"), "button", (button) => useTool(button.dataset.tool));

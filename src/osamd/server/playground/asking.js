@@ -29,10 +29,7 @@ export class Asking {
     this.hooks = hooks;
     this.model = null; // until the list of models is there
     this.capabilities = new Set();
-    this.photo = null;
-    this.phase = "empty"; // waiting, sending, reading, ready, failed
     this.sent = 0;
-    this.answers = new Map();
     this.pending = new Map();
     this.shown = new Map(); // the last shapes of each object, drawn until newer ones arrive
     this.lostMasks = new Set(); // mask_ids that the server no longer knows
@@ -41,16 +38,9 @@ export class Asking {
     this.paintings = new Set();
     this.masks = new Map(); // painted masks to refine, by name: functions that give a data URI
     this.searching = null;
-    this.asked = null; // what the last preview asked
-    this.previewTimes = [];
-    this.isPreviewRefused = false;
-    this.previewShapes = [];
     this.detector = null; // a model that only finds boxes, for words
-    this.wordEmbedding = null;
     this.standIn = null; // a model quick enough to preview in a slow one's place
-    this.embedding = null;
-    this.standInEmbedding = null;
-    this.stopEmbedding = new AbortController();
+    this.forget();
   }
 
   /** Forget everything about the previous photo, and embed this one. */
@@ -80,7 +70,8 @@ export class Asking {
   }
 
   forget() {
-    this.stopEmbedding.abort();
+    this.stop?.abort();
+    this.stop = new AbortController(); // of what belongs to this photo and this model
     for (const { controller } of this.pending.values()) controller.abort();
     this.pending.clear();
     this.searching?.abort();
@@ -88,13 +79,13 @@ export class Asking {
     this.answers = new Map();
     this.shown.clear();
     this.lostMasks.clear();
-    this.asked = null;
+    this.asked = null; // what the last preview asked
     this.embedding = this.wordEmbedding = null;
     this.photo = null;
     this.endPreview();
     this.stopPreview?.abort();
     this.retryPreviews();
-    this.phase = "empty";
+    this.phase = "empty"; // waiting, sending, reading, ready, failed
   }
 
   start() {
@@ -109,8 +100,7 @@ export class Asking {
   }
 
   async embed() {
-    this.stopEmbedding = new AbortController();
-    const { signal } = this.stopEmbedding;
+    const { signal } = this.stop;
     const tell = (phase, sent) => {
       if (signal.aborted) return;
       this.phase = phase;
@@ -199,6 +189,11 @@ export class Asking {
       this.masks.set(entry.name, entry.uri);
     }
     return entry.name;
+  }
+
+  /** Whether the mask that was asked for, or strokes over it, are still to come. */
+  isIncomplete(object) {
+    return Boolean(this.painted.get(object.strokes)?.isPending || (this.fieldsOf(object) && !this.answerOf(object)));
   }
 
   /** Resolves when all strokes are part of their masks. */
@@ -304,7 +299,7 @@ export class Asking {
     const { signal } = controller;
     const model = this.wordModel;
     const ask = async () => {
-      const silent = { signal: this.stopEmbedding.signal, onSent() {} };
+      const silent = { signal: this.stop.signal, onSent() {} };
       // The detector has to see the photo, too.
       if (model !== this.model) await (this.wordEmbedding ??= transport.embed(this.photo.blob, model, silent));
       return this.generate({ model, prompt: { texts } }, signal);
@@ -360,22 +355,17 @@ export class Asking {
     }
   }
 
-  /** The mask of an object in another format, for export. */
-  async inFormat(object, maskFormat) {
-    const { signal } = new AbortController();
-    const { found } = object;
-    const fields = found ? { prompt: { texts: found.texts }, model: found.model } : this.fieldsOf(object);
-    const ask = () => this.generate(fields, signal, { mask_format: maskFormat });
-    let answer;
+  /** An object's polygons, traced by the API. */
+  async tracedOf(object, signal) {
+    const fields = this.fieldsOf(object);
+    const ask = () => this.generate(fields, signal, { mask_format: "polygon" });
     try {
-      answer = await this.patience.run(ask, signal);
+      const { annotations } = (await this.patience.run(ask, signal)).data;
+      return fields.multimask ? annotations.slice(object.picked, object.picked + 1) : annotations;
     } catch (error) {
-      if (this.hasLost(fields, error)) return this.inFormat(object, maskFormat);
+      if (this.hasLost(fields, error)) return this.tracedOf(object, signal);
       throw error;
     }
-    const { data } = answer;
-    if (found) return data.annotations.slice(found.index, found.index + 1);
-    return fields.multimask ? data.annotations.slice(object.picked, object.picked + 1) : data.annotations;
   }
 
   retryPreviews() {
@@ -432,7 +422,7 @@ export class Asking {
   async standInOnce(object) {
     this.stopPreview = new AbortController();
     const { signal } = this.stopPreview;
-    const silent = { signal: this.stopEmbedding.signal, onSent() {} };
+    const silent = { signal: this.stop.signal, onSent() {} };
     this.standInEmbedding ??= transport.embed(this.photo.blob, this.standIn, silent);
     const { image_id } = (await this.standInEmbedding).data;
     const prompt = promptOf(object);

@@ -21,7 +21,7 @@ export class CodePanel {
   choose(tab) {
     this.language = tab.dataset.language;
     for (const other of this.tabs) {
-      other.setAttribute("aria-selected", String(other === tab));
+      other.setAttribute("aria-selected", other === tab);
       other.tabIndex = other === tab ? 0 : -1;
     }
     byId("code").setAttribute("aria-labelledby", tab.id);

@@ -71,19 +71,22 @@ function joined(ring, other) {
   return [...ring.slice(0, at + 2), ...other.slice(from), ...other.slice(0, from + 2), ...ring.slice(at)];
 }
 
-/**
- * Polygons along the edges of a mask's pixels, in pixels of the photo: one for each part, its holes joined to it; or one
- * for all parts.
- * @returns {number[][]} x, y, x, y, ...
- */
-export function polygonsOf({ bits, x, y, width, height }, isOne = false) {
-  const rings = trace(bits, width, height).map((ring) => ({ ring, area: areaOf(ring), points: Array.from(ring) }));
+/** The parts of a mask along the edges of its pixels, in pixels of the photo: rings of x, y, x, y, ... and the holes in them. */
+export function partsOf({ bits, x, y, width, height }) {
+  const rings = trace(bits, width, height).map((ring) => {
+    const points = Array.from(ring, (value, index) => value + (index % 2 ? y : x));
+    return { ring, area: areaOf(ring), points, holes: [] };
+  });
   const parts = rings.filter(({ area }) => area > 0).sort((a, b) => a.area - b.area);
   for (const { ring, points } of rings.filter(({ area }) => area < 0)) {
     // A ring begins at the corner of a pixel of the part that it belongs to, the smallest one around that pixel.
-    const part = parts.find((one) => isWithin(one.ring, ring[0] + 0.5, ring[1] + 0.5));
-    part.points = joined(part.points, points);
+    parts.find((one) => isWithin(one.ring, ring[0] + 0.5, ring[1] + 0.5)).holes.push(points);
   }
-  const polygons = parts.reverse().map(({ points }) => points.map((value, index) => value + (index % 2 ? y : x)));
+  return parts.reverse();
+}
+
+/** Each part as one polygon x, y, x, y, ... with its holes joined to it; or all parts as one. */
+export function polygonsOf(mask, isOne = false) {
+  const polygons = partsOf(mask).map(({ points, holes }) => holes.reduce(joined, points));
   return isOne ? [polygons.reduce(joined)] : polygons;
 }

@@ -27,7 +27,7 @@ export function newObject(doc, fields = {}) {
     color: colorOf(id),
     points: [],
     box: null,
-    found: null, // {texts, model, index, annotation}: what a search found; for everything, no texts
+    found: null, // {texts, model, annotation}: what a search found; for everything, no texts
     strokes: [], // of brush and eraser, drawn over whatever mask the prompts give
     base: null, // what later clicks refine: the mask_id of a picked candidate, or the name of a painted mask
     isMultimask: doc.isMultimask, // whether candidates are asked for
@@ -75,10 +75,10 @@ export function addStroke(doc, stroke) {
 /** An object for each answer to a search, named after the word that found it, if any did. */
 export function addFound(doc, texts, model, annotations) {
   let next = { ...doc, objects: doc.objects.filter((object) => !isBlank(object)) };
-  annotations.forEach((annotation, index) => {
+  for (const annotation of annotations) {
     const name = annotation.text || texts.join(", ");
-    next = newObject(next, { ...(name && { name }), found: { texts, model, index, annotation } });
-  });
+    next = newObject(next, { ...(name && { name }), found: { texts, model, annotation } });
+  }
   return { ...next, activeId: next.nextId - annotations.length };
 }
 

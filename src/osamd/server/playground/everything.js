@@ -86,7 +86,7 @@ export class Everything {
 
   changed() {
     byId("finds").hidden = !this.isOn;
-    byId("everything").setAttribute("aria-pressed", String(this.isOn));
+    byId("everything").setAttribute("aria-pressed", this.isOn);
     byId("finds-text").textContent = this.text;
     byId("finds-end").textContent = this.isRunning ? "Stop" : "Done";
     byId("finds-all").hidden = this.isRunning;

@@ -1,9 +1,9 @@
-// Files to export, made here from the masks the API gave; only polygons are requested, since the API traces them.
+// Files to export, made here from the masks the API gave; only polygons of clicks are requested, since the API traces them.
 //
 // `photos` are {photo: {name, width, height}, results: [{name, color, shapes}]}, results without hidden objects.
 
 import { colorOf } from "./colors.js";
-import { polygonsOf } from "./contours.js";
+import { partsOf, polygonsOf } from "./contours.js";
 import { classOf } from "./document.js";
 import { exactMask, maskPng, paste } from "./masks.js";
 import { pixelsOf } from "./photo.js";
@@ -75,27 +75,30 @@ export async function cocoOf(photos, classes, isPolygons, description) {
 
 /** Polygons with holes of the visible objects, in the API's form. */
 export async function polygonsFile(asking, doc) {
-  const { photo } = asking;
+  const { photo, model, stop: { signal } } = asking;
   const objects = [];
   for (const object of doc.objects.filter((one) => !one.isHidden && asking.shapesOf(one).some(({ hasMask }) => hasMask))) {
-    if (object.strokes.length || object.found?.texts.length === 0) {
-      objects.push({ name: classOf(object), polygons: paintedPolygons(await exactMask(asking.shapesOf(object))) });
+    // From here on, nothing is about the photo or the model that was opened meanwhile.
+    signal.throwIfAborted();
+    // What was found may be of another model, to which this photo's handle means nothing.
+    if (object.strokes.length || object.found) {
+      objects.push({ name: classOf(object), polygons: localPolygons(await exactMask(asking.shapesOf(object))) });
       continue;
     }
-    const annotations = await asking.inFormat(object, "polygon");
+    const annotations = await asking.tracedOf(object, signal);
     for (const { mask } of annotations) if (mask) objects.push({ name: classOf(object), polygons: mask });
   }
   if (!objects.length) return null;
   return {
-    blob: asJson({ image: photo.name, width: photo.width, height: photo.height, model: asking.model, objects }),
+    blob: asJson({ image: photo.name, width: photo.width, height: photo.height, model, objects }),
     name: `${stemOf(photo)}-polygons.json`,
   };
 }
 
-/** The same of a painted mask, along the edges of its pixels; whole numbers are middles of pixels. */
-function paintedPolygons(mask) {
+/** The same of a mask that is here, along the edges of its pixels; whole numbers are middles of pixels. */
+function localPolygons(mask) {
   const pairs = (points) => points.flatMap((value, index) => (index % 2 ? [] : [[value - 0.5, points[index + 1] - 0.5]]));
-  return mask ? polygonsOf(mask).map((points) => ({ exterior: pairs(points), holes: [] })) : [];
+  return mask ? partsOf(mask).map(({ points, holes }) => ({ exterior: pairs(points), holes: holes.map(pairs) })) : [];
 }
 
 /** A label of YOLO-seg: a line an object, its class from 0 and one polygon in parts of the photo's size. */

@@ -13,8 +13,10 @@ export function wirePhotos(usePhotos, complain) {
   });
   for (const button of document.querySelectorAll("[data-pick]")) button.addEventListener("click", () => byId("file").click());
   addEventListener("paste", (event) => {
-    const item = [...(event.clipboardData?.items ?? [])].find(({ type }) => type.startsWith("image/"));
-    if (!item) return;
+    const { items = [], types = [] } = event.clipboardData ?? {};
+    const item = [...items].find(({ type }) => type.startsWith("image/"));
+    // Cells of a table come as text and as a picture; a field takes the text.
+    if (!item || (types.includes("text/plain") && event.target.closest?.("input"))) return;
     event.preventDefault();
     usePhotos([{ blob: item.getAsFile(), name: "pasted.png" }]);
   });

@@ -47,7 +47,7 @@ export class KeyDialog {
     byId("key-wrong").textContent = wrong;
     byId("key-forget").hidden = !transport.hasKey();
     this.input.value = "";
-    this.input.setAttribute("aria-invalid", String(Boolean(wrong)));
+    this.input.setAttribute("aria-invalid", Boolean(wrong));
     if (!this.dialog.open) this.dialog.showModal();
     this.input.focus();
   }

@@ -69,6 +69,7 @@ export class ModelsPanel {
 
   row(model) {
     const [state, words] = stateOf(model);
+    const name = shortName(model.name);
     const pull = this.pulls.get(model.name);
     const isChosen = model.name === this.chosen;
     const download = model.download_size ? `${bytesText(model.download_size)} to download` : "download size unknown";
@@ -76,24 +77,25 @@ export class ModelsPanel {
     const about = make(
       "span",
       { class: "model-text" },
-      make("b", {}, shortName(model.name)),
+      make("b", {}, name),
       make("span", { class: "about" }, `Takes ${model.takes}${model.capabilities.includes("multimask") ? "; offers candidates" : ""}`),
       make("span", { class: "about" }, `${facts.join(" · ")} · `, licence(model)),
     );
     const row = make("li", { class: `model ${isChosen ? "is-chosen" : ""}` }, make("span", { class: `state-dot ${state}` }), about);
+    const offer = (text, label, onclick, look = "") => {
+      row.append(make("button", { class: `button small ${look}`, "data-model": model.name, "aria-label": label, onclick }, text));
+    };
     if (pull && !pull.isWrong) {
-      row.append(make("button", { class: "button small", "data-model": model.name, "aria-label": `Close; download of ${shortName(model.name)} continues`, onclick: () => pull.controller.abort() }, "Close; download continues"));
+      offer("Close; download continues", `Close; download of ${name} continues`, () => pull.controller.abort());
     } else if (model.is_present) {
       const use = () => {
         this.choose(model);
         this.dialog.close();
       };
-      const label = isChosen ? "In use" : "Use";
-      row.append(make("button", { class: `button small ${isChosen ? "quiet" : ""}`, "data-model": model.name, "aria-label": `${label} ${shortName(model.name)}`, onclick: use }, label));
+      const text = isChosen ? "In use" : "Use";
+      offer(text, `${text} ${name}`, use, isChosen ? "quiet" : "");
     } else if (model.may_pull) {
-      const label = pull ? "Try again" : "Pull";
-      const words = pull ? `Try again to pull ${shortName(model.name)}` : `Pull ${shortName(model.name)}`;
-      row.append(make("button", { class: "button small", "data-model": model.name, "aria-label": words, onclick: () => this.pull(model) }, label));
+      offer(pull ? "Try again" : "Pull", `${pull ? "Try again to pull" : "Pull"} ${name}`, () => this.pull(model));
     }
     if (pull) row.append(this.progress(model, pull));
     return row;

@@ -48,12 +48,12 @@ export class ObjectsPanel {
       if (this.list.children[index] !== row.item) this.list.insertBefore(row.item, this.list.children[index] ?? null);
       row.item.classList.toggle("is-active", object.id === doc.activeId);
       row.item.classList.toggle("is-pending", asking.isPending(object));
-      row.select.setAttribute("aria-pressed", String(object.id === doc.activeId));
+      row.select.setAttribute("aria-pressed", object.id === doc.activeId);
       row.select.setAttribute("aria-label", `Select ${classOf(object)}`);
       row.swatch.style.setProperty("--color", object.color);
       if (document.activeElement !== row.name) row.name.value = object.name;
       row.text.textContent = describe(object, asking);
-      row.hide.setAttribute("aria-pressed", String(object.isHidden));
+      row.hide.setAttribute("aria-pressed", object.isHidden);
       row.hide.setAttribute("aria-label", `Hide ${classOf(object)}`);
       row.hide.replaceChildren(icon(object.isHidden ? "hidden" : "eye"));
       row.remove.setAttribute("aria-label", `Delete ${classOf(object)}`);

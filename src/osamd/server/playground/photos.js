@@ -7,7 +7,7 @@ export class Photos {
   /** @param {(entry: object) => void} open */
   constructor(open) {
     this.open = open;
-    this.entries = []; // {blob, name, history, memory, photo, results}
+    this.entries = []; // {blob, name, history, memory, photo, results, missing}
     this.current = null;
     byId("previous-photo").addEventListener("click", () => this.step(-1));
     byId("next-photo").addEventListener("click", () => this.step(1));

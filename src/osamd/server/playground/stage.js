@@ -248,15 +248,11 @@ export class Stage {
     const { context, view } = this;
     const [left, top] = [x1 * view.scale + view.x, y1 * view.scale + view.y];
     const [width, height] = [(x2 - x1 + 1) * view.scale, (y2 - y1 + 1) * view.scale];
-    context.lineWidth = 3.5;
-    context.strokeStyle = "rgb(0 0 0 / .4)";
-    context.strokeRect(left, top, width, height);
-    context.lineWidth = 1.5;
-    context.strokeStyle = "#fff";
-    context.strokeRect(left, top, width, height);
-    context.strokeStyle = color;
-    context.setLineDash(isSet ? [6, 6] : [4, 4]);
-    context.strokeRect(left, top, width, height);
+    for (const [strokeStyle, lineWidth, dash] of [["rgb(0 0 0 / .4)", 3.5, []], ["#fff", 1.5, []], [color, 1.5, isSet ? [6, 6] : [4, 4]]]) {
+      Object.assign(context, { strokeStyle, lineWidth });
+      context.setLineDash(dash);
+      context.strokeRect(left, top, width, height);
+    }
     context.setLineDash([]);
   }
 
@@ -289,7 +285,6 @@ export class Stage {
       context.lineTo(at.x, at.y + arm);
     }
     context.strokeStyle = label ? "#10141c" : "#fff";
-    context.lineWidth = 2;
     context.stroke();
   }
 
