@@ -7,6 +7,7 @@ import asyncio
 import base64
 import io
 import json
+import math
 import os
 import struct
 import time
@@ -366,8 +367,8 @@ def cpu_seconds(process: int) -> float:
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
-def noise_embedding(client: httpx2.Client, photo: bytes, side: int = 7071) -> dict[str, Any]:
-    """An embedding of the built-in model's shapes full of noise, that claims to be of a 50-megapixel image."""
+def noise_embedding(client: httpx2.Client, photo: bytes, pixels: int = 50_000_000) -> dict[str, Any]:
+    """The built-in model's embedding of a photo, full of noise, that claims to be of as large an image of its shape."""
     answer = client.post(GENERATE, content=image_json(photo, include=["image_embedding_compact"], mask_format="none"))
     answer.raise_for_status()
     embedding: dict[str, Any] = answer.json()["image_embedding"]
@@ -375,7 +376,9 @@ def noise_embedding(client: httpx2.Client, photo: bytes, side: int = 7071) -> di
     for array in (embedding["embedding"], *embedding["extra_features"]):
         values = noise.normal(size=array["shape"]).astype(array["dtype"])
         array["data"] = base64.b64encode(values.tobytes()).decode("ascii")
-    return embedding | {"original_height": side, "original_width": side}
+    height, width = embedding["original_height"], embedding["original_width"]
+    scale = math.sqrt(pixels / (height * width))
+    return embedding | {"original_height": int(height * scale), "original_width": int(width * scale)}
 
 
 def noise_handle(client: httpx2.Client, photo: bytes) -> str:
