@@ -80,8 +80,15 @@ def save(found: Segmentation, image: Path, folder: Path) -> list[Path]:
     if masks:
         mask_file, overlay_file = folder / "mask.png", folder / "overlay.png"
         mask_file.write_bytes(masks[0])
-        overlay_file.write_bytes(draw_overlay(image, masks))
-        written += [mask_file, overlay_file]
+        written.append(mask_file)
+        try:
+            overlay = draw_overlay(image, masks)
+        except OSError as error:
+            # Such as HEIC, which the server reads.
+            print(f"no overlay: Pillow cannot read {image}: {error}", file=sys.stderr)
+        else:
+            overlay_file.write_bytes(overlay)
+            written.append(overlay_file)
     return written
 
 
@@ -130,7 +137,7 @@ def main() -> int:
         print(explain(error), file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        print(": ".join(str(part) for part in (error.filename, error.strerror or error) if part), file=sys.stderr)
         return 1
 
     print(f"Success: {found.model}, {len(found.annotations)} object(s) in {found.width} x {found.height} pixels")

@@ -79,6 +79,9 @@ def test_unusable_image_fails_only_its_own_result(segment: Segmenter, tmp_path: 
     """Its result has the error, and raises it when its arrays are accessed."""
     outside = {"points": [[1000, 5]], "point_labels": [1]}
     misspelt = {"point": [[5, 5]]}
+    cut = tmp_path / "cut.jpg"
+    Image.effect_noise((64, 64), 50).save(cut)
+    cut.write_bytes(cut.read_bytes()[:-200])
     images: list[Any] = [
         b"no image",
         tmp_path / "missing.jpg",
@@ -87,13 +90,15 @@ def test_unusable_image_fails_only_its_own_result(segment: Segmenter, tmp_path: 
         picture(),
         picture(),
         3,
+        Image.open(cut),
     ]
-    asked = [None, None, None, outside, misspelt, CLICK | {"points": [[5, 5]]}, None]
+    asked = [None, None, None, outside, misspelt, CLICK | {"points": [[5, 5]]}, None, None]
 
     results = segment(images, asked)
 
     kinds = [type(result.error) for result in results]
-    assert [InvalidImageError] * 3 + [InvalidPromptError] * 2 + [type(None), InvalidImageError] == kinds
+    images[-1].close()
+    assert [InvalidImageError] * 3 + [InvalidPromptError] * 2 + [type(None)] + [InvalidImageError] * 2 == kinds
     assert "(4, 4) uint8" in str(results[2].error)
     assert results[4].error is not None
     assert "prompt.point" == results[4].error.field

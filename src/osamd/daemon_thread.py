@@ -48,4 +48,4 @@ def start_thread(thread: threading.Thread) -> None:
     try:
         thread.start()
     except RuntimeError as error:
-        raise OverloadedError(f"{error}: too many threads or processes run here") from error
+        raise OverloadedError(f"{error}: too many threads or processes are running here") from error

@@ -228,6 +228,20 @@ def test_a_photo_that_was_repaired_is_tried_again(osamd: Osamd, tmp_path: Path) 
     assert (0, True) == (last.returncode, "0 failed photos to try again" in last.err), last.err
 
 
+def test_a_retry_that_is_refused_leaves_the_run_finished(osamd: Osamd, tmp_path: Path) -> None:
+    """The server is asked before anything is taken out of the results."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"")
+    out = tmp_path / "out"
+    assert 1 == osamd("batch", str(tmp_path / "photos"), "--everything", "--out", str(out)).returncode
+    before = tree(out)
+    refused = osamd("batch", "--out", str(out), "--retry-failed", "--url", f"http://127.0.0.1:{free_port()}")
+    assert (7, before) == (refused.returncode, tree(out)), refused.err
+    # What it tells to type does not try once more what has just been tried.
+    (told,) = [line for line in refused.err.splitlines() if "to continue" in line]
+    assert "--retry-failed" not in told
+
+
 @pytest.mark.parametrize("more", [(), ("--url", "http://127.0.0.1:9")])
 def test_a_folder_whose_name_is_too_long_is_named(more: tuple[str, ...], osamd: Osamd, tmp_path: Path) -> None:
     """In one line, and nothing is promised; with a server, before it is asked."""

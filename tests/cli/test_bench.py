@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 from commands import Osamd
+from puppet import Told, puppet
 from serving import KEY, RunningServer, clean_environment, free_port
 from threaded import serving
 from waiting import WAIT_S
@@ -256,6 +257,13 @@ def test_json_on_stdout_is_alone_there(osamd: Osamd, server: RunningServer, phot
     assert 0 == ended.returncode, ended.err
     assert PHASES == [item["name"] for item in json.loads(ended.out)["phases"]]
     assert "first answer" in ended.err
+
+
+def test_another_servers_models_are_no_traceback(osamd: Osamd) -> None:
+    """Ollama has the same route, and one's ports are easily mixed up."""
+    with puppet(Told(200, {"models": [{"name": "llama3:latest", "size": 1, "expires_at": "2026"}]})) as other:
+        ended = osamd("ps", "--url", other.url)
+    assert (7, "osamd: unexpected answer: is this an osamd server?\n") == (ended.returncode, ended.err)
 
 
 @pytest.mark.parametrize("url", ["", "localhost:11368", "ftp://localhost"])

@@ -545,3 +545,20 @@ def test_heic_that_crashes_the_decoder_is_an_error(
 
     assert (2, "") == (ended.returncode, ended.out)
     assert "crashed the decoder" in ended.err
+
+
+def test_what_a_terminal_cannot_show_is_escaped(environment: dict[str, str], tmp_path: Path) -> None:
+    """A Latin-1 locale has no Chinese characters."""
+    rows = "".join(
+        f'[model.blobs.{role}]\nurl = "https://example.org/{role}"\nsha256 = "{digit * 64}"\n'
+        for role, digit in (("encoder", "0"), ("decoder", "1"))
+    )
+    catalog = tmp_path / "models.toml"
+    catalog.write_text(f'[[model]]\nname = "mine"\nfamily = "sam"\nlicense = "\u732b"\n{rows}', "utf-8")
+    shown = subprocess.run(
+        [sys.executable, "-m", "osamd", "show", "mine"],
+        env=environment | {"PYTHONIOENCODING": "latin-1", "OSAMD_CATALOG": str(catalog)},
+        capture_output=True,
+        check=False,
+    )
+    assert (0, True) == (shown.returncode, b"\\u732b" in shown.stdout), shown.stderr

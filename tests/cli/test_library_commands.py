@@ -17,6 +17,7 @@ from waiting import WAIT_S
 
 from osamd.cli.models import human_age
 from osamd.cli.printing import size, table
+from osamd.runtime.graphs import GraphCache, graph_folder
 
 LICENCE = "osamd: fresh:latest has the licence MIT https://example.org/licence"
 
@@ -98,8 +99,16 @@ def test_pull_show_and_remove(home: Home) -> None:
     assert "\r" not in done.err
     assert all(place.exists() for place in home.fresh.places(home.cache))
     assert "fresh:latest" in names(home.osamd("list").out)
+    # As a server that has loaded it leaves them.
+    graphs = graph_folder(home.cache)
+    graphs.mkdir(parents=True, exist_ok=True)
+    for path in home.fresh.places(home.cache):
+        kept = GraphCache(graphs, "1.0").place(path, provider="CPUExecutionProvider")
+        assert kept is not None
+        kept.write_bytes(b"optimised")
     done = home.osamd("rm", "fresh")
     assert 0 == done.returncode
+    assert [] == list(graphs.iterdir())
     assert "osamd: removed fresh:latest, " in done.err
     assert not any(place.exists() for place in home.fresh.places(home.cache))
     done = home.osamd("rm", "fresh")

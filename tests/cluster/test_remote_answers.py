@@ -243,24 +243,6 @@ def test_a_client_that_leaves_cancels_the_call(*, is_streamed: bool) -> None:
     assert 2 == len(model.decoded)
 
 
-def test_a_client_that_leaves_pays_for_no_image() -> None:
-    """Nothing was encoded, so its limit is as it was."""
-    photo = encoded(Image.new("RGB", (100, 80)))
-
-    async def main(cluster: Cluster) -> None:
-        cluster.handle.is_starting = True
-        asked = asyncio.create_task(cluster.click(photo))
-        while not cluster.handle.asked:
-            await asyncio.sleep(0)
-        asked.cancel()
-        await asyncio.wait([asked])
-        cluster.handle.is_starting = False
-        assert 200 == (await cluster.click(photo)).status_code
-        assert 429 == (await cluster.click(encoded(Image.new("RGB", (90, 80))))).status_code
-
-    run(main, encodes_per_minute=1)
-
-
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_a_deadline_cancels_the_call(*, is_streamed: bool) -> None:
     """As in one process: 504, or the last line of a stream, and the Segmenter gives up."""

@@ -4,6 +4,7 @@ import errno
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ import pytest
 from data_sets import PlainAnswers, run_batch, tree, write_boxes, write_photo, write_photos
 
 from osamd.dataset.answers import RemoteAnswers, RowMaker
+from osamd.dataset.exports import Exports
 from osamd.dataset.failures_in_a_row import MOST
 from osamd.dataset.formats import make_format
 from osamd.dataset.manifest import Manifest
-from osamd.dataset.plan import Category, Header, Item
+from osamd.dataset.plan import Category, Header, Item, Target
 from osamd.dataset.planning import Prompts, make_plan
 from osamd.dataset.retrying import forget_failed
+from osamd.dataset.rows import Row
 from osamd.dataset.run import open_manifest, run
+from osamd.dataset.shards import Shards
 from osamd.dataset.urls import UrlPath
-from osamd.dataset.work import InProcess
+from osamd.dataset.work import InProcess, Part
 from osamd.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
@@ -98,6 +102,44 @@ def test_a_run_that_is_not_finished_forgets_its_failures_too(photos: Path, tmp_p
     assert tree(tmp_path / "whole") == tree(out)
 
 
+def test_a_part_retries_its_own_shards_alone(photos: Path, tmp_path: Path) -> None:
+    """Nobody would do those of a part that has ended."""
+    prompts, out = Prompts(everything=True), tmp_path / "out"
+    run_batch(photos, out, prompts=prompts, answers=Failing({1, 3}, InferenceError("no")).opened, at_once=1)
+    manifest = Manifest(out / ".osamd" / "manifest.jsonl")
+    assert [1, 1, 1] == [forget_failed(out, manifest, Part(index, 3)) for index in (0, 1, 2)]
+    assert 0 == forget_failed(out, manifest)
+
+
+def test_a_process_that_saw_all_shards_whole_waits_for_the_retry(photos: Path, tmp_path: Path) -> None:
+    """It writes nothing of a shard that is being tried again, and leaves no empty one behind."""
+    prompts, out = Prompts(everything=True), tmp_path / "out"
+    run_batch(photos, out, prompts=prompts, answers=Failing({1}, InferenceError("no")).opened, at_once=1)
+    manifest, shards = Manifest(out / ".osamd" / "manifest.jsonl"), Shards(out / ".osamd" / "shards")
+    formats = {name: make_format(name, out, manifest.header) for name in ("coco", "labelme")}
+    exports = Exports(out, manifest=manifest, shards=shards, formats=formats)
+    assert 2 == forget_failed(out, manifest)
+    exports.write_shard(0)
+    assert not shards.is_whole(0)
+    assert exports.finish() is None
+    run_batch(photos, out, prompts=prompts)
+    run_batch(photos, tmp_path / "whole", prompts=prompts)
+    assert tree(tmp_path / "whole") == tree(out)
+
+
+def test_a_shard_that_another_process_works_on_is_left_alone(photos: Path, tmp_path: Path) -> None:
+    """Its journal is locked."""
+    prompts, out = Prompts(everything=True), tmp_path / "out"
+    plan = make_plan([str(photos)], prompts, model="none", digest="", shard_size=2)
+    manifest = open_manifest(out, plan)
+    journal = Shards(out / ".osamd" / "shards").open(0, first=0, count=2)
+    assert journal is not None
+    journal.append(Row(0, 0, 0, code="inference_failed", message="no"))
+    assert 0 == forget_failed(out, manifest)
+    journal.close()
+    assert 1 == forget_failed(out, manifest)
+
+
 def test_in_a_bucket_whole_shards_are_done_again(photos: Path) -> None:
     """Objects cannot be cut."""
     out = UrlPath(f"memory://retrying/{photos.parent.name}")
@@ -153,6 +195,18 @@ def test_many_unclear_failures_in_a_row_stop_the_run(
             row_of(item)
 
 
+def test_photos_that_nobody_was_asked_about_do_not_end_the_row(tmp_path: Path) -> None:
+    """Backgrounds of a data set say nothing of the machine."""
+    path = str(write_photo(tmp_path / "a.png"))
+    labelled, background = Item(0, "a.png", path, 1, (Target(1, box=(1, 1, 9, 9)),)), Item(1, "a.png", path, 2)
+    header = replace(HEADER, ask="boxes")
+    row_of = RowMaker(header, Failing(set(range(99)), InferenceError("the driver was lost")), decode_image)
+    for _ in range(MOST - 1):
+        assert ("inference_failed", "") == (row_of(labelled).code, row_of(background).code)
+    with pytest.raises(InferenceError):
+        row_of(labelled)
+
+
 def test_a_photo_that_is_segmented_ends_the_row(tmp_path: Path) -> None:
     """Failures here and there are those of their photos."""
     item = Item(0, "a.png", str(write_photo(tmp_path / "a.png")), 1)
@@ -183,10 +237,15 @@ def test_photos_that_are_gone_fail_alone_and_a_folder_that_is_gone_stops_the_run
     """A volume that is not mounted any more has no folders."""
     row_of = RowMaker(HEADER, PlainAnswers(), decode_image)
     here = Item(0, "a.png", str(tmp_path / "a.png"), 1)
+    write_photo(tmp_path / "b.png")
     assert ["invalid_image"] * 2 * MOST == [row_of(here).code for _ in range(2 * MOST)]
-    away = Item(0, "a.png", str(tmp_path / "unmounted" / "a.png"), 1)
-    with pytest.raises(StorageError):
-        [row_of(away) for _ in range(MOST)]
+    (tmp_path / "mount").mkdir()
+    for folder in ("unmounted", "mount"):
+        row_of = RowMaker(HEADER, PlainAnswers(), decode_image)
+        away = Item(0, "a.png", str(tmp_path / folder / "a.png"), 1)
+        assert ["storage_failed"] * (MOST - 1) == [row_of(away).code for _ in range(MOST - 1)]
+        with pytest.raises(StorageError):
+            row_of(away)
 
 
 class Client:

@@ -196,16 +196,21 @@ def test_idle_process_that_died_is_replaced(decoder: Decoder) -> None:
 def test_one_more_process_that_could_not_be_started_does_not_matter(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its image is refused; the problem is over once an image was decoded by another process."""
+    """Its image is refused, and the next is decoded by the process that there is."""
     decoder.start()
     child = decoder._take()
     with monkeypatch.context() as full:
         full.setattr("osamd.pixels.decoder._started", lambda *_: (_ for _ in ()).throw(BlockingIOError(11, "busy")))
         with pytest.raises(OverloadedError, match="could not start a process"):
             decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS)
-        assert decoder.problem is not None
+        assert decoder.problem is None
         decoder._give_back(child)
         assert (8, 8, 3) == decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS).pixels.shape
+        decoder._drop(decoder._take())
+        with pytest.raises(OverloadedError):
+            decoder(encoded(noise(8, 8)), max_pixels=MAX_PIXELS)
+        assert "could not start a process" in str(decoder.problem)
+    decoder.start()
     assert decoder.problem is None
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from osamd.errors import InvalidRequestError
+from osamd.wire import json_bodies
 from osamd.wire.base64_text import decode_base64
 from osamd.wire.json_bodies import LONGEST_STRING, MOST_BYTES, from_json
 from osamd.wire.pieces import PIECE_BYTES, as_utf8, count_of, find
@@ -52,6 +53,23 @@ def test_texts_are_told_from_structure(value: Any) -> None:
         from_json(json.dumps({"before": value, "image": "aGk=", "after": value}).encode(), GenerateBody)
 
     assert "not JSON" not in str(caught.value)
+
+
+def test_looking_back_from_a_quotation_mark_takes_no_more_than_what_is_escaped() -> None:
+    """A long string with thousands of them took seconds, a copy of what is before each."""
+    copied = 0
+
+    class Counting(bytes):
+        def __getitem__(self, key: Any) -> Any:
+            nonlocal copied
+            found = super().__getitem__(key)
+            copied += len(found) if isinstance(key, slice) else 0
+            return found
+
+    raw = Counting(b'{"x": "' + b"A" * 60_000 + b'\\"' * 2_000 + b"\\\\" * 500 + b'"}')
+    closing = json_bodies._end_of_string(raw, raw.index(b'"A') + 1)
+    assert len(raw) - 2 == closing
+    assert copied < 200_000
 
 
 def test_a_limit_that_holds_for_every_string_names_no_exceptions() -> None:

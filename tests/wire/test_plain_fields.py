@@ -3,7 +3,15 @@
 import pytest
 
 from osamd.errors import InvalidRequestError
-from osamd.wire.plain_fields import body_from_pairs
+from osamd.wire.plain_fields import body_from_pairs, pairs_of
+
+
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
+@pytest.mark.parametrize("name", ["image", "image_base64", "mask_input"])
+def test_base64_with_unescaped_plus_signs_is_what_was_meant(name: str, head: str) -> None:
+    """``curl -d image=$(base64 ...)``: a form takes a plus sign for a space, which base64 does not have."""
+    assert [(name, f"{head}iVBO+w/0+KGgo=")] == pairs_of(f"{name}={head}iVBO+w/0+KGgo=")
+    assert [("text", "a cat")] == pairs_of("text=a+cat")
 
 
 @pytest.mark.parametrize("name", ["prompt", "prompts", "everything"])

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from osamd.errors import InvalidImageError
+from osamd.errors import InvalidImageError, OsamdError
 from osamd.image_sources import ImageSource
 
 if TYPE_CHECKING:
@@ -64,7 +64,12 @@ def _pillow_pixels(image: "Image.Image") -> "npt.NDArray[np.uint8]":
 
     from osamd.pixels.images import to_rgb
 
-    image.load()
-
-    # Its EXIF orientation is not applied: prompts use the coordinates of image.size.
-    return np.ascontiguousarray(to_rgb(image))
+    try:
+        # Pillow reads files only now.
+        image.load()
+        # Its EXIF orientation is not applied: prompts use the coordinates of image.size.
+        return np.ascontiguousarray(to_rgb(image))
+    except (MemoryError, OsamdError):
+        raise
+    except Exception as error:
+        raise InvalidImageError(f"the Pillow image cannot be read: {error}", field="image") from error

@@ -40,6 +40,7 @@ from osamd.settings import load_settings
 from osamd.types import Prompt
 
 KEY: Final = "OSAMD_API_KEY"
+RETRY: Final = "--retry-failed"
 SHARD_SIZE: Final = 200
 # Photos in hand: as many as Segmenter works on; few enough for a server's limits.
 AT_ONCE, AT_ONCE_REMOTE = 8, 4
@@ -60,19 +61,22 @@ def run(arguments: argparse.Namespace) -> int:
     _check_place(arguments)
     plan = _plan(arguments)
     try:
-        if arguments.retry_failed and (out / STATE / MANIFEST).exists():
-            count = forget_failed(out, open_manifest(out, plan))
-            _tell(f"{counted(count, 'failed photo')} to try again")
-        if arguments.url and not is_segmented(out):
+        is_retry = arguments.retry_failed and (out / STATE / MANIFEST).exists()
+        if arguments.url and (is_retry or not is_segmented(out)):
             _check_server(arguments, plan.header if plan else open_manifest(out, None).header)
         with _stop_on_signals() as stopped:
             manifest = open_manifest(out, plan)
             header = manifest.header
+            formats = open_formats(names, out, header, manifest.all_items())
+            workers = _workers(arguments, header)
+            if is_retry:
+                # Last, so that a command that is refused leaves a finished run as it is.
+                _tell(f"{counted(forget_failed(out, manifest, part), 'failed photo')} to try again")
             outcome = run_manifest(
                 manifest,
                 out,
-                formats=open_formats(names, out, header, manifest.all_items()),
-                workers=_workers(arguments, header),
+                formats=formats,
+                workers=workers,
                 stop=stopped.event,
                 part=part,
             )
@@ -283,5 +287,6 @@ def _has_begun(out: Place) -> bool:
 
 
 def _tell_how_to_continue() -> None:
-    command = shlex.join(["osamd", *sys.argv[1:]])
+    # What this command has tried again is not to be tried once more.
+    command = shlex.join(["osamd", *(word for word in sys.argv[1:] if word != RETRY)])
     print(f"osamd: to continue where it stopped: {command}", file=sys.stderr)

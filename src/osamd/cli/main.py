@@ -7,6 +7,7 @@ stderr, and exit codes come from the error classes.
 import argparse
 import errno
 import importlib
+import io
 import os
 import re
 import sys
@@ -31,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A stream closed by the shell is None in Python; discard what is written to it.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the process
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the process
+    # Names of models and licences may have characters that the terminal's encoding lacks.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(sys.argv[1:] if argv is None else argv)

@@ -8,12 +8,13 @@ from typing import Any
 
 from osamd.cli import printing
 from osamd.client import Client
-from osamd.errors import ModelUnavailableError
+from osamd.errors import ModelUnavailableError, UnreachableError
 from osamd.events import PullProgress
 from osamd.library.catalog import ROLES, Model
 from osamd.library.library import Library, open_library
 from osamd.library.rows import shown_url
 from osamd.library.store import Store
+from osamd.runtime.graphs import forget_graphs
 from osamd.settings import load_settings
 
 BAR_WIDTH = 30
@@ -126,6 +127,7 @@ def remove_model(name: str) -> None:
     model = library.resolve(name)
     was_here = library.store.is_present(model)
     freed = library.store.remove(model, catalog=library.catalog)
+    forget_graphs(load_settings().cache, library.store.places(model))
     if not (was_here or freed):
         raise ModelUnavailableError(f"{model.name} is not on this machine")
     print(f"osamd: removed {model.name}, {printing.size(freed)} freed", file=sys.stderr)
@@ -141,7 +143,13 @@ def running_models(url: str, api_key: str | None) -> str:
     with Client(url, api_key=api_key, patience_s=0) as client:
         running: list[dict[str, Any]] = client.running_models()
     rows = [("NAME", "SIZE", "DEVICE", "UNTIL")]
-    rows += [(item["name"], printing.size(item["size"]), item["device"], item["expires_at"] or "-") for item in running]
+    try:
+        rows += [
+            (item["name"], printing.size(item["size"]), item["device"], item["expires_at"] or "-") for item in running
+        ]
+    except (KeyError, TypeError):
+        # Such as Ollama, which has the same routes.
+        raise UnreachableError("unexpected answer: is this an osamd server?") from None
     return printing.table(rows)
 
 

@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     for note in result.image.notes:
         print(f"osamd: {note}", file=sys.stderr)
     if arguments.json:
-        print(b"".join(finish(write_reply(result, body, settings, no_limit))).decode())
+        # JSON is UTF-8, whatever the terminal's encoding.
+        write_output(b"".join(finish(write_reply(result, body, settings, no_limit))) + b"\n", "-")
     if is_picture:
         wants_overlay = arguments.overlay or (
             arguments.output is None and arguments.prompt is not None and not arguments.cutout

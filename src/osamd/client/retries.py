@@ -22,7 +22,9 @@ GONE: Final = 410
 # Statuses from hosts and proxies while a machine is starting.
 GATEWAY_STATUSES: Final = frozenset({500, 502, 503, 504})
 # 503 codes that do not go away within a minute.
-PERMANENT_CODES: Final = frozenset({"model_unavailable", "model_load_failed"})
+PERMANENT_CODES: Final = frozenset(
+    {"model_unavailable", "model_load_failed", "blob_digest_mismatch", "storage_failed", "disk_full"}
+)
 NOT_CONNECTED: Final = (httpx2.ConnectError, httpx2.ConnectTimeout)
 # Nothing was sent, and a retry would not change that.
 PERMANENT_FAILURES: Final = (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol, httpx2.DecodingError)

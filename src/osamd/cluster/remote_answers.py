@@ -352,13 +352,10 @@ def _grant(context: Context, count: int) -> Grant:
 
 @contextlib.contextmanager
 def _given_back(context: Context, grant: Grant) -> Iterator[None]:
-    """Return the tokens of a call that did not reach a Segmenter, was lost with it, or was left by its caller.
-
-    Whether an image was encoded by then is not known.
-    """
+    """Return the tokens of a call that did not reach a Segmenter, or was lost with it."""
     try:
         yield
-    except BaseException:
+    except Exception:
         _give_back(context, grant.encodes)
         raise
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from osamd.dataset.failures_in_a_row import FailuresInARow, is_unclear
 from osamd.dataset.plan import Header, Item, Target
 from osamd.dataset.rows import SCORE_DIGITS, Instance, Row, box_and_area, counts_of
-from osamd.dataset.urls import place_of
+from osamd.dataset.urls import Place, place_of
 from osamd.errors import (
     EmbeddingExpiredError,
     InvalidImageError,
@@ -192,7 +192,8 @@ class RowMaker:
             return self._unclear(item, OutOfMemoryError(str(error) or "out of memory"))
         except OsamdError as error:
             return self._failed(item, error)
-        self._in_a_row.end()
+        if prompts:
+            self._in_a_row.end()
         return Row(
             item.index, width, height, tuple(_instance(one, self._category_of(item, one), size) for one in found)
         )
@@ -232,10 +233,20 @@ def _read(item: Item) -> bytes:
         return place.read_bytes()
     except OSError as error:
         message = error.strerror or type(error).__name__
-        is_gone = error.errno == errno.ENOENT and isinstance(place, Path) and not place.parent.exists()
-        if error.errno in OF_THE_PHOTO and not is_gone:
-            raise InvalidImageError(message) from None
-        raise StorageError(message) from None
+        raise (InvalidImageError if _is_of_the_photo(error, place) else StorageError)(message) from None
+
+
+def _is_of_the_photo(error: OSError, place: Place) -> bool:
+    if not isinstance(place, Path):
+        # Credentials expire, for all photos.
+        return error.errno == errno.ENOENT
+    if error.errno != errno.ENOENT:
+        return error.errno in OF_THE_PHOTO
+    # A folder that is gone or empty was on a volume that is not mounted any more.
+    try:
+        return any(place.parent.iterdir())
+    except OSError:
+        return False
 
 
 def _size(data: bytes, decode: Decode) -> tuple[int, int]:

@@ -41,15 +41,15 @@ def export(out: Place, names: Iterable[str]) -> tuple[int, int]:
 def _from_shards(out: Place, manifest: Manifest, names: Iterable[str]) -> tuple[int, int]:
     header = manifest.header
     shards = Shards(out / STATE / "shards")
-    left = sum(not shards.is_whole(shard) for shard in range(header.shard_count))
-    if left:
+    formats = open_formats(names, out, header, manifest.all_items())
+    failed = Exports(out, manifest=manifest, shards=shards, formats=formats).finish()
+    if failed is None:
+        left = sum(not shards.is_whole(shard) for shard in range(header.shard_count))
         raise InvalidRequestError(
             f"{out} holds a run that is not finished, {counted(left, 'shard')} of {header.shard_count:,} are left:"
             f" continue it with osamd batch --out {out}"
         )
-    formats = open_formats(names, out, header, manifest.all_items())
-    exports = Exports(out, manifest=manifest, shards=shards, formats=formats)
-    return header.count, exports.finish()
+    return header.count, failed
 
 
 def _from_parquet(out: Place, names: Iterable[str]) -> tuple[int, int]:

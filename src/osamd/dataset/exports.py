@@ -61,8 +61,8 @@ class Exports:
         if not self._missing(shard):
             return
         # The shard is only read, but several processes may find it whole.
-        with locked(self._shards.path(shard)):
-            missing = self._missing(shard)
+        with self._shards.held(shard) as is_whole:
+            missing = self._missing(shard) if is_whole else []
             for name in missing:
                 self._formats[name].write_shard(shard, self._photos(shard))
             if missing:
@@ -71,18 +71,22 @@ class Exports:
                 # One that a power cut takes away is made again with its files.
                 write_whole(self._marker(shard, name), b"", is_durable=False)
 
-    def finish(self) -> int:
-        """Write what has not been written of all shards, which are whole, and the files that need all of them.
+    def finish(self) -> int | None:
+        """Write what has not been written of all shards, and the files that need all of them.
 
         Returns:
-            How many photos failed.
+            How many photos failed; None if a shard is not whole, or not any more, since another process tries its
+            failed photos again.
 
         Raises:
             OSError: one cannot be written.
         """
+        numbers = range(self._manifest.header.shard_count)
         with locked(self._out / STATE / "lock"):
+            if not all(map(self._shards.is_whole, numbers)):
+                return None
             # Those of other parts too: their processes may have had other formats.
-            for shard in range(self._manifest.header.shard_count):
+            for shard in numbers:
                 self.write_shard(shard)
             for made in self._formats.values():
                 made.finish(self._all_photos)

@@ -1,5 +1,7 @@
 """Photos of a run that failed are taken out of its shards, so that they are tried again."""
 
+import functools
+
 from osamd.dataset.exports import unmark
 from osamd.dataset.manifest import Manifest
 from osamd.dataset.plan import STATE
@@ -7,9 +9,10 @@ from osamd.dataset.run import check_version
 from osamd.dataset.shards import Shards
 from osamd.dataset.urls import Place
 from osamd.dataset.whole_files import locked
+from osamd.dataset.work import WHOLE, Part
 
 
-def forget_failed(out: Place, manifest: Manifest) -> int:
+def forget_failed(out: Place, manifest: Manifest, part: Part = WHOLE) -> int:
     """Make every shard with a failed photo one that is not finished.
 
     A journal has no gaps, so the photos behind the first failed one of a shard are segmented again as well; in a
@@ -18,6 +21,7 @@ def forget_failed(out: Place, manifest: Manifest) -> int:
     Args:
         out: the output folder.
         manifest: of the folder.
+        part: the shards to look at.
 
     Returns:
         How many photos had failed.
@@ -29,11 +33,9 @@ def forget_failed(out: Place, manifest: Manifest) -> int:
     header = manifest.header
     check_version(out, header)
     shards = Shards(out / STATE / "shards")
-    failed = 0
+    # While nobody else writes the files that need all shards.
     with locked(out / STATE / "lock"):
-        for shard in range(header.shard_count):
-            if shards.has_failed(shard):
-                # First, so that a shard is never finished while its outputs are those of before.
-                unmark(out, shards, shard)
-                failed += shards.drop_failed(shard, first=header.first_of(shard), count=header.size_of(shard))
-    return failed
+        return sum(
+            shards.drop_failed(shard, unmark=functools.partial(unmark, out, shards, shard))
+            for shard in part.shards(header)
+        )

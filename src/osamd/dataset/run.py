@@ -130,6 +130,6 @@ def run(
     background.check()
     outcome = Outcome(header.count, done=work.done, busy=work.busy)
     if not stop.is_set() and all(map(shards.is_whole, range(header.shard_count))):
-        outcome.failed = exports.finish()
-        outcome.is_finished = True
+        failed = exports.finish()
+        outcome.failed, outcome.is_finished = failed or 0, failed is not None
     return outcome

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, Self
 
@@ -61,49 +61,78 @@ class Shards:
         path.parent.mkdir(parents=True, exist_ok=True)
         return Journal.open(path, shard, first=first, count=count)
 
-    def has_failed(self, shard: int) -> bool:
-        """Whether one of its photos that are done failed; a shard that has not begun has none.
+    @contextlib.contextmanager
+    def held(self, shard: int) -> Iterator[bool]:
+        """Hold a whole shard, so that no other process writes its outputs or takes photos out of it.
+
+        Yields:
+            Whether it is whole; if not, nothing is held.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: it cannot be opened or locked.
         """
         path = self.path(shard)
-        if not path.exists():
-            if isinstance(path, UrlPath) or not path.with_name(path.name + PART).exists():
-                return False
-            path = path.with_name(path.name + PART)
-        with path.open("rb") as file:
-            rows = map(_whole_row, file)
-            return any(row is not None and row.code for row in rows)
+        if isinstance(path, UrlPath):
+            yield path.exists()
+            return
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield False
+            return
+        try:
+            take_lock(file, wait=True)
+            # Another process may have renamed it while this one waited.
+            yield _is_at(file, path)
+        finally:
+            os.close(file)
 
-    def drop_failed(self, shard: int, *, first: int, count: int) -> int:
+    def drop_failed(self, shard: int, *, unmark: Callable[[], None]) -> int:
         """Make a shard with failed photos one that is not finished, and ends before the first of them.
 
         Args:
             shard: its number.
-            first: index of its first photo.
-            count: its number of photos.
+            unmark: has the shard written again in all formats; called before a whole shard is changed.
 
         Returns:
-            How many of its photos had failed; 0 if another process has the shard, which is then as it was.
+            How many of its photos had failed; 0 if another process is working on them, and the shard is as it was.
 
         Raises:
             OSError: it cannot be read or written.
         """
         path = self.path(shard)
-        if isinstance(path, UrlPath):
-            failed = sum(bool(row.code) for row in self.rows(shard))
-            path.unlink(missing_ok=True)
-            return failed
-        if path.exists():
-            path.replace(path.with_name(path.name + PART))
-        journal = Journal.open(path, shard, first=first, count=count)
-        if journal is None:
-            return 0
-        try:
-            return journal.drop_failed()
-        finally:
-            journal.close()
+        with self.held(shard) as is_whole:
+            if is_whole:
+                with path.open("rb") as lines:
+                    failed, kept = _before_failed(lines)
+                if failed:
+                    unmark()
+                    if isinstance(path, UrlPath):
+                        path.unlink(missing_ok=True)
+                    else:
+                        part = path.with_name(path.name + PART)
+                        path.replace(part)
+                        os.truncate(part, kept)
+                return failed
+        return 0 if isinstance(path, UrlPath) else Journal.drop_failed(path.with_name(path.name + PART))
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _before_failed(lines: Iterable[bytes]) -> tuple[int, int]:
+    """How many rows are of failed photos, and the bytes before the first of these."""
+    failed = kept = 0
+    for line in lines:
+        row = _whole_row(line)
+        failed += row is not None and bool(row.code)
+        kept += 0 if failed else len(line)
+    return failed, kept
 
 
 class Journal:
@@ -160,24 +189,30 @@ class Journal:
             data = data[os.write(self._file, data) :]
         self._count_in(row)
 
-    def drop_failed(self) -> int:
-        """Cut off the first failed photo and all behind it; the journal can only be closed then.
+    @staticmethod
+    def drop_failed(part: Path) -> int:
+        """Cut off the first failed photo of a journal and all behind it.
 
         Returns:
-            How many photos had failed.
+            How many photos had failed; 0 if there is no journal, or another process has it.
 
         Raises:
             OSError: it cannot be read or written.
         """
-        kept = 0
-        os.lseek(self._file, 0, os.SEEK_SET)
-        with open(self._file, "rb", closefd=False) as lines:
-            for line in lines:
-                if row_of_line(line).code:
-                    break
-                kept += len(line)
-        os.truncate(self._file, kept)
-        return self.failed
+        try:
+            file = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return 0
+        try:
+            if not (take_lock(file, wait=False) and _is_at(file, part)):
+                return 0
+            with open(file, "rb", closefd=False) as lines:
+                failed, kept = _before_failed(lines)
+            if failed:
+                os.truncate(file, kept)
+            return failed
+        finally:
+            os.close(file)
 
     def finish(self) -> None:
         """Give the complete shard its name, so that it counts as whole.

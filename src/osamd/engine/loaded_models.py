@@ -239,7 +239,7 @@ class LoadedModels:
         except TimeoutError:
             raise OverloadedError(
                 f"no memory became free for {place.model.name} within {self._wait_s:g} s, because other models are in"
-                " use: try again later, or have OSAMD_MODEL_MEMORY_BYTES raised"
+                " use or being loaded: try again later, or have OSAMD_MODEL_MEMORY_BYTES raised"
             ) from None
         finally:
             self._waiting.remove(place)

@@ -115,8 +115,8 @@ class RememberedImages:
     def remember(self, image_id: str, image: EncodedImage, *, owner: str) -> None:
         """Store it in memory at once, and on disk in the background.
 
-        Not on disk where the model returns only boxes: what it is given is a picture, which costs no more than to send
-        it again, and after a restart nobody would know which one belongs to the handle of a chain.
+        Not on disk where the model returns only boxes: its embedding is a picture, which costs nothing to make from the
+        photo, and after a restart nobody would know which one belongs to the handle of a chain.
         """
         self._put(image_id, image, owner)
         files = self._files

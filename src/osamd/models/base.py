@@ -29,7 +29,8 @@ class Adapter(Protocol):
     def feature_shapes(self, *, height: int, width: int) -> Mapping[str, Shape]:
         """The features of an image of this size by name in osam's order, each (1, C, H, W).
 
-        Embeddings that callers send are checked against it, so a size is a name only where every size is possible.
+        Embeddings that callers send are checked against it. A size is a name where neither the adapter nor the graphs
+        fix it, as in some exports of your own.
         """
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:

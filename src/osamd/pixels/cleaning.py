@@ -88,7 +88,7 @@ def _fill_holes(padded: ByteArray, most: float) -> None:
 
 def _without_islands(padded: ByteArray, most: float) -> ByteArray:
     """Keep parts with more pixels than this, and always the largest."""
-    contours, hierarchy, parents = _contours(padded)
+    contours, _, parents = _contours(padded)
     counts = _pixels_of_parts(contours, parents)
     if not counts:
         return padded
@@ -96,10 +96,15 @@ def _without_islands(padded: ByteArray, most: float) -> ByteArray:
     kept = [index for index, count in counts.items() if count > most or index == largest]
     if len(kept) == len(counts):
         return padded
+    # A part's children are its holes.
+    drawn = {index: [contours[index]] for index in kept}
+    for contour, parent in zip(contours, parents, strict=True):
+        if parent in drawn:
+            drawn[parent].append(contour)
     canvas = np.zeros_like(padded)
-    for index in kept:
-        # With its children, which are its holes.
-        cv2.drawContours(canvas, contours, index, 1, cv2.FILLED, hierarchy=hierarchy, maxLevel=1)
+    # Each with its own: OpenCV reads all outlines that it is given, for each part again.
+    for outlines in drawn.values():
+        cv2.drawContours(canvas, outlines, -1, 1, cv2.FILLED)
     return canvas
 
 

@@ -95,7 +95,7 @@ class Decoder:
 
     @property
     def problem(self) -> str | None:
-        """Why no process could be started; None once one was, or while an earlier one decodes."""
+        """Why no image can be decoded: no process runs, and none could be started; None otherwise."""
         return self._problem
 
     def start(self) -> None:
@@ -188,7 +188,9 @@ class Decoder:
         try:
             child = _spawned(self._cpu_s)
         except OverloadedError as error:
-            self._problem = str(error)
+            with self._lock:
+                if not (self._busy or self._idle):
+                    self._problem = str(error)
             raise
         with self._lock:
             self._problem = None
@@ -201,8 +203,6 @@ class Decoder:
             if is_kept:
                 self._busy.remove(child)
                 self._idle.append(child)
-                # That one more could not be started does not matter now.
-                self._problem = None
         if not is_kept:
             self._drop(child)
 

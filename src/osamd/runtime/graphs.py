@@ -1,6 +1,7 @@
 """A disk cache of optimised graphs, so that ONNX Runtime need not optimise them at each start.
 
-They depend on the processor and the version, so file names are built from both and from the original file.
+They depend on the processor and the version, so file names are built from both, and from the original file's place and
+content.
 """
 
 import contextlib
@@ -16,6 +17,10 @@ from osamd.files import stamp_of, temporary_folder
 
 # For larger files, the disk space outweighs the time saved.
 LARGEST_BYTES: Final = 512 * 1024 * 1024
+# Read in 10 ms or less. Of larger ones, these parts are.
+LARGEST_READ_BYTES: Final = 16 * 1024 * 1024
+SAMPLES: Final = 64
+SAMPLE_BYTES: Final = 16 * 1024
 CPU_INFO: Final = Path("/proc/cpuinfo")
 
 
@@ -41,7 +46,11 @@ class GraphCache:
         stamp = stamp_of(graph)
         if stamp is None or stamp[0] > LARGEST_BYTES:
             return None
-        key = _hash(f"{stamp[0]} {stamp[1]} {self.version} {provider} {_processor()}")
+        try:
+            content = _content(graph, stamp[0])
+        except OSError:
+            return None
+        key = _hash(f"{stamp[0]} {stamp[1]} {content} {self.version} {provider} {_processor()}")
         return self.folder / f"{_source(graph)}-{key}.onnx"
 
     @contextlib.contextmanager
@@ -82,6 +91,23 @@ def forget_graphs(cache: Path, paths: Iterable[Path]) -> None:
     graphs = GraphCache(graph_folder(cache), version="")
     for path in paths:
         graphs.forget(path)
+
+
+def _content(graph: Path, nbytes: int) -> str:
+    """A hash of the file, or if it is large, of parts of it.
+
+    Other weights often have the same size, and images give every file the same time. Large files are content-addressed
+    blobs, or were exported anew, which changes all of their weights.
+    """
+    found = hashlib.sha256()
+    with graph.open("rb") as file:
+        if nbytes <= LARGEST_READ_BYTES:
+            found.update(file.read())
+        else:
+            for index in range(SAMPLES):
+                file.seek((nbytes - SAMPLE_BYTES) * index // (SAMPLES - 1))
+                found.update(file.read(SAMPLE_BYTES))
+    return found.hexdigest()
 
 
 def _source(graph: Path) -> str:

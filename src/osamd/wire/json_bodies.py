@@ -155,10 +155,12 @@ def _end_of_string(raw: bytes, start: int) -> int:
 
 
 def _backslashes_before(raw: bytes, position: int, start: int) -> int:
-    end = position
+    # There are few, mostly, and a large string may have thousands of quotation marks.
+    end, length = position, 16
     while end > start and raw[end - 1] == ord("\\"):
-        piece = raw[max(start, end - PIECE_BYTES) : end]
+        piece = raw[max(start, end - length) : end]
         end -= len(piece) - len(piece.rstrip(b"\\"))
+        length = min(2 * length, PIECE_BYTES)
     return position - end
 
 

@@ -93,7 +93,8 @@ def check_stems(
 
 def _folds_case(out: Path) -> bool:
     """Whether names that differ only in case are the same here, as on SMB, exFAT and most Macs."""
-    return (out / STATE.upper()).is_dir()
+    # A folder of every run, or of its Parquet files, by another name.
+    return any((out / name.upper()).is_dir() for name in (STATE, "shards"))
 
 
 def _check_lengths(item: Item, formats: Iterable[str], longest: int) -> None:

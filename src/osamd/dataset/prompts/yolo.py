@@ -160,16 +160,26 @@ def _categories(names: Mapping[int, str], used: Iterable[int]) -> tuple[Category
 
 
 def _about(folder: Path) -> _About:
-    """What the nearest file with classes says."""
+    """What the nearest files say: names, from either kind, and whether there are key points."""
+    names: dict[int, str] | None = None
     for place in (folder, *folder.absolute().parents[:LEVELS_UP]):
-        if (classes := place / CLASSES).is_file():
+        if names is None and (classes := place / CLASSES).is_file():
             # The line's number is the class, so a blank one counts.
             names = {number: line.strip() for number, line in enumerate(_lines(classes)) if line.strip()}
-            return _About(names)
         for data in DATA:
             if (path := place / data).is_file():
+                if names is not None:
+                    return _About(names, has_key_points=_has_key_points(path))
                 return _about_of(_load(path), path)
-    return _About({})
+    return _About(names or {})
+
+
+def _has_key_points(path: Path) -> bool:
+    """Whether a ``data.yaml`` beside ``classes.txt`` says so; without PyYAML, it is not read."""
+    try:
+        return bool(_load(path).get(POSE))
+    except InvalidRequestError:
+        return False
 
 
 def _about_of(content: Mapping[str, Any], path: Path) -> _About:

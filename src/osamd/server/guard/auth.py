@@ -211,7 +211,7 @@ class ApiKeyMiddleware:
     async def _caller_of(self, scope: Scope) -> Caller | _Refusal:
         secrets = self._read_secrets(scope)
         if not secrets:
-            # Not even what a trusted proxy forwards: who has sent it is what the proxy was told.
+            # Not even through a trusted proxy: the client's address is whatever the proxy was told.
             if self._is_keyless(scope) and not _has_forwarding_header(scope):
                 if _is_of_a_foreign_page(scope, self._allowed_origins):
                     detail = "cross-site requests without a key are refused"

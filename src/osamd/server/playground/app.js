@@ -519,14 +519,17 @@ function offerSaved({ hash }) {
   });
 }
 
+const MISSING = "Some masks are missing in the file";
+
 function photosToExport(isAll) {
   leaveEntry();
   const entries = isAll ? photos.entries : [photos.current];
   const missing = entries.filter((entry) => entry.missing).map((entry) => `${entry.name}: ${objectsText(entry.missing)}`);
-  if (missing.length) {
-    notice.show("Some masks are missing in the file", `${missing.join(", ")}. Open each of these photos, wait for its masks, and export again.`);
-  }
-  return entries.filter(({ results }) => results.length);
+  const shown = entries.filter(({ results }) => results.length);
+  if (missing.length && shown.length) {
+    notice.show(MISSING, `${missing.join(", ")}. Open each of these photos, wait for its masks, and export again.`);
+  } else if (notice.title === MISSING) notice.hide();
+  return shown;
 }
 
 async function writeFile(kind) {

@@ -40,11 +40,13 @@ export class Notice {
 
   hide() {
     this.isWaiting = false;
+    this.title = "";
     this.element.hidden = true;
     this.element.replaceChildren();
   }
 
   draw(title, text, actions) {
+    this.title = title;
     delete this.element.dataset.kind;
     this.element.hidden = false;
     this.element.replaceChildren(make("span", { class: "notice-body" }, make("b", {}, title), text), make("span", { class: "notice-actions" }, ...actions));
