@@ -222,6 +222,28 @@ def test_masks_that_were_still_to_come(ready: Playground) -> None:
     expect(ready.notice).to_be_hidden()
 
 
+def test_a_complete_file_takes_the_notice_away(ready: Playground) -> None:
+    """It was about the one before."""
+    page = ready.page
+    ready.click(*ON)
+    ready.wait_for_mask()
+    page.keyboard.press("n")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route(GENERATE, hold)
+    with page.expect_request(GENERATE):
+        ready.click(*OFF)
+    ready.download("coco")
+    expect(ready.notice).to_contain_text("masks are missing")
+    held[0].continue_()
+    ready.wait_for_mask()
+    ready.download("coco")
+    expect(ready.notice).to_be_hidden()
+
+
 def test_polygons_of_a_photo_that_is_left(ready: Playground) -> None:
     """Another photo opened during an export stops it, so that no file mixes both; the page says so."""
     page = ready.page
