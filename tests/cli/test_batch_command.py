@@ -17,6 +17,8 @@ from pictures import disc_box, disc_picture
 from puppet import GOOD, Told, problem, puppet
 from serving import KEY, RunningServer, clean_environment, free_port
 
+from osamd.cli.batch import _tell_how_to_continue
+
 X1, Y1, X2, Y2 = disc_box()
 
 
@@ -237,9 +239,29 @@ def test_a_retry_that_is_refused_leaves_the_run_finished(osamd: Osamd, tmp_path:
     before = tree(out)
     refused = osamd("batch", "--out", str(out), "--retry-failed", "--url", f"http://127.0.0.1:{free_port()}")
     assert (7, before) == (refused.returncode, tree(out)), refused.err
-    # What it tells to type does not try once more what has just been tried.
-    (told,) = [line for line in refused.err.splitlines() if "to continue" in line]
-    assert "--retry-failed" not in told
+
+
+def test_a_retry_of_another_model_leaves_the_run_finished(osamd: Osamd, tmp_path: Path) -> None:
+    """Its photos cannot be segmented again as they were."""
+    photos, out = write_discs(tmp_path / "photos", 1), tmp_path / "out"
+    (photos / "disc0.png").write_bytes(b"")
+    boxes = str(tmp_path / "boxes.json")
+    assert 1 == osamd("batch", str(photos), "--boxes-from", boxes, "--out", str(out)).returncode
+    manifest = out / ".osamd" / "manifest.jsonl"
+    head, _, rest = manifest.read_text().partition("\n")
+    manifest.write_text(json.dumps(json.loads(head) | {"digest": "0" * 64}) + "\n" + rest)
+    before = tree(out)
+    refused = osamd("batch", "--out", str(out), "--retry-failed")
+    assert (2, before) == (refused.returncode, tree(out)), refused.err
+    assert "are not those that this run began with" in refused.err
+
+
+def test_how_to_continue_a_retry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it has tried again is not tried once more; what it has not, still is."""
+    monkeypatch.setattr(sys, "argv", ["osamd", "batch", "--out", "a b", "--retry-failed"])
+    for has_retried, expected in ((True, "osamd batch --out 'a b'"), (False, "osamd batch --out 'a b' --retry-failed")):
+        _tell_how_to_continue(has_retried=has_retried)
+        assert f"osamd: to continue where it stopped: {expected}\n" == capsys.readouterr().err
 
 
 @pytest.mark.parametrize("more", [(), ("--url", "http://127.0.0.1:9")])

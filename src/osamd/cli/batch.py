@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = [*formats_of(arguments.format or ["coco"]), *(["review"] if arguments.review else [])]
     _check_place(arguments)
     plan = _plan(arguments)
+    has_retried = False
     try:
         is_retry = arguments.retry_failed and (out / STATE / MANIFEST).exists()
         if arguments.url and (is_retry or not is_segmented(out)):
@@ -71,7 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
             workers = _workers(arguments, header)
             if is_retry:
                 # Last, so that a command that is refused leaves a finished run as it is.
+                if not arguments.url:
+                    checked_model(header, own_library())
                 _tell(f"{counted(forget_failed(out, manifest, part), 'failed photo')} to try again")
+                has_retried = True
             outcome = run_manifest(
                 manifest,
                 out,
@@ -85,15 +89,15 @@ def run(arguments: argparse.Namespace) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"osamd: {where}{error.strerror or error}", file=sys.stderr)
         if _has_begun(out):
-            _tell_how_to_continue()
+            _tell_how_to_continue(has_retried=has_retried)
         return FAILED
     except OsamdError as error:
         print(f"osamd: {with_field(str(error), error.field)}", file=sys.stderr)
         # The same command would be refused again.
         if _has_begun(out) and not isinstance(error, RequestError):
-            _tell_how_to_continue()
+            _tell_how_to_continue(has_retried=has_retried)
         return error.exit_code
-    return _tell_end(outcome, manifest, out, stopped.number)
+    return _tell_end(outcome, manifest, out, stopped.number, has_retried=has_retried)
 
 
 def _check_place(arguments: argparse.Namespace) -> None:
@@ -261,7 +265,7 @@ def _stop_on_signals() -> Iterator[_Stopped]:
             signal.signal(number, handler)
 
 
-def _tell_end(outcome: Outcome, manifest: Manifest, out: Place, number: int) -> int:
+def _tell_end(outcome: Outcome, manifest: Manifest, out: Place, number: int, *, has_retried: bool) -> int:
     header = manifest.header
     if outcome.is_finished:
         print(f"osamd: {counted(header.count, 'photo')}, {outcome.failed:,} failed; results in {out}", file=sys.stderr)
@@ -272,7 +276,7 @@ def _tell_end(outcome: Outcome, manifest: Manifest, out: Place, number: int) -> 
         return FAILED if outcome.failed else 0
     print(f"osamd: {outcome.done:,} of {counted(header.count, 'photo')} done", file=sys.stderr)
     if number:
-        _tell_how_to_continue()
+        _tell_how_to_continue(has_retried=has_retried)
         return SIGNALLED + number
     print("osamd: other parts are not done; the process that finishes the last one writes the results", file=sys.stderr)
     return 0
@@ -286,7 +290,8 @@ def _has_begun(out: Place) -> bool:
         return False
 
 
-def _tell_how_to_continue() -> None:
-    # What this command has tried again is not to be tried once more.
-    command = shlex.join(["osamd", *(word for word in sys.argv[1:] if word != RETRY)])
+def _tell_how_to_continue(*, has_retried: bool) -> None:
+    # What was tried again is not to be tried once more.
+    words = [word for word in sys.argv[1:] if not (has_retried and word == RETRY)]
+    command = shlex.join(["osamd", *words])
     print(f"osamd: to continue where it stopped: {command}", file=sys.stderr)

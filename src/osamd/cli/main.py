@@ -208,6 +208,7 @@ def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
 def _add_batch(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "batch",
+        allow_abbrev=False,
         help="segment whole folders and data sets",
         description="Segment many photos into a data set. A run that was interrupted continues when the same command is"
         " given again, or osamd batch --out DIR; so does one that is finished, with another --format, without"

@@ -1,6 +1,7 @@
 """Who answers: the engine in this process, or a server. Both give the same rows for the same photos."""
 
 import errno
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,7 +245,8 @@ def _is_of_the_photo(error: OSError, place: Place) -> bool:
         return error.errno in OF_THE_PHOTO
     # A folder that is gone or empty was on a volume that is not mounted any more.
     try:
-        return any(place.parent.iterdir())
+        with os.scandir(place.parent) as found:
+            return next(found, None) is not None
     except OSError:
         return False
 

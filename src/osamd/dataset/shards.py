@@ -105,14 +105,11 @@ class Shards:
             if is_whole:
                 with path.open("rb") as lines:
                     failed, kept = _before_failed(lines)
-                if failed:
+                if failed and isinstance(path, UrlPath):
                     unmark()
-                    if isinstance(path, UrlPath):
-                        path.unlink(missing_ok=True)
-                    else:
-                        part = path.with_name(path.name + PART)
-                        path.replace(part)
-                        os.truncate(part, kept)
+                    path.unlink(missing_ok=True)
+                elif failed and isinstance(path, Path):
+                    failed = failed if Journal.reopen(path, kept, unmark) else 0
                 return failed
         return 0 if isinstance(path, UrlPath) else Journal.drop_failed(path.with_name(path.name + PART))
 
@@ -159,7 +156,8 @@ class Journal:
         file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         journal = cls(file, path, shard, count=count)
         try:
-            if not take_lock(file, wait=False):
+            # Another process may have put a shard there whose failed photos it tries again.
+            if not (take_lock(file, wait=False) and _is_at(file, part)):
                 journal.close()
                 return None
             if path.exists():
@@ -188,6 +186,33 @@ class Journal:
         while data:
             data = data[os.write(self._file, data) :]
         self._count_in(row)
+
+    @staticmethod
+    def reopen(path: Path, kept: int, unmark: Callable[[], None]) -> bool:
+        """Make a journal of a whole shard, of which this many bytes are kept.
+
+        Args:
+            path: of the shard, which is held.
+            kept: bytes.
+            unmark: called before anything is changed.
+
+        Returns:
+            False if another process just found the shard unfinished, and is about to see that it is not.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        part = path.with_name(path.name + PART)
+        file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if not take_lock(file, wait=False):
+                return False
+            unmark()
+            path.replace(part)
+            os.truncate(part, kept)
+        finally:
+            os.close(file)
+        return True
 
     @staticmethod
     def drop_failed(part: Path) -> int:

@@ -17,10 +17,8 @@ from osamd.files import stamp_of, temporary_folder
 
 # For larger files, the disk space outweighs the time saved.
 LARGEST_BYTES: Final = 512 * 1024 * 1024
-# Read in 10 ms or less. Of larger ones, these parts are.
-LARGEST_READ_BYTES: Final = 16 * 1024 * 1024
-SAMPLES: Final = 64
-SAMPLE_BYTES: Final = 16 * 1024
+# Of a pulled file's name, or its folder's, before the digest of its content.
+BLOB_PREFIX: Final = "sha256-"
 CPU_INFO: Final = Path("/proc/cpuinfo")
 
 
@@ -47,7 +45,7 @@ class GraphCache:
         if stamp is None or stamp[0] > LARGEST_BYTES:
             return None
         try:
-            content = _content(graph, stamp[0])
+            content = _content(graph)
         except OSError:
             return None
         key = _hash(f"{stamp[0]} {stamp[1]} {content} {self.version} {provider} {_processor()}")
@@ -93,21 +91,15 @@ def forget_graphs(cache: Path, paths: Iterable[Path]) -> None:
         graphs.forget(path)
 
 
-def _content(graph: Path, nbytes: int) -> str:
-    """A hash of the file, or if it is large, of parts of it.
+def _content(graph: Path) -> str:
+    """A hash of the file, unless its path has one.
 
-    Other weights often have the same size, and images give every file the same time. Large files are content-addressed
-    blobs, or were exported anew, which changes all of their weights.
+    Other weights often have the same size, and container images give every file the same time.
     """
-    found = hashlib.sha256()
+    if any(part.startswith(BLOB_PREFIX) for part in graph.parts):
+        return ""
     with graph.open("rb") as file:
-        if nbytes <= LARGEST_READ_BYTES:
-            found.update(file.read())
-        else:
-            for index in range(SAMPLES):
-                file.seek((nbytes - SAMPLE_BYTES) * index // (SAMPLES - 1))
-                found.update(file.read(SAMPLE_BYTES))
-    return found.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _source(graph: Path) -> str:

@@ -23,7 +23,7 @@ SWITCHES: Final = {"true": True, "1": True, "false": False, "0": False}
 DOCUMENTS: Final = frozenset({"prompt", "prompts"})
 MODEL: Final = frozenset({"model", "model_id"})
 IMAGES: Final = frozenset({"image", "image_base64"})
-WITHOUT_SPACES: Final = MODEL | IMAGES | {"mask_input"}
+BASE64: Final = IMAGES | {"mask_input"}
 LONGEST_FIELD: Final = 65_536
 # Limit for a query or a form, whose parser is pure Python.
 MOST_FIELDS: Final = 2048
@@ -39,18 +39,19 @@ def pairs_of(query: str) -> list[tuple[str, str]]:
         InvalidRequestError: it has too many, or is not UTF-8.
     """
     try:
+        query = "&".join(map(_with_plus_signs, query.split("&")))
         pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
     except ValueError:
         message = f"malformed query string or form: expected UTF-8 and at most {MOST_FIELDS:,} fields"
         raise InvalidRequestError(message) from None
-    # A plus sign stands for a space here, but where there can be no spaces, it was left unescaped: in names of chains,
-    # A+B, and in base64, behind the head of a data URI.
-    return [(name, value if name not in WITHOUT_SPACES else _with_plus_signs(value)) for name, value in pairs]
+    # A plus sign stands for a space here, but names of models contain no spaces: they are chains, A+B, left unescaped.
+    return [(name, value.replace(" ", "+") if name in MODEL else value) for name, value in pairs]
 
 
-def _with_plus_signs(value: str) -> str:
-    head, comma, rest = value.rpartition(",")
-    return f"{head}{comma}{rest.replace(' ', '+')}"
+def _with_plus_signs(part: str) -> str:
+    """A field with the plus signs of base64 that was not escaped at all, where they do not stand for spaces."""
+    is_base64 = part.partition("=")[0] in BASE64
+    return part.replace("+", "%2B") if is_base64 and "%" not in part else part
 
 
 def refuse_query(query: str, schema: type[Body]) -> None:
