@@ -3,12 +3,15 @@
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 from typing import Final
 
 import pytest
 import yaml
 
 from osamd.cli.main import main
+from osamd.errors import PullError
+from osamd.library.catalog import Model
 
 # Starts a shell that starts two processes and ends; the first argument is how to stop.
 PARENT: Final = """
@@ -34,6 +37,26 @@ def test_without_ray_it_says_how_to_get_it(capsys: pytest.CaptureFixture[str]) -
 def as_if_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Printing a configuration does not import Ray."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+
+
+@pytest.mark.usefixtures("as_if_installed")
+def test_models_are_pulled_before_the_cluster_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Segmenters would download them silently while the start waits for no longer than five minutes."""
+    asked: list[str] = []
+
+    def fail(model: Model, _: object) -> None:
+        asked.append(model.name)
+        raise PullError("no source answered")
+
+    monkeypatch.setattr("osamd.cli.models.bring", fail)
+    monkeypatch.setenv("OSAMD_CACHE", str(tmp_path))
+    monkeypatch.setenv("OSAMD_PULL", "auto")
+    monkeypatch.setenv("OSAMD_THREADS", "1")
+    monkeypatch.setenv("OSAMD_MODEL_MEMORY_BYTES", "1000000000")
+    assert 5 == main(["cluster", "up", "--model", "builtin", "--model", "sam2:tiny"])
+    assert (["sam2:tiny"], "osamd: no source answered\n") == (asked, capsys.readouterr().err)
 
 
 @pytest.mark.usefixtures("as_if_installed")

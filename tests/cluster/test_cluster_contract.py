@@ -118,7 +118,7 @@ def both(folder: Path, script: Script, monkeypatch: pytest.MonkeyPatch, **more: 
         services = {label: SegmenterService(settings, engine=engine_of(settings)) for label in ("one", "two")}
         for service in services.values():
             await service.start()
-        app = create_app(settings, answers=RemoteAnswers(settings, FakeHandle(services)))
+        app = create_app(settings, answers=RemoteAnswers(settings, FakeHandle(services), label="edge-1"))
         try:
             return await told(app, script)
         finally:

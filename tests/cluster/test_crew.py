@@ -199,6 +199,27 @@ def test_the_shard_of_an_actor_that_died_is_done_by_another(
     assert 4 == len(workers.ray.killed)
 
 
+def test_actors_that_die_now_and_then_while_they_load_do_not_stop_the_run(tmp_path: Path, photos: Path) -> None:
+    """On machines that come and go; three in a row would mean that the model cannot be loaded."""
+    loads, killed = iter((True, False) * 3), {0, 1}
+
+    class Mortal(ShardActor):
+        def open(self) -> Done:
+            if next(loads, False):
+                raise ActorDiedError
+            return super().open()
+
+        def work(self, shard: int) -> Done:
+            if shard in killed:
+                killed.remove(shard)
+                raise ActorDiedError
+            return super().work(shard)
+
+    workers = OnThreads(tmp_path / "out", Mortal, count=1)
+    assert run_on(workers, photos, tmp_path / "out").is_finished
+    assert 5 == len(workers.told)
+
+
 def test_a_shard_that_kills_every_actor_stops_the_run(tmp_path: Path, photos: Path) -> None:
     """With its number, instead of for ever."""
 

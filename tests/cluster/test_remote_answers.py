@@ -86,7 +86,7 @@ def run(
 async def running(settings: Settings, services: dict[str, SegmenterService]) -> AsyncIterator[Cluster]:
     """The cluster until the block ends."""
     handle = FakeHandle(services)
-    app = create_app(settings, answers=RemoteAnswers(settings, handle))
+    app = create_app(settings, answers=RemoteAnswers(settings, handle, label="edge-1"))
     transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
     try:
         async with httpx2.AsyncClient(
@@ -392,6 +392,31 @@ def test_a_model_is_not_deleted_until_all_have_deleted_it() -> None:
     run(main, count=2)
 
 
+def test_an_image_is_deleted_wherever_it_is() -> None:
+    """Its Segmenter may have been another one before more were started."""
+
+    async def main(cluster: Cluster) -> None:
+        handle = cluster.handle
+
+        def lead_to(label: str) -> None:
+            handle._chosen = lambda key: handle.segmenters[label]  # type: ignore[method-assign]  # noqa: ARG005
+
+        lead_to("part-0")
+        image_id = (await cluster.click(noise())).json()["image_id"]
+        lead_to("part-1")
+        handle.hung = ("part-0",)
+        silent = await cluster.client.delete(f"/api/images/{image_id}")
+        assert (503, "overloaded") == (silent.status_code, silent.json()["code"])
+        handle.hung = ()
+        assert 204 == (await cluster.client.delete(f"/api/images/{image_id}")).status_code
+        assert 410 == (await cluster.client.delete(f"/api/images/{image_id}")).status_code
+        lead_to("part-0")
+        body = {"image_id": image_id, "prompt": POINT}
+        assert 410 == (await cluster.client.post(GENERATE, json=body)).status_code
+
+    run(main, count=2)
+
+
 def test_late_answers_are_cancelled_and_early_ones_kept() -> None:
     """Of several calls; one that fails counts as silent."""
     cancelled = []
@@ -452,7 +477,10 @@ def test_a_client_that_leaves_does_not_cancel_what_others_wait_for() -> None:
 
 
 def test_metrics_tell_of_each_segmenter() -> None:
-    """Its own series under its label, once in the text per family; the edge's without one."""
+    """Its own series under its label, once in the text per family; the edge's under another.
+
+    A balancer lets another edge answer each scrape, and its counters are not this one's, reset.
+    """
 
     async def main(cluster: Cluster) -> None:
         for seed in range(4):
@@ -465,10 +493,11 @@ def test_metrics_tell_of_each_segmenter() -> None:
         assert loaded == {
             f'osamd_model_bytes{{segmenter="part-{number}",device="fake",model="sam2:tiny"}} 1.0' for number in range(2)
         }
-        assert "osamd_embeddings 0.0" in lines
+        assert 'osamd_embeddings{edge="edge-1"} 0.0' in lines
         kept = [line for line in lines if line.startswith('osamd_embeddings{segmenter="')]
         assert 4 == sum(float(line.rsplit(" ", 1)[1]) for line in kept)
-        assert [line for line in lines if line.startswith("osamd_requests_total{door=")]
+        assert [line for line in lines if line.startswith('osamd_requests_total{edge="edge-1",door=')]
+        assert all('edge="' in line or 'segmenter="' in line for line in lines if not line.startswith("#"))
 
     run(main, count=2)
 

@@ -154,6 +154,17 @@ def test_the_image_is_sent_once(recorder: Recorder, pixels: Any) -> None:
     assert all(call["mask_layout"] == "crop" for call in recorder.calls)
 
 
+def test_large_images_are_sent_as_jpeg(recorder: Recorder) -> None:
+    """As PNG, a photo of 30 megapixels can exceed the server's limit."""
+    chosen = np.random.default_rng(0)
+    large = chosen.integers(0, 255, (2000, 2001, 3), np.uint8)
+    Session("sam2:latest", large).click(200, 150)
+    Session("sam2:latest", large[:1999, :2000].copy()).click(200, 150)
+    jpeg, array = (call["image"] for call in recorder.calls)
+    assert jpeg.startswith(b"\xff\xd8\xff")
+    assert (1999, 2000, 3) == array.shape
+
+
 @pytest.mark.usefixtures("recorder")
 def test_connections_are_kept_open(pixels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """All prompts use one connection."""

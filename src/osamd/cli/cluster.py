@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from osamd.errors import InvalidRequestError
@@ -66,6 +67,7 @@ def _up(arguments: argparse.Namespace) -> int:
     port = arguments.port or settings.port
     plan = Plan(models=models, segmenters=segmenters, gpus=arguments.gpus, host=LOOPBACK, port=port)
     _share_machine(segmenters * len(models))
+    _bring(models, settings)
     progress = _Progress()
     try:
         with running(serve_config(plan, is_local=True), progress.show) as (address, logs):
@@ -118,6 +120,20 @@ def _models(arguments: argparse.Namespace, settings: "Settings") -> tuple[str, .
         if model.parts:
             raise InvalidRequestError(f"--model: {model.name} is a chain: give the models it is made of")
     return tuple(dict.fromkeys(model.name for model in found))
+
+
+def _bring(models: Iterable[str], settings: "Settings") -> None:
+    """Pull models that are not here, if that is allowed, and say so: Segmenters would do it silently while they start.
+
+    Raises:
+        ModelError: one cannot be pulled.
+    """
+    from osamd.cli.models import bring, own_library
+
+    library = own_library()
+    for model in map(library.resolve, models):
+        if settings.pull == "auto" and not library.store.is_present(model):
+            bring(model, library.store)
 
 
 def _share_machine(segmenters: int) -> None:

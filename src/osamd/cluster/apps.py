@@ -44,6 +44,7 @@ class Edge:
     def __init__(self, handles: dict[str, Any]) -> None:
         _stay_on_loopback()
         self._handles = handles
+        self._app: Any = None
 
     def __serve_build_asgi_app__(self) -> Any:
         """The app, built in the process that serves it: none of it is pickled."""
@@ -51,8 +52,15 @@ class Edge:
 
         settings = load_settings()
         prepare_process(settings)
-        answers = RemoteAnswers(settings, RayHandle(self._handles), sinks=(log_event,))
-        return OneRequestId(create_app(settings, answers=answers))
+        label = serve.get_replica_context().replica_id.unique_id
+        answers = RemoteAnswers(settings, RayHandle(self._handles), label=label, sinks=(log_event,))
+        self._app = create_app(settings, answers=answers)
+        return OneRequestId(self._app)
+
+    async def check_health(self) -> None:
+        """Called by Ray, which replaces an edge that is stuck."""
+        if self._app is not None and self._app.state.services.state == "stuck":
+            raise RuntimeError("too many threads of this edge hang")
 
 
 class Segmenter(SegmenterService):

@@ -253,6 +253,9 @@ class Crew:
                     waiting.extendleft([] if shard is None else [shard])
                     continue
                 self._idle.append(actor)
+                # Three in a row mean that it cannot be loaded; some in a long run, that machines come and go.
+                if shard is None:
+                    self._deaths.pop(None, None)
                 self._count(work, shard, done)
             if stop.is_set() and not is_told:
                 is_told = True

@@ -22,6 +22,7 @@ from osamd.engine.image_ids import MODEL_DIGITS, image_id, model_digits, routing
 from osamd.errors import (
     BodyTooLargeError,
     EmbeddingExpiredError,
+    OsamdError,
     RateLimitedError,
     UnknownModelError,
 )
@@ -76,13 +77,15 @@ class RemoteAnswers:
     Args:
         settings: catalogue and policies.
         handle: reaches the Segmenters.
+        label: of this edge, in metrics.
         sinks: receive the events of the library.
 
     Attributes:
         library: the edge's own: its catalogue and which pulls are allowed. It must be the Segmenters' catalogue.
     """
 
-    def __init__(self, settings: Settings, handle: Handle, *, sinks: tuple[Sink, ...] = ()) -> None:
+    def __init__(self, settings: Settings, handle: Handle, *, label: str, sinks: tuple[Sink, ...] = ()) -> None:
+        self.label = label
         self.library = open_library(settings, sinks)
         self._handle = handle
         self._deadline_s = settings.deadline_s
@@ -182,10 +185,14 @@ class RemoteAnswers:
         return _value(outcome)
 
     async def forget(self, image_id: str, owner: str) -> None:
-        """See ``Answers.forget``."""
+        """See ``Answers.forget``.
+
+        Besides the Segmenter that has the image, all others: one may have been its Segmenter before others came.
+        """
         source, caller = ImageSource(image_id=image_id), Caller(owner, is_admin=False)
         call = self._handle.call(self._model_of(image_id), routing_digits(source), "forget", image_id, caller)
-        _check(await self._result(call))
+        first = await self._result(call)
+        await self._everywhere(first, EmbeddingExpiredError, "forget", image_id, caller)
 
     async def remove(self, model: Model) -> None:
         """See ``Answers.remove``."""
@@ -193,18 +200,10 @@ class RemoteAnswers:
         # One is started if none runs, since the files may be on a shared volume.
         call = self._handle.call(_deployment(model), model.name, "remove", model.name, caller)
         first = await self._result(call)
-        others = await self._handle.everywhere("remove", model.name, caller)
-        self._parts.forget()
-        absent = UnknownModelError.__name__
-        outcomes: list[Outcome[None]] = [first, *others.results.values()]
-        failed = [outcome for outcome in outcomes if outcome.error is not None or outcome.is_bug]
-        for outcome in failed:
-            if outcome.error is None or outcome.error.kind != absent:
-                _check(outcome)
-        if others.silent:
-            raise silence(others.silent)
-        if len(failed) == len(outcomes):
-            _check(first)
+        try:
+            await self._everywhere(first, UnknownModelError, "remove", model.name, caller)
+        finally:
+            self._parts.forget()
 
     async def pull(self, model: Model) -> AsyncIterator[PullProgress]:
         """See ``Answers.pull``; of the Segmenters, one pulls."""
@@ -253,6 +252,23 @@ class RemoteAnswers:
                 if not trip.is_wrong(outcome.error):
                     return outcome
         raise RuntimeError("an image itself is never unknown")
+
+    async def _everywhere(self, first: Outcome[None], absent: type[OsamdError], method: str, *args: Any) -> None:
+        """Call all Segmenters that run, after one of them; it is enough if one had what is to be deleted.
+
+        Raises:
+            OsamdError: none had it, one failed, or one did not answer.
+        """
+        others = await self._handle.everywhere(method, *args)
+        outcomes: list[Outcome[None]] = [first, *others.results.values()]
+        failed = [outcome for outcome in outcomes if outcome.error is not None or outcome.is_bug]
+        for outcome in failed:
+            if outcome.error is None or outcome.error.kind != absent.__name__:
+                _check(outcome)
+        if others.silent:
+            raise silence(others.silent)
+        if len(failed) == len(outcomes):
+            _check(first)
 
     async def _trips(
         self, image: ImageSource, name: str | None, context: Context, *, may_guess: bool = True

@@ -28,6 +28,9 @@ STATUS_MS: Final = 10_000
 # labelme asks at every mouse move, from the thread that draws its window.
 HOLD_S: Final = 5.0
 
+MOST_PNG_PIXELS: Final = 4_000_000
+JPEG_QUALITY: Final = 95
+
 ShowError = Callable[[str], None]
 
 
@@ -134,9 +137,20 @@ class _Asker:
             except EmbeddingExpiredError:
                 sent.image_id = None
         if reply is None:
-            reply = ask(image)
+            reply = ask(_encoded(image))
             sent.image_id = reply.image_id
         return [_annotation(found) for found in reply.annotations]
+
+
+def _encoded(image: Any) -> Any:
+    """The image itself, which is sent as PNG, or as JPEG if it is large: a PNG might exceed the server's limit."""
+    if image.shape[0] * image.shape[1] <= MOST_PNG_PIXELS:
+        return image
+    import PIL.Image
+
+    written = io.BytesIO()
+    PIL.Image.fromarray(image).save(written, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return written.getvalue()
 
 
 def _annotation(found: FoundObject) -> "osam.types.Annotation":

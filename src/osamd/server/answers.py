@@ -92,6 +92,10 @@ class Answers(Protocol):
     async def shelf(self) -> Shelf:
         """Which models' files are here. It may access the disk when asked, so ask it on a thread."""
 
+    @property
+    def label(self) -> str:
+        """Of this process, to tell it from others in metrics; empty where there are no others."""
+
     async def metrics(self) -> Mapping[str, bytes]:
         """Other processes' metrics by a label of each, in Prometheus' text format; none if there are no others."""
 

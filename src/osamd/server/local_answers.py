@@ -50,7 +50,10 @@ class LocalAnswers:
 
     Attributes:
         library: the engine's.
+        label: empty: there are no other processes.
     """
+
+    label = ""
 
     def __init__(self, settings: Settings, *, engine: Engine, decoder: Decoder | None, pools: Pools) -> None:
         self._settings = settings

@@ -26,17 +26,18 @@ def text(value: float, *, with_more: bool = False) -> bytes:
     return generate_latest(registry)
 
 
-def test_others_get_a_label_and_families_stay_whole() -> None:
+def test_each_gets_a_label_and_families_stay_whole() -> None:
     """Every sample is kept, with its own labels; each family's head is there once, before all of its samples."""
     others = {"one": text(2.0), 'odd"\\\nname': text(3.0, with_more=True)}
-    found = list(text_string_to_metric_families(merged(text(1.0), others).decode()))
+    found = list(text_string_to_metric_families(merged(text(1.0), others, label="own").decode()))
 
     assert ["plain", "counted", "timed", "more"] == [family.name for family in found]
     samples = [sample for family in found for sample in family.samples]
     values = {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
-    for label, own in (("", text(1.0)), *others.items()):
+    processes = [("edge", "own", text(1.0)), *(("segmenter", label, other) for label, other in others.items())]
+    for name, label, own in processes:
         for family in text_string_to_metric_families(own.decode()):
             for sample in family.samples:
-                labels = {**sample.labels, **({"segmenter": label} if label else {})}
+                labels = {**sample.labels, name: label}
                 assert sample.value == values.pop((sample.name, tuple(sorted(labels.items()))))
     assert not values

@@ -17,14 +17,18 @@ operations = Operations(tag="health")
 
 @operations.get("/metrics", Operation("Metrics", errors=(AdminOnlyError,), replies={"text/plain": str}))
 async def metrics(request: Request) -> Response:
-    """Counters and gauges in Prometheus' text format; Segmenters' have the label `segmenter`. Needs an admin key."""
+    """Counters and gauges in Prometheus' text format; in a cluster, with the label `segmenter` or `edge`.
+
+    Needs an admin key.
+    """
     services = services_of(request)
     status = await services.readiness()
     others = await services.answers.metrics()
 
     def render() -> bytes:
         own = services.metrics.render(status, device_memory())
-        return merged(own, others) if others else own
+        label = services.answers.label
+        return merged(own, others, label=label) if label else own
 
     content = await asyncio.to_thread(render)
     return Response(content, media_type=CONTENT_TYPE)

@@ -1,25 +1,30 @@
-"""Several processes' metrics as one text: those of others get a label."""
+"""Several processes' metrics as one text, each with a label of its own.
+
+Otherwise, where a balancer lets another process answer each time, a counter would seem to have been reset.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-LABEL: Final = "segmenter"
+OTHER, OWN = "segmenter", "edge"
 # A sample without or with labels, as prometheus_client writes it.
 NAME: Final = re.compile(rb"([A-Za-z_:][A-Za-z0-9_:]*)(\{?)")
 
 
-def merged(own: bytes, others: Mapping[str, bytes]) -> bytes:
+def merged(own: bytes, others: Mapping[str, bytes], *, label: str) -> bytes:
     """Texts in Prometheus' format 0.0.4 as one, each family once.
 
     Args:
-        own: this process's, which stay without the label.
-        others: by the value of the label ``segmenter``.
+        own: this process's.
+        others: by the value of their label ``segmenter``.
+        label: the value of this process's label ``edge``.
     """
     heads: dict[bytes, list[bytes]] = {}
     samples: dict[bytes, list[bytes]] = {}
-    for label, text in (("", own), *others.items()):
-        escaped = label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n").encode()
+    for name, value, text in ((OWN, label, own), *((OTHER, value, text) for value, text in others.items())):
+        escaped = value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+        added = f'{name}="{escaped}"'.encode()
         family = b""
         own_heads: dict[bytes, list[bytes]] = {}
         for line in text.splitlines():
@@ -27,9 +32,9 @@ def merged(own: bytes, others: Mapping[str, bytes]) -> bytes:
                 family = line.split(b" ", 3)[2]
                 own_heads.setdefault(family, []).append(line)
             else:
-                samples.setdefault(family, []).append(_labelled(line, escaped) if label else line)
-        for name, lines in own_heads.items():
-            heads.setdefault(name, lines)
+                samples.setdefault(family, []).append(_labelled(line, added))
+        for head, lines in own_heads.items():
+            heads.setdefault(head, lines)
     return b"\n".join(_lines(heads, samples)) + b"\n"
 
 
@@ -39,8 +44,7 @@ def _lines(heads: Mapping[bytes, list[bytes]], samples: Mapping[bytes, list[byte
         yield from samples.get(family, ())
 
 
-def _labelled(sample: bytes, value: bytes) -> bytes:
-    label = LABEL.encode() + b'="' + value + b'"'
+def _labelled(sample: bytes, label: bytes) -> bytes:
     found = NAME.match(sample)
     if found is None:
         return sample
