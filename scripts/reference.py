@@ -136,7 +136,7 @@ def metrics_page() -> str:
             "`GET /metrics`, for keys with the role admin, in Prometheus' text form. Labels are `key` (a name), `model`"
             " (full name), `route` (the path's template), `stage` (as in `Server-Timing`), `lane` (`load`, `prepare`,"
             " `encode`, `whole`, `decode`, `side`, `reply`, `resolve`, `fetch`), `door` (as in `OSAMD_DOORS`), `code`"
-            " (of an error), `device`.\n"
+            " (of an error), `device`; in a cluster also `edge` or `segmenter`, the process.\n"
         ),
         "| metric | kind | meaning |",
         "|---|---|---|",

@@ -56,8 +56,9 @@ class FakeHandle:
         del model
         return _FakeStream(self, self._chosen(key), method, self._travelled(method, args))
 
-    async def everywhere(self, method: str, *args: Any) -> Gathered:
-        """Call all of them."""
+    async def everywhere(self, method: str, *args: Any, model: str | None = None) -> Gathered:
+        """Call all of them, which here are of one model."""
+        del model
         arguments = self._travelled(method, args)
 
         async def ask(label: str) -> tuple[str, Any]:

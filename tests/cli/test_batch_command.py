@@ -256,6 +256,19 @@ def test_a_retry_of_another_model_leaves_the_run_finished(osamd: Osamd, tmp_path
     assert "are not those that this run began with" in refused.err
 
 
+def test_a_first_run_is_continued_without_the_retry(
+    osamd: Osamd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has nothing to try again, and what fails in it is not to be tried after each interruption."""
+    write_photo(tmp_path / "photos" / "a.png")
+    monkeypatch.setattr("osamd.cli.batch.PATIENCE_S", 0.0)
+    with puppet(SHOWN, problem("overloaded", 503)) as server:
+        arguments = ("--everything", "--url", server.url, "--out", str(tmp_path / "out"), "--retry-failed")
+        stopped = osamd("batch", str(tmp_path / "photos"), *arguments)
+    (told,) = [line for line in stopped.err.splitlines() if "to continue" in line]
+    assert (4, False) == (stopped.returncode, "--retry-failed" in told), stopped.err
+
+
 def test_how_to_continue_a_retry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """What it has tried again is not tried once more; what it has not, still is."""
     monkeypatch.setattr(sys, "argv", ["osamd", "batch", "--out", "a b", "--retry-failed"])

@@ -160,9 +160,10 @@ def test_large_images_are_sent_as_jpeg(recorder: Recorder) -> None:
     large = chosen.integers(0, 255, (2000, 2001, 3), np.uint8)
     Session("sam2:latest", large).click(200, 150)
     Session("sam2:latest", large[:1999, :2000].copy()).click(200, 150)
-    jpeg, array = (call["image"] for call in recorder.calls)
+    Session("sam2:latest", large[:, :, :1].copy()).click(200, 150)
+    jpeg, *arrays = (call["image"] for call in recorder.calls)
     assert jpeg.startswith(b"\xff\xd8\xff")
-    assert (1999, 2000, 3) == array.shape
+    assert [(1999, 2000, 3), (2000, 2001, 1)] == [array.shape for array in arrays]
 
 
 @pytest.mark.usefixtures("recorder")

@@ -12,8 +12,9 @@ def test_base64_with_unescaped_plus_signs_is_what_was_meant(name: str, head: str
     """``curl -d image=$(base64 ...)``: a form takes a plus sign for a space, which base64 does not have."""
     assert [(name, f"{head}iVBO+w/0+KGgo=")] == pairs_of(f"{name}={head}iVBO+w/0+KGgo=")
     assert [("text", "a cat")] == pairs_of("text=a+cat")
-    # What was escaped has spaces, which base64 may have between its characters.
-    assert [(name, f"{head}iVBO w/0=")] == pairs_of(f"{name}={head}iVBO+w%2F0%3D")
+    assert [(name, f"{head}iVBO+w/0=")] == pairs_of(f"{name}={head}iVBO+w%2F0%3D")
+    # Where plus signs are escaped, the others are spaces, which base64 may have between its characters.
+    assert [(name, f"{head}iVBO w/0+")] == pairs_of(f"{name}={head}iVBO+w%2F0%2B")
     assert [(name, f"{head}iVBO w/0=")] == pairs_of(f"{name}={head}iVBO%20w/0=")
 
 

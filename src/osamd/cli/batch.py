@@ -63,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     has_retried = False
     try:
         is_retry = arguments.retry_failed and (out / STATE / MANIFEST).exists()
+        # A run that begins has nothing to try again.
+        has_retried = not is_retry
         if arguments.url and (is_retry or not is_segmented(out)):
             _check_server(arguments, plan.header if plan else open_manifest(out, None).header)
         with _stop_on_signals() as stopped:

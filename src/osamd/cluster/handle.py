@@ -51,8 +51,11 @@ class Handle(Protocol):
     def stream(self, model: str, key: str, method: str, *args: Any) -> Stream:
         """The same for a method that yields items."""
 
-    async def everywhere(self, method: str, *args: Any) -> Gathered:
-        """Call a method of every Segmenter that runs now. Starts none, but counts as load, which keeps them running."""
+    async def everywhere(self, method: str, *args: Any, model: str | None = None) -> Gathered:
+        """Call a method of every Segmenter that runs now, of a model or of all.
+
+        Starts none, but counts as load, which keeps them running.
+        """
 
     async def missing(self) -> Collection[str]:
         """Models that should have a Segmenter now and have none; not those that may be at zero. Asks no Segmenter."""

@@ -49,9 +49,10 @@ class RayHandle:
         response: Stream = options.remote(*args)
         return response
 
-    async def everywhere(self, method: str, *args: Any) -> Gathered:
+    async def everywhere(self, method: str, *args: Any, model: str | None = None) -> Gathered:
         """See ``Handle.everywhere``."""
-        return together(await asyncio.gather(*(self._all(handle, method, args) for handle in self._handles.values())))
+        handles = self._handles.values() if model is None else [self._of(model)]
+        return together(await asyncio.gather(*(self._all(handle, method, args) for handle in handles)))
 
     async def missing(self) -> Collection[str]:
         """See ``Handle.missing``."""

@@ -187,12 +187,12 @@ class RemoteAnswers:
     async def forget(self, image_id: str, owner: str) -> None:
         """See ``Answers.forget``.
 
-        Besides the Segmenter that has the image, all others: one may have been its Segmenter before others came.
+        Besides the Segmenter that has the image, all others of its model: one may have had it before others came.
         """
         source, caller = ImageSource(image_id=image_id), Caller(owner, is_admin=False)
-        call = self._handle.call(self._model_of(image_id), routing_digits(source), "forget", image_id, caller)
-        first = await self._result(call)
-        await self._everywhere(first, EmbeddingExpiredError, "forget", image_id, caller)
+        model = self._model_of(image_id)
+        first = await self._result(self._handle.call(model, routing_digits(source), "forget", image_id, caller))
+        await self._everywhere(first, EmbeddingExpiredError, "forget", image_id, caller, model=model)
 
     async def remove(self, model: Model) -> None:
         """See ``Answers.remove``."""
@@ -253,13 +253,20 @@ class RemoteAnswers:
                     return outcome
         raise RuntimeError("an image itself is never unknown")
 
-    async def _everywhere(self, first: Outcome[None], absent: type[OsamdError], method: str, *args: Any) -> None:
+    async def _everywhere(
+        self,
+        first: Outcome[None],
+        absent: type[OsamdError],
+        method: str,
+        *args: Any,
+        model: str | None = None,
+    ) -> None:
         """Call all Segmenters that run, after one of them; it is enough if one had what is to be deleted.
 
         Raises:
             OsamdError: none had it, one failed, or one did not answer.
         """
-        others = await self._handle.everywhere(method, *args)
+        others = await self._handle.everywhere(method, *args, model=model)
         outcomes: list[Outcome[None]] = [first, *others.results.values()]
         failed = [outcome for outcome in outcomes if outcome.error is not None or outcome.is_bug]
         for outcome in failed:

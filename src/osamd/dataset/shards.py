@@ -205,7 +205,7 @@ class Journal:
         part = path.with_name(path.name + PART)
         file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            if not take_lock(file, wait=False):
+            if not (take_lock(file, wait=False) and _is_at(file, part)):
                 return False
             unmark()
             path.replace(part)

@@ -30,6 +30,9 @@ HOLD_S: Final = 5.0
 
 MOST_PNG_PIXELS: Final = 4_000_000
 JPEG_QUALITY: Final = 95
+LONGEST_JPEG_SIDE: Final = 65_500
+# Greyscale images come with one channel to words.
+RGB: Final = 3
 
 ShowError = Callable[[str], None]
 
@@ -144,7 +147,8 @@ class _Asker:
 
 def _encoded(image: Any) -> Any:
     """The image itself, which is sent as PNG, or as JPEG if it is large: a PNG might exceed the server's limit."""
-    if image.shape[0] * image.shape[1] <= MOST_PNG_PIXELS:
+    height, width, *channels = image.shape
+    if height * width <= MOST_PNG_PIXELS or channels != [RGB] or max(height, width) > LONGEST_JPEG_SIDE:
         return image
     import PIL.Image
 

@@ -39,7 +39,7 @@ def pairs_of(query: str) -> list[tuple[str, str]]:
         InvalidRequestError: it has too many, or is not UTF-8.
     """
     try:
-        query = "&".join(map(_with_plus_signs, query.split("&")))
+        query = "&".join(map(_with_plus_signs, query.split("&", MOST_FIELDS)))
         pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
     except ValueError:
         message = f"malformed query string or form: expected UTF-8 and at most {MOST_FIELDS:,} fields"
@@ -49,9 +49,9 @@ def pairs_of(query: str) -> list[tuple[str, str]]:
 
 
 def _with_plus_signs(part: str) -> str:
-    """A field with the plus signs of base64 that was not escaped at all, where they do not stand for spaces."""
+    """A field with the plus signs of base64 where they were not escaped, and do not stand for spaces."""
     is_base64 = part.partition("=")[0] in BASE64
-    return part.replace("+", "%2B") if is_base64 and "%" not in part else part
+    return part.replace("+", "%2B") if is_base64 and "%2b" not in part.lower() else part
 
 
 def refuse_query(query: str, schema: type[Body]) -> None:
