@@ -7,23 +7,23 @@ alone, and sent only if the Segmenter does not know it.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar, cast
 
 from osamd.cluster.configuration import CONTENT_BYTES
+from osamd.cluster.grants import given_back, settle, take_grant
 from osamd.cluster.handle import Call, Handle, silence
 from osamd.cluster.known_files import KnownFiles
 from osamd.cluster.outcomes import Grant, Outcome, Part
 from osamd.cluster.shared_question import SharedQuestion
 from osamd.cluster.whole_status import whole_status
-from osamd.cluster.wire_errors import WireError, from_wire, to_wire
+from osamd.cluster.wire_errors import WireError, from_wire
 from osamd.engine.image_ids import MODEL_DIGITS, image_id, model_digits, routing_digits, unknown_image
 from osamd.errors import (
     BodyTooLargeError,
     EmbeddingExpiredError,
     OsamdError,
-    RateLimitedError,
     UnknownModelError,
 )
 from osamd.events import PullProgress, Sink
@@ -155,7 +155,7 @@ class RemoteAnswers:
                 stream = self._handle.stream(
                     trip.model, key, "stream", sent, trip.image, context.caller, trip.grant, write_lines
                 )
-                with _given_back(context, trip.grant):
+                with given_back(context, trip.grant):
                     async with contextlib.aclosing(self._items(stream)) as items:
                         async for item in items:
                             if isinstance(item, Outcome):
@@ -167,7 +167,7 @@ class RemoteAnswers:
                             context.holding.shrink(0)
                 if outcome is None:
                     raise RuntimeError("a Segmenter's stream ended without an outcome")
-                _settle(context, trip.grant, outcome, begun)
+                settle(context, trip.grant, outcome, begun)
                 if not trip.is_wrong(outcome.error):
                     _check(outcome)
                     return
@@ -246,9 +246,9 @@ class RemoteAnswers:
         async with contextlib.aclosing(self._trips(image, model, context, may_guess=may_guess)) as trips:
             async for trip in trips:
                 begun = time.perf_counter()
-                with _given_back(context, trip.grant):
+                with given_back(context, trip.grant):
                     outcome: Outcome[Any] = await self._result(ask(trip, key))
-                _settle(context, trip.grant, outcome, begun)
+                settle(context, trip.grant, outcome, begun)
                 if not trip.is_wrong(outcome.error):
                     return outcome
         raise RuntimeError("an image itself is never unknown")
@@ -295,7 +295,7 @@ class RemoteAnswers:
             digest = await read_digest(owning)
             guess = image_id(image, model=owning.name, digest=digest, owner=context.caller.name)
             yield _Trip(deployment, ImageSource(image_id=guess), Grant(context.request_id), is_guess=True)
-        yield _Trip(deployment, image, _grant(context, 0 if image.exchanged is not None else len(model.members)))
+        yield _Trip(deployment, image, take_grant(context, 0 if image.exchanged is not None else len(model.members)))
 
     def _model_of(self, image_id: str) -> str:
         """The model a handle belongs to; the Segmenter checks whether it is known."""
@@ -361,49 +361,6 @@ def _without_image(ask: Ask[How]) -> Ask[How]:
 def _nbytes(image: ImageSource) -> int:
     arrays = (image.pixels,) if image.pixels is not None else image.exchanged.arrays if image.exchanged else ()
     return len(image.data or b"") + sum(array.nbytes for array in arrays)
-
-
-def _grant(context: Context, count: int) -> Grant:
-    """Take as many tokens as there are, up to a number."""
-    for taken in range(count):
-        try:
-            context.encodes.take(context.caller.name)
-        except RateLimitedError as error:
-            return Grant(context.request_id, taken, to_wire(error))
-    return Grant(context.request_id, count)
-
-
-@contextlib.contextmanager
-def _given_back(context: Context, grant: Grant) -> Iterator[None]:
-    """Return the tokens of a call that did not reach a Segmenter, or was lost with it."""
-    try:
-        yield
-    except Exception:
-        _give_back(context, grant.encodes)
-        raise
-
-
-def _settle(context: Context, grant: Grant, outcome: Outcome[Any], begun: float) -> None:
-    """Return the tokens that were not needed, and add a call's stages to the request's.
-
-    Args:
-        context: of the request.
-        grant: of the call.
-        outcome: of the call.
-        begun: when it began, on the clock ``time.perf_counter``.
-    """
-    _give_back(context, grant.encodes - outcome.encodes)
-    timings = context.timings
-    timings.model = outcome.model or timings.model
-    for stage, (seconds, after) in outcome.stages.items():
-        timings.add(stage, seconds, begun=begun + after)
-    # On the way, and waiting for a Segmenter.
-    timings.add("queue", max(0.0, time.perf_counter() - begun - outcome.total_s), begun=begun)
-
-
-def _give_back(context: Context, count: int) -> None:
-    for _ in range(count):
-        context.encodes.give_back(context.caller.name)
 
 
 def _check(outcome: Outcome[Any]) -> None:
