@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Final
 
-from osamd.cli.models import bring, own_library
+from osamd.cli.models import bring_absent, own_library
 from osamd.client import Client
 from osamd.dataset.answers import Answers, RemoteAnswers
 from osamd.dataset.failures import NAME as FAILURES
@@ -33,7 +33,6 @@ from osamd.engine.everything import check_everything
 from osamd.engine.prompts import check_capabilities, check_masks
 from osamd.errors import AccessError, InvalidRequestError, OsamdError, RequestError, with_field
 from osamd.library.catalog import DEFAULT_MODEL, Model
-from osamd.library.library import Library
 from osamd.library.rows import shown_url
 from osamd.plurals import counted
 from osamd.settings import load_settings
@@ -215,22 +214,16 @@ def _workers(arguments: argparse.Namespace, header: Header) -> Workers:
             tell=_tell,
             prepare=functools.partial(_prepare, header),
         )
-    return InProcess(functools.partial(local_answers, header, machine, prepare=_bring), at_once=at_once)
+    return InProcess(functools.partial(local_answers, header, machine, prepare=bring_absent), at_once=at_once)
 
 
 def _prepare(header: Header) -> None:
     library = own_library()
-    _bring(checked_model(header, library), library)
+    bring_absent(checked_model(header, library), library)
 
 
 def _tell(text: str) -> None:
     print(f"osamd: {text}", file=sys.stderr)
-
-
-def _bring(model: Model, library: Library) -> None:
-    """Pull a model that is not here, if that is allowed, and say so."""
-    if not library.store.is_present(model) and load_settings().pull == "auto":
-        bring(model, library.store)
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ def _up(arguments: argparse.Namespace) -> int:
     port = arguments.port or settings.port
     plan = Plan(models=models, segmenters=segmenters, gpus=arguments.gpus, host=LOOPBACK, port=port)
     _share_machine(segmenters * len(models))
-    _bring(models, settings)
+    _bring(models)
     progress = _Progress()
     try:
         with running(serve_config(plan, is_local=True), progress.show) as (address, logs):
@@ -122,18 +122,17 @@ def _models(arguments: argparse.Namespace, settings: "Settings") -> tuple[str, .
     return tuple(dict.fromkeys(model.name for model in found))
 
 
-def _bring(models: Iterable[str], settings: "Settings") -> None:
-    """Pull models that are not here, if that is allowed, and say so: Segmenters would do it silently while they start.
+def _bring(models: Iterable[str]) -> None:
+    """Pull models that are not here: Segmenters would do it silently while they start.
 
     Raises:
         ModelError: one cannot be pulled.
     """
-    from osamd.cli.models import bring, own_library
+    from osamd.cli.models import bring_absent, own_library
 
     library = own_library()
-    for model in map(library.resolve, models):
-        if settings.pull == "auto" and not library.store.is_present(model):
-            bring(model, library.store)
+    for model in models:
+        bring_absent(library.resolve(model), library)
 
 
 def _share_machine(segmenters: int) -> None:

@@ -116,6 +116,16 @@ def bring(model: Model, store: Store) -> None:
     print(f"osamd: pulled {model.name}", file=sys.stderr)
 
 
+def bring_absent(model: Model, library: Library) -> None:
+    """Pull a model that is not here, if that is allowed, and say so.
+
+    Raises:
+        ModelError: it cannot be pulled.
+    """
+    if load_settings().pull == "auto" and not library.store.is_present(model):
+        bring(model, library.store)
+
+
 def remove_model(name: str) -> None:
     """Delete a model's files.
 

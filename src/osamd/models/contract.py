@@ -1,6 +1,6 @@
 """The expected inputs and outputs of a family's graphs, checked at load: names, types, ranks and fixed sizes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,7 +83,27 @@ def check_outputs(session: Session, expected: Mapping[str, Shape]) -> None:
             )
 
 
-def narrowed(shape: Shape, other: Shape) -> Shape:
+def passed_on(encoder: Session, outputs: Sequence[str], decoder: Session, names: Iterable[str]) -> dict[str, Shape]:
+    """The shapes of what an encoder computes for a decoder, as far as either fixes them.
+
+    Args:
+        encoder: its graph.
+        outputs: its outputs, in the order of the names.
+        decoder: its graph.
+        names: its inputs.
+
+    Raises:
+        ModelLoadError: the encoder computes something else than the decoder reads.
+    """
+    shapes = {name: decoder.input_shapes[name] for name in names}
+    check_outputs(encoder, dict(zip(outputs, shapes.values(), strict=True)))
+    return {
+        name: _narrowed(shape, encoder.output_shapes[output])
+        for (name, shape), output in zip(shapes.items(), outputs, strict=True)
+    }
+
+
+def _narrowed(shape: Shape, other: Shape) -> Shape:
     """A shape with the other's sizes where its own are not fixed; the other may be unknown, ``()``."""
     if len(shape) != len(other):
         return shape

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from osamd.library.families import capabilities_of
 from osamd.models.clip_tokens import tokenize
-from osamd.models.contract import BOOL, FLOAT, INT64, UINT8, Input, Shape, check_inputs, check_outputs, narrowed
+from osamd.models.contract import BOOL, FLOAT, INT64, UINT8, Input, Shape, check_inputs, check_outputs, passed_on
 from osamd.models.tensors import confidence, resize
 from osamd.pixels.mask_pictures import MaskFrame
 from osamd.runtime.sessions import Placement, Session, device_of
@@ -65,12 +65,7 @@ class Sam3:
         self._language = self._language_encoder.outputs_at(LANGUAGE_MASK, LANGUAGE_FEATURES)
         self._answers = self._decoder.outputs_at(BOXES, SCORES, MASKS)
         self.device = device_of(self._image_encoder.providers)
-        shapes = [self._decoder.input_shapes[name] for name in FEATURES]
-        check_outputs(self._image_encoder, dict(zip(self._features, shapes, strict=True)))
-        self._shapes = {
-            name: narrowed(shape, self._image_encoder.output_shapes[output])
-            for name, shape, output in zip(FEATURES, shapes, self._features, strict=True)
-        }
+        self._shapes = passed_on(self._image_encoder, self._features, self._decoder, FEATURES)
         boxes, scores, masks = self._answers
         check_outputs(self._decoder, {boxes: ("N", 4), scores: ("N",), masks: ("N", 1, "rows", "columns")})
         # An export may have a fixed number of boxes.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
 
-from osamd.models.contract import Input, Shape, check_inputs, check_outputs, narrowed
+from osamd.models.contract import Input, Shape, check_inputs, check_outputs, passed_on
 from osamd.models.tensors import middle_click
 from osamd.pixels.mask_pictures import MaskFrame
 from osamd.runtime.sessions import Placement, device_of, load_both
@@ -43,12 +43,7 @@ class TwoGraphs:
         self._features = self._encoder.outputs_at(*range(len(self.features)))
         self._answers = self._decoder.outputs_at(LOW_RES_MASKS, SCORES)
         self.device = device_of(self._encoder.providers)
-        shapes = [self._decoder.input_shapes[name] for name in self.features]
-        check_outputs(self._encoder, dict(zip(self._features, shapes, strict=True)))
-        self._shapes = {
-            name: narrowed(shape, self._encoder.output_shapes[output])
-            for name, shape, output in zip(self.features, shapes, self._features, strict=True)
-        }
+        self._shapes = passed_on(self._encoder, self._features, self._decoder, self.features)
         check_outputs(self._decoder, {self._decoder.outputs[place]: shape for place, shape in self.answers.items()})
 
     def default_prompt(self, *, height: int, width: int) -> Prompt:

@@ -50,8 +50,9 @@ def pairs_of(query: str) -> list[tuple[str, str]]:
 
 def _with_plus_signs(part: str) -> str:
     """A field with the plus signs of base64 where they were not escaped, and do not stand for spaces."""
-    is_base64 = part.partition("=")[0] in BASE64
-    return part.replace("+", "%2B") if is_base64 and "%2b" not in part.lower() else part
+    if part.partition("=")[0] not in BASE64 or "%2B" in part or "%2b" in part:
+        return part
+    return part.replace("+", "%2B")
 
 
 def refuse_query(query: str, schema: type[Body]) -> None:
