@@ -264,6 +264,8 @@ def test_a_first_run_is_continued_without_the_retry(
     monkeypatch.setattr("osamd.cli.batch.PATIENCE_S", 0.0)
     with puppet(SHOWN, problem("overloaded", 503)) as server:
         arguments = ("--everything", "--url", server.url, "--out", str(tmp_path / "out"), "--retry-failed")
+        # As in a process of its own.
+        monkeypatch.setattr(sys, "argv", ["osamd", "batch", str(tmp_path / "photos"), *arguments])
         stopped = osamd("batch", str(tmp_path / "photos"), *arguments)
     (told,) = [line for line in stopped.err.splitlines() if "to continue" in line]
     assert (4, False) == (stopped.returncode, "--retry-failed" in told), stopped.err

@@ -3,7 +3,9 @@
 import base64
 import json
 import textwrap
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,6 +103,25 @@ def test_what_is_not_base64_is_refused(text: str, part: str) -> None:
         of_json(json.dumps({"image": text}).encode())
 
     assert (plain.value.field, in_json.value.field) == ("image", "image")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["embedding", "extra_features"])
+def test_an_embedding_has_finite_numbers(name: str, value: float) -> None:
+    """Whichever array has another one; the body's own thread looks, not the event loop."""
+
+    def array(number: float) -> dict[str, Any]:
+        data = np.full((1, 1, 4), number, np.float32).tobytes()
+        return {"shape": [1, 1, 4], "dtype": "float32", "data": base64.b64encode(data).decode()}
+
+    arrays: dict[str, Any] = {"embedding": array(0.5), "extra_features": [array(0.5)]}
+    arrays[name] = array(value) if name == "embedding" else [array(value)]
+    body = json.dumps({"image_embedding": {"original_height": 1, "original_width": 1} | arrays}).encode()
+    embedding = from_json(body, GenerateBody).image_embedding
+    assert embedding is not None
+    with pytest.raises(InvalidRequestError, match="expected finite numbers") as caught:
+        embedding.to_exchanged()
+    assert "image_embedding" == caught.value.field
 
 
 def test_the_data_of_an_array_may_have_escapes() -> None:
