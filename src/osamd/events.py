@@ -222,7 +222,9 @@ def _http_line(event: ConnectionCut | RequestDone) -> tuple[int, str]:
     if isinstance(event, ConnectionCut):
         # Anyone who can connect can cause these, so they must not flood the log.
         return logging.DEBUG, f"closed a connection from={event.client} code={event.code}"
-    return logging.DEBUG if event.path in PROBES else logging.INFO, _request_line(event)
+    level = logging.DEBUG if event.path in PROBES else logging.INFO
+    # Under overload there are many, and a line takes long to write.
+    return level, _request_line(event) if logger.isEnabledFor(level) else ""
 
 
 def _request_line(event: RequestDone) -> str:

@@ -32,17 +32,18 @@ from osamd.server.guard.connections import is_among
 from osamd.server.guard.headers import OriginsMiddleware, SecurityHeadersMiddleware
 from osamd.server.guard.keys import KeyFile
 from osamd.server.guard.label_studio import LabelStudio
-from osamd.server.guard.limits import AdmissionMiddleware, BodyMiddleware
+from osamd.server.guard.limits import SMALL_BODY_BYTES, AdmissionMiddleware, BodyMiddleware
 from osamd.server.guard.memory_budget import MemoryBudget
 from osamd.server.guard.origins import Origins
 from osamd.server.guard.rate_limit import RateLimit
 from osamd.server.guard.remote_images import RemoteImages
+from osamd.server.guard.repeated_refusals import RepeatedRefusals
 from osamd.server.local_answers import LocalAnswers
 from osamd.server.pools import Pools
 from osamd.server.problems import add_error_handlers
 from osamd.server.routes import docs, embed, generate, health, models, playground
 from osamd.server.routes import metrics as metrics_route
-from osamd.server.services import SETTINGS_STATE, SINKS_STATE, Services
+from osamd.server.services import REFUSALS_STATE, SETTINGS_STATE, SINKS_STATE, Services
 from osamd.server.telemetry.metrics import Metrics
 from osamd.server.telemetry.observe import ObserveMiddleware
 from osamd.server.telemetry.traces import configured_traces
@@ -232,7 +233,8 @@ async def _lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
     task = asyncio.create_task(preload())
     try:
         # For the connections, which have no access to the app.
-        yield {SETTINGS_STATE: services.settings, SINKS_STATE: services.sinks}
+        refusals = RepeatedRefusals(least_bytes=SMALL_BODY_BYTES, most_bytes=services.settings.max_body_bytes)
+        yield {SETTINGS_STATE: services.settings, SINKS_STATE: services.sinks, REFUSALS_STATE: refusals}
     finally:
         task.cancel()
         app.state.has_leftovers = not await services.close()

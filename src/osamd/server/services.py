@@ -23,9 +23,10 @@ from osamd.settings import Settings
 from osamd.status import EngineStatus, State
 from osamd.timings import Timings
 
-# Keys in the lifespan state under which connections find the settings and the event sinks.
+# Keys in the lifespan state under which connections find the settings, the event sinks and the repeated refusals.
 SETTINGS_STATE = "osamd_settings"
 SINKS_STATE = "osamd_sinks"
+REFUSALS_STATE = "osamd_refusals"
 # For abandoned computations, after all requests are answered.
 LEFTOVERS_S: Final = 1.0
 # For a collector that does not accept the last spans.

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from osamd.server.guard.joined_writes import MOST_JOINED_BYTES, JoinedHead
+from osamd.server.guard.joined_writes import MOST_JOINED_BYTES, JoinedHead, write_and_close
 
 
 class Sent(asyncio.Transport):
@@ -92,3 +92,25 @@ def test_small_answers_arrive_in_one_piece(client: httpx2.Client) -> None:
             head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200")
             assert body
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_the_last_data_comes_with_the_end(family: socket.AddressFamily) -> None:
+    """Over TCP, where both are one packet, and elsewhere."""
+    mine, other = socket.socketpair(family) if family == socket.AF_UNIX else connected()
+
+    async def run() -> None:
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(asyncio.Protocol, mine)
+        write_and_close(transport, b"answer")
+        await asyncio.sleep(0)
+
+    with other:
+        asyncio.run(run())
+        assert [b"answer", b""] == [other.recv(100), other.recv(100)]
+
+
+def connected() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        other = socket.create_connection(listening.getsockname())
+        return listening.accept()[0], other

@@ -6,6 +6,7 @@
 import asyncio
 import ipaddress
 import math
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
@@ -14,9 +15,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from osamd.events import ConnectionCut, Sink, tell
 from osamd.server.guard.auth import address_of
-from osamd.server.guard.joined_writes import JoinedHead
+from osamd.server.guard.joined_writes import JoinedHead, write_and_close
+from osamd.server.guard.limits import STILL_DUE_STATE
+from osamd.server.guard.repeated_refusals import Refusal, RepeatedRefusals
 from osamd.server.guard.upgrades import CONNECT, OfferlessParser
-from osamd.server.services import SETTINGS_STATE, SINKS_STATE
+from osamd.server.services import REFUSALS_STATE, SETTINGS_STATE, SINKS_STATE
+from osamd.server.telemetry.observe import EVENT_STATE, new_request_id
 from osamd.settings import Settings
 
 # Limits on the total size of the unanswered requests' heads and trailers on a connection, and on a single line.
@@ -66,6 +70,7 @@ class PatientConnection(HttpToolsProtocol):
         self.timeout_keep_alive = math.ceil(self._settings.idle_s)
         self._address = ""
         self._sinks: tuple[Sink, ...] = self.app_state.get(SINKS_STATE, ())
+        self._refusals: RepeatedRefusals | None = self.app_state.get(REFUSALS_STATE)
         self._reading: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
         self._showing: asyncio.TimerHandle | None = None
@@ -80,6 +85,11 @@ class PatientConnection(HttpToolsProtocol):
         self._untold = 0
         self._has_told = False
         self._is_refused = False
+        # What identifies the only open request among those that may be refused again; whether it was, and the answer
+        # while the rest of what has been received is parsed.
+        self._request: bytes | None = None
+        self._is_refused_again = False
+        self._unsent = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -107,6 +117,9 @@ class PatientConnection(HttpToolsProtocol):
             return
         self._has_told = False
         super().data_received(data)
+        if self._unsent:
+            self.transport.write(self._unsent)
+            self._unsent = b""
         # The parser reports a header only once its line has ended.
         self._untold = 0 if self._has_told else self._untold + len(data)
         if self._untold > MOST_HEAD_BYTES and not self.transport.is_closing():
@@ -126,6 +139,8 @@ class PatientConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first bytes of a head."""
         self._has_told = True
+        if self._is_refused:
+            raise _HeadRefusedError
         if len(self._heads) >= MOST_PIPELINED:
             self._refuse_head()
             raise _HeadRefusedError
@@ -150,7 +165,8 @@ class PatientConnection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Part of a body, which is limited elsewhere."""
         self._has_told = True
-        super().on_body(body)
+        if not self._is_refused_again:
+            super().on_body(body)
 
     def on_headers_complete(self) -> None:
         """The head is complete, the body may follow."""
@@ -162,6 +178,10 @@ class PatientConnection(HttpToolsProtocol):
         self._stop_waiting()
         self._has_begun = False
         self._open += 1
+        refusal = self._refusal()
+        if refusal is not None:
+            self._refuse_again(refusal)
+            return
         super().on_headers_complete()
         self.cycle.transport = JoinedHead(self.transport, self.loop)  # type: ignore[assignment]
         # A pipelined request is not read until the previous one is answered.
@@ -172,13 +192,22 @@ class PatientConnection(HttpToolsProtocol):
         """The request is complete."""
         self._has_told = True
         self._stop_waiting()
+        if self._is_refused_again:
+            self._is_refused = True
+            write_and_close(self.transport, self._unsent)
+            self._unsent = b""
+            return
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """An answer has been sent; a pipelined request may start."""
         self._open -= 1
         self._heads.popleft()
-        self._had_key = _has_key(self._states.popleft(), before=self._had_key)
+        state = self._states.popleft()
+        self._had_key = _has_key(state, before=self._had_key)
+        answer = cast("JoinedHead", self.cycle.transport).joined
+        if self._refusals is not None and self._request is not None and answer and STILL_DUE_STATE in state:
+            self._refusals.remember(self._request, answer, state[EVENT_STATE], state[STILL_DUE_STATE])
         super().on_response_complete()
         if self._reading is not None:
             return
@@ -218,6 +247,27 @@ class PatientConnection(HttpToolsProtocol):
         oldest = min(idle, key=lambda other: cast("asyncio.TimerHandle", other.timeout_keep_alive_task).when())
         oldest.transport.close()
         return True
+
+    def _refusal(self) -> Refusal | None:
+        """How the request whose head is complete is to be refused without asking the app; None if the app is asked."""
+        self._request = None
+        if self._refusals is None or self._open > 1:
+            return None
+        line = (self.parser.get_method(), self.url, self.parser.get_http_version(), self.client and self.client[0])
+        self._request = self._refusals.request_of(line, self.headers)
+        return None if self._request is None else self._refusals.find(self._request)
+
+    def _refuse_again(self, refusal: Refusal) -> None:
+        """Refuse a request as the app would, and discard its body."""
+        begun, request_id = time.time(), new_request_id()
+        self._is_refused_again = True
+        self._had_key = True
+        self.scope["state"]["key_name"] = refusal.event.key_name
+        self._unsent = refusal.answer_to(request_id)
+        self.server_state.total_requests += 1
+        self._reading = self.loop.call_later(LINGER_S, self.transport.close)
+        trace = next((value.decode("latin-1") for name, value in self.headers if name == b"traceparent"), None)
+        tell(self._sinks, refusal.event_of(request_id, begun=begun, traceparent=trace))
 
     def _check_key_shown(self) -> None:
         """Close this connection if its address has too many others without a key."""

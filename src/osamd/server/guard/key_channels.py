@@ -15,6 +15,8 @@ from osamd.server.guard.auth import Message, Receive, Scope
 
 # Key in the request's state under which keys taken from the query and the body are kept until they are checked.
 TAKEN_STATE: Final = "taken_secrets"
+# Set where the body was searched: whose request it is then depends on more than its head.
+SEARCHED_STATE: Final = "is_body_searched"
 NAME: Final = b"api_key"
 # How much of a body is searched for a key. The whole body of somebody without a key is never read: it may be large.
 SEARCHED_BYTES: Final = 8 * 1024
@@ -69,6 +71,7 @@ async def take_secrets(scope: Scope, receive: Receive) -> Receive:
     if scope["method"] not in {"GET", "HEAD"}:
         begun, start = await _begin(receive)
         taken += _of_body(start)
+        scope.setdefault("state", {})[SEARCHED_STATE] = True
     scope.setdefault("state", {})[TAKEN_STATE] = taken
 
     async def replay() -> Message:

@@ -1,6 +1,7 @@
 """Limits checked before a request reaches its route: concurrency per key, concurrent uploads, slow and large bodies."""
 
 import asyncio
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from osamd.errors import BodyTimeoutError, BodyTooLargeError, CapacityError, OverloadedError, RateLimitedError
+from osamd.server.guard.key_channels import SEARCHED_STATE
 from osamd.server.guard.memory_budget import MemoryBudget
 from osamd.server.guard.rate_limit import RateLimit
 from osamd.server.guard.shares import Shares
@@ -28,6 +30,9 @@ LINGER_S = 2.0
 # While the queue of images is full, one request with an image in this time is read all the same: known images need not
 # wait in it. Reading and refusing all of them would take CPU time from those that were accepted.
 LOOK_EVERY_S: Final = 0.1
+# Where a refused request's state has a function that tells whether another one with the same head would be refused for
+# the same reason now. Absent if that may depend on more.
+STILL_DUE_STATE: Final = "is_refusal_still_due"
 
 
 class AdmissionMiddleware:
@@ -65,6 +70,9 @@ class AdmissionMiddleware:
         try:
             self._check(name, size)
         except (CapacityError, BodyTooLargeError) as error:
+            is_still_due = functools.partial(self._is_refused_by_queue, name, str(error))
+            if SEARCHED_STATE not in scope["state"] and is_still_due():
+                scope["state"][STILL_DUE_STATE] = is_still_due
             await answer_error(Request(scope), error)(scope, receive, send)
             return
         is_upload = size > SMALL_BODY_BYTES
@@ -108,6 +116,16 @@ class AdmissionMiddleware:
             if now < self._look_at:
                 raise
             self._look_at = now + LOOK_EVERY_S
+
+    def _is_refused_by_queue(self, name: str, reason: str) -> bool:
+        """Whether an image would be refused now, and for this reason."""
+        if time.monotonic() >= self._look_at:
+            return False
+        try:
+            self._check_room(name)
+        except OverloadedError as error:
+            return str(error) == reason
+        return False
 
 
 @dataclass(slots=True)

@@ -1,10 +1,11 @@
 """The outermost middleware: request ids, ``Server-Timing``, and an event when the answer is complete."""
 
 import asyncio
+import random
 import re
 import time
-import uuid
 from collections.abc import Sequence
+from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -15,7 +16,14 @@ from osamd.events import RequestDone, Sink, tell
 from osamd.server.problems import answer_error, answer_unexpected
 from osamd.timings import Timings
 
+# Where a request's state has its event once it is done.
+EVENT_STATE: Final = "event"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def new_request_id() -> str:
+    """32 hexadecimal digits. They are no secret; the system's own randomness takes three times as long."""
+    return f"{random.getrandbits(128):032x}"
 
 
 class ObserveMiddleware:
@@ -38,7 +46,7 @@ class ObserveMiddleware:
         timings, begun = Timings(), time.time()
         given = Headers(scope=scope).get("x-request-id", "")
         # A caller's id goes into logs and headers, so only a harmless one is accepted.
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if REQUEST_ID.fullmatch(given) else new_request_id()
         scope.setdefault("state", {}).update(request_id=request_id, timings=timings)
         status = 500
         is_begun = False
@@ -94,4 +102,5 @@ class ObserveMiddleware:
                 traceparent=Headers(scope=scope).get("traceparent"),
                 door=scope["state"].get("door"),
             )
+            scope["state"][EVENT_STATE] = event
             tell(self._sinks, event)
