@@ -120,6 +120,7 @@ class PatientConnection(HttpToolsProtocol):
         if self._unsent:
             self.transport.write(self._unsent)
             self._unsent = b""
+            self._reading = self.loop.call_later(LINGER_S, self.transport.close)
         # The parser reports a header only once its line has ended.
         self._untold = 0 if self._has_told else self._untold + len(data)
         if self._untold > MOST_HEAD_BYTES and not self.transport.is_closing():
@@ -265,7 +266,6 @@ class PatientConnection(HttpToolsProtocol):
         self.scope["state"]["key_name"] = refusal.event.key_name
         self._unsent = refusal.answer_to(request_id)
         self.server_state.total_requests += 1
-        self._reading = self.loop.call_later(LINGER_S, self.transport.close)
         trace = next((value.decode("latin-1") for name, value in self.headers if name == b"traceparent"), None)
         tell(self._sinks, refusal.event_of(request_id, begun=begun, traceparent=trace))
 
