@@ -1,6 +1,7 @@
 """An answer's head does not travel alone if its body is there."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -43,6 +44,12 @@ def _with_body(joined: JoinedHead) -> None:
     joined.write(b"more")
 
 
+def _of_two_pieces(joined: JoinedHead) -> None:
+    joined.write(b"head")
+    joined.write(b"body")
+    joined.write(b"")
+
+
 def _with_large_body(joined: JoinedHead) -> None:
     joined.write(b"head")
     joined.write(bytes(MOST_JOINED_BYTES + 1))
@@ -83,6 +90,20 @@ def test_a_head_waits_for_its_body_only(answer: Callable[[JoinedHead], None], wr
     assert writes == transport.writes
 
 
+@pytest.mark.parametrize(
+    ("answer", "whole"), [(_alone, b""), (_with_body, b""), (_closed, b""), (_of_two_pieces, b"headbody")]
+)
+def test_an_answer_is_whole_if_nothing_follows(answer: Callable[[JoinedHead], None], whole: bytes) -> None:
+    """Only then may it be sent again."""
+
+    async def run() -> bytes:
+        joined = JoinedHead(Sent(), asyncio.get_running_loop())
+        answer(joined)
+        return joined.whole
+
+    assert asyncio.run(run()) == whole
+
+
 def test_small_answers_arrive_in_one_piece(client: httpx2.Client) -> None:
     """On a real connection, also one that is used again."""
     place = urlsplit(str(client.base_url))
@@ -96,17 +117,22 @@ def test_small_answers_arrive_in_one_piece(client: httpx2.Client) -> None:
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
 def test_the_last_data_comes_with_the_end(family: socket.AddressFamily) -> None:
-    """Over TCP, where both are one packet, and elsewhere."""
+    """Over TCP, where both are one packet, and elsewhere; also if the client has sent more."""
     mine, other = socket.socketpair(family) if family == socket.AF_UNIX else connected()
 
     async def run() -> None:
         transport, _ = await asyncio.get_running_loop().connect_accepted_socket(asyncio.Protocol, mine)
+        transport.pause_reading()
         write_and_close(transport, b"answer")
         await asyncio.sleep(0)
 
     with other:
+        other.sendall(b"what the server does not read")
         asyncio.run(run())
-        assert [b"answer", b""] == [other.recv(100), other.recv(100)]
+        assert other.recv(100) == b"answer"
+        # A reset where a socket was closed with something unread.
+        with contextlib.suppress(ConnectionResetError):
+            assert other.recv(100) == b""
 
 
 def connected() -> tuple[socket.socket, socket.socket]:

@@ -1,12 +1,14 @@
 """Images that would have to wait in a full queue are refused before they are read."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
 from osamd.errors import OverloadedError
 from osamd.server.guard import limits
+from osamd.server.guard.key_channels import SEARCHED_STATE
 from osamd.server.guard.limits import AdmissionMiddleware
 from osamd.server.guard.memory_budget import MemoryBudget
 from osamd.settings import load_settings
@@ -26,6 +28,7 @@ class App:
     def __init__(self) -> None:
         self.is_full = True
         self.read = 0
+        self.state: dict[str, Any] = {}
         memory = MemoryBudget(1 << 20, wait_s=1.0)
         self._guard = AdmissionMiddleware(
             self._serve, settings=load_settings(), memory=memory, check_room=self._check_room
@@ -38,7 +41,8 @@ class App:
     async def _ask(self, size: int, key: str) -> int:
         answers: list[Any] = []
         headers = [(b"content-length", str(size).encode())]
-        scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, "state": {"key_name": key}}
+        self.state = {"key_name": key} | ({SEARCHED_STATE: True} if key == "searched" else {})
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, "state": self.state}
 
         async def receive() -> dict[str, Any]:
             self.read += 1
@@ -73,6 +77,35 @@ def test_images_are_refused_unread_while_the_queue_is_full(monkeypatch: pytest.M
     assert [200, 200] == [app.ask(SMALL), app.ask(key="bob")]
     app.is_full = False
     assert 200 == app.ask()
+
+
+def test_a_refusal_is_due_until_an_image_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or until there is room; and not if the key has too many requests, which is another refusal."""
+    monkeypatch.setattr(limits, "LOOK_EVERY_S", 100.0)
+    app = App()
+    app.ask()
+    app.ask()
+    is_still_due = app.state[limits.STILL_DUE_STATE]
+
+    assert is_still_due()
+    app.is_full = False
+    assert not is_still_due()
+    app.is_full = True
+    later = time.monotonic() + 200
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert not is_still_due()
+
+
+def test_a_refusal_that_depends_on_the_body_is_not_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a tool's key may be there."""
+    monkeypatch.setattr(limits, "LOOK_EVERY_S", NEVER_S)
+    app = App()
+    app.ask()
+
+    assert app.ask(key="searched") == 503
+    assert limits.STILL_DUE_STATE not in app.state
+    app.ask()
+    assert limits.STILL_DUE_STATE in app.state
 
 
 def test_now_and_then_an_image_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,10 +26,11 @@ from osamd.library.library import Library
 from osamd.server.app import create_app
 from osamd.server.guard import connections, limits, repeated_refusals
 from osamd.server.guard.connections import PatientConnection
-from osamd.server.guard.repeated_refusals import MOST_HEAD_BYTES, MOST_REMEMBERED, RepeatedRefusals
+from osamd.server.guard.repeated_refusals import MOST_HEADER_BYTES, MOST_REMEMBERED, RepeatedRefusals
 from osamd.settings import Settings, load_settings
 
 ALICE, BOB = "alice-secret-Zk41", "bob-secret-9Lpd-c2"
+LINE = f"POST {GENERATE} HTTP/1.1"
 SIZE = 20_000
 BODY = picture().ljust(SIZE, b"\0")
 NEVER_S = 1e9
@@ -101,22 +102,24 @@ class Server:
             server.should_exit = True
             await task
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A new connection."""
-        return await asyncio.open_connection("127.0.0.1", self.port)
+    async def connect(self, address: str = "127.0.0.1") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A new connection from an address."""
+        return await asyncio.open_connection("127.0.0.1", self.port, local_addr=(address, 0))
 
-    async def refuse(self, *headers: str, key: str = ALICE, target: str = GENERATE, body: bytes = BODY) -> bytes:
+    async def refuse(
+        self, *headers: str, key: str = ALICE, line: str = LINE, body: bytes = BODY, address: str = "127.0.0.1"
+    ) -> bytes:
         """The whole answer to an image on a connection of its own."""
-        reader, writer = await self.connect()
-        writer.write(head(*headers, key=key, target=target, size=len(body)) + body)
+        reader, writer = await self.connect(address)
+        writer.write(head(*headers, key=key, line=line, size=len(body)) + body)
         answer = await reader.read()
         writer.close()
         return answer
 
 
-def head(*headers: str, key: str = ALICE, target: str = GENERATE, size: int = SIZE) -> bytes:
+def head(*headers: str, key: str = ALICE, line: str = LINE, size: int = SIZE) -> bytes:
     """The head of a request with an image."""
-    lines = (f"POST {target} HTTP/1.1", "Host: a", f"X-API-Key: {key}", f"Content-Length: {size}", *headers)
+    lines = (line, "Host: a", f"X-API-Key: {key}", f"Content-Length: {size}", *headers)
     return "\r\n".join((*lines, "Connection: close", "", "")).encode()
 
 
@@ -173,14 +176,17 @@ def test_an_image_is_refused_again_as_the_app_did(run: Any) -> None:
     [
         {"key": BOB},
         {"key": "not a key, but long enough"},
-        {"target": "/api/embed"},
+        {"line": "POST /api/embed HTTP/1.1"},
+        {"line": f"POST {GENERATE}&a=b HTTP/1.1"},
+        {"line": f"POST {GENERATE} HTTP/1.0"},
+        {"address": "127.0.0.2"},
         {"body": b'{"image_id": "a"}'},
         {"headers": ("X-Request-Id: mine",)},
         {"headers": ("Origin: http://b",)},
     ],
 )
 def test_another_request_is_the_apps(run: Any, change: dict[str, Any]) -> None:
-    """Another key, path or header, a click, or an id that the answer would have to repeat."""
+    """Another key, path, version, header or client, a click, or an id that the answer would have to repeat."""
 
     async def test(server: Server) -> None:
         await server.refuse()
@@ -198,12 +204,12 @@ def test_a_key_in_the_body_is_always_checked(run: Any) -> None:
     async def test(server: Server) -> None:
         target = "/roboflow/sam/segment_image"
         right, wrong = (json.dumps({"api_key": key}).encode().ljust(SIZE) for key in (ALICE, "wrong-key-of-length"))
-        lines = (f"POST {target} HTTP/1.1", "Host: a", f"Content-Length: {SIZE}", "", "")
+        lines = (f"POST {target} HTTP/1.1", "Host: a", f"Content-Length: {SIZE}", "Connection: close", "", "")
         found = []
         for body in (right, right, wrong):
             reader, writer = await server.connect()
             writer.write("\r\n".join(lines).encode() + body)
-            found.append(status(await reader.readuntil(b"\r\n")))
+            found.append(status(await reader.read()))
             writer.close()
 
         assert [503, 503, 401] == found
@@ -254,6 +260,34 @@ def test_the_answer_does_not_wait_for_the_body(run: Any) -> None:
         assert (503, b"", asked) == (status(answer), rest, server.asked)
 
     run(test)
+
+
+def test_what_follows_a_refused_image_is_not_answered(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor is it logged as something that is not HTTP; the answer arrives although not all of it is read."""
+
+    async def test(server: Server) -> None:
+        await server.refuse()
+        asked = server.asked
+        reader, writer = await server.connect()
+        writer.write(head() + BODY + (head() + BODY) * 50)
+        answer = await reader.readuntil(b"}")
+        writer.close()
+
+        assert (503, asked) == (status(answer), server.asked)
+
+    run(test)
+
+    assert not [record for record in caplog.records if record.name == "uvicorn.error" and record.levelname == "WARNING"]
+
+
+def test_an_answer_that_others_change_is_not_repeated() -> None:
+    """Middleware around the app may send it in pieces, or code the id."""
+    event = RequestDone("POST", "/", 503, 0.1, "1234")
+    refusals = RepeatedRefusals(least_bytes=0, most_bytes=1)
+    for answer in (b"", b"x-request-id: 1234\r\n\r\ncoded"):
+        refusals.remember(b"request", answer, event, lambda: True)
+
+    assert refusals.find(b"request") is None
 
 
 def test_a_body_that_never_comes_is_not_waited_for(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +356,7 @@ def headers(**more: str) -> list[tuple[bytes, bytes]]:
         {"transfer_encoding": "chunked"},
         {"expect": "100-continue"},
         {"upgrade": "h2c"},
-        {"cookie": "c" * MOST_HEAD_BYTES},
+        {"cookie": "c" * MOST_HEADER_BYTES},
     ],
 )
 def test_what_is_never_repeated(more: dict[str, str]) -> None:
@@ -354,7 +388,7 @@ def test_only_so_many_are_remembered() -> None:
     event = RequestDone("POST", "/", 503, 0.1, "id")
     numbers = [number.to_bytes(4, "big") for number in range(MOST_REMEMBERED + 1)]
     for number in itertools.chain(numbers[:2], numbers[:1], numbers[2:]):
-        refusals.remember(number, b"answer id", event, lambda: True)
+        refusals.remember(number, b"id: answer id", event, lambda: True)
 
     assert refusals.find(numbers[1]) is None
     assert all(refusals.find(number) for number in numbers if number != numbers[1])

@@ -85,11 +85,11 @@ class PatientConnection(HttpToolsProtocol):
         self._untold = 0
         self._has_told = False
         self._is_refused = False
-        # What identifies the only open request among those that may be refused again; whether it was, and the answer
-        # while the rest of what has been received is parsed.
+        # What identifies the only open request among those that may be refused again, and how it is.
         self._request: bytes | None = None
-        self._is_refused_again = False
-        self._unsent = b""
+        self._repeated: Refusal | None = None
+        self._begun = 0.0
+        self._is_answered_again = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -102,6 +102,11 @@ class PatientConnection(HttpToolsProtocol):
         # A proxy's connection carries requests of many clients, with and without keys.
         if not is_among(self.client, self._settings.trusted_proxies):
             self._showing = self.loop.call_later(SHOW_KEY_S, self._check_key_shown)
+
+    def shutdown(self) -> None:
+        """The server is stopping; a client that was refused again may finish sending, until a timer ends that."""
+        if self._repeated is None:
+            super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has disconnected."""
@@ -117,9 +122,8 @@ class PatientConnection(HttpToolsProtocol):
             return
         self._has_told = False
         super().data_received(data)
-        if self._unsent:
-            self.transport.write(self._unsent)
-            self._unsent = b""
+        if self._repeated is not None and not self._is_answered_again:
+            self._refuse_again(self._repeated, is_last=False)
             self._reading = self.loop.call_later(LINGER_S, self.transport.close)
         # The parser reports a header only once its line has ended.
         self._untold = 0 if self._has_told else self._untold + len(data)
@@ -140,8 +144,6 @@ class PatientConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first bytes of a head."""
         self._has_told = True
-        if self._is_refused:
-            raise _HeadRefusedError
         if len(self._heads) >= MOST_PIPELINED:
             self._refuse_head()
             raise _HeadRefusedError
@@ -166,7 +168,7 @@ class PatientConnection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Part of a body, which is limited elsewhere."""
         self._has_told = True
-        if not self._is_refused_again:
+        if self._repeated is None:
             super().on_body(body)
 
     def on_headers_complete(self) -> None:
@@ -179,9 +181,10 @@ class PatientConnection(HttpToolsProtocol):
         self._stop_waiting()
         self._has_begun = False
         self._open += 1
-        refusal = self._refusal()
-        if refusal is not None:
-            self._refuse_again(refusal)
+        self._repeated = self._refusal()
+        if self._repeated is not None:
+            self._begun = time.time()
+            self._had_key = True
             return
         super().on_headers_complete()
         self.cycle.transport = JoinedHead(self.transport, self.loop)  # type: ignore[assignment]
@@ -193,10 +196,14 @@ class PatientConnection(HttpToolsProtocol):
         """The request is complete."""
         self._has_told = True
         self._stop_waiting()
-        if self._is_refused_again:
+        if self._repeated is not None:
+            # What follows on this connection is not answered.
+            cast("OfferlessParser", self.parser).ignore_rest()
             self._is_refused = True
-            write_and_close(self.transport, self._unsent)
-            self._unsent = b""
+            if self._is_answered_again:
+                self.transport.close()
+            else:
+                self._refuse_again(self._repeated, is_last=True)
             return
         super().on_message_complete()
 
@@ -206,9 +213,10 @@ class PatientConnection(HttpToolsProtocol):
         self._heads.popleft()
         state = self._states.popleft()
         self._had_key = _has_key(state, before=self._had_key)
-        answer = cast("JoinedHead", self.cycle.transport).joined
-        if self._refusals is not None and self._request is not None and answer and STILL_DUE_STATE in state:
-            self._refusals.remember(self._request, answer, state[EVENT_STATE], state[STILL_DUE_STATE])
+        is_still_due, event = state.get(STILL_DUE_STATE), state.get(EVENT_STATE)
+        if self._refusals is not None and self._request is not None and is_still_due is not None and event is not None:
+            answer = cast("JoinedHead", self.cycle.transport).whole
+            self._refusals.remember(self._request, answer, event, is_still_due)
         super().on_response_complete()
         if self._reading is not None:
             return
@@ -258,16 +266,24 @@ class PatientConnection(HttpToolsProtocol):
         self._request = self._refusals.request_of(line, self.headers)
         return None if self._request is None else self._refusals.find(self._request)
 
-    def _refuse_again(self, refusal: Refusal) -> None:
-        """Refuse a request as the app would, and discard its body."""
-        begun, request_id = time.time(), new_request_id()
-        self._is_refused_again = True
-        self._had_key = True
+    def _refuse_again(self, refusal: Refusal, *, is_last: bool) -> None:
+        """Answer as the app would; nothing else is sent on this connection.
+
+        Args:
+            refusal: of a request with the same head.
+            is_last: whether the request is complete, so that the connection may be closed.
+        """
+        request_id = new_request_id()
+        answer = refusal.answer_to(request_id)
+        self._is_answered_again = True
+        if is_last:
+            write_and_close(self.transport, answer)
+        else:
+            self.transport.write(answer)
         self.scope["state"]["key_name"] = refusal.event.key_name
-        self._unsent = refusal.answer_to(request_id)
         self.server_state.total_requests += 1
         trace = next((value.decode("latin-1") for name, value in self.headers if name == b"traceparent"), None)
-        tell(self._sinks, refusal.event_of(request_id, begun=begun, traceparent=trace))
+        tell(self._sinks, refusal.event_of(request_id, begun=self._begun, traceparent=trace))
 
     def _check_key_shown(self) -> None:
         """Close this connection if its address has too many others without a key."""

@@ -22,18 +22,17 @@ class JoinedHead:
         loop: its event loop.
 
     Attributes:
-        joined: what was joined, which is the whole of a short answer; empty if that is longer than
-            ``MOST_KEPT_BYTES``.
+        whole: all that was written, if it was written together and is short; else empty.
     """
 
-    __slots__ = ("_has_begun", "_head", "_loop", "_transport", "joined")
+    __slots__ = ("_has_begun", "_head", "_loop", "_transport", "whole")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._head = b""
         self._has_begun = False
-        self.joined = b""
+        self.whole = b""
 
     def write(self, data: bytes) -> None:
         """Write a piece; the first one is the head."""
@@ -44,7 +43,9 @@ class JoinedHead:
             return
         if self._head and len(data) <= MOST_JOINED_BYTES:
             data, self._head = self._head + data, b""
-            self.joined = data if len(data) <= MOST_KEPT_BYTES else b""
+            self.whole = data if len(data) <= MOST_KEPT_BYTES else b""
+        elif data:
+            self.whole = b""
         self._flush()
         self._transport.write(data)
 
@@ -64,11 +65,17 @@ class JoinedHead:
 
 
 def write_and_close(transport: asyncio.Transport, data: bytes) -> None:
-    """Write the last data on a connection and close it; on Linux, over TCP, its end is in the same packet."""
-    connection = transport.get_extra_info("socket")
-    if hasattr(socket, "TCP_CORK") and connection is not None:
-        # Not a TCP connection, or gone.
-        with contextlib.suppress(OSError):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-    transport.write(data)
+    """Write the last data on a connection and close it; over plain TCP on Linux its end is in the same packet."""
+    # Not with TLS, which waits for an answer before it closes the socket.
+    if transport.can_write_eof():
+        connection = transport.get_extra_info("socket")
+        if hasattr(socket, "TCP_CORK") and connection is not None:
+            # Not a TCP connection, or gone.
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        transport.write(data)
+        # Sends what is held back, which would be lost if the client had sent more than was read.
+        transport.write_eof()
+    else:
+        transport.write(data)
     transport.close()

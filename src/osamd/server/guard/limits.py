@@ -22,6 +22,8 @@ from osamd.settings import Settings
 
 # Larger bodies contain an image; smaller ones are clicks on a known image, never refused because of others' uploads.
 SMALL_BODY_BYTES = 8 * 1024
+# Of a declared length; zeros in front may make it longer than Python converts.
+MOST_DIGITS: Final = 20
 # How long a refused client may keep sending. Closing immediately would reset the connection, and it would never read
 # why it was refused.
 LINGER_S = 2.0
@@ -30,8 +32,8 @@ LINGER_S = 2.0
 # While the queue of images is full, one request with an image in this time is read all the same: known images need not
 # wait in it. Reading and refusing all of them would take CPU time from those that were accepted.
 LOOK_EVERY_S: Final = 0.1
-# Where a refused request's state has a function that tells whether another one with the same head would be refused for
-# the same reason now. Absent if that may depend on more.
+# Where a refused request's state has a function that tells whether the queue would refuse another one with the same
+# head in the same words now. Absent if the answer may depend on more.
 STILL_DUE_STATE: Final = "is_refusal_still_due"
 
 
@@ -118,8 +120,8 @@ class AdmissionMiddleware:
             self._look_at = now + LOOK_EVERY_S
 
     def _is_refused_by_queue(self, name: str, reason: str) -> bool:
-        """Whether an image would be refused now, and for this reason."""
-        if time.monotonic() >= self._look_at:
+        """Whether the queue would refuse an image now, and for this reason."""
+        if time.monotonic() >= self._look_at or self._running[name] >= self._settings.concurrent_requests:
             return False
         try:
             self._check_room(name)
@@ -217,7 +219,7 @@ def _body_bytes(scope: Scope, unknown: int) -> int:
     if "transfer-encoding" in headers:
         return unknown
     length = headers.get("content-length", "0")
-    return int(length) if length.isdigit() else unknown
+    return int(length) if length.isdigit() and len(length) <= MOST_DIGITS else unknown
 
 
 def _too_large(most: int) -> BodyTooLargeError:

@@ -12,8 +12,11 @@ from osamd.events import RequestDone
 MOST_REMEMBERED: Final = 1024
 # How long a refusal is repeated before the app is asked again. A key that is revoked meanwhile is refused either way.
 REPEAT_S: Final = 1.0
-# Longer heads are not hashed.
-MOST_HEAD_BYTES: Final = 4 * 1024
+# Limit on the headers of a request that is refused again, and on the digits of its length.
+MOST_HEADER_BYTES: Final = 4 * 1024
+MOST_DIGITS: Final = 20
+# The header and the body's field.
+PLACES_OF_ID: Final = 2
 # An answer depends on more than the head then, or repeats the request's own id.
 NEVER_REPEATED: Final = frozenset({b"expect", b"transfer-encoding", b"upgrade", b"x-request-id"})
 # Differ with each request, and no refusal depends on them: the body's length, and ids that hosts and proxies assign.
@@ -53,7 +56,8 @@ class RepeatedRefusals:
 
     Under overload most of the processor would go into refusals otherwise: into the task, the authentication and the
     formatting of each. An image is refused again without them if the same client was refused for the same head less
-    than ``REPEAT_S`` ago and the queue is still full. Belongs to one event loop.
+    than ``REPEAT_S`` ago and the queue is still full. Middleware that others put around the app sees only what the app
+    answers itself. Belongs to one event loop.
 
     Args:
         least_bytes: of bodies with an image.
@@ -74,21 +78,23 @@ class RepeatedRefusals:
         """
         size = 0
         kept: list[object] = [line]
-        head_bytes = 0
+        header_bytes = 0
         for name, value in headers:
             if name in NEVER_REPEATED:
                 return None
             if name == b"content-length":
-                size = int(value) if value.isdigit() else 0
+                size = int(value) if value.isdigit() and len(value) <= MOST_DIGITS else 0
             if name not in IGNORED:
-                head_bytes += len(name) + len(value)
+                header_bytes += len(name) + len(value)
                 kept.append((name, value))
-        if not self._least_bytes < size <= self._most_bytes or head_bytes > MOST_HEAD_BYTES:
+        if not self._least_bytes < size <= self._most_bytes or header_bytes > MOST_HEADER_BYTES:
             return None
         return hashlib.sha256(repr(kept).encode()).digest()
 
     def remember(self, request: bytes, answer: bytes, event: RequestDone, is_still_due: Callable[[], bool]) -> None:
-        """Remember how a request was refused."""
+        """Remember how a request was refused, if its id can be replaced: in the head, and in a body that is no code."""
+        if answer.count(event.request_id.encode()) != PLACES_OF_ID:
+            return
         self._refusals.pop(request, None)
         if len(self._refusals) >= MOST_REMEMBERED:
             del self._refusals[next(iter(self._refusals))]

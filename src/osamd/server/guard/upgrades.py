@@ -5,12 +5,28 @@ body that came with the head, and parses a later part as new requests. RFC 9110,
 the header; the request is then handled like any other: its body is read and it gets one answer.
 """
 
+from types import SimpleNamespace
 from typing import Any, Final
 
 from httptools import HttpParserUpgrade, HttpRequestParser
 
 CONNECT: Final = b"CONNECT"
 UPGRADE: Final = b"upgrade"
+
+
+def _ignore(*_: bytes) -> None:
+    """Do nothing."""
+
+
+# Receives callbacks in place of a connection.
+NOBODY: Final = SimpleNamespace(
+    on_message_begin=_ignore,
+    on_url=_ignore,
+    on_header=_ignore,
+    on_headers_complete=_ignore,
+    on_body=_ignore,
+    on_message_complete=_ignore,
+)
 
 
 class OfferlessParser:
@@ -49,6 +65,10 @@ class OfferlessParser:
                 self._parser = self._fresh()
             else:
                 return
+
+    def ignore_rest(self) -> None:
+        """Parse what follows without a word to the connection."""
+        self._connection = NOBODY
 
     def get_method(self) -> bytes:
         """The method of the current request."""
