@@ -31,6 +31,15 @@ def test_a_declared_body_over_the_limit_is_refused_unread(narrow: RunningServer)
     assert b"1,048,576 bytes" in answer
 
 
+def test_a_length_with_many_zeros_is_a_length(narrow: RunningServer) -> None:
+    """Longer than Python converts."""
+    with open_request(narrow, f"Content-Length: {'0' * 5000}2", "Content-Type: application/json") as connection:
+        connection.sendall(b"{}")
+        answer = answer_on(connection)
+
+    assert answer.startswith(b"HTTP/1.1 422 ")
+
+
 def test_expecting_client_is_not_asked_for_its_body(narrow: RunningServer) -> None:
     """A client that waits for ``100 Continue`` gets 413 at once."""
     headers = (f"Content-Length: {MEBIBYTE + 1}", "Expect: 100-continue")

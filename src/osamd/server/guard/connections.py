@@ -184,7 +184,6 @@ class PatientConnection(HttpToolsProtocol):
         self._repeated = self._refusal()
         if self._repeated is not None:
             self._begun = time.time()
-            self._had_key = True
             return
         super().on_headers_complete()
         self.cycle.transport = JoinedHead(self.transport, self.loop)  # type: ignore[assignment]
