@@ -110,9 +110,9 @@ bench-quick: bench-blobs ## The same with fewer samples; writes benchmarks/resul
 .PHONY: train tune training-pictures
 TRAINING := .venv-train
 TRAINING_FOLDER := $(or $(OSAMD_TRAINING_FOLDER),$(HOME)/.cache/osamd-training)
-# Steps of the first and of the second stage, as the weights in the package were trained.
+# Steps of the first and of the second stage, as the weights in the package were trained; what is tuned.
 TRAINING_STEPS ?= 5800
-TUNING_STEPS ?= 1500
+TUNING_STEPS ?= 1700
 TUNED_GRAPHS ?= training/exact
 
 $(TRAINING)/made: requirements/runtime.txt pyproject.toml
@@ -124,7 +124,7 @@ $(TRAINING)/made: requirements/runtime.txt pyproject.toml
 	@touch $@
 
 training-pictures: $(TRAINING)/made
-	test -f '$(TRAINING_FOLDER)/manifest.json' || $(TRAINING)/bin/python -m training.prepare '$(TRAINING_FOLDER)'
+	grep -qs '"package": "coco"' '$(TRAINING_FOLDER)/manifest.json' || $(TRAINING)/bin/python -m training.prepare '$(TRAINING_FOLDER)'
 
 train: training-pictures ## Train the built-in network from nothing, or resume, and put it into the package (Debian; hours on two cores)
 	$(TRAINING)/bin/python -m training.train '$(TRAINING_FOLDER)' --steps $(TRAINING_STEPS) --resume

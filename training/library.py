@@ -26,8 +26,9 @@ class Picture:
     """Where a picture lies in the file.
 
     ``kind`` says what it shows: ``photo``, ``painting``, ``painting-large``, ``scratch``, ``render``, ``emoji``,
-    ``icon`` and ``clipart`` are cut-outs (RGBA); ``background`` and ``texture`` are opaque (RGB); ``regions`` are
-    outlines in the background of the same name, ``model parts`` in the ``model`` of the same name, which is a cut-out.
+    ``icon`` and ``clipart`` are cut-outs (RGBA); ``background``, ``scene`` and ``texture`` are opaque (RGB);
+    ``regions`` are outlines in the background of the same name, ``objects`` in the scene, ``model parts`` in the
+    ``model``, which is a cut-out.
     """
 
     kind: str
@@ -70,7 +71,8 @@ class Library:
         for picture in pictures:
             self._by_kind.setdefault(picture.kind, []).append(picture)
         self._parts = {(item.package, item.name): item for item in self._by_kind.get("model parts", ())}
-        self._backgrounds = {(item.package, item.name): item for item in self._by_kind.get("background", ())}
+        grounds = (*self._by_kind.get("background", ()), *self._by_kind.get("scene", ()))
+        self._grounds = {(item.package, item.name): item for item in grounds}
 
     @classmethod
     def load(cls, folder: Path, *, held_back: bool = False) -> "Library":
@@ -99,11 +101,11 @@ class Library:
         parts = self._parts.get((picture.package, picture.name))
         return self._read(picture), None if parts is None else self._read(parts)
 
-    def draw_outlined(self, rng: np.random.Generator) -> tuple[ByteArray, ByteArray]:
-        """A background and its packed regions, (h, w, 2) uint8 of a size of their own."""
-        outlines = self._by_kind["regions"]
+    def draw_outlined(self, kind: str, rng: np.random.Generator) -> tuple[ByteArray, ByteArray]:
+        """A background and its packed ``regions``, or a scene and its ``objects``, (h, w, 2) uint8 of another size."""
+        outlines = self._by_kind[kind]
         outline = outlines[int(rng.integers(len(outlines)))]
-        return self._read(self._backgrounds[outline.package, outline.name]), self._read(outline)
+        return self._read(self._grounds[outline.package, outline.name]), self._read(outline)
 
     def _read(self, picture: Picture) -> ByteArray:
         flat = self._pixels[picture.offset : picture.offset + picture.nbytes]

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from tqdm import tqdm
 
+from training import coco
 from training.cutouts import cutouts_of
 from training.library import Found, write
 from training.models import models_of
@@ -37,6 +38,7 @@ def prepare(folder: Path) -> None:
     """Fill a folder with the library, its manifest, and the copyright files and licences of all that is in it."""
     check_programs()
     checkpoint = backbone_weights(folder)
+    coco.download(folder)
     notices = folder / "attribution"
     notices.mkdir(parents=True, exist_ok=True)
     for licence in checkpoint.parents[2].glob("*.dist-info/LICENSE"):
@@ -49,7 +51,7 @@ def prepare(folder: Path) -> None:
 
 
 def _pictures(folder: Path, notices: Path, rows: list[dict[str, object]]) -> Iterator[Found]:
-    """All pictures, package by package; a row of the manifest for each package, and its copyright file."""
+    """All pictures, package by package, then COCO's; a row of the manifest for each, and its copyright file."""
     rng = np.random.default_rng(SEED)
     for source in tqdm(SOURCES, desc="packages"):
         package = unpack(source, folder)
@@ -68,6 +70,9 @@ def _pictures(folder: Path, notices: Path, rows: list[dict[str, object]]) -> Ite
             }
         )
         yield from pictures
+    photos, row = coco.pictures(folder, notices)
+    rows.append(row)
+    yield from photos
 
 
 def copy_notice(copyright_file: Path, target: Path) -> None:

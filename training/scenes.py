@@ -33,8 +33,15 @@ CROWD_SIZE: Final = (0.12, 0.36)
 # How often the object after the main one is put before it, and how much of that it covers.
 HIDDEN: Final = 0.35
 HIDES: Final = (0.2, 0.6)
+# Scenes on a photo whose objects people have outlined, and, of the others, on one with regions.
+REAL: Final = 0.5
 OUTLINED: Final = 0.4
+OBJECT_WEIGHT: Final = 3.0
 REGION_WEIGHT: Final = 1.5
+# An object of which the crop and what stands before it leave less is not asked for.
+LEAST_SEEN: Final = 0.35
+# Smaller targets are chosen less often.
+SMALL: Final = 0.02
 GROUPED: Final = 0.5
 GROUP_WEIGHT: Final = 0.8
 # A region that the crop, or what stands before it, has broken up is none.
@@ -46,7 +53,7 @@ class Scene:
     """An image and its possible targets.
 
     ``image`` is (H, W, 3) uint8 RGB, ``layers`` (H, W) uint8 the layer of each pixel (0: background), ``regions``
-    (H, W) uint16 with a bit for each region of the background.
+    (H, W) uint16 with a bit for each region of the background, or each object of a photo.
     """
 
     image: ByteArray
@@ -66,7 +73,7 @@ class SceneMaker:
 
     def __init__(self, library: Library, rng: np.random.Generator) -> None:
         self._library = library
-        self._has_regions = "regions" in library.kinds()
+        self._outlines = {"regions", "objects"} & library.kinds()
         self._dice = Dice(rng)
         self._pieces = Pieces(library, self._dice)
         self._layers = LayerMaker(library, self._pieces, self._dice)
@@ -86,11 +93,11 @@ class SceneMaker:
                 return scene
 
     def _compose(self, rows: int, columns: int) -> Scene:
-        is_outlined = self._has_regions and self._dice.chance(OUTLINED)
-        ground, canvas, regions = self._ground(rows, columns, is_outlined=is_outlined)
+        outlines = self._choose_outlines()
+        ground, canvas, regions, areas = self._ground(rows, columns, outlines)
         stage = Stage(canvas, np.zeros((rows, columns), np.uint8))
-        if is_outlined or not self._dice.chance(CROWD):
-            self._scatter(stage, ground, is_outlined=is_outlined)
+        if outlines or not self._dice.chance(CROWD):
+            self._scatter(stage, ground, outlines)
         else:
             self._crowd(stage, ground)
         if self._dice.chance(0.15):
@@ -100,18 +107,26 @@ class SceneMaker:
         if self._dice.chance(SPRAY):
             self._spray(stage)
         scene = Scene(self._camera.developed(stage.canvas), stage.layers, regions, _seen(stage))
-        if is_outlined:
+        if outlines == "objects":
+            scene.targets += _objects_of(scene, areas)
+        elif outlines == "regions":
             scene.targets += _regions_of(scene)
         return scene
 
-    def _scatter(self, stage: Stage, ground: ByteArray, *, is_outlined: bool) -> None:
+    def _choose_outlines(self) -> str | None:
+        """Which outlines the scene's photo has; None for one without."""
+        if "objects" in self._outlines and self._dice.chance(REAL):
+            return "objects"
+        return "regions" if "regions" in self._outlines and self._dice.chance(OUTLINED) else None
+
+    def _scatter(self, stage: Stage, ground: ByteArray, outlines: str | None) -> None:
         """Things here and there, or leaves all over; the main one is larger, unless all is far away."""
         rng = self._dice.rng
         rows, columns = stage.layers.shape
-        is_leaves = not is_outlined and self._dice.chance(LEAVES)
+        is_leaves = not outlines and self._dice.chance(LEAVES)
         is_far = not is_leaves and self._dice.chance(FAR)
-        if is_outlined:
-            count = int(rng.choice((0, 0, 1, 1, 2, 3)))
+        if outlines:
+            count = int(rng.choice((0, 0, 0, 0, 1, 1, 2) if outlines == "objects" else (0, 0, 1, 1, 2, 3)))
         elif is_leaves:
             count = int(rng.integers(5, 12))
         else:
@@ -207,21 +222,30 @@ class SceneMaker:
                     stage.canvas, int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
                 )
 
-    def _ground(self, rows: int, columns: int, *, is_outlined: bool) -> tuple[ByteArray, FloatArray, RegionArray]:
-        """A photo, the piece of it that all is pasted on, and the piece's regions."""
+    def _ground(
+        self, rows: int, columns: int, outlines: str | None
+    ) -> tuple[ByteArray, FloatArray, RegionArray, FloatArray]:
+        """A photo, the piece of it that all is pasted on, and the outlines in that piece.
+
+        Last, the whole area of what each outlines, as a share of the piece's area, which may be smaller.
+        """
         regions: RegionArray = np.zeros((rows, columns), np.uint16)
-        if is_outlined:
-            photo, packed = self._library.draw_outlined(self._dice.rng)
+        areas: FloatArray = np.zeros(MOST_REGIONS, np.float32)
+        if outlines:
+            photo, packed = self._library.draw_outlined(outlines, self._dice.rng)
             window = self._pieces.window(photo, rows, columns, smallest=0.45)
             canvas = window.cut(photo, rows, columns).astype(np.float32)
             regions = unpack(window.cut(packed, rows, columns, is_photo=False))
+            bits = unpack(packed)
+            areas[:] = [(bits >> number & 1).mean() for number in range(MOST_REGIONS)]
+            areas /= window.height * window.width
         else:
             photo = self._pieces.photo(0.87)
             canvas = self._pieces.crop(photo, rows, columns).astype(np.float32)
-        canvas = self._camera.surroundings(canvas, is_outlined=is_outlined)
+        canvas = self._camera.surroundings(canvas, is_outlined=outlines is not None)
         if self._dice.chance(0.3):
             canvas = np.clip(self._layers.tinted(canvas, np.ones((rows, columns, 1), np.float32)), 0, 255)
-        return photo, canvas, regions
+        return photo, canvas, regions, areas
 
     def _place(self, layer: Layer, rows: int, columns: int, *, is_main: bool, kind: str) -> tuple[float, float]:
         """The centre, x and y in pixels; portraits tend to be at the lower edge."""
@@ -254,8 +278,19 @@ def _seen(stage: Stage) -> list[Target]:
     for target in stage.targets:
         area = float(sum(areas[layer] for layer in target.layers))
         if AREA[0] <= area <= AREA[1]:
-            seen.append(replace(target, weight=target.weight * min(1.0, area / 0.02) ** 0.5))
+            seen.append(replace(target, weight=target.weight * min(1.0, area / SMALL) ** 0.5))
     return seen
+
+
+def _objects_of(scene: Scene, areas: FloatArray) -> list[Target]:
+    """The outlined objects of which enough is seen; ``areas`` are those of the whole objects."""
+    targets = []
+    for number in range(MOST_REGIONS):
+        target = Target(frozenset(), OBJECT_WEIGHT, "object", number)
+        area = float(scene.mask(target).mean())
+        if LEAST_REGION <= area <= AREA[1] and area >= LEAST_SEEN * areas[number]:
+            targets.append(replace(target, weight=target.weight * min(1.0, area / SMALL) ** 0.5))
+    return targets
 
 
 def _regions_of(scene: Scene) -> list[Target]:

@@ -21,6 +21,11 @@ SOURCE: Final = Path(__file__).resolve().parents[1] / "src" / "osamd"
 PACKAGE: Final = SOURCE / "models" / "builtin_net"
 CATALOGUE: Final = SOURCE / "library" / "catalog.toml"
 
+# Beside exact graphs: the steps of the first stage and of each round of tuning.
+HISTORY: Final = "trained.json"
+# Steps of the first stage and of one round.
+LEAST_ROUNDS: Final = 2
+EARLIER: Final = " Earlier rounds saw fewer of these pictures (`training/README.md`)."
 README: Final = """# The built-in network
 
 `encoder.onnx` and `decoder.onnx` are osamd's own promptable segmentation network: an EfficientNet-Lite2, a
@@ -30,17 +35,19 @@ repository, which also has the exact graphs. `python -m training.ship` wrote thi
 
 ## What it was trained on
 
-Scenes composed from pictures of Debian and npm packages, each under the licence that its package states. For the first
-{first_steps} steps the backbone stayed as it was; in {tuning_steps} more its last three stages were trained, too.
-The weights here are halfway between those before and after these {tuning_steps} steps.
-`attribution/` holds the packages' copyright files and licences, `manifest.json` what was taken and what was left out.
+Scenes composed from pictures of Debian and npm packages, each under the licence that its package states, and from
+photos of COCO 2017 with free licences. For the first {first_steps} steps the backbone stayed as it was; in tuning,
+{tuning_steps} steps, its last three stages were trained, too. After each round of tuning, the weights halfway between
+those before and after it were kept.{earlier}
+`attribution/` holds the packages' copyright files and licences and says whose photos they are, `manifest.json` what
+was taken and what was left out.
 
-| package | version | licence | taken |
+| source | version | licence | taken |
 |---|---|---|---|
 {rows}
 
 The backbone began with the ImageNet weights of the package `{backbone}` {version} ({licence}). No
-photo of an evaluation set was used.
+photo of BSDS, DAVIS, GrabCut or Weizmann was used.
 """
 
 
@@ -49,11 +56,14 @@ def ship(folder: Path, first_steps: int, start: Path) -> None:
 
     Args:
         folder: what ``training.prepare`` and ``training.train`` filled.
-        first_steps: how long the weights had been trained before.
+        first_steps: of the first stage, if ``start`` does not tell how long it was trained.
         start: the graphs that tuning began with; the shipped weights are halfway between those and the tuned ones.
     """
     tuning = folder / "tuning"
-    tuning_steps = export(tuning / "checkpoint.pt", EXACT, start)
+    history = start / HISTORY
+    trained: list[int] = json.loads(history.read_text()) if history.exists() else [first_steps]
+    trained.append(export(tuning / "checkpoint.pt", EXACT, start))
+    (EXACT / HISTORY).write_text(json.dumps(trained) + "\n")
     quantize(EXACT, folder, PACKAGE)
     manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
     rows = [
@@ -64,8 +74,9 @@ def ship(folder: Path, first_steps: int, start: Path) -> None:
     ]
     backbone = manifest["backbone"]
     text = README.format(
-        first_steps=_spaced(first_steps),
-        tuning_steps=_spaced(tuning_steps),
+        first_steps=_spaced(trained[0]),
+        tuning_steps=" and ".join(map(_spaced, trained[1:])),
+        earlier=EARLIER if len(trained) > LEAST_ROUNDS else "",
         rows="\n".join(rows),
         backbone=backbone["package"],
         version=backbone["version"],
@@ -100,7 +111,7 @@ def main() -> None:
     """Ship a folder's tuned weights."""
     parser = argparse.ArgumentParser(description="Put the tuned network into the package.")
     parser.add_argument("folder", type=Path, help="what training.prepare and training.train filled")
-    parser.add_argument("--first-steps", type=int, required=True, help="steps before tuning, for the README")
+    parser.add_argument("--first-steps", type=int, required=True, help="of the first stage, unless GRAPHS tells")
     parser.add_argument("--start", type=Path, required=True, metavar="GRAPHS", help="what tuning began with")
     arguments = parser.parse_args()
     ship(arguments.folder, arguments.first_steps, arguments.start)

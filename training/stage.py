@@ -21,9 +21,9 @@ LEAST_HELD: Final = 0.006
 
 @dataclass
 class Target:
-    """A possible target: layers, or the visible part of a region; and its weight when targets are drawn.
+    """A possible target: layers, or the visible part of an outline; and its weight when targets are drawn.
 
-    ``kind`` is the cut-out's, or ``part``, ``group`` or ``region``.
+    ``kind`` is the cut-out's, or ``part``, ``group``, ``region`` or ``object``.
     """
 
     layers: frozenset[int]

@@ -1,8 +1,9 @@
 """The usual protocol on scenes of pictures that training never drew: ``python -m training.validate NETWORK FOLDER``.
 
 The scenes are those of training, of another seed, composed from the pictures that ``Library.load`` holds back. As many
-targets are asked for of each kind: a photograph, a painting, a render, an emoji, a region of the background, and two
-things that touch. What they cannot show is how a real photo differs from a scene: ``evaluate`` measures that.
+targets are asked for of each kind: a photograph, a painting, a render, an emoji, a region of the background, two
+things that touch, and an object of a photo. What they cannot show is how a real photo differs from a scene:
+``evaluate`` measures that.
 """
 
 import argparse
@@ -34,6 +35,7 @@ KINDS: Final = {
     "emoji": ("emoji",),
     "region": ("region",),
     "group": ("group",),
+    "object": ("object",),
 }
 # Largest shares of the image.
 AREAS: Final = {"under 2 %": 0.02, "2 to 5 %": 0.05, "5 to 12 %": 0.12, "larger": 1.0}
@@ -109,7 +111,7 @@ def rows(pairs: Sequence[tuple[Example, Outcome]]) -> dict[str, list[Outcome]]:
 
 def _has(library: Library, row: str) -> bool:
     """Whether scenes of a library can have targets of a row."""
-    wanted = {"region": {"regions"}, "group": library.kinds()}.get(row, set(KINDS[row]))
+    wanted = {"region": {"regions"}, "object": {"objects"}, "group": library.kinds()}.get(row, set(KINDS[row]))
     return not library.kinds().isdisjoint(wanted)
 
 

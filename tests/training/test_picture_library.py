@@ -19,7 +19,7 @@ def test_pictures_come_back_as_they_were_packed(library: Library) -> None:
 
 def test_a_background_comes_with_its_regions(library: Library) -> None:
     """Of each region a bit, in a picture of another size."""
-    photo, packed = library.draw_outlined(np.random.default_rng(0))
+    photo, packed = library.draw_outlined("regions", np.random.default_rng(0))
 
     bits = unpack(packed)
     assert (300, 500, 3) == photo.shape

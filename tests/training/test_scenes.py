@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
-from training.library import Library
-from training.scenes import AREA, Scene, SceneMaker
+from training.library import Found, Library, write
+from training.outlines import pack
+from training.scenes import AREA, LEAST_SEEN, Scene, SceneMaker
 
 SIDE = 96
 
@@ -99,3 +102,29 @@ def test_the_same_seed_makes_the_same_scenes(library: Library) -> None:
         np.testing.assert_array_equal(first.image, second.image)
         np.testing.assert_array_equal(first.layers, second.layers)
         assert first.targets == second.targets
+
+
+def test_objects_of_photos_are_asked_for(tmp_path: Path) -> None:
+    """In every second scene, on a piece of their photo, unless what stands before them hides too much."""
+    photo = np.zeros((200, 300, 3), np.uint8)
+    outline = np.zeros((200, 300), np.bool_)
+    outline[40:160, 60:200] = True
+    photo[outline] = 255
+    alpha = np.full((60, 60, 4), 128, np.uint8)
+    pictures = [Found("scene", "made-up", "a", photo), Found("objects", "made-up", "a", pack([outline]))]
+    pictures += [Found(kind, "made-up", "b", photo // 3) for kind in ("background", "texture")]
+    pictures += [Found(kind, "made-up", "c", alpha) for kind in ("photo", "painting-large", "painting", "clipart")]
+    write(pictures, tmp_path)
+    maker = SceneMaker(Library.load(tmp_path), np.random.default_rng(3))
+
+    seen = []
+    for _ in range(40):
+        scene = maker.make(SIDE, SIDE)
+        for target in scene.targets:
+            if target.kind == "object":
+                mask = scene.mask(target)
+                assert mask.sum() >= LEAST_SEEN * (scene.regions & 1).sum()
+                seen.append(scene.image[mask].mean() - scene.image[(scene.layers == 0) & ~mask].mean())
+
+    assert 10 < len(seen) < 35
+    assert np.median(seen) > 100
