@@ -46,7 +46,7 @@ AREA: Final = (0.005, 0.7)
 # Of each photo to measure with, chosen at random.
 MOST_MEASURED: Final = 2
 TIMEOUT_S: Final = 60
-NOTICE: Final = """Photos of COCO 2017 (https://cocodataset.org) that the built-in network was trained and validated with.
+NOTICE: Final = """Photos of COCO 2017 (https://cocodataset.org) that the built-in network was trained and validated on.
 
 Outlines of their objects: COCO Consortium, CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/), drawn as masks;
 specks and crowds were left out. Photos, of which pieces were used, some with other pictures pasted onto them, each with
