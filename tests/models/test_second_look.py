@@ -110,7 +110,7 @@ def test_a_small_object_in_a_large_photo_gains_detail(adapter: Adapter, embeddin
     after, _ = answer(adapter, embedding, boxed())
 
     assert iou(star, before) + 0.04 < iou(star, after)
-    assert 0.9 < iou(star, after)
+    assert 0.85 < iou(star, after)
 
 
 def test_a_window_is_encoded_once_for_a_box_and_the_clicks_in_it(

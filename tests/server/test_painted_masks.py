@@ -71,8 +71,7 @@ def test_answer_continues_from_the_mask(client: httpx2.Client, send: Send) -> No
 
     assert response.status_code == 200, response.text
     refined = inside_of(response.json()["annotations"][0])
-    assert iou(PAINTED, alone) < iou(PAINTED, refined)
-    assert iou(PAINTED, refined) > 0.5
+    assert iou(PAINTED, alone) + 0.3 < iou(PAINTED, refined)
     expected = by_json(base64_of(MASK))(client).json()["annotations"][0]
     assert np.array_equal(inside_of(expected), refined)
     # It is an answer like any other.
@@ -173,4 +172,4 @@ def test_command_line(osamd: Osamd, tmp_path: Path) -> None:
 
     assert 0 == done.returncode, done.stderr
     found: Inside = np.asarray(Image.open(io.BytesIO(done.stdout))) > 127
-    assert iou(PAINTED, found) > 0.5
+    assert iou(PAINTED, found) > 0.4
