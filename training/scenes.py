@@ -227,7 +227,7 @@ class SceneMaker:
     ) -> tuple[ByteArray, FloatArray, RegionArray, FloatArray]:
         """A photo, the piece of it that all is pasted on, and the outlines in that piece.
 
-        Last, the whole area of what each outlines, as a share of the piece's area, which may be smaller.
+        Last, (16,) float32: the area of each whole object as a share of the piece's area, so it may exceed 1.
         """
         regions: RegionArray = np.zeros((rows, columns), np.uint16)
         areas: FloatArray = np.zeros(MOST_REGIONS, np.float32)
@@ -236,9 +236,10 @@ class SceneMaker:
             window = self._pieces.window(photo, rows, columns, smallest=0.45)
             canvas = window.cut(photo, rows, columns).astype(np.float32)
             regions = unpack(window.cut(packed, rows, columns, is_photo=False))
-            bits = unpack(packed)
-            areas[:] = [(bits >> number & 1).mean() for number in range(MOST_REGIONS)]
-            areas /= window.height * window.width
+            if outlines == "objects":
+                bits = unpack(packed)
+                areas[:] = [(bits >> number & 1).mean() for number in range(MOST_REGIONS)]
+                areas /= window.height * window.width
         else:
             photo = self._pieces.photo(0.87)
             canvas = self._pieces.crop(photo, rows, columns).astype(np.float32)
@@ -278,8 +279,13 @@ def _seen(stage: Stage) -> list[Target]:
     for target in stage.targets:
         area = float(sum(areas[layer] for layer in target.layers))
         if AREA[0] <= area <= AREA[1]:
-            seen.append(replace(target, weight=target.weight * min(1.0, area / SMALL) ** 0.5))
+            seen.append(_weighted(target, area))
     return seen
+
+
+def _weighted(target: Target, area: float) -> Target:
+    """A target with less weight if it is small."""
+    return replace(target, weight=target.weight * min(1.0, area / SMALL) ** 0.5)
 
 
 def _objects_of(scene: Scene, areas: FloatArray) -> list[Target]:
@@ -289,7 +295,7 @@ def _objects_of(scene: Scene, areas: FloatArray) -> list[Target]:
         target = Target(frozenset(), OBJECT_WEIGHT, "object", number)
         area = float(scene.mask(target).mean())
         if LEAST_REGION <= area <= AREA[1] and area >= LEAST_SEEN * areas[number]:
-            targets.append(replace(target, weight=target.weight * min(1.0, area / SMALL) ** 0.5))
+            targets.append(_weighted(target, area))
     return targets
 
 

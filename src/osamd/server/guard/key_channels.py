@@ -15,7 +15,7 @@ from osamd.server.guard.auth import Message, Receive, Scope
 
 # Key in the request's state under which keys taken from the query and the body are kept until they are checked.
 TAKEN_STATE: Final = "taken_secrets"
-# Set where the body was searched: whose request it is then depends on more than its head.
+# Set where the body was searched for a key: the head alone then does not identify the caller.
 SEARCHED_STATE: Final = "is_body_searched"
 NAME: Final = b"api_key"
 # How much of a body is searched for a key. The whole body of somebody without a key is never read: it may be large.

@@ -218,8 +218,13 @@ def _body_bytes(scope: Scope, unknown: int) -> int:
     headers = Headers(scope=scope)
     if "transfer-encoding" in headers:
         return unknown
-    length = headers.get("content-length", "0")
-    return int(length) if length.isdigit() and len(length) <= MOST_DIGITS else unknown
+    length = declared_bytes(headers.get("content-length", "0").encode("latin-1"))
+    return unknown if length is None else length
+
+
+def declared_bytes(length: bytes) -> int | None:
+    """The value of ``Content-Length``; None if it is not a number that Python converts."""
+    return int(length) if length.isdigit() and len(length) <= MOST_DIGITS else None
 
 
 def _too_large(most: int) -> BodyTooLargeError:

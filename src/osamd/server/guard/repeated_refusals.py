@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from osamd.events import RequestDone
+from osamd.server.guard.limits import declared_bytes
 
 # Limit on remembered refusals; the oldest are forgotten first.
 MOST_REMEMBERED: Final = 1024
 # How long a refusal is repeated before the app is asked again. A key that is revoked meanwhile is refused either way.
 REPEAT_S: Final = 1.0
-# Limit on the headers of a request that is refused again, and on the digits of its length.
+# Limit on the headers of a request that is refused again.
 MOST_HEADER_BYTES: Final = 4 * 1024
-MOST_DIGITS: Final = 20
 # The header and the body's field.
 PLACES_OF_ID: Final = 2
 # An answer depends on more than the head then, or repeats the request's own id.
@@ -83,7 +83,7 @@ class RepeatedRefusals:
             if name in NEVER_REPEATED:
                 return None
             if name == b"content-length":
-                size = int(value) if value.isdigit() and len(value) <= MOST_DIGITS else 0
+                size = declared_bytes(value) or 0
             if name not in IGNORED:
                 header_bytes += len(name) + len(value)
                 kept.append((name, value))
@@ -92,7 +92,7 @@ class RepeatedRefusals:
         return hashlib.sha256(repr(kept).encode()).digest()
 
     def remember(self, request: bytes, answer: bytes, event: RequestDone, is_still_due: Callable[[], bool]) -> None:
-        """Remember how a request was refused, if its id can be replaced: in the head, and in a body that is no code."""
+        """Remember how a request was refused, unless its id cannot be replaced, as in a compressed body."""
         if answer.count(event.request_id.encode()) != PLACES_OF_ID:
             return
         self._refusals.pop(request, None)

@@ -67,7 +67,7 @@ class OfferlessParser:
                 return
 
     def ignore_rest(self) -> None:
-        """Parse what follows without a word to the connection."""
+        """Parse what follows without calling the connection."""
         self._connection = NOBODY
 
     def get_method(self) -> bytes:
