@@ -252,7 +252,7 @@ class Settings(BaseSettings):
         ge=0,
         description="Disk space for embeddings, below OSAMD_CACHE, in bytes: handles of models that return masks"
         " survive a restart or scale to zero. Those of the built-in model contain a reduced picture of the photo. 0"
-        " keeps none on disk.",
+        " stores none and leaves those that are stored.",
     )
     embedding_disk_ttl_s: float = Field(
         default=7 * 86400.0, gt=0, le=MOST_TTL_S, description="Seconds an unused embedding is kept on disk."
