@@ -62,12 +62,14 @@ class Server:
         engine: its engine.
         asked: how many requests the app has seen.
         events: the requests that were reported as done.
+        connections: those that are open.
         port: where it listens.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.asked = 0
         self.events: list[RequestDone] = []
+        self.connections: set[Any] = set()
         library = Library(settings, catalog=load_catalog(), store=FullStore(Path("nowhere")), sinks=())
         self.engine = FullEngine(settings, library=library, load=lambda _: FakeModel())
         self._app = create_app(settings, self.engine, sinks=(self._note,))
@@ -95,6 +97,7 @@ class Server:
                 proxy_headers=False,
             )
         )
+        self.connections = server.server_state.connections
         task = asyncio.create_task(server.serve([self._socket]))
         try:
             yield self
@@ -258,6 +261,28 @@ def test_the_answer_does_not_wait_for_the_body(run: Any) -> None:
         writer.close()
 
         assert (503, b"", asked) == (status(answer), rest, server.asked)
+
+    run(test)
+
+
+def test_a_refused_client_may_finish_sending_while_the_server_stops(run: Any) -> None:
+    """It would lose the answer otherwise: unread bytes reset a connection that is closed."""
+
+    async def test(server: Server) -> None:
+        await server.refuse()
+        while server.connections:
+            await asyncio.sleep(0)
+        reader, writer = await server.connect()
+        writer.write(head() + BODY[:100])
+        answer = await reader.readuntil(b"}")
+        [connection] = server.connections
+        connection.shutdown()
+        is_closing = connection.transport.is_closing()
+        writer.write(BODY[100:])
+        rest = await reader.read()
+        writer.close()
+
+        assert (503, b"", False) == (status(answer), rest, is_closing)
 
     run(test)
 
