@@ -32,6 +32,7 @@ from osamd.cluster.shared_question import SharedQuestion
 from osamd.cluster.whole_status import is_missing
 from osamd.engine import Engine
 from osamd.engine.image_ids import model_digits
+from osamd.engine.lanes import MOST_HUNG
 from osamd.errors import InferenceError
 from osamd.library.catalog import Model, load_catalog
 from osamd.library.library import Library
@@ -97,6 +98,22 @@ async def running(settings: Settings, services: dict[str, SegmenterService]) -> 
         await app.state.services.close()
         for service in services.values():
             await service.close()
+
+
+def test_a_segmenter_whose_computations_hang_is_unhealthy() -> None:
+    """So that Ray replaces it; fewer are not enough, since their threads are replaced."""
+    gate = Gate()
+
+    async def main(cluster: Cluster) -> None:
+        service = cluster.handle.segmenters["part-0"]
+        for number in range(MOST_HUNG):
+            await service.check_health()
+            assert 500 == (await cluster.click(noise(number))).status_code
+        with pytest.raises(RuntimeError, match="too many computations hang"):
+            await service.check_health()
+        gate.open()
+
+    run(main, model=FakeModel(on_encode=gate), hang_s=0.1)
 
 
 def test_a_known_photo_does_not_travel_twice() -> None:
