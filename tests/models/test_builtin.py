@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -16,7 +17,7 @@ from osamd.library.catalog import load_catalog
 from osamd.library.store import Store
 from osamd.models import build_model
 from osamd.models.base import Adapter, Proposer, encode_pixels
-from osamd.models.builtin import AREAS, FEATURES
+from osamd.models.builtin import AREAS, FEATURES, TEMPERATURE
 from osamd.pixels.masks import full_array, mask_from_logits
 from osamd.runtime.sessions import CPU, Placement, Session
 from osamd.types import Capabilities, Embedding, MaskLogits, Prompt
@@ -224,6 +225,39 @@ def test_decoder_runs_once_per_new_click(adapter: Adapter, monkeypatch: pytest.M
     assert [2, 1, 1, 1] == [cost(embedding, count) for count in (1, 2, 3, 4)]
     assert 1 == cost(embedding, 3)
     assert [4, 17, 17] == [cost(encode_pixels(adapter, image), count) for count in (3, 16, 25)]
+
+
+@pytest.mark.parametrize("what", ["a click", "a background click", "two clicks", "a box"])
+def test_a_lone_click_is_looked_at_again_with_all_that_it_may_mean(
+    adapter: Adapter, two_discs: Embedding, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The mean of the first look's masks, weighted by their scores, is the input of the second; else the first mask."""
+    prompt = {
+        "a click": clicks((110, 120, 1)),
+        "a background click": clicks((110, 120, 0)),
+        "two clicks": clicks((60, 40, 0), (110, 120, 1)),
+        "a box": box(60, 70, 160, 170),
+    }[what]
+    looks: list[tuple[Any, Any]] = []
+    run = Session.run
+
+    def noted(session: Session, feeds: Any, names: Any) -> Any:
+        looks.append((feeds, dict(zip(names, run(session, feeds, ["logits", "iou"]), strict=False))))
+        return run(session, feeds, names)
+
+    monkeypatch.setattr(Session, "run", noted)
+    answer(adapter, replace(two_discs), prompt)
+    (_, first), (second, _) = looks
+    shares = 1 / (1 + np.exp(-first["logits"][0].astype(np.float64)))
+    if what == "a click":
+        weights = np.exp(first["iou"][0] / TEMPERATURE)
+        expected = (shares * weights[:, None, None]).sum(0) / weights.sum()
+    else:
+        expected = shares[0]
+    expected = cv2.resize(expected, second["maps"].shape[:1:-1])
+
+    assert np.abs(second["maps"][0, 1] - expected).max() < 0.01
+    assert np.abs(expected - cv2.resize(shares[0], expected.shape[::-1])).max() > 0.02 or what != "a click"
 
 
 def test_clear_object_has_a_high_predicted_iou(adapter: Adapter, two_discs: Embedding) -> None:

@@ -41,6 +41,8 @@ FEATURES: Final = tuple(STRIDES)
 PADDING_LABEL: Final = -1.0
 MOST_STEPS: Final = 16
 MOST_REMEMBERED: Final = 4
+# Of predicted IoU, where masks of one click are averaged. From .05 to .2 the results are about the same.
+TEMPERATURE: Final = 0.1
 # Masks with a higher IoU than this look the same to a person who has to choose.
 SAME: Final = 0.9
 
@@ -200,11 +202,22 @@ class Builtin:
                 answer, unanswered = known, steps[index:-1]
                 break
         else:
-            answer, unanswered = self._mask(embedding, "small", steps[0], None), earlier
+            answer, unanswered = self._first(embedding, steps[0]), earlier
         for step in unanswered:
             answer = self._mask(embedding, "large", step, answer)
             self._remember(embedding, step, answer)
         return answer
+
+    def _first(self, embedding: Embedding, prompt: Prompt) -> HalfArray:
+        """The answer at the small working size, as probabilities.
+
+        What a single click means is open: it is the mean of all four masks, weighted by the softmax of their scores.
+        """
+        if len(prompt.boxes) or prompt.point_labels.tolist() != [FOREGROUND]:
+            return self._mask(embedding, "small", prompt, None)
+        logits, scores = self._run(embedding, "small", prompt, None)
+        weights = np.exp((scores - scores.max()) / TEMPERATURE)
+        return np.tensordot(weights / weights.sum(), _probability(logits), 1).astype(np.float16)
 
     def _remembered(self, embedding: Embedding, prompt: Prompt) -> HalfArray | None:
         key = _key(prompt)
