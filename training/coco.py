@@ -1,7 +1,7 @@
 """Photos whose objects people outlined: some of COCO 2017 (Lin et al., 2014), whose licences are free.
 
 ``python -m training.coco FOLDER OBJECTS`` writes others of them for ``training.evaluate``. Both lists are in
-``coco-photos.json``, with digests of the photos, and of their licences and outlines.
+``coco-photos.json``: each photo's digest and which of its outlines are used, and digests of all licences and outlines.
 """
 
 import argparse
@@ -49,8 +49,8 @@ TIMEOUT_S: Final = 60
 NOTICE: Final = """Photos of COCO 2017 (https://cocodataset.org) that the built-in network was trained and validated on.
 
 Outlines of their objects: COCO Consortium, CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/), drawn as masks;
-specks and crowds were left out. Photos, of which pieces were used, some with other pictures pasted onto them, each with
-its licence and its page on Flickr, which names the photographer and the title:
+specks, crowds, and outlines that were not at hand were left out. Photos, of which pieces were used, some with other
+pictures pasted onto them, each with its licence and its page on Flickr, which names the photographer and the title:
 
 CC-BY-2.0: https://creativecommons.org/licenses/by/2.0/
 CC-BY-SA-2.0: https://creativecommons.org/licenses/by-sa/2.0/
@@ -143,10 +143,10 @@ def _photos(folder: Path, use: str) -> Iterator[Photo]:
     kept = folder / "coco"
     for split in SPLITS:
         outlined = _outlined(kept, split, listed)
-        for name, digest in tqdm(listed[use][split].items(), desc=f"{split}, {use}"):
+        for name, entry in tqdm(listed[use][split].items(), desc=f"{split}, {use}"):
             path = kept / split / f"{name}.jpg"
             _download(f"{SOURCE}/{split}/{name}.jpg", path)
-            if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            if hashlib.sha256(path.read_bytes()).hexdigest() != entry["photo"]:
                 raise RuntimeError(f"{path} is not the photo that was trained on: remove it and try again")
             image, outlines = outlined[int(name)]
             licence = FREE.get(image["license"], f"COCO's licence {image['license']}")
@@ -159,26 +159,28 @@ def _photos(folder: Path, use: str) -> Iterator[Photo]:
 
 
 def _outlined(kept: Path, split: str, listed: Mapping[str, Any]) -> dict[int, Outlined]:
-    """Each listed photo's entry and the polygons of each of its objects, without crowds, by its number.
+    """Each listed photo's entry and the polygons of its listed outlines, by the photo's number.
 
-    Those of all listed photos are kept in files of their own: to read the archive takes 2 GB of memory.
+    They are kept in a file of their own: to read the archive takes 2 GB of memory.
     """
     path = kept / f"instances_{split}.json"
+    photos = {int(name): entry for use in (LEARNED, MEASURED) for name, entry in listed[use][split].items()}
+    chosen = {number for entry in photos.values() for number in entry["outlines"]}
     if not path.exists():
         archive = kept / "annotations.zip"
         _download(ANNOTATIONS, archive)
         with zipfile.ZipFile(archive) as files, files.open(f"annotations/{path.name}") as file:
             found = json.load(file)
-        numbers = {int(name) for use in (LEARNED, MEASURED) for name in listed[use][split]}
-        images = [item for item in found["images"] if item["id"] in numbers]
-        outlines = [item for item in found["annotations"] if item["image_id"] in numbers]
+        images = [item for item in found["images"] if item["id"] in photos]
+        outlines = [item for item in found["annotations"] if item["id"] in chosen]
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps({"images": images, "annotations": outlines}))
         partial.replace(path)
     kept_ones = json.loads(path.read_text())
     outlined: dict[int, Outlined] = {image["id"]: (image, []) for image in kept_ones["images"]}
     for item in sorted(kept_ones["annotations"], key=lambda item: int(item["id"])):
-        if not item["iscrowd"]:
+        # A file of an earlier list may have others, too.
+        if item["id"] in chosen:
             outlined[item["image_id"]][1].append(item["segmentation"])
     if _digest(outlined) != listed["outlines"][split]:
         path.unlink()
@@ -187,11 +189,11 @@ def _outlined(kept: Path, split: str, listed: Mapping[str, Any]) -> dict[int, Ou
 
 
 def _digest(outlined: Mapping[int, Outlined]) -> str:
-    """Of what is used of the annotations."""
-    used = [
-        (number, image["license"], image["flickr_url"], image["height"], image["width"], polygons)
-        for number, (image, polygons) in sorted(outlined.items())
-    ]
+    """Of what is used of the annotations. Copies differ in whether they write 288 or 288.0."""
+    used = []
+    for number, (image, objects) in sorted(outlined.items()):
+        places = [[[float(place) for place in polygon] for polygon in polygons] for polygons in objects]
+        used.append((number, image["license"], image["flickr_url"], image["height"], image["width"], *places))
     return hashlib.sha256(json.dumps(used).encode()).hexdigest()
 
 

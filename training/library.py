@@ -17,6 +17,8 @@ PIXELS: Final = "library.bin"
 INDEX: Final = "library.json"
 # One in so many pictures is never drawn in training: validation is composed of them.
 HELD_BACK: Final = 20
+# Photos are drawn in proportion to their outlined objects, of which up to so many count.
+MOST_COUNTED: Final = 4
 # Variants of one picture, an emoji's skin tones and a model's sides, are held back together.
 VARIANT: Final = re.compile(r"-1f3f[b-f]|#.*")
 
@@ -73,10 +75,11 @@ class Library:
         self._parts = {(item.package, item.name): item for item in self._by_kind.get("model parts", ())}
         grounds = (*self._by_kind.get("background", ()), *self._by_kind.get("scene", ()))
         self._grounds = {(item.package, item.name): item for item in grounds}
+        self._objects = [item for item in self._by_kind.get("objects", ()) for _ in range(self._counted(item))]
 
     @classmethod
     def load(cls, folder: Path, *, held_back: bool = False) -> "Library":
-        """Memory-map what ``write`` wrote; pixels are read on access.
+        """Memory-map what ``write`` wrote; pixels are read on access, but those of objects' outlines once before.
 
         Args:
             folder: where they are.
@@ -103,9 +106,14 @@ class Library:
 
     def draw_outlined(self, kind: str, rng: np.random.Generator) -> tuple[ByteArray, ByteArray]:
         """A background and its packed ``regions``, or a scene and its ``objects``, (h, w, 2) uint8 of another size."""
-        outlines = self._by_kind[kind]
+        outlines = self._objects if kind == "objects" else self._by_kind[kind]
         outline = outlines[int(rng.integers(len(outlines)))]
         return self._read(self._grounds[outline.package, outline.name]), self._read(outline)
+
+    def _counted(self, outlines: Picture) -> int:
+        """How many objects it has, at least one."""
+        used = np.bitwise_or.reduce(self._read(outlines).view(np.uint16), axis=None)
+        return max(1, min(MOST_COUNTED, int(np.bitwise_count(used))))
 
     def _read(self, picture: Picture) -> ByteArray:
         flat = self._pixels[picture.offset : picture.offset + picture.nbytes]

@@ -14,9 +14,9 @@ from training.outlines import unpack
 
 ROWS, COLUMNS = 40, 60
 NAME: Final = "000000000007"
-# Outlines of a third, an eighth, and a speck of the photo; a crowd.
+# Outlines of a third, an eighth, and a speck of the photo; one that is not listed.
 SQUARES: Final = ((0, 0, 20, 40), (30, 0, 60, 10), (50, 30, 52, 32))
-CROWD: Final = (0, 0, 60, 20)
+UNLISTED: Final = (0, 0, 60, 20)
 
 
 def digest_of(used: object) -> str:
@@ -25,8 +25,13 @@ def digest_of(used: object) -> str:
 
 
 def square(left: int, top: int, right: int, bottom: int) -> list[list[float]]:
-    """Polygons of a square, whose sides are between pixels."""
-    return [[left, top, right, top, right, bottom, left, bottom]]
+    """Polygons of a square, whose sides are between pixels. Some of COCO's numbers are written without a point."""
+    return [[float(left), top, right, top, right, bottom, left, bottom]]
+
+
+def as_floats(polygons: list[list[float]]) -> list[list[float]]:
+    """As the digest counts them."""
+    return [[float(place) for place in polygon] for polygon in polygons]
 
 
 @pytest.fixture
@@ -50,16 +55,21 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
             {"id": number, "image_id": 7, "iscrowd": 0, "segmentation": square(*corners)}
             for number, corners in enumerate(SQUARES)
         ]
-        outlines.append({"id": 8, "image_id": 7, "iscrowd": 1, "segmentation": square(*CROWD)})
+        outlines.append({"id": 8, "image_id": 7, "iscrowd": 0, "segmentation": square(*UNLISTED)})
         outlines.append(outlines[0] | {"id": 9, "image_id": 6})
         with zipfile.ZipFile(tmp_path / "site" / "annotations.zip", "w") as archive:
             for split, images in (("train2017", []), ("val2017", [entry, entry | {"id": 6}])):
                 found = {"images": images, "annotations": outlines if images else []}
                 archive.writestr(f"annotations/instances_{split}.json", json.dumps(found))
-        polygons = [item["segmentation"] for item in outlines[: len(SQUARES)]]
-        used = [(7, licence, entry["flickr_url"], ROWS, COLUMNS, polygons)]
+        listed_ones = outlines[: len(SQUARES)]
+        used = [
+            (7, licence, entry["flickr_url"], ROWS, COLUMNS, *[as_floats(item["segmentation"]) for item in listed_ones])
+        ]
         listed: dict[str, Any] = {some: {"train2017": {}, "val2017": {}} for some in (LEARNED, MEASURED)}
-        listed[use]["val2017"][NAME] = digest or hashlib.sha256(photo.read_bytes()).hexdigest()
+        listed[use]["val2017"][NAME] = {
+            "photo": digest or hashlib.sha256(photo.read_bytes()).hexdigest(),
+            "outlines": [item["id"] for item in listed_ones],
+        }
         listed["outlines"] = {"train2017": digest_of([]), "val2017": outlines_digest or digest_of(used)}
         (tmp_path / "list.json").write_text(json.dumps(listed))
         monkeypatch.setattr(coco, "LIST", tmp_path / "list.json")
@@ -71,7 +81,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
 
 
 def test_photos_come_with_the_outlines_of_their_objects(site: Callable[..., Path], tmp_path: Path) -> None:
-    """The largest first, without specks and crowds; the notice says whose photos they are."""
+    """Those that are listed, the largest first, without specks; the notice says whose photos they are."""
     found, row = pictures(site(), tmp_path)
 
     scene, objects = found
@@ -95,6 +105,18 @@ def test_photos_are_downloaded_once(site: Callable[..., Path], tmp_path: Path) -
     (tmp_path / "site" / "annotations.zip").unlink()
 
     assert len(pictures(folder, tmp_path)[0]) == 2
+
+
+def test_outlines_that_are_not_listed_are_not_read(site: Callable[..., Path], tmp_path: Path) -> None:
+    """A file that an earlier list left may have them, such as crowds, whose form is another."""
+    folder = site()
+    pictures(folder, tmp_path)
+    kept = folder / "coco" / "instances_val2017.json"
+    found = json.loads(kept.read_text())
+    found["annotations"].append({"id": 8, "image_id": 7, "iscrowd": 1, "segmentation": {"counts": [1], "size": [1, 1]}})
+    kept.write_text(json.dumps(found))
+
+    assert pictures(folder, tmp_path)[1]["taken"] == {"scene": 1, "objects": 2}
 
 
 def test_a_photo_that_is_not_free_is_refused(site: Callable[..., Path], tmp_path: Path) -> None:
@@ -132,5 +154,5 @@ def test_the_list_has_no_photo_for_both_uses() -> None:
     listed = json.loads(coco.LIST.read_text())
     names = [set().union(*listed[use].values()) for use in (LEARNED, MEASURED)]
 
-    assert [138, 347] == [len(some) for some in names]
+    assert [505, 347] == [len(some) for some in names]
     assert not names[0] & names[1]

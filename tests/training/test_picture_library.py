@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from training.library import Found, Library, write
 from training.outlines import pack, unpack
 
@@ -26,6 +27,22 @@ def test_a_background_comes_with_its_regions(library: Library) -> None:
     assert (30, 50) == bits.shape
     assert 15 * 50 == (bits & 1 > 0).sum()
     assert 12 * 25 == (bits & 2 > 0).sum()
+
+
+def test_photos_with_more_objects_are_drawn_more_often(tmp_path: Path) -> None:
+    """In proportion to their objects, of which up to four count."""
+    objects = np.zeros((9, 3, 4), bool)
+    objects[:, 1, 2] = True
+    found = []
+    for name, count in (("one", 1), ("three", 3), ("nine", 9)):
+        found.append(Found("scene", "made-up", name, np.full((1, 1, 3), count, np.uint8)))
+        found.append(Found("objects", "made-up", name, pack(list(objects[:count]))))
+    write(found, tmp_path)
+    library, rng = Library.load(tmp_path), np.random.default_rng(0)
+
+    drawn = [int(library.draw_outlined("objects", rng)[0][0, 0, 0]) for _ in range(800)]
+
+    assert [100, 300, 400] == pytest.approx([drawn.count(count) for count in (1, 3, 9)], abs=50)
 
 
 def test_sixteen_regions_fit() -> None:
