@@ -1,7 +1,6 @@
 """Results that keep their place in a lane until they are used, so that they do not pile up."""
 
 import asyncio
-import functools
 from dataclasses import replace
 
 import pytest
@@ -11,7 +10,6 @@ from fake_model import Gate as ModelGate
 from opened_lanes import Gate, lane, settle, wait_for
 
 from osamd.engine import Engine, workers
-from osamd.engine.admit import Admit
 from osamd.engine.lanes import Lane
 from osamd.errors import OverloadedError
 from osamd.segment_requests import SegmentResult
@@ -156,61 +154,21 @@ def test_cut_outs_of_a_known_image_do_not_wait_for_the_encoder() -> None:
     run(main, FakeModel(on_encode=on_encode))
 
 
-def test_the_caller_is_told_as_an_image_takes_its_place() -> None:
-    """At no moment is it counted twice, or not at all; and once it is known, since it needs no place then."""
-    counted: list[tuple[int, int]] = []
-
-    async def main(engine: Engine) -> None:
-        def note() -> None:
-            before = sum(places(engine)["prepare"])
-            asyncio.get_running_loop().call_soon(lambda: counted.append((before, sum(places(engine)["prepare"]))))
-
-        for _ in range(2):
-            await engine.segment(request(picture()), Timings(), admit=Admit(arrived=note))
-
-    run(main)
-    assert [(0, 1), (0, 0)] == counted
-
-
-def test_the_caller_is_told_when_an_image_needs_no_place() -> None:
-    """It is being encoded for another request, or the request has its handle."""
-    gate = ModelGate()
-    told: list[str] = []
-
-    def admit(name: str) -> Admit:
-        return Admit(arrived=functools.partial(told.append, name))
-
-    async def main(engine: Engine) -> None:
-        first = asyncio.create_task(segment(engine, request(picture())))
-        await reached(gate)
-        second = asyncio.create_task(engine.segment(request(picture()), Timings(), admit=admit("joined")))
-        while not told:
-            await breathe()
-        assert not first.done()
-        gate.open()
-        handle = (await first).image
-        await second
-        await engine.segment(request(handle.image_id), Timings(), admit=admit("handle"))
-
-    run(main, FakeModel(on_encode=gate))
-    assert told == ["joined", "handle"]
-
-
 def test_a_full_queue_is_known_before_an_image_is_read() -> None:
     """For the owner of most that waits; another owner would get one of those places."""
     gate = ModelGate()
 
     async def main(engine: Engine) -> None:
-        engine.check_room("me", 0)
+        engine.check_room("me")
         tasks = await until_encoder_is_behind(engine, gate, 1 + WORKERS)
         tasks += [asyncio.create_task(segment(engine, request(picture(100 + number)))) for number in range(3)]
         while places(engine)["prepare"] != (3, WORKERS):
             await breathe()
         with pytest.raises(OverloadedError, match="queue is full: 3 requests waiting"):
-            engine.check_room("me", 0)
-        engine.check_room("another", 0)
+            engine.check_room("me")
+        engine.check_room("another")
         gate.open()
         await asyncio.gather(*tasks)
-        engine.check_room("me", 0)
+        engine.check_room("me")
 
     run(main, FakeModel(on_encode=gate), encode_queue=3)

@@ -66,27 +66,6 @@ def test_a_full_queue_refuses_at_once(workers: int) -> None:
         assert ["through"] * (workers + 2) == asyncio.run(main())
 
 
-def test_jobs_that_are_not_submitted_yet_count_near_the_end() -> None:
-    """Of the queue's eight places the last: a newcomer comes after them, unless it would take another owner's place."""
-    gate = Gate()
-
-    async def main() -> None:
-        tasks = [asyncio.create_task(opened.run(gate, Timings(), owner="me")) for _ in range(7)]
-        await settle(lambda: opened.waiting == 6)
-        opened.check_room("me", 100)
-        tasks.append(asyncio.create_task(opened.run(gate, Timings(), owner="me")))
-        await settle(lambda: opened.waiting == 7)
-        opened.check_room("me", 0)
-        with pytest.raises(OverloadedError, match="queue is full: 8 requests waiting"):
-            opened.check_room("me", 1)
-        opened.check_room("another", 1)
-        gate.opened.set()
-        await asyncio.gather(*tasks)
-
-    with lane(workers=1, capacity=8) as opened:
-        asyncio.run(main())
-
-
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), StopIteration(), MemoryError()])
 def test_an_exception_goes_to_its_waiter_and_the_worker_lives_on(error: BaseException) -> None:
     """Whatever a piece of work raises, its own waiter is told, and the same thread does the next piece."""

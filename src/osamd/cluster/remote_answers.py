@@ -117,7 +117,7 @@ class RemoteAnswers:
         """See ``Answers.metrics``."""
         return (await self._handle.everywhere("metrics")).results
 
-    def check_room(self, owner: str, arriving: int) -> None:
+    def check_room(self, owner: str) -> None:
         """Refuses nothing: only the Segmenters know their queues."""
 
     async def check_may_use(self, model: Model, caller: Caller) -> None:

@@ -26,13 +26,11 @@ class Admit:
     Attributes:
         model: called with the model before it is pulled, loaded or used; may wait, for example for a disk.
         encode: called before an image is encoded, so not for known images.
-        arrived: called once it is known that an image need not join the queue, or as it does; refuses nothing.
         masks: called before masks are created, with the bytes they need; may wait, and returns the bytes granted.
     """
 
     model: Callable[[Model], Awaitable[None]] = _any_model
     encode: Callable[[], None] = _anything
-    arrived: Callable[[], None] = _anything
     masks: Callable[[int], Awaitable[int]] = _all
 
 

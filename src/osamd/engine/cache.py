@@ -134,10 +134,6 @@ class SingleFlight(Generic[Value]):
     def __init__(self) -> None:
         self._flights: dict[str, _Flight[Value]] = {}
 
-    def has(self, key: str) -> bool:
-        """Whether work for ``key`` is in progress."""
-        return key in self._flights
-
     async def do(self, key: str, work: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
         """Join the work in progress for ``key``, or start it."""
         flight = self._flights.get(key)

@@ -267,13 +267,13 @@ class Engine:
         lookup = await self._encoder.find_or_encode(image, row, owner, timings, admit)
         return lookup.handle(self._remembered_s)
 
-    def check_room(self, owner: str, arriving: int) -> None:
-        """Check whether a new image of this owner could wait to be encoded, with ``arriving`` others being received.
+    def check_room(self, owner: str) -> None:
+        """Check whether a new image of this owner could wait to be encoded now.
 
         Raises:
             OverloadedError: too many are waiting.
         """
-        self._workers.prepare.check_room(owner, arriving)
+        self._workers.prepare.check_room(owner)
 
     async def forget(self, image_id: str, *, owner: str) -> None:
         """Delete an image, in memory and on disk.
@@ -354,8 +354,6 @@ class Engine:
     ) -> AsyncIterator[tuple[Model, Adapter, Lookup]]:
         """The model of a request, held loaded, and its encoded image."""
         known = await self._recall(request.image, request.model, request.owner, timings)
-        if known is not None:
-            admit.arrived()
         model = known.image.model if known is not None else self.library.resolve(request.model)
         timings.model = model.name
         await admit.model(model)

@@ -119,8 +119,6 @@ class ImageEncoder:
         digest = await read_digest(model)
         name = image_id(source, model=model.name, digest=digest, owner=owner)
         known = await self._images.find(name, owner=owner, timings=timings)
-        if known is not None or source.exchanged is not None or self._flights.has(name):
-            admit.arrived()
         if known is not None:
             return Lookup(known, name, hit=True)
         wanted = _Wanted(source, model, digest, name, owner)
@@ -132,7 +130,7 @@ class ImageEncoder:
             if source.exchanged is not None:
                 return await self._restore(wanted, source.exchanged)
             admit.encode()
-            return await self._encode(wanted, timings, admit)
+            return await self._encode(wanted, timings)
 
         image = await self._flights.do(name, encode)
         if not own_timings:
@@ -166,7 +164,7 @@ class ImageEncoder:
         )
         return await self._workers.run(self._workers.prepare, read, model=model, timings=timings, owner=owner)
 
-    async def _encode(self, wanted: _Wanted, timings: Timings, admit: Admit) -> EncodedImage:
+    async def _encode(self, wanted: _Wanted, timings: Timings) -> EncodedImage:
         model, owner, workers = wanted.model.name, wanted.owner, self._workers
         async with self._using(wanted.model) as adapter, contextlib.AsyncExitStack() as stack:
             if adapter.device != "cpu" or wanted.model.family not in LIGHT_FAMILIES:
@@ -176,7 +174,6 @@ class ImageEncoder:
             prepare = functools.partial(
                 prepare_image, adapter, wanted.source, self._max_pixels, timings, decode=self._decode
             )
-            admit.arrived()
             prepared = await workers.run_and_hold(workers.prepare, prepare, model=model, timings=timings, owner=owner)
             with prepared:
 

@@ -30,8 +30,6 @@ Result = TypeVar("Result")
 MOST_HUNG: Final = 3
 # Time slice of work in steps: long enough to finish a click on one object, too short for 64.
 SLICE_S: Final = 0.02
-# Jobs not submitted yet count as waiting once at most one in so many of the queue's places is free; if it has as many.
-ONE_PLACE_IN: Final = 8
 
 
 class Lane:
@@ -96,7 +94,8 @@ class Lane:
     def status(self) -> LaneStatus:
         """The lane's current state."""
         with self._changed:
-            return LaneStatus(self._name, self._waiting, self._capacity, running=self._queue.running, hung=self._hung)
+            running = self._queue.running
+            return LaneStatus(self._name, self._waiting, self._capacity, running=running, hung=self._hung)
 
     async def run(self, work: Callable[[], Result], timings: Timings, *, owner: str = "") -> Result:
         """Run ``work`` on a worker thread; the time it spent waiting is added to the stage ``queue``.
@@ -152,17 +151,14 @@ class Lane:
         timings.add("queue", time.perf_counter() - submitted - job.seconds, begun=submitted)
         return result
 
-    def check_room(self, owner: str, arriving: int = 0) -> None:
-        """Check whether a job of this owner would be accepted now, or after ``arriving`` others if it is nearly full.
-
-        These may be of any owner, and have no claim to the places: whoever is submitted first takes one.
+    def check_room(self, owner: str) -> None:
+        """Check whether a job of this owner would be accepted now.
 
         Raises:
             OverloadedError: the queue is full.
         """
         with self._changed:
-            ahead = arriving if self._waiting >= self._capacity - self._capacity // ONE_PLACE_IN else 0
-            if self._is_full(owner, ahead) and self._to_evict(owner) is None:
+            if self._is_full(owner) and self._to_evict(owner) is None:
                 raise self._overloaded()
 
     def drain(self) -> None:
@@ -207,7 +203,9 @@ class Lane:
             self._queue.add(job, job.owner)
             self._waiting += 1
             self._wake()
-            is_stranded = not self._threads and self._remove(job)
+            is_stranded = not self._threads
+            if is_stranded:
+                self._remove(job)
         if evicted is not None:
             message = f"the {self._name} queue is full, and this key holds the most of its {self._capacity} places"
             evicted.refuse(OverloadedError(message))
@@ -217,13 +215,14 @@ class Lane:
     def _overloaded(self) -> OverloadedError:
         return OverloadedError(f"the {self._name} queue is full: {counted(self._capacity, 'request')} waiting")
 
-    def _is_full(self, owner: str, ahead: int = 0) -> bool:
+    def _is_full(self, owner: str) -> bool:
         """Whether a job of this owner needs the place of another. Call with the lock held."""
-        return self._waiting + ahead >= self._capacity + self._free(owner)
+        return self._waiting >= self._capacity + self._free(owner)
 
     def _free(self, owner: str) -> int:
         """How many more jobs could run now if the next is this owner's. Call with the lock held."""
-        return max(self._worker_count - self._queue.running, int(self._is_for_spare(owner)))
+        free = self._worker_count - self._queue.running
+        return max(free, int(self._is_for_spare(owner)))
 
     def _is_for_spare(self, owner: str) -> bool:
         """Whether all workers are busy and the extra thread may serve this owner."""

@@ -22,7 +22,7 @@ from osamd.server.bodies import RawBody, receive_body
 from osamd.server.client_watch import client_watched
 from osamd.server.deadline import deadline
 from osamd.server.sending import PiecewiseResponse
-from osamd.server.services import Services, arrived_of, caller_of, holding_of, services_of, timings_of
+from osamd.server.services import Services, caller_of, holding_of, services_of, timings_of
 from osamd.settings import Settings
 from osamd.timings import Timings
 
@@ -91,7 +91,6 @@ async def asked(
         holding_of(request),
         services.encodes,
         getattr(request.state, "request_id", ""),
-        arrived_of(request),
     )
     async with deadline(services.settings.deadline_s):
         ask = await _read(request, parse, services, context.timings)

@@ -10,7 +10,7 @@ in other processes; ``create_app(settings, answers=...)`` takes either.
 - ``status``, ``shelf`` and ``metrics`` are asynchronous, because a cluster has to ask for them.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -26,10 +26,6 @@ from osamd.status import EngineStatus, State
 from osamd.timings import Timings
 
 How = TypeVar("How")
-
-
-def _nothing() -> None:
-    """Does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +61,6 @@ class Context:
         holding: its share of the memory for masks and replies.
         encodes: the rate limit of images to encode.
         request_id: as in the answer, for logs.
-        arrived: called as its image joins the queue, or once that is not needed.
     """
 
     caller: Caller
@@ -73,7 +68,6 @@ class Context:
     holding: Holding
     encodes: Encodes
     request_id: str = ""
-    arrived: Callable[[], None] = _nothing
 
 
 class Answers(Protocol):
@@ -105,13 +99,8 @@ class Answers(Protocol):
     async def metrics(self) -> Mapping[str, bytes]:
         """Other processes' metrics by a label of each, in Prometheus' text format; none if there are no others."""
 
-    def check_room(self, owner: str, arriving: int) -> None:
-        """Raise ``OverloadedError`` if a new image of this owner could not wait to be encoded now.
-
-        Args:
-            owner: the key's name.
-            arriving: how many others are being received.
-        """
+    def check_room(self, owner: str) -> None:
+        """Raise ``OverloadedError`` if a new image of this owner could not wait to be encoded now."""
 
     async def check_may_use(self, model: Model, caller: Caller) -> None:
         """Raise ``AdminOnlyError`` if the model would need a pull that this caller may not trigger."""

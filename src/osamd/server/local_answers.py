@@ -90,9 +90,9 @@ class LocalAnswers:
         """None: there are no other processes."""
         return {}
 
-    def check_room(self, owner: str, arriving: int) -> None:
+    def check_room(self, owner: str) -> None:
         """See ``Answers.check_room``."""
-        self._engine.check_room(owner, arriving)
+        self._engine.check_room(owner)
 
     async def check_may_use(self, model: Model, caller: Caller) -> None:
         """See ``Answers.check_may_use``."""
@@ -208,7 +208,6 @@ class LocalAnswers:
         return Admit(
             model=functools.partial(self.check_may_use, caller=context.caller),
             encode=functools.partial(context.encodes.take, context.caller.name),
-            arrived=context.arrived,
             masks=context.holding.reserve,
         )
 

@@ -1,7 +1,7 @@
 """What routes need: the app's services as one value, and a request's caller."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -116,12 +116,6 @@ def holding_of(request: Request) -> Holding:
     """This request's share of the memory for masks and replies; released when its reply is sent."""
     holding: Holding = request.state.holding
     return holding
-
-
-def arrived_of(request: Request) -> Callable[[], None]:
-    """To be called as this request's image joins the queue, or once that is not needed."""
-    arrived: Callable[[], None] = request.state.arrived
-    return arrived
 
 
 def timings_of(request: Request) -> Timings:

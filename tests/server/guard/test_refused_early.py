@@ -23,15 +23,11 @@ class App:
     Attributes:
         is_full: whether the queue has room for nobody but Bob.
         read: how many bodies it has read.
-        arriving: how many others were being received when an image was admitted.
-        meanwhile: called while a body is being received.
     """
 
     def __init__(self) -> None:
         self.is_full = True
         self.read = 0
-        self.arriving: list[int] = []
-        self.meanwhile: Any = None
         self.state: dict[str, Any] = {}
         memory = MemoryBudget(1 << 20, wait_s=1.0)
         self._guard = AdmissionMiddleware(
@@ -40,10 +36,9 @@ class App:
 
     def ask(self, size: int = LARGE, key: str = "alice") -> int:
         """The status of the answer to a body."""
-        return asyncio.run(self.ask_now(size, key))
+        return asyncio.run(self._ask(size, key))
 
-    async def ask_now(self, size: int, key: str = "alice") -> int:
-        """The same, on a running loop."""
+    async def _ask(self, size: int, key: str) -> int:
         answers: list[Any] = []
         headers = [(b"content-length", str(size).encode())]
         self.state = {"key_name": key} | ({SEARCHED_STATE: True} if key == "searched" else {})
@@ -51,9 +46,6 @@ class App:
 
         async def receive() -> dict[str, Any]:
             self.read += 1
-            if (meanwhile := self.meanwhile) is not None:
-                self.meanwhile = None
-                await meanwhile()
             return {"type": "http.request", "body": bytes(size), "more_body": False}
 
         async def send(message: Any) -> None:
@@ -68,8 +60,7 @@ class App:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    def _check_room(self, name: str, arriving: int) -> None:
-        self.arriving.append(arriving)
+    def _check_room(self, name: str) -> None:
         if self.is_full and name != "bob":
             raise OverloadedError("the queue is full")
 
@@ -126,23 +117,3 @@ def test_now_and_then_an_image_is_read_all_the_same(monkeypatch: pytest.MonkeyPa
     while app.ask() == 503:
         pass
     assert [503, 503] == [app.ask(), app.ask()]
-
-
-def test_images_that_are_being_received_are_counted() -> None:
-    """Until they have a place in the queue, need none, or are answered; clicks are not."""
-    app = App()
-    app.is_full = False
-
-    async def meanwhile() -> None:
-        state = app.state
-        await app.ask_now(LARGE)
-        state["arrived"]()
-        await app.ask_now(LARGE)
-
-    app.meanwhile = meanwhile
-    app.ask()
-    app.meanwhile = lambda: app.ask_now(LARGE)
-    app.ask(SMALL)
-    app.ask()
-
-    assert [0, 1, 0, 0, 0] == app.arriving

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import uvicorn
 from asking import GENERATE
-from engines import FullStore, picture, reached
-from fake_model import FakeModel, Gate
+from engines import FullStore, picture
+from fake_model import FakeModel
 from serving import KEY
 from waiting import WAIT_S
 
@@ -43,17 +43,14 @@ class FullEngine(Engine):
     Attributes:
         reason: why.
         is_full: whether it still has none.
-        arriving: how many images were being received when it was asked last.
     """
 
     reason = "the encode queue is full: 4 requests waiting"
     is_full = True
-    arriving = 0
 
-    def check_room(self, owner: str, arriving: int) -> None:
+    def check_room(self, owner: str) -> None:
         """Refuse everybody."""
         del owner
-        self.arriving = arriving
         if self.is_full:
             raise OverloadedError(self.reason)
 
@@ -64,7 +61,6 @@ class Server:
     Attributes:
         engine: its engine.
         asked: how many requests the app has seen.
-        gate: where encodes wait, if there is one.
         events: the requests that were reported as done.
         connections: those that are open.
         port: where it listens.
@@ -75,15 +71,10 @@ class Server:
         self.events: list[RequestDone] = []
         self.connections: set[Any] = set()
         library = Library(settings, catalog=load_catalog(), store=FullStore(Path("nowhere")), sinks=())
-        self.gate: Gate | None = None
-        self.engine = FullEngine(settings, library=library, load=lambda _: FakeModel(on_encode=self._hold))
+        self.engine = FullEngine(settings, library=library, load=lambda _: FakeModel())
         self._app = create_app(settings, self.engine, sinks=(self._note,))
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
-
-    def _hold(self, image: object) -> None:
-        if self.gate is not None:
-            self.gate(image)
 
     def _note(self, event: Event) -> None:
         if isinstance(event, RequestDone):
@@ -238,34 +229,6 @@ def test_the_app_is_asked_again_when_the_queue_changes(run: Any) -> None:
         assert b"the prepare queue is full" in await server.refuse()
         server.engine.is_full = False
         assert status(await server.refuse()) == 200
-
-    run(test)
-
-
-def test_images_count_as_arriving_until_they_have_joined_the_queue(run: Any) -> None:
-    """One that is being received does; one that is being encoded does not."""
-
-    async def test(server: Server) -> None:
-        server.engine.is_full = False
-        server.gate = Gate()
-        reader, writer = await server.connect()
-        whole = head(key=BOB) + picture(1).ljust(SIZE, b"\0")
-        writer.write(whole[:-1])
-        asked = server.asked
-        while server.asked == asked:
-            await asyncio.sleep(0)
-        server.engine.is_full = True
-        await server.refuse()
-        received = server.engine.arriving
-        writer.write(whole[-1:])
-        await reached(server.gate)
-        await server.refuse()
-        encoded = server.engine.arriving
-        server.gate.open()
-        answer = await reader.read()
-        writer.close()
-
-        assert (200, 1, 0) == (status(answer), received, encoded)
 
     run(test)
 

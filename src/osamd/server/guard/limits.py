@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from osamd.errors import BodyTimeoutError, BodyTooLargeError, CapacityError, OverloadedError, RateLimitedError
-from osamd.server.guard.incoming_images import IncomingImages
 from osamd.server.guard.key_channels import SEARCHED_STATE
 from osamd.server.guard.memory_budget import MemoryBudget
 from osamd.server.guard.rate_limit import RateLimit
@@ -47,18 +46,16 @@ class AdmissionMiddleware:
         app: the app behind it.
         settings: the limits.
         memory: provides a holding for each request, which is released when its reply is sent.
-        check_room: called with a key's name and the number of images that are being received; raises
-            ``OverloadedError`` if the key's next image could not be encoded.
+        check_room: called with a key's name; raises ``OverloadedError`` if its next image could not be encoded.
     """
 
     def __init__(
-        self, app: ASGIApp, *, settings: Settings, memory: MemoryBudget, check_room: Callable[[str, int], None]
+        self, app: ASGIApp, *, settings: Settings, memory: MemoryBudget, check_room: Callable[[str], None]
     ) -> None:
         self._app = app
         self._settings = settings
         self._memory = memory
         self._check_room = check_room
-        self._incoming = IncomingImages()
         self._look_at = 0.0
         self._rate = RateLimit("requests", settings.requests_per_minute)
         self._running: Counter[str] = Counter()
@@ -81,16 +78,14 @@ class AdmissionMiddleware:
             await answer_error(Request(scope), error)(scope, receive, send)
             return
         is_upload = size > SMALL_BODY_BYTES
-        arrived = self._incoming.begin() if is_upload else _nothing
         self._running[name] += 1
         self._uploads.add(name, int(is_upload))
         self._upload_bytes.add(name, size)
         holding = self._memory.open(name)
-        scope["state"] |= {"holding": holding, "arrived": arrived}
+        scope["state"]["holding"] = holding
         try:
             await self._app(scope, receive, send)
         finally:
-            arrived()
             holding.close()
             self._running[name] -= 1
             if not self._running[name]:
@@ -115,12 +110,9 @@ class AdmissionMiddleware:
         self._rate.take(name)
 
     def _check_queue(self, name: str) -> None:
-        """Refuse an image that would, or probably will, be refused after it was received.
-
-        A few are let in, since they may be known already.
-        """
+        """Refuse an image that would be refused after it was received, except a few that may be known already."""
         try:
-            self._check_room(name, self._incoming.count)
+            self._check_room(name)
         except OverloadedError:
             now = time.monotonic()
             if now < self._look_at:
@@ -132,7 +124,7 @@ class AdmissionMiddleware:
         if time.monotonic() >= self._look_at or self._running[name] >= self._settings.concurrent_requests:
             return False
         try:
-            self._check_room(name, self._incoming.count)
+            self._check_room(name)
         except OverloadedError as error:
             return str(error) == reason
         return False
@@ -204,10 +196,6 @@ class BodyMiddleware:
                 raise _too_large(self._settings.max_body_bytes)
         body.is_complete = message["type"] != "http.request" or not message.get("more_body", False)
         return message
-
-
-def _nothing() -> None:
-    """A small body has no image that could join the queue."""
 
 
 def _limit_reached(limit: str, shares: Shares, name: str) -> str:
