@@ -110,9 +110,9 @@ bench-quick: bench-blobs ## The same with fewer samples; writes benchmarks/resul
 .PHONY: train tune training-pictures
 TRAINING := .venv-train
 TRAINING_FOLDER := $(or $(OSAMD_TRAINING_FOLDER),$(HOME)/.cache/osamd-training)
-# Steps of the first and of the second stage, as the weights in the package were trained; what is tuned.
+# Steps of the first stage and of the last round of tuning, as the weights in the package were trained; what is tuned.
 TRAINING_STEPS ?= 5800
-TUNING_STEPS ?= 1700
+TUNING_STEPS ?= 3600
 TUNED_GRAPHS ?= training/exact
 
 $(TRAINING)/made: requirements/runtime.txt pyproject.toml

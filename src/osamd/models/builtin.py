@@ -211,7 +211,8 @@ class Builtin:
     def _first(self, embedding: Embedding, prompt: Prompt) -> HalfArray:
         """The answer at the small working size, as probabilities.
 
-        What a single click means is open: it is the mean of all four masks, weighted by the softmax of their scores.
+        A single click may mean several things, so its answer is the mean of all four masks, weighted by a softmax of
+        their scores.
         """
         if len(prompt.boxes) or prompt.point_labels.tolist() != [FOREGROUND]:
             return self._mask(embedding, "small", prompt, None)
