@@ -26,7 +26,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from osamd.models.builtin import FEATURES, MEAN, SCALE
+from osamd.models.builtin_tensors import FEATURES, MEAN, SCALE
 from training.library import Library
 from training.prompts import correct, first_prompt, packed
 from training.scenes import SceneMaker

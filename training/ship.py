@@ -30,7 +30,7 @@ README: Final = """# The built-in network
 
 `encoder.onnx` and `decoder.onnx` are osamd's own promptable segmentation network: an EfficientNet-Lite2, a
 feature pyramid, and a small U-Net that reads clicks, a box and the previous mask. Most convolutions are in int8. Inputs
-and outputs are described in `osamd/models/builtin.py`; how it was trained and quantized, in `training/` of the
+and outputs are described in `osamd/models/builtin_tensors.py`; how it was trained and quantized, in `training/` of the
 repository, which also has the exact graphs. `python -m training.ship` wrote this file.
 
 ## What it was trained on

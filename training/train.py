@@ -24,7 +24,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from osamd.models.builtin import MEAN, SCALE
+from osamd.models.builtin_tensors import MEAN, SCALE
 from training.batches import LARGE, PHASES, Batches
 from training.curves import draw
 from training.losses import candidates_loss, hard_iou, mask_loss

@@ -17,7 +17,8 @@ from osamd.library.catalog import load_catalog
 from osamd.library.store import Store
 from osamd.models import build_model
 from osamd.models.base import Adapter, Proposer, encode_pixels
-from osamd.models.builtin import AREAS, FEATURES, TEMPERATURE
+from osamd.models.builtin import TEMPERATURE
+from osamd.models.builtin_tensors import AREAS, FEATURES
 from osamd.pixels.masks import full_array, mask_from_logits
 from osamd.runtime.sessions import CPU, Placement, Session
 from osamd.types import Capabilities, Embedding, MaskLogits, Prompt

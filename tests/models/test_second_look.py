@@ -88,6 +88,11 @@ def boxed(*points: tuple[float, float, int], box: tuple[float, float, float, flo
     )
 
 
+def clicks(*points: tuple[float, float, int]) -> Prompt:
+    """Clicks as x, y and label."""
+    return replace(boxed(*points), boxes=Prompt().boxes)
+
+
 def answer(
     adapter: Adapter, embedding: Embedding, prompt: Prompt, mask_input: MaskLogits | None = None
 ) -> tuple[Bools, MaskLogits]:
@@ -113,6 +118,54 @@ def test_a_small_object_in_a_large_photo_gains_detail(adapter: Adapter, embeddin
     assert 0.85 < iou(star, after)
 
 
+def test_a_small_object_that_is_clicked_gains_detail(adapter: Adapter, embedding: Embedding, star: Bools) -> None:
+    """A click on the star finds its rays as a box does, without a box."""
+    before, _ = answer(adapter, without_picture(embedding), clicks((420, 300, 1)))
+    after, logits = answer(adapter, embedding, clicks((420, 300, 1)))
+
+    assert logits.detail is not None
+    assert iou(star, before) + 0.02 < iou(star, after)
+    assert 0.85 < iou(star, after)
+
+
+def test_clicks_stay_in_their_window_until_one_asks_for_more(
+    adapter: Adapter, embedding: Embedding, runs: Counter[str]
+) -> None:
+    """The window is encoded once, at the small size; a click away from the mask is a look at the whole image again."""
+    row = [(420, 300, 1), (370, 260, 0), (425, 250, 1), (900, 600, 1)]
+    costs, windows = [], []
+    for count in (1, 2, 3, 4, 3):
+        runs.clear()
+        _, logits = answer(adapter, embedding, clicks(*row[:count]))
+        costs.append((runs["encoder"], runs["decoder"]))
+        windows.append(None if logits.detail is None else logits.detail.window)
+
+    assert [(1, 2), (0, 1), (0, 1), (0, 1), (0, 1)] == costs
+    assert windows[0] is not None
+    assert [windows[0], windows[0], windows[0], None, windows[0]] == windows
+
+
+def test_a_click_far_from_the_mask_is_answered_in_another_window(
+    adapter: Adapter, photo: npt.NDArray[np.uint8]
+) -> None:
+    """Two discs, one after the other: the second click is outside the mask's box, so both are shown by a new window."""
+    image = photo.copy()
+    for x in (700, 830):
+        cv2.circle(image, (x, 600), 50, (220, 190, 70), cv2.FILLED)
+    rows, columns = np.ogrid[:HEIGHT, :WIDTH]
+    left, right = ((columns - x) ** 2 + (rows - 600) ** 2 <= 50**2 for x in (700, 830))
+    embedding = encode_pixels(adapter, image)
+
+    one, first = answer(adapter, embedding, clicks((700, 600, 1)))
+    both, second = answer(adapter, embedding, clicks((700, 600, 1), (830, 600, 1)))
+
+    assert first.detail is not None
+    assert second.detail is not None
+    assert first.detail.window != second.detail.window
+    assert 0.9 < iou(left, one)
+    assert 0.9 < iou(left | right, both)
+
+
 def test_a_window_is_encoded_once_for_a_box_and_the_clicks_in_it(
     adapter: Adapter, embedding: Embedding, runs: Counter[str]
 ) -> None:
@@ -135,10 +188,13 @@ def test_what_is_remembered_changes_no_answer(adapter: Adapter, embedding: Embed
         boxed(box=(100, 500, 300, 700)),
         boxed((900, 600, 0)),
         boxed(box=(100, 100, 1200, 800)),
+        clicks((420, 300, 1)),
+        clicks((420, 300, 1), (370, 260, 0)),
+        clicks((420, 300, 1), (900, 600, 1)),
     ]
     expected = [answer(adapter, replace(embedding), prompt)[0] for prompt in prompts]
 
-    for index in (2, 0, 3, 1, 4, 5, 0, 2, 1):
+    for index in (2, 0, 8, 3, 7, 1, 6, 4, 5, 0, 6, 7, 8, 2, 1):
         np.testing.assert_array_equal(expected[index], answer(adapter, embedding, prompts[index])[0])
 
 
@@ -148,17 +204,14 @@ def test_what_is_remembered_changes_no_answer(adapter: Adapter, embedding: Embed
         boxed(box=(100, 100, 1200, 800)),
         boxed(box=(0, 0, WIDTH, HEIGHT)),
         boxed((420, 300, 1), (900, 600, 0)),
-        Prompt(points=np.array([[420, 300]], np.float32), point_labels=np.array([1])),
+        clicks((420, 300, 0)),
     ],
-    ids=["a large box", "all", "a click elsewhere", "no box"],
+    ids=["a large box", "all", "a click elsewhere", "background"],
 )
-def test_other_prompts_are_answered_on_the_whole_image(
-    adapter: Adapter, embedding: Embedding, prompt: Prompt, runs: Counter[str]
-) -> None:
-    """A large box, a click outside the window, and clicks alone cost and find what they did."""
+def test_other_prompts_are_answered_on_the_whole_image(adapter: Adapter, embedding: Embedding, prompt: Prompt) -> None:
+    """A large box, clicks outside the window and background clicks alone find what they did."""
     mask, logits = answer(adapter, embedding, prompt)
 
-    assert 0 == runs["encoder"]
     assert logits.detail is None
     np.testing.assert_array_equal(answer(adapter, without_picture(embedding), prompt)[0], mask)
 
@@ -209,6 +262,23 @@ def test_refining_a_mask_stays_in_its_window(
     assert logits.detail is not None
     assert 0.9 < iou(star, refined)
     assert whole.detail is None
+
+
+def test_refining_what_was_clicked_stays_at_its_size(
+    adapter: Adapter, embedding: Embedding, star: Bools, runs: Counter[str]
+) -> None:
+    """The window is not encoded again, and the finer mask has as many cells as before."""
+    _, found = answer(adapter, embedding, clicks((420, 300, 1)))
+    runs.clear()
+
+    refined, logits = answer(adapter, embedding, clicks((425, 250, 1)), found)
+
+    assert (0, 1) == (runs["encoder"], runs["decoder"])
+    assert found.detail is not None
+    assert logits.detail is not None
+    assert found.detail.values.shape == logits.detail.values.shape
+    assert found.detail.window == logits.detail.window
+    assert 0.8 < iou(star, refined)
 
 
 def test_the_logits_of_the_whole_image_are_those_of_the_window(adapter: Adapter, embedding: Embedding) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from osamd.pixels.masks import full_array, mask_from_logits
-from osamd.pixels.windows import MOST_BYTES, Window, compressed, cut, onto_image, window_around
+from osamd.pixels.windows import MOST_BYTES, Window, box_around, compressed, cut, from_image, onto_image, window_around
 from osamd.types import Detail, MaskLogits, Prompt, SmallPicture
 
 
@@ -122,6 +122,43 @@ def test_the_coarse_mask_is_the_fine_one() -> None:
         strict=True,
     ):
         assert abs(one - other) <= 6
+
+
+@given(look=looks(), rows=st.integers(16, 112), columns=st.integers(16, 112))
+def test_a_window_gets_its_part_of_the_whole_image(
+    look: tuple[int, int, SmallPicture, npt.NDArray[np.float32]], rows: int, columns: int
+) -> None:
+    """Values that grow evenly across the image are, at the centre of each cell of a window, those of its place."""
+    height, width, picture, box = look
+    window = window_around(box, picture, height=height, width=width)
+    down, across = (np.arange(count) + 0.5 for count in (80, 100))
+    values = (across / 100 + 2 * (down / 80)[:, None]).astype(np.float32)
+
+    found = from_image(values, window, rows=rows, columns=columns, picture=picture)
+
+    left, top, right, bottom = window.edges
+    # Beyond the centres of the outermost cells there is nothing to interpolate.
+    x = np.clip((left + (np.arange(columns) + 0.5) * (right - left) / columns) / width, 0.5 / 100, 1 - 0.5 / 100)
+    y = np.clip((top + (np.arange(rows) + 0.5) * (bottom - top) / rows) / height, 0.5 / 80, 1 - 0.5 / 80)
+    assert (rows, columns) == found.shape
+    np.testing.assert_allclose(x + 2 * y[:, None], found, atol=2e-3)
+
+
+@given(data=st.data(), height=st.integers(1, 3000), width=st.integers(1, 3000))
+def test_the_box_of_a_mask_covers_its_cells(data: st.DataObject, height: int, width: int) -> None:
+    """From the outer edge of its first cell to that of its last, as the pixels of a box are; an empty mask has none."""
+    top, left = data.draw(st.integers(0, 49)), data.draw(st.integers(0, 79))
+    bottom, right = data.draw(st.integers(top, 49)), data.draw(st.integers(left, 79))
+    mask = np.zeros((50, 80), np.bool_)
+    assert box_around(mask, height=height, width=width) is None
+    mask[top, left] = mask[bottom, right] = True
+
+    box = box_around(mask, height=height, width=width)
+
+    assert box is not None
+    step_x, step_y = width / 80, height / 50
+    expected = [left * step_x, top * step_y, (right + 1) * step_x - 1, (bottom + 1) * step_y - 1]
+    np.testing.assert_allclose(expected, box, atol=1e-3)
 
 
 def test_a_picture_is_small_and_close_to_the_pixels() -> None:

@@ -1,24 +1,30 @@
 """The built-in network's second look at what is small: a window of the image, encoded as if it were one.
 
-The network works at a few hundred pixels a side however large the image is. Around a small box, a window of the picture
-kept in the embedding shows it more of them. Later clicks continue in the same window.
+The network works at a few hundred pixels a side however large the image is. Around a small box, or something small
+that was clicked, a window of the picture kept in the embedding shows it more of them. Later clicks continue there.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from osamd.pixels.windows import Window, cut, onto_image, window_around
-from osamd.types import ByteArray, Candidate, Detail, Embedding, MaskLogits, Prompt, SmallPicture
+from osamd.models.builtin_tensors import AREAS, grid_of
+from osamd.pixels.geometry import to_fractions
+from osamd.pixels.windows import Window, box_around, cut, from_image, onto_image, window_around
+from osamd.types import BoolArray, ByteArray, Candidate, Detail, Embedding, FloatArray, MaskLogits, Prompt, SmallPicture
 
-# Of the image: a window that covers more shows little that is new.
+# Of the image: a window around a box, or around what clicks found, that covers more shows little that is new.
 MOST_SHARE: Final = 0.35
-# Encoded windows that are remembered, of all images together; 4 MB each.
-MOST_WINDOWS: Final = 4
+MOST_CLICKED_SHARE: Final = 0.2
+# Encoded windows that are remembered, of all images together: around a box 4 MB each, around what was clicked 1.3.
+MOST_WINDOWS: Final = 8
+# Working sizes at which a window is encoded. Clicks in it are answered at the small one, which shows it finely enough.
+BOTH: Final = tuple(AREAS)
+SMALL: Final = ("small",)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,7 +32,7 @@ class Look:
     """A window of an image, and how to ask about it.
 
     Attributes:
-        embedding: the window, encoded as an image of its own.
+        embedding: the window, encoded as an image of its own, at both working sizes or the small one.
         prompt: in the window's pixels.
         mask_input: the mask to refine in the window, or None.
         window: where it is.
@@ -38,6 +44,16 @@ class Look:
     mask_input: MaskLogits | None
     window: Window
     picture: SmallPicture
+
+    def places(self, points: FloatArray) -> FloatArray:
+        """Points (N, 2) in image pixels as fractions of the window's width and height."""
+        inner = self.embedding
+        return to_fractions(self.window.to_window(points), height=inner.height, width=inner.width)
+
+    def mask_before(self, values: FloatArray) -> FloatArray:
+        """A mask of the whole image, (h, w) float32, as the previous mask in the window, on the small size's grid."""
+        rows, columns = grid_of("small", height=self.embedding.height, width=self.embedding.width)
+        return from_image(values, self.window, rows=rows, columns=columns, picture=self.picture)
 
     def onto_image(self, found: Candidate, *, rows: int, columns: int) -> Candidate:
         """An answer in the window as one on the whole image.
@@ -59,44 +75,88 @@ class SecondLook:
     """Finds the window of a prompt and remembers the last few, which saves time and changes no answer.
 
     Args:
-        encode: encodes the pixels of a window, (h, w, 3) uint8 RGB.
+        encode: encodes the pixels of a window, (h, w, 3) uint8 RGB, at the working sizes that it is given.
     """
 
-    def __init__(self, encode: Callable[[ByteArray], Embedding]) -> None:
+    def __init__(self, encode: Callable[[ByteArray, Sequence[str]], Embedding]) -> None:
         self._encode = encode
         self._lock = threading.Lock()
         # By embedding the last window, so that it goes with the image; the least recently used first.
         self._known: WeakKeyDictionary[Embedding, tuple[Window, Embedding]] = WeakKeyDictionary()
 
     def look(self, embedding: Embedding, prompt: Prompt, mask_input: MaskLogits | None) -> Look | None:
-        """The window in which to answer a prompt; None if that is the whole image.
+        """The window in which to answer a box or refine a mask; None if that is the whole image.
 
         A small box has a window, and a mask found in a window keeps it, as long as no click is outside.
 
         Raises:
             InferenceError: the model failed.
         """
+        if mask_input is None:
+            if not len(prompt.boxes):
+                return None
+            return self._small_look(embedding, prompt, prompt.boxes[0], most=MOST_SHARE, sizes=BOTH)
+        picture, detail = embedding.picture, mask_input.detail
+        if picture is None or detail is None:
+            return None
+        window = _window_of(detail, embedding, picture)
+        rows, columns = detail.values.shape
+        is_fine = (rows, columns) == grid_of("large", height=window.rows, width=window.columns)
+        refined = MaskLogits(detail.values, valid_height=rows, valid_width=columns)
+        return self._in_window(embedding, prompt, window, sizes=BOTH if is_fine else SMALL, mask_input=refined)
+
+    def around(self, embedding: Embedding, prompt: Prompt, found: BoolArray) -> Look | None:
+        """The window around the mask that clicks found, (h, w) over the whole image; None if it is not small.
+
+        Raises:
+            InferenceError: the model failed.
+        """
+        box = box_around(found, height=embedding.height, width=embedding.width)
+        if box is None:
+            return None
+        return self._small_look(embedding, prompt, box, most=MOST_CLICKED_SHARE, sizes=SMALL)
+
+    def again(self, embedding: Embedding, prompt: Prompt, window: Window) -> Look | None:
+        """A window in which earlier clicks were answered; None if the last one is outside.
+
+        Raises:
+            InferenceError: the model failed.
+        """
+        return self._in_window(embedding, prompt, window, sizes=SMALL)
+
+    def _small_look(
+        self, embedding: Embedding, prompt: Prompt, box: FloatArray, *, most: float, sizes: Sequence[str]
+    ) -> Look | None:
         picture = embedding.picture
         if picture is None:
             return None
-        window = _window(embedding, picture, prompt, mask_input)
-        if window is None or not window.contains(prompt):
+        window = window_around(box, picture, height=embedding.height, width=embedding.width)
+        if window.rows * window.columns >= most * picture.rows * picture.columns:
             return None
-        detail = None if mask_input is None else mask_input.detail
-        refined = None
-        if detail is not None:
-            rows, columns = detail.values.shape
-            refined = MaskLogits(detail.values, valid_height=rows, valid_width=columns)
-        inner = self._encoded(embedding, picture, window)
-        return Look(inner, window.prompt(prompt), refined, window, picture)
+        return self._in_window(embedding, prompt, window, sizes=sizes)
 
-    def _encoded(self, embedding: Embedding, picture: SmallPicture, window: Window) -> Embedding:
+    def _in_window(
+        self,
+        embedding: Embedding,
+        prompt: Prompt,
+        window: Window,
+        *,
+        sizes: Sequence[str],
+        mask_input: MaskLogits | None = None,
+    ) -> Look | None:
+        picture = embedding.picture
+        if picture is None or not window.contains(prompt):
+            return None
+        inner = self._encoded(embedding, picture, window, sizes)
+        return Look(inner, window.prompt(prompt), mask_input, window, picture)
+
+    def _encoded(self, embedding: Embedding, picture: SmallPicture, window: Window, sizes: Sequence[str]) -> Embedding:
         with self._lock:
             known = self._known.get(embedding)
-            if known is not None and known[0] == window:
+            if known is not None and known[0] == window and all(f"{size}.e" in known[1].features for size in sizes):
                 self._put(embedding, known)
                 return known[1]
-        inner = self._encode(cut(picture, window))
+        inner = self._encode(cut(picture, window), sizes)
         with self._lock:
             self._put(embedding, (window, inner))
             while len(self._known) > MOST_WINDOWS:
@@ -109,20 +169,9 @@ class SecondLook:
         self._known[embedding] = encoded
 
 
-def _window(
-    embedding: Embedding, picture: SmallPicture, prompt: Prompt, mask_input: MaskLogits | None
-) -> Window | None:
-    height, width = embedding.height, embedding.width
-    scale_x, scale_y = picture.columns / width, picture.rows / height
-    if mask_input is not None:
-        if mask_input.detail is None:
-            return None
-        left, top, right, bottom = (
-            np.rint(np.array(mask_input.detail.window) * (scale_x, scale_y, scale_x, scale_y)).astype(int).tolist()
-        )
-        return Window(left, top, right, bottom, scale_x, scale_y)
-    if not len(prompt.boxes):
-        return None
-    window = window_around(prompt.boxes[0], picture, height=height, width=width)
-    area = (window.right - window.left) * (window.bottom - window.top)
-    return window if area < MOST_SHARE * picture.rows * picture.columns else None
+def _window_of(detail: Detail, embedding: Embedding, picture: SmallPicture) -> Window:
+    scale_x, scale_y = picture.columns / embedding.width, picture.rows / embedding.height
+    left, top, right, bottom = (
+        np.rint(np.array(detail.window) * (scale_x, scale_y, scale_x, scale_y)).astype(int).tolist()
+    )
+    return Window(left, top, right, bottom, scale_x, scale_y)

@@ -7,7 +7,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from osamd.types import ByteArray, FloatArray, Prompt, SmallPicture
+from osamd.types import BoolArray, ByteArray, FloatArray, Prompt, SmallPicture
 
 # Of a box on each side, relative to the box.
 MARGIN: Final = 0.5
@@ -41,6 +41,16 @@ class Window:
     bottom: int
     scale_x: float
     scale_y: float
+
+    @property
+    def rows(self) -> int:
+        """Its height in pixels of the picture."""
+        return self.bottom - self.top
+
+    @property
+    def columns(self) -> int:
+        """Its width in pixels of the picture."""
+        return self.right - self.left
 
     @property
     def edges(self) -> tuple[float, float, float, float]:
@@ -148,10 +158,54 @@ def onto_image(values: FloatArray, window: Window, *, rows: int, columns: int, p
     Returns:
         (rows, columns) float32: of each cell, the logit of the mean probability.
     """
-    fine = cv2.resize(values, (window.right - window.left, window.bottom - window.top), interpolation=cv2.INTER_LINEAR)
+    fine = cv2.resize(values, (window.columns, window.rows), interpolation=cv2.INTER_LINEAR)
     whole = np.zeros((picture.rows, picture.columns), np.float32)
     whole[window.top : window.bottom, window.left : window.right] = 1 / (1 + np.exp(-np.clip(fine, -SURE, SURE)))
     mean = np.asarray(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
     least = 1 / (1 + np.exp(np.float32(SURE)))
     mean = np.clip(mean, least, 1 - least)
     return np.asarray(np.log(mean / (1 - mean)), np.float32)
+
+
+def from_image(values: FloatArray, window: Window, *, rows: int, columns: int, picture: SmallPicture) -> FloatArray:
+    """What a grid of the whole image shows of a window, on a grid of the window.
+
+    Args:
+        values: (h, w) float32, over the whole image.
+        window: what is wanted of it.
+        rows: of the window's grid.
+        columns: of the window's grid.
+        picture: of which the window is.
+
+    Returns:
+        (rows, columns) float32, interpolated between cells.
+    """
+    height, width = values.shape
+    # Centres of cells: x of the window is at (window.left + (x + .5) * step) of the picture.
+    across, down = window.columns / columns, window.rows / rows
+    scale_x, scale_y = width / picture.columns, height / picture.rows
+    places = np.array(
+        [
+            [across * scale_x, 0, (window.left + across / 2) * scale_x - 0.5],
+            [0, down * scale_y, (window.top + down / 2) * scale_y - 0.5],
+        ]
+    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(values, places, (columns, rows), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(moved, np.float32)
+
+
+def box_around(mask: BoolArray, *, height: int, width: int) -> FloatArray | None:
+    """The box of a mask, (4,) float32 x1, y1, x2, y2 in image pixels; None if it is empty.
+
+    Args:
+        mask: (h, w), over the whole image.
+        height: rows of the image.
+        width: columns of the image.
+    """
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    step_x, step_y = width / mask.shape[1], height / mask.shape[0]
+    edges = [columns[0] * step_x, rows[0] * step_y, (columns[-1] + 1) * step_x - 1, (rows[-1] + 1) * step_y - 1]
+    return np.array(edges, np.float32)
