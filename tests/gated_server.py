@@ -42,8 +42,8 @@ class GatedBuiltin(Builtin):
     gate = Path()
 
     def encode(self, prepared: Prepared) -> Embedding:
-        """Wait at the gate, if closed, then encode."""
-        if self.stage == "encode" and not is_warming_up():
+        """Wait at the gate, if closed, then encode; not with a window of an image, which has no picture."""
+        if self.stage == "encode" and prepared.picture is not None and not is_warming_up():
             wait_for(self.gate)
         return super().encode(prepared)
 

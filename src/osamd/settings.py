@@ -173,7 +173,10 @@ class Settings(BaseSettings):
     )
     requests_per_minute: int = Field(default=6000, ge=1, description="Requests per minute per key.")
     encodes_per_minute: int = Field(
-        default=3000, ge=1, description="Images encoded per minute per key; cached ones do not count."
+        default=3000,
+        ge=1,
+        description="Images encoded per minute per key. Cached ones do not count, nor windows around small objects, at "
+        "which the built-in model looks again.",
     )
     concurrent_requests: int = Field(default=32, ge=1, description="Concurrent requests per key; more get 429.")
     uploads: int = Field(

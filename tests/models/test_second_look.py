@@ -1,4 +1,5 @@
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from pictures import iou
 from osamd.library.catalog import load_catalog
 from osamd.library.store import Store
 from osamd.models import build_model
+from osamd.models.answers import Answer
 from osamd.models.base import Adapter, encode_pixels
-from osamd.models.second_look import MOST_WINDOWS
+from osamd.models.builtin import MOST_WINDOWS_A_PROMPT
+from osamd.models.builtin_tensors import grid_of
+from osamd.models.second_look import MOST_WINDOWS, Look, SecondLook
 from osamd.pixels.masks import full_array, mask_from_logits
 from osamd.runtime.sessions import CPU, Placement, Session
-from osamd.types import Embedding, MaskLogits, Prompt
+from osamd.types import Detail, Embedding, MaskLogits, Prompt
 
 Bools = npt.NDArray[np.bool_]
 MODEL = load_catalog().resolve("builtin")
@@ -145,10 +149,63 @@ def test_clicks_stay_in_their_window_until_one_asks_for_more(
     assert [windows[0], windows[0], windows[0], None, windows[0]] == windows
 
 
+@pytest.mark.parametrize(("x", "stays"), [(780, True), (808, False)])
+def test_a_click_in_the_window_but_away_from_the_mask_is_answered_on_the_whole_image_first(
+    adapter: Adapter, photo: npt.NDArray[np.uint8], runs: Counter[str], x: int, *, stays: bool
+) -> None:
+    """A disc from 640 to 760, in a window up to 820: a quarter of the disc farther out is near enough."""
+    image = photo.copy()
+    cv2.circle(image, (700, 500), 60, (220, 190, 70), cv2.FILLED)
+    embedding = encode_pixels(adapter, image)
+    _, first = answer(adapter, embedding, clicks((700, 500, 1)))
+    runs.clear()
+
+    _, second = answer(adapter, embedding, clicks((700, 500, 1), (x, 500, 1)))
+
+    assert first.detail is not None
+    assert x + 1 < first.detail.window[2]
+    if stays:
+        assert second.detail is not None
+        assert (first.detail.window, 1) == (second.detail.window, runs["decoder"])
+    else:
+        assert second.detail is None or first.detail.window != second.detail.window
+
+
+def test_a_prompt_has_few_windows(adapter: Adapter, embedding: Embedding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of clicks of which each leaves the window is answered on the whole image in the end."""
+    made: list[Look] = []
+    around = SecondLook.around
+
+    def noted(look: SecondLook, *given: Any) -> Look | None:
+        found = around(look, *given)
+        made.extend([] if found is None else [found])
+        return found
+
+    monkeypatch.setattr(SecondLook, "around", noted)
+    monkeypatch.setattr(Answer, "is_extended_by", lambda *_: True)
+    row = [(420 + 3 * index, 300 + 2 * index, 1) for index in range(8)]
+    _, logits = answer(adapter, embedding, clicks(*row))
+
+    assert MOST_WINDOWS_A_PROMPT == len(made)
+    assert logits.detail is None
+
+
+def test_a_click_in_the_last_half_pixel_has_a_window(adapter: Adapter, photo: npt.NDArray[np.uint8]) -> None:
+    """Points up to the far edge belong to the image."""
+    image = photo.copy()
+    cv2.circle(image, (WIDTH - 20, HEIGHT - 20), 50, (220, 190, 70), cv2.FILLED)
+    embedding = encode_pixels(adapter, image)
+
+    mask, logits = answer(adapter, embedding, clicks((WIDTH - 0.4, HEIGHT - 0.4, 1)))
+
+    assert logits.detail is not None
+    assert mask[HEIGHT - 10, WIDTH - 10]
+
+
 def test_a_click_far_from_the_mask_is_answered_in_another_window(
     adapter: Adapter, photo: npt.NDArray[np.uint8]
 ) -> None:
-    """Two discs, one after the other: the second click is outside the mask's box, so both are shown by a new window."""
+    """Two discs, one after the other: the second click is outside the window, so both are shown by a new one."""
     image = photo.copy()
     for x in (700, 830):
         cv2.circle(image, (x, 600), 50, (220, 190, 70), cv2.FILLED)
@@ -279,6 +336,48 @@ def test_refining_what_was_clicked_stays_at_its_size(
     assert found.detail.values.shape == logits.detail.values.shape
     assert found.detail.window == logits.detail.window
     assert 0.8 < iou(star, refined)
+
+
+def test_refining_what_was_clicked_does_not_depend_on_what_is_remembered(
+    adapter: Adapter, embedding: Embedding
+) -> None:
+    """Where a box has the same window, it is remembered at both sizes; the mask is refined at its own."""
+    _, found = answer(adapter, embedding, clicks((420, 300, 1)))
+    assert found.detail is not None
+    assert embedding.picture is not None
+    left, top, right, bottom = found.detail.window
+    scale_x, scale_y = embedding.picture.columns / WIDTH, embedding.picture.rows / HEIGHT
+    grid = grid_of("large", height=round((bottom - top) * scale_y), width=round((right - left) * scale_x))
+    boxes = replace(found, detail=Detail(np.full(grid, -1, np.float32), found.detail.window))
+    click = clicks((425, 250, 1))
+    _, expected = answer(adapter, replace(embedding), click, found)
+    _, fine = answer(adapter, embedding, click, boxes)
+    _, again = answer(adapter, embedding, click, found)
+
+    assert fine.detail is not None
+    assert expected.detail is not None
+    assert again.detail is not None
+    assert grid == fine.detail.values.shape
+    np.testing.assert_array_equal(expected.detail.values, again.detail.values)
+
+
+def test_threads_share_windows(adapter: Adapter, embedding: Embedding) -> None:
+    """Clicks and boxes on two objects at the same time, whose windows take turns, get each its own answer."""
+    kinds = [
+        clicks((420, 300, 1)),
+        clicks((420, 300, 1), (370, 260, 0)),
+        boxed(),
+        boxed((420, 300, 1)),
+        clicks((900, 600, 1)),
+        boxed(box=(100, 500, 300, 700)),
+    ]
+    expected = [answer(adapter, replace(embedding), prompt)[0] for prompt in kinds]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda prompt: answer(adapter, embedding, prompt)[0], kinds * 4))
+
+    for index, mask in enumerate(found):
+        assert (mask != expected[index % len(kinds)]).mean() < 1e-4
 
 
 def test_the_logits_of_the_whole_image_are_those_of_the_window(adapter: Adapter, embedding: Embedding) -> None:

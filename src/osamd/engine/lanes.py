@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 # Hung threads a lane replaces. Beyond this it reports itself stuck so that the host restarts the process.
 MOST_HUNG: Final = 3
-# Time slice of work in steps: long enough to finish a click on one object, too short for 64.
+# Time slice of work in steps: long enough for most clicks on one object, too short for 64.
 SLICE_S: Final = 0.02
 
 

@@ -24,13 +24,18 @@ class Answer:
     Attributes:
         mask: (h, w) float16, the probability that a place belongs to the object.
         window: what the mask shows; None is the whole image.
+        windows: how many windows were made for the clicks so far.
     """
 
     mask: HalfArray
     window: Window | None = None
+    windows: int = 0
 
     def is_extended_by(self, prompt: Prompt) -> bool:
-        """Whether the last click is a foreground click well outside the box of the mask, which has a window."""
+        """Whether the last click asks for more than a window shows: a foreground click well outside the mask's box.
+
+        Any foreground click extends an empty mask, and none a mask of the whole image.
+        """
         if self.window is None or prompt.point_labels[-1] != FOREGROUND:
             return False
         box = box_around(self.mask > THRESHOLD, height=self.window.rows, width=self.window.columns)
@@ -43,7 +48,7 @@ class Answer:
 
 
 class Answers:
-    """The last answers for each embedding, latest first, for as long as the embedding exists.
+    """The answers used last for each embedding, latest first, for as long as the embedding exists.
 
     Threads may overwrite each other's answers, which only costs time.
     """
@@ -54,7 +59,11 @@ class Answers:
     def get(self, embedding: Embedding, prompt: Prompt) -> Answer | None:
         """The answer to exactly this prompt, if it is remembered."""
         key = _key(prompt)
-        return next((answer for known, answer in self._known.get(embedding, ()) if known == key), None)
+        answer = next((answer for known, answer in self._known.get(embedding, ()) if known == key), None)
+        if answer is not None:
+            # Previews of a second click at many places all begin with the first one's answer.
+            self.put(embedding, prompt, answer)
+        return answer
 
     def put(self, embedding: Embedding, prompt: Prompt, answer: Answer) -> None:
         """Remember an answer, and forget the oldest if there are too many."""

@@ -46,6 +46,8 @@ from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits,
 
 # Of predicted IoU, where masks of one click are averaged. From .05 to .2 the results are about the same.
 TEMPERATURE: Final = 0.1
+# For the clicks of one prompt, so that no row of clicks encodes one window after the other.
+MOST_WINDOWS_A_PROMPT: Final = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,16 +58,18 @@ class Found:
         logits: (4, h, w) float32: the mask, and three candidates for a single click.
         scores: (4,) float32, predicted IoU of each.
         look: the window that they show; None is the whole image.
+        windows: how many windows were made for the prompt's clicks.
     """
 
     logits: FloatArray
     scores: FloatArray
     look: Look | None = None
+    windows: int = 0
 
     @property
     def answer(self) -> Answer:
         """The mask as the next pass gets it."""
-        return Answer(probability(self.logits[0]), None if self.look is None else self.look.window)
+        return Answer(probability(self.logits[0]), None if self.look is None else self.look.window, self.windows)
 
 
 class Builtin:
@@ -147,30 +151,34 @@ class Builtin:
         look = self._second_look.look(embedding, prompt, mask_input)
         if look is None:
             return self._decode(embedding, prompt, mask_input=mask_input, multimask=multimask)
-        found = self._decode(look.embedding, look.prompt, mask_input=look.mask_input, multimask=multimask)
+        found = self._decode(
+            look.embedding, look.prompt, mask_input=look.mask_input, multimask=multimask, size=look.size
+        )
         return _onto_image(found, look, embedding)
 
     def _decode(
-        self, embedding: Embedding, prompt: Prompt, *, mask_input: MaskLogits | None, multimask: bool
+        self,
+        embedding: Embedding,
+        prompt: Prompt,
+        *,
+        mask_input: MaskLogits | None,
+        multimask: bool,
+        size: str = "large",
     ) -> list[Candidate]:
+        """Answer in the frame of the embedding; ``size`` is that at which a mask is refined."""
         clicked = prompt.points[prompt.point_labels == FOREGROUND]
         is_lone = len(prompt.points) == len(clicked) == 1 and not len(prompt.boxes)
         chosen: Sequence[int] = [0]
         if mask_input is not None:
-            # A window around what was clicked has the small size alone.
-            size = "large" if "large.e" in embedding.features else "small"
-            found = self._run(embedding, size, prompt, probability(mask_input.values))
+            found = self._run(embedding, prompt, size, probability(mask_input.values))
         elif multimask and is_lone:
             # Candidates were trained without a previous mask as input.
-            found = self._run(embedding, "large", prompt, None)
+            found = self._run(embedding, prompt, "large", None)
             chosen = range(len(found.scores))
         else:
             found = self._found(embedding, prompt, self._before(embedding, prompt))
             self._answers.put(embedding, prompt, found.answer)
-        if found.look is None:
-            places = to_fractions(clicked, height=embedding.height, width=embedding.width)
-        else:
-            places = found.look.places(clicked)
+        places = _clicked_places(embedding, prompt) if found.look is None else _clicked_places(*found.look.asked)
         masks = {index: keep_parts(found.logits[index], places) for index in chosen}
         if len(masks) > 1:
             chosen = different(masks, found.scores)
@@ -192,7 +200,7 @@ class Builtin:
 
         They come on the grid of the large one, so that a search can compare them with what ``decode`` makes of them.
         """
-        found = self._run(embedding, "small", prompt, None)
+        found = self._run(embedding, prompt, "small", None)
         places = to_fractions(prompt.points, height=embedding.height, width=embedding.width)
         rows, columns = embedding.features["large.p4"].shape[2:]
         return [
@@ -232,34 +240,34 @@ class Builtin:
     def _found(self, embedding: Embedding, prompt: Prompt, before: Answer | None) -> Found:
         """Answer a prompt, given the answer to all of it but the last click.
 
-        Clicks on something small are answered in the window around it. They stay there until one asks for more than
-        was found: that one is answered on the whole image, and then in the window around what is found there.
+        As soon as a mask of the whole image is small, clicks are answered in the window around it. They stay there
+        until one asks for more than was found: that one is answered on the whole image first.
         """
+        windows = 0 if before is None else before.windows
         if before is not None and before.window is not None and not before.is_extended_by(prompt):
             look = self._second_look.again(embedding, prompt, before.window)
             if look is not None:
-                return self._run(look.embedding, "small", look.prompt, before.mask, look)
+                return replace(self._run(*look.asked, look.size, before.mask), look=look, windows=windows)
         if before is None:
             previous = self._first(embedding, prompt)
-            closer = self._closer(embedding, prompt, previous)
+            closer = self._closer(embedding, prompt, previous, windows)
             if closer is not None:
                 return closer
         else:
             previous = _over_image(before, embedding)
-        found = self._run(embedding, "large", prompt, previous)
-        return self._closer(embedding, prompt, probability(found.logits[0])) or found
+        found = replace(self._run(embedding, prompt, "large", previous), windows=windows)
+        return self._closer(embedding, prompt, probability(found.logits[0]), windows) or found
 
-    def _closer(self, embedding: Embedding, prompt: Prompt, mask: HalfArray) -> Found | None:
+    def _closer(self, embedding: Embedding, prompt: Prompt, mask: HalfArray, windows: int) -> Found | None:
         """Answer clicks in the window around the mask that they have on the whole image; None if it is not small."""
-        clicked = prompt.points[prompt.point_labels == FOREGROUND]
-        if len(prompt.boxes) or not len(clicked):
+        places = _clicked_places(embedding, prompt)
+        if embedding.picture is None or len(prompt.boxes) or not len(places) or windows == MOST_WINDOWS_A_PROMPT:
             return None
-        places = to_fractions(clicked, height=embedding.height, width=embedding.width)
         kept = keep_parts(mask.astype(np.float32) - THRESHOLD, places) + THRESHOLD
         look = self._second_look.around(embedding, prompt, kept > THRESHOLD)
         if look is None:
             return None
-        return self._run(look.embedding, "small", look.prompt, look.mask_before(kept), look)
+        return replace(self._run(*look.asked, look.size, look.mask_before(kept)), look=look, windows=windows + 1)
 
     def _first(self, embedding: Embedding, prompt: Prompt) -> HalfArray:
         """The answer at the small working size, as probabilities.
@@ -267,23 +275,22 @@ class Builtin:
         A single click may mean several things, so its answer is the mean of all four masks, weighted by a softmax of
         their scores.
         """
-        found = self._run(embedding, "small", prompt, None)
+        found = self._run(embedding, prompt, "small", None)
         if len(prompt.boxes) or prompt.point_labels.tolist() != [FOREGROUND]:
             return probability(found.logits[0])
         weights = np.exp((found.scores - found.scores.max()) / TEMPERATURE)
         return np.tensordot(weights / weights.sum(), probability(found.logits), 1).astype(np.float16)
 
-    def _run(
-        self,
-        embedding: Embedding,
-        size: str,
-        prompt: Prompt,
-        previous: FloatArray | HalfArray | None,
-        look: Look | None = None,
-    ) -> Found:
+    def _run(self, embedding: Embedding, prompt: Prompt, size: str, previous: FloatArray | HalfArray | None) -> Found:
         """One pass of the decoder."""
-        logits, scores = self._decoder.run(feeds(embedding, size, prompt, previous), ["logits", "iou"])
-        return Found(logits[0], scores[0], look)
+        logits, scores = self._decoder.run(feeds(embedding, prompt, size, previous), ["logits", "iou"])
+        return Found(logits[0], scores[0])
+
+
+def _clicked_places(embedding: Embedding, prompt: Prompt) -> FloatArray:
+    """The foreground clicks, (N, 2) float32, as fractions of width and height."""
+    clicked = prompt.points[prompt.point_labels == FOREGROUND]
+    return to_fractions(clicked, height=embedding.height, width=embedding.width)
 
 
 def _over_image(before: Answer, embedding: Embedding) -> HalfArray:

@@ -26,7 +26,7 @@ PADDING_LABEL: Final = -1.0
 MOST_STEPS: Final = 16
 # Of probability: what is above belongs to the object.
 THRESHOLD: Final = 0.5
-# The least probability that is told apart from 0, and of 1 from less.
+# Probabilities nearer to 0 or 1 than this become logits of about -7 or 7.
 LEAST: Final = 1e-3
 # Masks with a higher IoU than this look the same to a person who has to choose.
 SAME: Final = 0.9
@@ -41,7 +41,7 @@ def grid_of(size: str, *, height: int, width: int) -> tuple[int, int]:
 
 
 def feeds(
-    embedding: Embedding, size: str, prompt: Prompt, previous: FloatArray | HalfArray | None
+    embedding: Embedding, prompt: Prompt, size: str, previous: FloatArray | HalfArray | None
 ) -> dict[str, FloatArray]:
     """The decoder's inputs for one prompt. The graph takes several at once, which is no faster on a CPU."""
     features = {name: embedding.features[f"{size}.{name}"] for name in FEATURES}
@@ -116,6 +116,8 @@ def keep_parts(values: FloatArray, places: FloatArray) -> FloatArray:
     Returns:
         (h, w) float32; unchanged if no click is on the mask.
     """
+    if not len(places):
+        return values
     rows, columns = values.shape
     _, parts = cv2.connectedComponents((values > 0).astype(np.uint8), connectivity=8)
     x = np.clip((places[:, 0] * columns).astype(np.int64), 0, columns - 1)
@@ -150,6 +152,6 @@ def probability(logits: FloatArray) -> HalfArray:
 
 
 def logits_of(probabilities: HalfArray) -> FloatArray:
-    """The inverse of ``probability``, as exact as half precision is, and at most 7 either way."""
+    """The inverse of ``probability``, as exact as half precision is, within -7 and 7."""
     shares = np.clip(probabilities.astype(np.float32), LEAST, 1 - LEAST)
     return np.asarray(np.log(shares / (1 - shares)), np.float32)

@@ -12,19 +12,18 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from osamd.models.builtin_tensors import AREAS, grid_of
-from osamd.pixels.geometry import to_fractions
+from osamd.models.builtin_tensors import grid_of
 from osamd.pixels.windows import Window, box_around, cut, from_image, onto_image, window_around
 from osamd.types import BoolArray, ByteArray, Candidate, Detail, Embedding, FloatArray, MaskLogits, Prompt, SmallPicture
 
-# Of the image: a window around a box, or around what clicks found, that covers more shows little that is new.
+# Of the image: a window around a box that covers more shows little that is new.
 MOST_SHARE: Final = 0.35
+# The same around the mask of a click, which may be only a part of what is meant: the rest should be in sight.
 MOST_CLICKED_SHARE: Final = 0.2
 # Encoded windows that are remembered, of all images together: around a box 4 MB each, around what was clicked 1.3.
 MOST_WINDOWS: Final = 8
-# Working sizes at which a window is encoded. Clicks in it are answered at the small one, which shows it finely enough.
-BOTH: Final = tuple(AREAS)
-SMALL: Final = ("small",)
+# Working sizes at which a window is encoded, by that which answers in it. The large one needs a look at the small.
+SIZES: Final = {"small": ("small",), "large": ("small", "large")}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,11 +31,12 @@ class Look:
     """A window of an image, and how to ask about it.
 
     Attributes:
-        embedding: the window, encoded as an image of its own, at both working sizes or the small one.
+        embedding: the window, encoded as an image of its own, at ``size`` or at both.
         prompt: in the window's pixels.
         mask_input: the mask to refine in the window, or None.
         window: where it is.
         picture: of which it is a part.
+        size: the working size at which it is answered.
     """
 
     embedding: Embedding
@@ -44,15 +44,16 @@ class Look:
     mask_input: MaskLogits | None
     window: Window
     picture: SmallPicture
+    size: str
 
-    def places(self, points: FloatArray) -> FloatArray:
-        """Points (N, 2) in image pixels as fractions of the window's width and height."""
-        inner = self.embedding
-        return to_fractions(self.window.to_window(points), height=inner.height, width=inner.width)
+    @property
+    def asked(self) -> tuple[Embedding, Prompt]:
+        """What is asked in the window."""
+        return self.embedding, self.prompt
 
     def mask_before(self, values: FloatArray) -> FloatArray:
-        """A mask of the whole image, (h, w) float32, as the previous mask in the window, on the small size's grid."""
-        rows, columns = grid_of("small", height=self.embedding.height, width=self.embedding.width)
+        """A mask of the whole image, (h, w) float32, as the previous mask in the window, on the grid of its size."""
+        rows, columns = grid_of(self.size, height=self.embedding.height, width=self.embedding.width)
         return from_image(values, self.window, rows=rows, columns=columns, picture=self.picture)
 
     def onto_image(self, found: Candidate, *, rows: int, columns: int) -> Candidate:
@@ -95,15 +96,16 @@ class SecondLook:
         if mask_input is None:
             if not len(prompt.boxes):
                 return None
-            return self._small_look(embedding, prompt, prompt.boxes[0], most=MOST_SHARE, sizes=BOTH)
+            return self._small_look(embedding, prompt, prompt.boxes[0], most=MOST_SHARE, size="large")
         picture, detail = embedding.picture, mask_input.detail
         if picture is None or detail is None:
             return None
         window = _window_of(detail, embedding, picture)
         rows, columns = detail.values.shape
-        is_fine = (rows, columns) == grid_of("large", height=window.rows, width=window.columns)
+        is_clicked = (rows, columns) == grid_of("small", height=window.rows, width=window.columns)
         refined = MaskLogits(detail.values, valid_height=rows, valid_width=columns)
-        return self._in_window(embedding, prompt, window, sizes=BOTH if is_fine else SMALL, mask_input=refined)
+        size = "small" if is_clicked else "large"
+        return self._in_window(embedding, prompt, window, size=size, mask_input=refined)
 
     def around(self, embedding: Embedding, prompt: Prompt, found: BoolArray) -> Look | None:
         """The window around the mask that clicks found, (h, w) over the whole image; None if it is not small.
@@ -114,18 +116,18 @@ class SecondLook:
         box = box_around(found, height=embedding.height, width=embedding.width)
         if box is None:
             return None
-        return self._small_look(embedding, prompt, box, most=MOST_CLICKED_SHARE, sizes=SMALL)
+        return self._small_look(embedding, prompt, box, most=MOST_CLICKED_SHARE, size="small")
 
     def again(self, embedding: Embedding, prompt: Prompt, window: Window) -> Look | None:
-        """A window in which earlier clicks were answered; None if the last one is outside.
+        """A window in which earlier clicks were answered; None if a click is outside.
 
         Raises:
             InferenceError: the model failed.
         """
-        return self._in_window(embedding, prompt, window, sizes=SMALL)
+        return self._in_window(embedding, prompt, window, size="small")
 
     def _small_look(
-        self, embedding: Embedding, prompt: Prompt, box: FloatArray, *, most: float, sizes: Sequence[str]
+        self, embedding: Embedding, prompt: Prompt, box: FloatArray, *, most: float, size: str
     ) -> Look | None:
         picture = embedding.picture
         if picture is None:
@@ -133,7 +135,7 @@ class SecondLook:
         window = window_around(box, picture, height=embedding.height, width=embedding.width)
         if window.rows * window.columns >= most * picture.rows * picture.columns:
             return None
-        return self._in_window(embedding, prompt, window, sizes=sizes)
+        return self._in_window(embedding, prompt, window, size=size)
 
     def _in_window(
         self,
@@ -141,14 +143,14 @@ class SecondLook:
         prompt: Prompt,
         window: Window,
         *,
-        sizes: Sequence[str],
+        size: str,
         mask_input: MaskLogits | None = None,
     ) -> Look | None:
         picture = embedding.picture
         if picture is None or not window.contains(prompt):
             return None
-        inner = self._encoded(embedding, picture, window, sizes)
-        return Look(inner, window.prompt(prompt), mask_input, window, picture)
+        inner = self._encoded(embedding, picture, window, SIZES[size])
+        return Look(inner, window.prompt(prompt), mask_input, window, picture, size)
 
     def _encoded(self, embedding: Embedding, picture: SmallPicture, window: Window, sizes: Sequence[str]) -> Embedding:
         with self._lock:

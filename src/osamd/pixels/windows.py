@@ -66,11 +66,9 @@ class Window:
         """Whether all points and boxes of a prompt are inside."""
         left, top, right, bottom = self.edges
         first, last = np.array([left, top]), np.array([right, bottom])
-        centres, corners = prompt.points + 0.5, prompt.boxes.reshape(-1, 2)
-        # A corner is that of a pixel, or on the image's far edge.
-        return bool(
-            ((centres >= first) & (centres <= last)).all() and ((corners >= first - 0.5) & (corners <= last)).all()
-        )
+        # A point is in a pixel, whose centre has whole numbers, or up to the image's far edge.
+        places = np.concatenate([prompt.points, prompt.boxes.reshape(-1, 2)])
+        return bool(((places >= first - 0.5) & (places <= last)).all())
 
     def to_window(self, points: FloatArray) -> FloatArray:
         """Points (N, 2) in image pixels as pixels of the window; pixel centres are whole numbers in both."""
@@ -181,7 +179,7 @@ def from_image(values: FloatArray, window: Window, *, rows: int, columns: int, p
         (rows, columns) float32, interpolated between cells.
     """
     height, width = values.shape
-    # Centres of cells: x of the window is at (window.left + (x + .5) * step) of the picture.
+    # The centre of the window's cell x is at window.left + (x + .5) * across of the picture.
     across, down = window.columns / columns, window.rows / rows
     scale_x, scale_y = width / picture.columns, height / picture.rows
     places = np.array(
@@ -196,12 +194,12 @@ def from_image(values: FloatArray, window: Window, *, rows: int, columns: int, p
 
 
 def box_around(mask: BoolArray, *, height: int, width: int) -> FloatArray | None:
-    """The box of a mask, (4,) float32 x1, y1, x2, y2 in image pixels; None if it is empty.
+    """The box of a mask, (4,) float32 x1, y1, x2, y2 in pixels of what it covers; None if it is empty.
 
     Args:
-        mask: (h, w), over the whole image.
-        height: rows of the image.
-        width: columns of the image.
+        mask: (h, w), over the whole of an image or a window.
+        height: rows of the image or window.
+        width: the same for columns.
     """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
