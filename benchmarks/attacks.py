@@ -422,6 +422,15 @@ def _part(head: bytes, value: bytes, *, times: int = 1) -> Attack:
     return Attack(always(multipart(*[part] * times)), 2, GENERATE, MULTIPART)
 
 
+def _rows_of_clicks(photo: bytes) -> Attack:
+    """Each click may leave the window that the built-in model made for those before."""
+    prompts = [
+        {"points": [[x + 12 * (index % 8), 100 + 12 * (index // 8)] for index in range(16)], "point_labels": [1] * 16}
+        for x in range(0, 64, 4)
+    ]
+    return Attack(lambda number: image_json(numbered(photo, number), prompts=prompts), 4)
+
+
 def _json(document: bytes, *, count: int = 2) -> Attack:
     return Attack(always(document), count)
 
@@ -436,6 +445,7 @@ ATTACKS: Final[Mapping[str, Callable[[bytes, str], Attack]]] = {
     "noise masks as polygon": lambda _, handle: _noise(handle, "polygon"),
     "noise masks as png": lambda _, handle: _noise(handle, "png"),
     "requests of 64 prompts": lambda photo, _: _many_prompts(photo),
+    "rows of clicks": lambda photo, _: _rows_of_clicks(photo),
     "new photos of one key": lambda photo, _: _image(photo, 60, "image/jpeg"),
     "long image_path": lambda *_: _json(json.dumps({"image_path": "a/" * 500_000}).encode(), count=4),
     "white space in base64": lambda *_: _json(b'{"image":"' + repeated(b"A ") + b'"}', count=4),
