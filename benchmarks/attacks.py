@@ -15,13 +15,14 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
 import httpx2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 MEGABYTE: Final = 1_000_000
@@ -422,13 +423,16 @@ def _part(head: bytes, value: bytes, *, times: int = 1) -> Attack:
     return Attack(always(multipart(*[part] * times)), 2, GENERATE, MULTIPART)
 
 
-def _rows_of_clicks(photo: bytes) -> Attack:
-    """Each click may leave the window that the built-in model made for those before."""
-    prompts = [
-        {"points": [[x + 12 * (index % 8), 100 + 12 * (index // 8)] for index in range(16)], "point_labels": [1] * 16}
-        for x in range(0, 64, 4)
-    ]
-    return Attack(lambda number: image_json(numbered(photo, number), prompts=prompts), 4)
+def _rows_of_clicks() -> Attack:
+    """Clicks on one small disc after the other, which leave the built-in model's window around those before."""
+    rows = [[(60 + 70 * column, 80 + 160 * row) for column in range(16)] for row in range(4)]
+    image = Image.new("RGB", (1200, 800), (60, 60, 60))
+    for x, y in chain.from_iterable(rows):
+        ImageDraw.Draw(image).ellipse((x - 18, y - 18, x + 18, y + 18), fill=(230, 210, 60))
+    photo = io.BytesIO()
+    image.save(photo, "JPEG")
+    prompts = [{"points": row[turn:] + row[:turn], "point_labels": [1] * 16} for row in rows for turn in range(4)]
+    return Attack(lambda number: image_json(numbered(photo.getvalue(), number), prompts=prompts), 4)
 
 
 def _json(document: bytes, *, count: int = 2) -> Attack:
@@ -445,7 +449,7 @@ ATTACKS: Final[Mapping[str, Callable[[bytes, str], Attack]]] = {
     "noise masks as polygon": lambda _, handle: _noise(handle, "polygon"),
     "noise masks as png": lambda _, handle: _noise(handle, "png"),
     "requests of 64 prompts": lambda photo, _: _many_prompts(photo),
-    "rows of clicks": lambda photo, _: _rows_of_clicks(photo),
+    "rows of clicks": lambda *_: _rows_of_clicks(),
     "new photos of one key": lambda photo, _: _image(photo, 60, "image/jpeg"),
     "long image_path": lambda *_: _json(json.dumps({"image_path": "a/" * 500_000}).encode(), count=4),
     "white space in base64": lambda *_: _json(b'{"image":"' + repeated(b"A ") + b'"}', count=4),

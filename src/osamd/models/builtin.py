@@ -46,7 +46,7 @@ from osamd.types import ByteArray, Candidate, Embedding, FloatArray, MaskLogits,
 
 # Of predicted IoU, where masks of one click are averaged. From .05 to .2 the results are about the same.
 TEMPERATURE: Final = 0.1
-# For the clicks of one prompt, so that no row of clicks encodes one window after the other.
+# For the clicks of one prompt: each window is another encode.
 MOST_WINDOWS_A_PROMPT: Final = 3
 
 
@@ -130,7 +130,7 @@ class Builtin:
         return replace(inputs, picture=compressed(kept))
 
     def encode(self, prepared: Prepared) -> Embedding:
-        """Four feature maps at each of the two working sizes, ``small.p4`` to ``large.e``, about 4 MB.
+        """Four feature maps at each working size prepared, for an image ``small.p4`` to ``large.e``, about 4 MB.
 
         The picture for the second look has some hundred kilobytes.
         """
