@@ -11,6 +11,7 @@ import pytest
 from osamd.engine import folder_budget
 from osamd.engine.embedding_files import EmbeddingFiles, KeptEmbedding
 from osamd.engine.folder_budget import FolderBudget
+from osamd.files import TEMPORARY
 from osamd.pixels.windows import compressed
 from osamd.types import Embedding, SmallPicture
 
@@ -329,6 +330,35 @@ def test_a_put_does_not_list_the_folder(tmp_path: Path, monkeypatch: pytest.Monk
 
     assert [f"img_{number:032x}.npz" for number in range(100, 200)] == [p.name for p in files_in(tmp_path / "all")]
     assert len(listings) <= 200 / (100 / 16) + 1
+
+
+def test_a_put_does_not_mind_that_another_process_finishes_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its temporary folder is there when the folder is listed, and gone when it is looked into."""
+    gone = tmp_path / f"{TEMPORARY}of-another"
+    gone.mkdir()
+    scandir = os.scandir
+
+    def racing(path: Any) -> Any:
+        if path == str(gone):
+            gone.rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", racing)
+    files = opened(tmp_path)
+    files.put(FIRST, kept(), owner="me")
+
+    assert not gone.exists()
+    assert files.get(FIRST, owner="me") is not None
+    assert "" == caplog.text
+
+
+def test_a_sweep_before_anything_is_stored_finds_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The folder is only created by the first write, so it is no problem that it is not there."""
+    opened(tmp_path / "none").sweep()
+
+    assert "" == caplog.text
 
 
 def test_several_writers_share_one_budget(tmp_path: Path) -> None:

@@ -141,10 +141,13 @@ class EmbeddingFiles:
 
     def _listed(self) -> Iterator[Path]:
         """All embeddings in the folder, but nothing behind links and no other program's arrays."""
-        with os.scandir(self._folder) as owners:
-            folders = [owner.path for owner in owners if owner.is_dir(follow_symlinks=False)]
+        folders: list[str] = []
+        # Nothing has been stored yet.
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as owners:
+            folders += [owner.path for owner in owners if owner.is_dir(follow_symlinks=False)]
         for folder in folders:
-            with os.scandir(folder) as entries:
+            # Another process stores a file in a temporary folder here, and deletes that folder meanwhile.
+            with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.name.endswith(SUFFIX) and IMAGE_ID.fullmatch(entry.name.removesuffix(SUFFIX)):
                         yield Path(entry.path)
