@@ -1,3 +1,4 @@
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -275,7 +276,10 @@ def test_clear_object_has_a_high_predicted_iou(adapter: Adapter, two_discs: Embe
 
 
 def test_single_click_has_candidates(adapter: Adapter) -> None:
-    """A click on the pupil of an eye: up to three masks that differ, the best score first; other prompts have one."""
+    """A click on the pupil of an eye: up to three masks that differ, the best score first, the one mask among them.
+
+    Other prompts have one.
+    """
     white, pupil = disc(240, 360, 180, 120, 90), disc(240, 360, 180, 120, 40)
     embedding = encode_pixels(adapter, painted((white, BRIGHT), (pupil, (40, 20, 120))))
 
@@ -291,6 +295,9 @@ def test_single_click_has_candidates(adapter: Adapter) -> None:
     assert sorted((candidate.score or 0 for candidate in found), reverse=True) == [item.score for item in found]
     assert 0.85 < max(iou(mask, pupil) for mask in masks)
     assert 0.85 < max(iou(mask, white) for mask in masks)
+    assert all(iou(one, other) < 0.95 for one, other in itertools.combinations(masks, 2))
+    (alone,) = adapter.decode(embedding, clicks((180, 120, 1)), mask_input=None, multimask=False)
+    assert 1 == sum(candidate.score == alone.score for candidate in found)
     for prompt in (clicks((180, 120, 1), (100, 120, 1)), clicks((5, 5, 0)), box(90, 30, 270, 210), Prompt()):
         assert 1 == len(adapter.decode(embedding, prompt, mask_input=None, multimask=True))
 

@@ -25,7 +25,7 @@ from osamd.models.builtin_tensors import (
     STRIDES,
     THRESHOLD,
     HalfArray,
-    different,
+    are_alike,
     feeds,
     grid_of,
     keep_parts,
@@ -37,7 +37,7 @@ from osamd.models.builtin_tensors import (
     steps,
 )
 from osamd.models.second_look import Look, SecondLook
-from osamd.models.tensors import FOREGROUND, confidence, ranked
+from osamd.models.tensors import FOREGROUND, MOST_CANDIDATES, confidence
 from osamd.pixels.geometry import to_fractions, working_size
 from osamd.pixels.mask_pictures import MaskFrame
 from osamd.pixels.windows import compressed, onto_image
@@ -145,8 +145,8 @@ class Builtin:
     ) -> list[Candidate]:
         """One mask, or with ``multimask`` for a single foreground click up to three different ones, with predicted IoU.
 
-        Only the parts of a mask that contain a foreground click are kept. Background clicks without
-        a foreground click find nothing. The first prompt for something small also encodes its window.
+        The one mask is among the three. Only the parts of a mask that contain a foreground click are kept. Background
+        clicks without a foreground click find nothing. The first prompt for something small also encodes its window.
         """
         look = self._second_look.look(embedding, prompt, mask_input)
         if look is None:
@@ -167,33 +167,36 @@ class Builtin:
     ) -> list[Candidate]:
         """Answer in the frame of the embedding; ``size`` is that at which a mask is refined."""
         clicked = prompt.points[prompt.point_labels == FOREGROUND]
-        is_lone = len(prompt.points) == len(clicked) == 1 and not len(prompt.boxes)
-        chosen: Sequence[int] = [0]
         if mask_input is not None:
             found = self._run(embedding, prompt, size, probability(mask_input.values))
-        elif multimask and is_lone:
-            # Candidates were trained without a previous mask as input.
-            found = self._run(embedding, prompt, "large", None)
-            chosen = range(len(found.scores))
+        elif multimask and len(prompt.points) == len(clicked) == 1 and not len(prompt.boxes):
+            return self._several(embedding, prompt)
         else:
             found = self._found(embedding, prompt, self._before(embedding, prompt))
             self._answers.put(embedding, prompt, found.answer)
         places = _clicked_places(embedding, prompt) if found.look is None else _clicked_places(*found.look.asked)
-        masks = {index: keep_parts(found.logits[index], places) for index in chosen}
-        if len(masks) > 1:
-            chosen = different(masks, found.scores)
+        mask = keep_parts(found.logits[0], places)
         if len(prompt.points) and not len(clicked) and not len(prompt.boxes) and mask_input is None:
             # It was not trained on prompts of background clicks only.
-            masks = {0: -np.abs(found.logits[0])}
-        rows, columns = found.logits.shape[1:]
-        candidates = ranked(
-            np.stack([masks[index] for index in chosen]),
-            found.scores[list(chosen)],
-            valid_height=float(rows),
-            valid_width=float(columns),
-            multimask=multimask,
-        )
+            mask = -np.abs(found.logits[0])
+        candidates = [_candidate(mask, float(found.scores[0]))]
         return candidates if found.look is None else _onto_image(candidates, found.look, embedding)
+
+    def _several(self, embedding: Embedding, prompt: Prompt) -> list[Candidate]:
+        """What a single foreground click may mean, the best first: its answer, and up to two other masks."""
+        (answer,) = self._decode(embedding, prompt, mask_input=None, multimask=False)
+        if answer.logits is None:
+            raise RuntimeError("the built-in network answers with masks")
+        # Candidates were trained without a previous mask as input.
+        found = self._run(embedding, prompt, "large", None)
+        places = _clicked_places(embedding, prompt)
+        candidates, masks = [answer], [answer.logits.values]
+        for index in np.argsort(-found.scores[1:], kind="stable") + 1:
+            mask = keep_parts(found.logits[index], places)
+            if len(masks) < MOST_CANDIDATES and not any(are_alike(mask, other) for other in masks):
+                masks.append(mask)
+                candidates.append(_candidate(mask, float(found.scores[index])))
+        return sorted(candidates, key=lambda item: -(item.score or 0.0))
 
     def propose(self, embedding: Embedding, prompt: Prompt) -> list[Candidate]:
         """All four masks at the small working size, which takes half the time and leaves more for other clicks.
@@ -285,6 +288,13 @@ class Builtin:
         """One pass of the decoder."""
         logits, scores = self._decoder.run(feeds(embedding, prompt, size, previous), ["logits", "iou"])
         return Found(logits[0], scores[0])
+
+
+def _candidate(mask: FloatArray, score: float) -> Candidate:
+    """A mask, (h, w) logits over all of what was encoded; as a copy, since a view would keep all masks of its pass."""
+    rows, columns = mask.shape
+    logits = MaskLogits(mask.copy(), valid_height=float(rows), valid_width=float(columns))
+    return Candidate(logits=logits, score=confidence(score))
 
 
 def _clicked_places(embedding: Embedding, prompt: Prompt) -> FloatArray:

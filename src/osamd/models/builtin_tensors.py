@@ -1,6 +1,6 @@
 """Convert images and prompts to inputs of the built-in network's graphs, and outputs to masks. Pure functions."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -91,19 +91,10 @@ def steps(prompt: Prompt) -> list[Prompt]:
     return [replace(prompt, points=prompt.points[:size], point_labels=prompt.point_labels[:size]) for size in sizes]
 
 
-def different(masks: Mapping[int, FloatArray], scores: FloatArray) -> list[int]:
-    """Drop masks that are nearly the same as one with a better score."""
-    chosen: list[int] = []
-    for index in np.argsort(-scores, kind="stable").tolist():
-        if all(_overlap(masks[index], masks[other]) < SAME for other in chosen):
-            chosen.append(index)
-    return chosen
-
-
-def _overlap(one: FloatArray, other: FloatArray) -> float:
-    """IoU of two masks given as logits."""
+def are_alike(one: FloatArray, other: FloatArray) -> bool:
+    """Whether two masks, given as logits on one grid, look the same to a person who has to choose; empty ones do."""
     union = int(((one > 0) | (other > 0)).sum())
-    return int(((one > 0) & (other > 0)).sum()) / union if union else 1.0
+    return not union or int(((one > 0) & (other > 0)).sum()) / union >= SAME
 
 
 def keep_parts(values: FloatArray, places: FloatArray) -> FloatArray:
