@@ -36,7 +36,7 @@ from osamd.dataset.local import MOST_PARALLEL
 from osamd.dataset.planning import Prompts, make_plan
 from osamd.dataset.run import open_manifest, run
 from osamd.dataset.work import InProcess
-from osamd.engine.inference import decode_prompts, load_model, prepare_image
+from osamd.engine.inference import MaskPixels, decode_prompts, load_model, prepare_image
 from osamd.image_sources import ImageSource
 from osamd.library.library import open_library
 from osamd.pixels.run_lengths import runs_at_image_size
@@ -106,7 +106,7 @@ def plain_loop(boxes: Path, out: Path, threads: int) -> float:
                 [prompt],
                 [None],
                 multimask=False,
-                most_mask_pixels=WIDTH * HEIGHT,
+                mask_pixels=MaskPixels(WIDTH * HEIGHT),
                 timings=Timings(),
             )
             found: Any = None

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -40,6 +40,22 @@ class Timings:
         with self._lock:
             self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
             self._begun.setdefault(stage, begun)
+
+    def add_overlapping(self, others: Sequence["Timings"], seconds: float, *, begun: float) -> None:
+        """Add the stages of stopwatches that ran at the same time, scaled so that their sum is the time that passed.
+
+        Args:
+            others: the stopwatches.
+            seconds: how long they ran together.
+            begun: when they began, on the clock ``time.perf_counter``.
+        """
+        found: dict[str, float] = {}
+        for other in others:
+            for stage, spent in other.seconds().items():
+                found[stage] = found.get(stage, 0.0) + spent
+        total = sum(found.values())
+        for stage, spent in found.items():
+            self.add(stage, seconds * spent / total, begun=begun)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

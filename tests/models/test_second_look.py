@@ -132,6 +132,23 @@ def test_a_small_object_that_is_clicked_gains_detail(adapter: Adapter, embedding
     assert 0.85 < iou(star, after)
 
 
+def test_the_answer_is_among_the_candidates_of_a_click(adapter: Adapter, embedding: Embedding) -> None:
+    """With its detail and its score, whether the one mask or several are asked for."""
+    prompt = clicks((420, 300, 1))
+    (alone,) = adapter.decode(embedding, prompt, mask_input=None, multimask=False)
+
+    several = adapter.decode(replace(embedding), prompt, mask_input=None, multimask=True)
+
+    assert alone.logits is not None
+    (same,) = [item for item in several if item.score == alone.score]
+    assert same.logits is not None
+    assert same.logits.detail is not None
+    assert alone.logits.detail is not None
+    np.testing.assert_array_equal(alone.logits.values, same.logits.values)
+    np.testing.assert_array_equal(alone.logits.detail.values, same.logits.detail.values)
+    assert all(item.logits is not None and item.logits.detail is None for item in several if item is not same)
+
+
 def test_clicks_stay_in_their_window_until_one_asks_for_more(
     adapter: Adapter, embedding: Embedding, runs: Counter[str]
 ) -> None:
@@ -396,7 +413,7 @@ def test_the_logits_of_the_whole_image_are_those_of_the_window(adapter: Adapter,
 
 
 def test_few_windows_are_remembered(adapter: Adapter, embedding: Embedding, runs: Counter[str]) -> None:
-    """Windows take memory that no cache counts: those of the images used last are kept, one each."""
+    """Windows take memory that no cache counts: those of the images used last are kept."""
     images = [replace(embedding) for _ in range(MOST_WINDOWS + 1)]
     for image in images:
         answer(adapter, image, boxed())
@@ -421,3 +438,37 @@ def test_the_window_used_last_is_forgotten_last(adapter: Adapter, embedding: Emb
     answer(adapter, images[0], click)
 
     assert 0 == runs["encoder"]
+
+
+def test_windows_of_one_image_are_remembered_together(
+    adapter: Adapter, embedding: Embedding, runs: Counter[str]
+) -> None:
+    """Several small objects of a photo may take turns, or be asked for at the same time."""
+    corners = [(x, 500, x + 100, 600) for x in range(100, 100 + 60 * MOST_WINDOWS, 60)]
+    prompts = [boxed(box=box) for box in corners]
+    for prompt in prompts:
+        answer(adapter, embedding, prompt)
+    runs.clear()
+
+    for prompt in prompts:
+        answer(adapter, embedding, prompt)
+
+    assert 0 == runs["encoder"]
+
+
+def test_few_windows_of_one_image_are_remembered(adapter: Adapter, embedding: Embedding, runs: Counter[str]) -> None:
+    """The one used longest ago is forgotten, of the image that was used longest ago."""
+    other = replace(embedding)
+    boxes = [boxed(box=(x, 500, x + 100, 600)) for x in range(100, 100 + 60 * MOST_WINDOWS, 60)]
+    for prompt in boxes:
+        answer(adapter, embedding, prompt)
+    answer(adapter, embedding, boxes[0])
+    answer(adapter, other, boxes[0])
+    runs.clear()
+
+    for image, prompt in ((other, boxes[0]), (embedding, boxes[0]), (embedding, boxes[2])):
+        answer(adapter, image, prompt)
+    assert 0 == runs["encoder"]
+    answer(adapter, embedding, boxes[1])
+
+    assert 2 == runs["encoder"]

@@ -1,6 +1,8 @@
 """Jobs run by the lanes: load a model, encode an image, decode prompts. Stateless functions."""
 
-from collections.abc import Generator, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 
 from osamd.errors import (
@@ -184,6 +186,45 @@ def mask_bytes(
     return count * LOGITS_BYTES + min(count * embedding.height * embedding.width, most_pixels)
 
 
+class MaskPixels:
+    """Counts the pixels of a request's masks, or rather of their boxes. Thread-safe.
+
+    Args:
+        most: how many there may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[Callable[[int, str], None]]:
+        """Count the masks of a job, with the field of each one's prompt; if it fails, it may be run again.
+
+        Raises:
+            InvalidPromptError: there are too many, with those of other jobs; names the field.
+        """
+        own = 0
+
+        def take(pixels: int, field: str) -> None:
+            nonlocal own
+            with self._lock:
+                own += pixels
+                self._count += pixels
+                is_over = self._count > self._most
+            if is_over:
+                message = f"the masks of this request have more than the {self._most:,} pixels that are allowed"
+                raise InvalidPromptError(f"{message}: ask for fewer at once", field=field)
+
+        try:
+            yield take
+        except BaseException:
+            with self._lock:
+                self._count -= own
+            raise
+
+
 def decode_prompts(
     adapter: Adapter,
     embedding: Embedding,
@@ -191,7 +232,7 @@ def decode_prompts(
     refined: Sequence[MaskLogits | None],
     *,
     multimask: bool,
-    most_mask_pixels: int,
+    mask_pixels: MaskPixels,
     timings: Timings,
 ) -> Generator[None, None, list[Annotation]]:
     """All prompts' objects, as masks at image size; adds the stages ``decode`` and ``mask``.
@@ -205,7 +246,7 @@ def decode_prompts(
         prompts: what to segment.
         refined: the earlier mask of each prompt, or None.
         multimask: whether to return several candidates for each prompt.
-        most_mask_pixels: limit on the total area of the masks' boxes in pixels.
+        mask_pixels: counts those of the masks.
         timings: the request's stopwatch.
 
     Raises:
@@ -213,32 +254,29 @@ def decode_prompts(
         InferenceError: the model failed.
     """
     found: list[Annotation] = []
-    mask_pixels = 0
-    for prompt_index, (prompt, mask_input) in enumerate(zip(prompts, refined, strict=True)):
-        if prompt_index:
-            yield
-        if isinstance(adapter, Stepwise):
-            steps = adapter.decode_in_steps(embedding, prompt, mask_input=mask_input, multimask=multimask)
-            candidates = yield from timings.stage_in_steps("decode", steps)
-        else:
-            with timings.stage("decode"):
-                candidates = adapter.decode(embedding, prompt, mask_input=mask_input, multimask=multimask)
-        for mask_index, candidate in enumerate(candidates):
-            yield
-            with timings.stage("mask"):
-                placed = _place(candidate, embedding)
-            if placed is None:
-                continue
-            mask_pixels += 0 if placed[1] is None else placed[1].inside.size
-            if mask_pixels > most_mask_pixels:
-                message = f"the masks of this request have more than the {most_mask_pixels:,} pixels that are allowed"
-                raise InvalidPromptError(f"{message}: ask for fewer at once", field=prompt.field)
-            box, mask = placed
-            found.append(
-                Annotation(
-                    box, mask, candidate.score, candidate.text, prompt_index, mask_index, logits=candidate.logits
+    with mask_pixels.counting() as count:
+        for prompt_index, (prompt, mask_input) in enumerate(zip(prompts, refined, strict=True)):
+            if prompt_index:
+                yield
+            if isinstance(adapter, Stepwise):
+                steps = adapter.decode_in_steps(embedding, prompt, mask_input=mask_input, multimask=multimask)
+                candidates = yield from timings.stage_in_steps("decode", steps)
+            else:
+                with timings.stage("decode"):
+                    candidates = adapter.decode(embedding, prompt, mask_input=mask_input, multimask=multimask)
+            for mask_index, candidate in enumerate(candidates):
+                yield
+                with timings.stage("mask"):
+                    placed = _place(candidate, embedding)
+                if placed is None:
+                    continue
+                box, mask = placed
+                count(0 if mask is None else mask.inside.size, prompt.field)
+                found.append(
+                    Annotation(
+                        box, mask, candidate.score, candidate.text, prompt_index, mask_index, logits=candidate.logits
+                    )
                 )
-            )
     return found
 
 

@@ -82,8 +82,8 @@ class SecondLook:
     def __init__(self, encode: Callable[[ByteArray, Sequence[str]], Embedding]) -> None:
         self._encode = encode
         self._lock = threading.Lock()
-        # By embedding the last window, so that it goes with the image; the least recently used first.
-        self._known: WeakKeyDictionary[Embedding, tuple[Window, Embedding]] = WeakKeyDictionary()
+        # By embedding, so that they go with the image; images and windows from the least recently used to the last.
+        self._known: WeakKeyDictionary[Embedding, dict[Window, Embedding]] = WeakKeyDictionary()
 
     def look(self, embedding: Embedding, prompt: Prompt, mask_input: MaskLogits | None) -> Look | None:
         """The window in which to answer a box or refine a mask; None if that is the whole image.
@@ -154,21 +154,30 @@ class SecondLook:
 
     def _encoded(self, embedding: Embedding, picture: SmallPicture, window: Window, sizes: Sequence[str]) -> Embedding:
         with self._lock:
-            known = self._known.get(embedding)
-            if known is not None and known[0] == window and all(f"{size}.e" in known[1].features for size in sizes):
-                self._put(embedding, known)
-                return known[1]
+            known = self._known.get(embedding, {}).get(window)
+            if known is not None and all(f"{size}.e" in known.features for size in sizes):
+                self._put(embedding, window, known)
+                return known
         inner = self._encode(cut(picture, window), sizes)
         with self._lock:
-            self._put(embedding, (window, inner))
-            while len(self._known) > MOST_WINDOWS:
-                del self._known[next(iter(self._known))]
+            self._put(embedding, window, inner)
+            while sum(map(len, self._known.values())) > MOST_WINDOWS:
+                self._drop_oldest()
         return inner
 
-    def _put(self, embedding: Embedding, encoded: tuple[Window, Embedding]) -> None:
+    def _put(self, embedding: Embedding, window: Window, encoded: Embedding) -> None:
         """Remember a window as the last one used. Call with the lock held."""
-        self._known.pop(embedding, None)
-        self._known[embedding] = encoded
+        windows = self._known.pop(embedding, {})
+        windows.pop(window, None)
+        windows[window] = encoded
+        self._known[embedding] = windows
+
+    def _drop_oldest(self) -> None:
+        """Forget the oldest window of the image that was used longest ago. Call with the lock held."""
+        embedding, windows = next(iter(self._known.items()))
+        del windows[next(iter(windows))]
+        if not windows:
+            del self._known[embedding]
 
 
 def _window_of(detail: Detail, embedding: Embedding, picture: SmallPicture) -> Window:
