@@ -19,11 +19,12 @@ class Timings:
 
     Attributes:
         model: full name of the model that answers, once it is known.
+        made: when it was created, on the clock ``time.perf_counter``.
     """
 
     def __init__(self) -> None:
         self.model: str | None = None
-        self._made = time.perf_counter()
+        self.made = time.perf_counter()
         self._seconds: dict[str, float] = {}
         self._begun: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -41,21 +42,17 @@ class Timings:
             self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
             self._begun.setdefault(stage, begun)
 
-    def add_overlapping(self, others: Sequence["Timings"], seconds: float, *, begun: float) -> None:
+    def add_overlapping(self, others: Sequence["Timings"], seconds: float) -> None:
         """Add the stages of stopwatches that ran at the same time, scaled so that their sum is the time that passed.
 
         Args:
             others: the stopwatches.
             seconds: how long they ran together.
-            begun: when they began, on the clock ``time.perf_counter``.
         """
-        found: dict[str, float] = {}
-        for other in others:
-            for stage, spent in other.seconds().items():
-                found[stage] = found.get(stage, 0.0) + spent
-        total = sum(found.values())
-        for stage, spent in found.items():
-            self.add(stage, seconds * spent / total, begun=begun)
+        found = [(stage, spent, other) for other in others for stage, spent in other.seconds().items()]
+        total = sum(spent for _, spent, _ in found)
+        for stage, spent, other in found:
+            self.add(stage, seconds * spent / total, begun=other.made + other.begun()[stage])
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -79,7 +76,7 @@ class Timings:
 
     def total(self) -> float:
         """Seconds since the stopwatch was created."""
-        return time.perf_counter() - self._made
+        return time.perf_counter() - self.made
 
     def seconds(self) -> Mapping[str, float]:
         """Seconds by stage, in the order a request passes them."""
@@ -89,7 +86,7 @@ class Timings:
     def begun(self) -> Mapping[str, float]:
         """When each stage first began, in seconds after the stopwatch was created."""
         with self._lock:
-            return {name: at - self._made for name, at in self._begun.items()}
+            return {name: at - self.made for name, at in self._begun.items()}
 
     def server_timing(self) -> str:
         """The value of a ``Server-Timing`` header (W3C), in milliseconds: the stages, then the total until now."""

@@ -189,7 +189,7 @@ def test_stages_that_overlap_are_no_longer_than_the_time_that_passed() -> None:
     other.add("queue", 2.0)
     timings.add("decode", 1.0)
 
-    timings.add_overlapping([one, other], 4.0, begun=0.0)
+    timings.add_overlapping([one, other], 4.0)
 
     assert {"queue": 1.0, "decode": 1.0 + 2.5, "mask": 0.5} == pytest.approx(dict(timings.seconds()))
 
@@ -198,7 +198,7 @@ def test_stopwatches_that_measured_nothing_add_nothing() -> None:
     """A request that was refused at once has no stages."""
     timings = Timings()
 
-    timings.add_overlapping([Timings(), Timings()], 1.0, begun=0.0)
+    timings.add_overlapping([Timings(), Timings()], 1.0)
 
     assert not timings.seconds()
 

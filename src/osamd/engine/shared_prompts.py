@@ -82,7 +82,7 @@ async def decode_shares(
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
         if len(parts) > 1:
-            timings.add_overlapping(clocks, time.perf_counter() - begun, begun=begun)
+            timings.add_overlapping(clocks, time.perf_counter() - begun)
     return [
         replace(item, prompt_index=part.start + item.prompt_index)
         for part, items in zip(parts, found, strict=True)
