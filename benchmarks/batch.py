@@ -37,6 +37,7 @@ from osamd.dataset.planning import Prompts, make_plan
 from osamd.dataset.run import open_manifest, run
 from osamd.dataset.work import InProcess
 from osamd.engine.inference import MaskPixels, decode_prompts, load_model, prepare_image
+from osamd.engine.shared_prompts import SharedPrompts
 from osamd.image_sources import ImageSource
 from osamd.library.library import open_library
 from osamd.pixels.run_lengths import runs_at_image_size
@@ -105,6 +106,7 @@ def plain_loop(boxes: Path, out: Path, threads: int) -> float:
                 embedding,
                 [prompt],
                 [None],
+                turn=SharedPrompts(1).first_to_last,
                 multimask=False,
                 mask_pixels=MaskPixels(WIDTH * HEIGHT),
                 timings=Timings(),

@@ -15,7 +15,7 @@ class Timings:
     """A stopwatch that starts when created: seconds spent in each stage of one request.
 
     Thread-safe. Stages do not overlap, so their sum is the request's own time: time spent waiting for a thread or to be
-    woken counts as ``queue``.
+    woken counts as ``queue``. Those that two workers pass at the same time count with their share of it.
 
     Attributes:
         model: full name of the model that answers, once it is known.
@@ -43,16 +43,21 @@ class Timings:
             self._begun.setdefault(stage, begun)
 
     def add_overlapping(self, others: Sequence["Timings"], seconds: float) -> None:
-        """Add the stages of stopwatches that ran at the same time, scaled so that their sum is the time that passed.
+        """Add the stages of stopwatches that ran at the same time, scaled down if they exceed the time that passed.
 
         Args:
             others: the stopwatches.
             seconds: how long they ran together.
         """
-        found = [(stage, spent, other) for other in others for stage, spent in other.seconds().items()]
-        total = sum(spent for _, spent, _ in found)
-        for stage, spent, other in found:
-            self.add(stage, seconds * spent / total, begun=other.made + other.begun()[stage])
+        found = [
+            (other.made + begun, stage, other.seconds()[stage])
+            for other in others
+            for stage, begun in other.begun().items()
+        ]
+        total = sum(spent for _, _, spent in found)
+        share = min(1.0, seconds / total) if total else 1.0
+        for begun, stage, spent in sorted(found):
+            self.add(stage, share * spent, begun=begun)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -1,14 +1,17 @@
 import asyncio
 import threading
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import pytest
-from engines import WIDTH, embed, picture, reached, request, run, segment
+from engines import WIDTH, breathe, embed, picture, reached, request, run, segment
 from fake_model import FakeModel, Gate, click
 from waiting import WAIT_S
 
-from osamd.engine import Engine, shared_prompts
-from osamd.errors import InferenceError, InvalidPromptError, OutOfMemoryError
+from osamd.engine import Engine, lanes, workers
+from osamd.engine.shared_prompts import SharedPrompts, Take
+from osamd.errors import HungError, InferenceError, InvalidPromptError, OutOfMemoryError
 from osamd.timings import Timings
 from osamd.types import Prompt
 
@@ -16,7 +19,23 @@ from osamd.types import Prompt
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever this machine has."""
-    monkeypatch.setattr(shared_prompts, "cpu_count", lambda: 2)
+    monkeypatch.setattr(workers, "cpu_count", lambda: 2)
+
+
+def light(**hooks: Any) -> FakeModel:
+    """A model that may decode two prompts of a request at a time."""
+    return FakeModel(device="cpu", **hooks)
+
+
+def in_pairs(model: FakeModel) -> FakeModel:
+    """Let it decode a prompt only while it decodes another one, which is in vain if they come one after the other."""
+    both = threading.Barrier(2)
+
+    def on_decode(_: Prompt) -> None:
+        both.wait(WAIT_S)
+
+    model.on_decode = on_decode
+    return model
 
 
 class Crowd:
@@ -28,7 +47,7 @@ class Crowd:
         self._lock = threading.Lock()
 
     def __call__(self, _: object) -> None:
-        """Stay for a while, so that another one can come."""
+        """Count this one for long enough that another one could come."""
         with self._lock:
             self._now += 1
             self.most = max(self.most, self._now)
@@ -38,17 +57,15 @@ class Crowd:
 
 
 def test_two_prompts_of_a_request_are_decoded_at_a_time() -> None:
-    """Each waits for another one, so that they would wait in vain one after the other."""
-    both = threading.Barrier(2)
-
-    def on_decode(_: Prompt) -> None:
-        both.wait(WAIT_S)
+    """By two workers of an idle lane; the stages add up to no more than the time that passed."""
+    timings = Timings()
 
     async def main(engine: Engine) -> int:
         handle = await embed(engine, picture())
-        return len((await segment(engine, request(handle.image_id, *[click(9, 9)] * 6))).annotations)
+        return len((await engine.segment(request(handle.image_id, *[click(9, 9)] * 6), timings)).annotations)
 
-    assert 6 == run(main, FakeModel(on_decode=on_decode))
+    assert 6 == run(main, in_pairs(light()))
+    assert 0 < sum(timings.seconds().values()) <= timings.total()
 
 
 def test_answers_come_in_the_order_of_the_prompts() -> None:
@@ -65,12 +82,11 @@ def test_answers_come_in_the_order_of_the_prompts() -> None:
             x, y = places[item.prompt_index]
             assert (max(0, x - 2), max(0, y - 2)) == (item.box.xmin, item.box.ymin)
 
-    run(main)
+    run(main, light())
 
 
 def test_mask_ids_refine_their_own_prompts() -> None:
-    """Earlier masks go with their prompts into either half."""
-    model = FakeModel()
+    """Earlier masks go with their prompts to either worker."""
 
     async def main(engine: Engine) -> None:
         handle = await embed(engine, picture())
@@ -84,133 +100,204 @@ def test_mask_ids_refine_their_own_prompts() -> None:
             (item.box.xmin, item.box.ymin, item.box.xmax, item.box.ymax) for item in second.annotations
         ]
 
-    run(main, model)
+    run(main, light())
 
 
-def test_one_worker_is_left_to_others() -> None:
-    """While something else is decoded, a request has one worker."""
-    gate, crowd = Gate(), Crowd()
-
-    def on_decode(prompt: Prompt) -> None:
-        if prompt.points[0, 0] == 1:
-            gate(prompt)
-        else:
-            crowd(prompt)
-
-    async def main(engine: Engine) -> None:
-        handle, other = await embed(engine, picture()), await embed(engine, picture(), owner="another")
-        busy = asyncio.create_task(segment(engine, request(other.image_id, click(1, 1), owner="another")))
-        await reached(gate)
-        await segment(engine, request(handle.image_id, *[click(9, 9)] * 8))
-        gate.open()
-        await busy
-
-    run(main, FakeModel(on_decode=on_decode))
-
-    assert 1 == crowd.most
-
-
-def test_a_single_core_decodes_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two would take as long, and each other's memory."""
-    monkeypatch.setattr(shared_prompts, "cpu_count", lambda: 1)
+@pytest.mark.parametrize(
+    ("cores", "device", "family"), [(1, "cpu", "builtin"), (2, "cuda", "builtin"), (2, "cpu", "sam2:tiny")]
+)
+def test_others_decode_one_prompt_at_a_time(
+    cores: int, device: str, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one core nothing is gained, and two decoders of a large model or on a GPU may not fit into memory."""
+    monkeypatch.setattr(workers, "cpu_count", lambda: cores)
     crowd = Crowd()
 
     async def main(engine: Engine) -> None:
-        await segment(engine, request(picture(), *[click(9, 9)] * 8))
+        await segment(engine, request(picture(), *[click(9, 9)] * 8, model=family))
 
-    run(main, FakeModel(on_decode=crowd))
+    run(main, FakeModel(device=device, on_decode=crowd))
 
     assert 1 == crowd.most
 
 
-@pytest.mark.parametrize("failing", [0, 7])
-def test_a_prompt_that_fails_stops_all(failing: int) -> None:
-    """The other half goes on with nothing that nobody waits for, and the next request finds free workers."""
-    model = FakeModel()
-    reached_other = threading.Event()
+@pytest.mark.parametrize("owner", ["me", "another"])
+def test_no_second_worker_while_the_lane_has_work(owner: str) -> None:
+    """A request that comes while something is decoded has one job."""
+    gate = Gate()
+
+    async def main(engine: Engine) -> None:
+        handle, other = await embed(engine, picture()), await embed(engine, picture(), owner=owner)
+        busy = asyncio.create_task(segment(engine, request(other.image_id, click(1, 1), owner=owner)))
+        await reached(gate)
+        late = asyncio.create_task(segment(engine, request(handle.image_id, *[click(9, 9)] * 8)))
+        await breathe()
+        (lane,) = [lane for lane in engine.status().lanes if lane.name == "decode"]
+        assert 2 == lane.running + lane.waiting
+        gate.open()
+        await asyncio.gather(busy, late)
+
+    run(main, light(on_decode=gate))
+
+
+def test_the_second_worker_is_given_up_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A click of the same key waits for the prompts that are being decoded, not for a turn among two jobs."""
+    monkeypatch.setattr(lanes, "SLICE_S", 1e9)
+    gate = Gate()
+    asked: list[int] = []
 
     def on_decode(prompt: Prompt) -> None:
-        x = int(prompt.points[0, 0])
-        if x == failing:
-            assert reached_other.wait(WAIT_S)
-            raise InferenceError("failed")
-        if x < 20:
-            reached_other.set()
-
-    model.on_decode = on_decode
+        asked.append(int(prompt.points[0, 0]))
+        gate(prompt)
 
     async def main(engine: Engine) -> None:
         handle = await embed(engine, picture())
-        with pytest.raises(InferenceError, match="failed"):
-            await segment(engine, request(handle.image_id, *[click(x, 9) for x in range(8)]))
+        many = asyncio.create_task(segment(engine, request(handle.image_id, *[click(5, 5)] * 40)))
+        while len(asked) < 2:
+            await breathe()
+        one = asyncio.create_task(segment(engine, request(handle.image_id, click(7, 7))))
+        while not any(lane.waiting for lane in engine.status().lanes):
+            await breathe()
+        gate.open()
+        await one
+        assert 40 == len((await many).annotations)
+
+    run(main, light(on_decode=on_decode))
+
+    # With turns as long as this, it would come after all others if both workers kept on.
+    assert asked.index(7) < 38
+
+
+@pytest.mark.parametrize("failing", [{0}, {7}, {2, 6}])
+def test_the_first_prompt_that_fails_is_told(failing: set[int]) -> None:
+    """Whichever worker met a fault first; the next request is answered."""
+
+    def on_decode(prompt: Prompt) -> None:
+        x = int(prompt.points[0, 0])
+        if x in failing:
+            raise InferenceError(f"prompt {x} failed")
+
+    async def main(engine: Engine) -> None:
+        handle = await embed(engine, picture())
+        for _ in range(5):
+            with pytest.raises(InferenceError, match=f"prompt {min(failing)} failed"):
+                await segment(engine, request(handle.image_id, *[click(x, 9) for x in range(8)]))
         assert 2 == len((await segment(engine, request(handle.image_id, click(20, 9), click(21, 9)))).annotations)
+
+    run(main, light(on_decode=on_decode))
+
+
+def test_a_client_that_leaves_stops_both_workers() -> None:
+    """Neither goes on after the prompt it is at."""
+    gate = Gate()
+    model = light(on_decode=gate)
+
+    async def main(engine: Engine) -> None:
+        handle = await embed(engine, picture())
+        task = asyncio.create_task(segment(engine, request(handle.image_id, *[click(5, 5)] * 20)))
+        await reached(gate)
+        task.cancel()
+        await asyncio.wait([task])
+        gate.open()
+        assert (await segment(engine, request(handle.image_id, click(6, 6)))).annotations
 
     run(main, model)
 
+    # Counted when the engine has closed, and so has let its workers finish.
+    assert len(model.decoded) in {2, 3}
 
-def test_halves_share_the_limit_of_masks() -> None:
+
+def test_a_worker_that_hangs_fails_the_request() -> None:
+    """Its prompts are lost, whichever of the two it is."""
+    gate = Gate()
+
+    def on_decode(prompt: Prompt) -> None:
+        if prompt.points[0, 0] == 7:
+            gate(prompt)
+
+    async def main(engine: Engine) -> None:
+        handle = await embed(engine, picture())
+        with pytest.raises(HungError):
+            await segment(engine, request(handle.image_id, *[click(x, 9) for x in range(8)]))
+        gate.open()
+
+    run(main, light(on_decode=on_decode), hang_s=0.2)
+
+
+def test_workers_share_the_limit_of_masks() -> None:
     """Ten masks of 25 pixels are 250; one pixel less is refused, however they are divided."""
 
     async def main(engine: Engine) -> int:
         handle = await embed(engine, picture())
         return len((await segment(engine, request(handle.image_id, *[click(10, 10)] * 10))).annotations)
 
-    assert 10 == run(main, max_mask_pixels=250)
+    assert 10 == run(main, light(), max_mask_pixels=250)
     with pytest.raises(InvalidPromptError, match="249 pixels"):
-        run(main, max_mask_pixels=249)
+        run(main, light(), max_mask_pixels=249)
 
 
-def test_masks_of_a_second_try_count_once() -> None:
-    """Memory runs out after some masks; a half that is decoded again has the room of its first try."""
-    failed: set[int] = set()
+@pytest.mark.parametrize("failing", [10, 13, 17])
+def test_masks_of_a_second_try_count_once(failing: int) -> None:
+    """Memory runs out once, on either worker; what is decoded again has the room of the first try."""
+    failed: list[int] = []
 
     def on_decode(prompt: Prompt) -> None:
-        x = int(prompt.points[0, 0])
-        if x in {12, 17} - failed:
-            failed.add(x)
+        if prompt.points[0, 0] == failing and not failed:
+            failed.append(failing)
             raise OutOfMemoryError("full")
 
-    async def main(engine: Engine) -> int:
+    async def main(engine: Engine) -> list[int]:
         handle = await embed(engine, picture())
-        return len(
-            (await segment(engine, request(handle.image_id, *[click(x, 10) for x in range(10, 18)]))).annotations
-        )
+        result = await segment(engine, request(handle.image_id, *[click(x, 10) for x in range(10, 18)]))
+        return [item.prompt_index for item in result.annotations]
 
-    assert 8 == run(main, FakeModel(on_decode=on_decode), max_mask_pixels=8 * 25)
-    assert {12, 17} == failed
+    assert list(range(8)) == run(main, light(on_decode=on_decode), max_mask_pixels=8 * 25)
+    assert [failing] == failed
+
+
+def test_prompts_are_taken_from_both_ends_and_put_back() -> None:
+    """Each once; a job that fails leaves the order as it was."""
+    shared = SharedPrompts(5)
+
+    def fail(turn: AbstractContextManager[Take], expected: list[int]) -> None:
+        with turn as take:
+            assert expected == [take() for _ in expected]
+            raise InferenceError("failed")
+
+    with shared.first_to_last() as first, shared.last_to_first(lambda: True) as last:
+        assert [0, 4, 1] == [first(), last(), first()]
+        with pytest.raises(InferenceError):
+            fail(shared.first_to_last(), [2])
+        with pytest.raises(InferenceError):
+            fail(shared.last_to_first(lambda: True), [3, 2])
+        assert shared.are_left
+        with shared.last_to_first(lambda: False) as none:
+            assert none() is None
+        assert [2, 3, None, None] == [first(), last(), first(), last()]
+    assert not shared.are_left
 
 
 def test_stages_that_overlap_are_no_longer_than_the_time_that_passed() -> None:
-    """What two workers did at the same time counts by its share, so that the stages still add up."""
+    """What two workers did at the same time counts by its share; a stage began when the first of them began it."""
     one, other, timings = Timings(), Timings(), Timings()
-    one.add("decode", 3.0)
-    one.add("mask", 1.0)
-    other.add("decode", 2.0)
-    other.add("queue", 2.0)
-    timings.add("decode", 1.0)
+    one.add("decode", 3.0, begun=timings.made + 2.0)
+    one.add("mask", 1.0, begun=timings.made + 5.0)
+    other.add("decode", 2.0, begun=timings.made + 1.0)
+    other.add("queue", 2.0, begun=timings.made + 0.5)
 
     timings.add_overlapping([one, other], 4.0)
 
-    assert {"queue": 1.0, "decode": 1.0 + 2.5, "mask": 0.5} == pytest.approx(dict(timings.seconds()))
+    assert {"queue": 1.0, "decode": 2.5, "mask": 0.5} == pytest.approx(dict(timings.seconds()))
+    assert {"queue": 0.5, "decode": 1.0, "mask": 5.0} == pytest.approx(dict(timings.begun()))
 
 
-def test_stopwatches_that_measured_nothing_add_nothing() -> None:
-    """A request that was refused at once has no stages."""
-    timings = Timings()
+@pytest.mark.parametrize("seconds", [1.0, 90.0])
+def test_stages_are_not_stretched_to_the_time_that_passed(seconds: float) -> None:
+    """A worker may also have waited where no stage counts, and a refused one has no stages."""
+    one, timings = Timings(), Timings()
+    one.add("decode", 1.0)
 
-    timings.add_overlapping([Timings(), Timings()], 1.0)
+    timings.add_overlapping([one, Timings()], seconds)
+    timings.add_overlapping([Timings(), Timings()], seconds)
 
-    assert not timings.seconds()
-
-
-def test_stages_of_a_request_add_up() -> None:
-    """Those of a request with many prompts are its own time, not twice as much."""
-    crowd, timings = Crowd(), Timings()
-
-    async def main(engine: Engine) -> None:
-        await engine.segment(request(picture(), *[click(9, 9)] * 30), timings)
-
-    run(main, FakeModel(on_decode=crowd))
-
-    assert 2 == crowd.most
-    assert 0 < sum(timings.seconds().values()) <= timings.total()
+    assert {"decode": 1.0} == pytest.approx(dict(timings.seconds()))

@@ -18,7 +18,7 @@ from osamd.engine.chain import Chains, chain_of
 from osamd.engine.embedding_files import embedding_files
 from osamd.engine.everything import Steps, Update, check_everything, find_everything
 from osamd.engine.exchange import decoding
-from osamd.engine.image_encoder import ImageEncoder, Lookup, replaced
+from osamd.engine.image_encoder import ImageEncoder, Lookup, is_light, replaced
 from osamd.engine.image_ids import unknown_image
 from osamd.engine.inference import MaskPixels, decode_prompts, load_model, mask_bytes, run_once
 from osamd.engine.loaded_models import LoadedModels, half_of_memory
@@ -26,7 +26,7 @@ from osamd.engine.preloads import Preloads
 from osamd.engine.prompts import check_capabilities, check_mask_pixels, check_masks, placed_prompts
 from osamd.engine.refinements import Refinements
 from osamd.engine.remembered_images import EncodedImage, RememberedImages
-from osamd.engine.shared_prompts import decode_shares, shares
+from osamd.engine.shared_prompts import decode_shared
 from osamd.engine.workers import Workers
 from osamd.errors import (
     InvalidRequestError,
@@ -183,13 +183,15 @@ class Engine:
                 whole = embedding.height * embedding.width * RGB_BYTES if request.with_pixels else 0
                 most = max(0, min(most, await admit.masks(worst + whole) - whole))
             decode = functools.partial(
-                decode_prompts, adapter, embedding, multimask=request.multimask, mask_pixels=MaskPixels(most)
+                decode_prompts,
+                *(adapter, embedding, prompts, refined),
+                multimask=request.multimask,
+                mask_pixels=MaskPixels(most),
             )
-            lane = self._workers.decode
-            run = functools.partial(self._workers.run_in_steps, lane, model=model.name, owner=request.owner)
-            parts = shares(len(prompts), lane.status())
+            run = functools.partial(self._workers.run_decoder, model=model.name, owner=request.owner)
+            lane = self._workers.second_decoder() if len(prompts) > 1 and is_light(model, adapter) else None
             with decoding(request.image):
-                found = await decode_shares(prompts, refined, decode, run, parts=parts, timings=timings)
+                found = await decode_shared(len(prompts), decode, run, lane=lane, owner=request.owner, timings=timings)
             pixels = None
             if request.with_pixels:
                 pixels = await self._encoder.whole_pixels(

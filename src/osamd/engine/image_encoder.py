@@ -73,6 +73,11 @@ class _Wanted:
             raise replaced(self.model)
 
 
+def is_light(model: Model, adapter: Adapter) -> bool:
+    """Whether two inferences of a model at the same time take little more memory than one."""
+    return adapter.device == "cpu" and model.family in LIGHT_FAMILIES
+
+
 def replaced(model: Model) -> OverloadedError:
     """The error of a request during which a model's files were replaced."""
     return OverloadedError(f"the files of {model.name} have just been replaced: try again")
@@ -167,7 +172,7 @@ class ImageEncoder:
     async def _encode(self, wanted: _Wanted, timings: Timings) -> EncodedImage:
         model, owner, workers = wanted.model.name, wanted.owner, self._workers
         async with self._using(wanted.model) as adapter, contextlib.AsyncExitStack() as stack:
-            if adapter.device != "cpu" or wanted.model.family not in LIGHT_FAMILIES:
+            if not is_light(wanted.model, adapter):
                 stack.enter_context(workers.one_at_a_time())
             await wanted.check_unchanged()
             loop = asyncio.get_running_loop()

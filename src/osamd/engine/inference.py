@@ -200,7 +200,9 @@ class MaskPixels:
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[Callable[[int, str], None]]:
-        """Count the masks of a job, with the field of each one's prompt; if it fails, it may be run again.
+        """Count the masks of a job, with the field of each one's prompt.
+
+        If the job fails, what it counted is taken back, so that it can run again.
 
         Raises:
             InvalidPromptError: there are too many, with those of other jobs; names the field.
@@ -231,11 +233,12 @@ def decode_prompts(
     prompts: Sequence[Prompt],
     refined: Sequence[MaskLogits | None],
     *,
+    turn: Callable[[], contextlib.AbstractContextManager[Callable[[], int | None]]],
     multimask: bool,
     mask_pixels: MaskPixels,
     timings: Timings,
 ) -> Generator[None, None, list[Annotation]]:
-    """All prompts' objects, as masks at image size; adds the stages ``decode`` and ``mask``.
+    """The objects of the prompts that the job takes, as masks at image size; adds the stages ``decode`` and ``mask``.
 
     Yields before each further prompt, each mask, and each further run of a ``Stepwise`` adapter, so that other jobs can
     run in between.
@@ -245,8 +248,9 @@ def decode_prompts(
         embedding: the encoded image.
         prompts: what to segment.
         refined: the earlier mask of each prompt, or None.
+        turn: gives a function that returns the number of the next prompt to decode, or None at the end.
         multimask: whether to return several candidates for each prompt.
-        mask_pixels: counts those of the masks.
+        mask_pixels: the request's count of mask pixels, shared by its jobs.
         timings: the request's stopwatch.
 
     Raises:
@@ -254,10 +258,13 @@ def decode_prompts(
         InferenceError: the model failed.
     """
     found: list[Annotation] = []
-    with mask_pixels.counting() as count:
-        for prompt_index, (prompt, mask_input) in enumerate(zip(prompts, refined, strict=True)):
-            if prompt_index:
+    with turn() as take, mask_pixels.counting() as count:
+        is_first = True
+        while (index := take()) is not None:
+            if not is_first:
                 yield
+            is_first = False
+            prompt, mask_input = prompts[index], refined[index]
             if isinstance(adapter, Stepwise):
                 steps = adapter.decode_in_steps(embedding, prompt, mask_input=mask_input, multimask=multimask)
                 candidates = yield from timings.stage_in_steps("decode", steps)
@@ -273,9 +280,7 @@ def decode_prompts(
                 box, mask = placed
                 count(0 if mask is None else mask.inside.size, prompt.field)
                 found.append(
-                    Annotation(
-                        box, mask, candidate.score, candidate.text, prompt_index, mask_index, logits=candidate.logits
-                    )
+                    Annotation(box, mask, candidate.score, candidate.text, index, mask_index, logits=candidate.logits)
                 )
     return found
 

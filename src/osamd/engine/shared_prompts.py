@@ -1,90 +1,135 @@
-"""A request's prompts, shared between two of the decode lane's workers while nobody else needs them.
+"""A request's prompts, decoded by one job, and by a second one from the end while nobody else needs its worker.
 
 The threads of one inference wait for each other after each step, so two inferences at a time get more done than one.
 """
 
 import asyncio
+import contextlib
 import functools
+import threading
 import time
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from dataclasses import replace
-from typing import Final, Protocol
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from typing import Protocol
 
-from osamd.runtime.container import cpu_count
-from osamd.status import LaneStatus
+from osamd.engine.lanes import Lane
+from osamd.errors import HungError
 from osamd.timings import Timings
-from osamd.types import Annotation, MaskLogits, Prompt
+from osamd.types import Annotation
 
 Steps = Generator[None, None, list[Annotation]]
-
-SHARES: Final = 2
+# Gives the number of the next prompt to decode, None if there is none.
+Take = Callable[[], int | None]
+Turn = Callable[[], contextlib.AbstractContextManager[Take]]
 
 
 class Decoding(Protocol):
-    """``decode_prompts`` for an image."""
+    """``decode_prompts`` for the prompts of a request."""
 
-    def __call__(self, prompts: Sequence[Prompt], refined: Sequence[MaskLogits | None], *, timings: Timings) -> Steps:
-        """The objects of some prompts, each with its prompt's place among these."""
+    def __call__(self, *, turn: Turn, timings: Timings) -> Steps:
+        """The objects of the prompts that the job takes in its turn."""
 
 
 class Run(Protocol):
-    """``Workers.run_in_steps`` on the decode lane."""
+    """Runs steps on the decode lane."""
 
-    def __call__(self, work: Callable[[], Steps], *, timings: Timings) -> Awaitable[list[Annotation]]:
+    def __call__(self, work: Callable[[], Steps], timings: Timings) -> Awaitable[list[Annotation]]:
         """Run steps to their end."""
 
 
-def shares(count: int, lane: LaneStatus) -> Sequence[slice]:
-    """The prompts of each job: all in one, or two halves if the decode lane has nothing else to do.
+class SharedPrompts:
+    """The numbers of the prompts that no job has taken yet. Thread-safe.
 
-    On a single core an inference has a single thread, so two at a time would gain nothing.
+    Args:
+        count: how many prompts there are.
     """
-    if count < SHARES or cpu_count() < SHARES or lane.waiting or lane.running:
-        return [slice(0, count)]
-    middle = (count + 1) // SHARES
-    return [slice(0, middle), slice(middle, count)]
+
+    def __init__(self, count: int) -> None:
+        self._left = deque(range(count))
+        self._lock = threading.Lock()
+
+    @property
+    def are_left(self) -> bool:
+        """Whether there are some."""
+        with self._lock:
+            return bool(self._left)
+
+    @contextlib.contextmanager
+    def first_to_last(self) -> Iterator[Take]:
+        """Take prompts in their order; if the block fails, those it took are put back, so that it can run again."""
+        taken: list[int] = []
+
+        def take() -> int | None:
+            with self._lock:
+                if not self._left:
+                    return None
+                taken.append(self._left.popleft())
+                return taken[-1]
+
+        try:
+            yield take
+        except BaseException:
+            with self._lock:
+                self._left.extendleft(reversed(taken))
+            raise
+
+    @contextlib.contextmanager
+    def last_to_first(self, may_go_on: Callable[[], bool]) -> Iterator[Take]:
+        """The same from the end, as long as ``may_go_on`` returns True."""
+        taken: list[int] = []
+
+        def take() -> int | None:
+            with self._lock:
+                if not self._left or not may_go_on():
+                    return None
+                taken.append(self._left.pop())
+                return taken[-1]
+
+        try:
+            yield take
+        except BaseException:
+            with self._lock:
+                self._left.extend(reversed(taken))
+            raise
 
 
-async def decode_shares(
-    prompts: Sequence[Prompt],
-    refined: Sequence[MaskLogits | None],
-    decode: Decoding,
-    run: Run,
-    *,
-    parts: Sequence[slice],
-    timings: Timings,
+async def decode_shared(
+    count: int, decode: Decoding, run: Run, *, lane: Lane | None, owner: str, timings: Timings
 ) -> list[Annotation]:
     """The objects of all prompts, in their order.
 
     Args:
-        prompts: what to segment.
-        refined: the earlier mask of each prompt, or None.
-        decode: decodes some of them.
-        run: runs a job in steps.
-        parts: the prompts of each job, by ``shares``.
+        count: how many prompts there are.
+        decode: decodes those that a job takes.
+        run: runs the first job.
+        lane: runs a second job, which ends as soon as others wait there; None for a single job.
+        owner: the key's name.
         timings: the request's stopwatch; stages that overlap count with their share of the time that passed.
 
     Raises:
-        OsamdError: what the first job to fail raises; the other one is cancelled.
+        OsamdError: what the first job raises. Prompts on which the second one fails are left to it, so the error is
+            that of the first prompt that fails.
     """
-    clocks = [timings if len(parts) == 1 else Timings() for _ in parts]
+    shared = SharedPrompts(count)
+    first = functools.partial(decode, turn=shared.first_to_last)
+    if lane is None:
+        return await run(functools.partial(first, timings=timings), timings)
+    clocks = Timings(), Timings()
     begun = time.perf_counter()
-    jobs = [
-        asyncio.ensure_future(
-            run(functools.partial(decode, prompts[part], refined[part], timings=clock), timings=clock)
-        )
-        for part, clock in zip(parts, clocks, strict=True)
-    ]
+    turn = functools.partial(shared.last_to_first, lambda: not lane.waiting)
+    second = functools.partial(decode, turn=turn, timings=clocks[1])
+    helping = asyncio.ensure_future(lane.run_in_steps(second, clocks[1], owner=owner))
     try:
-        found = await asyncio.gather(*jobs)
+        found = await run(functools.partial(first, timings=clocks[0]), clocks[0])
+        # A hung job does not put its prompts back.
+        (helped,) = await asyncio.gather(helping, return_exceptions=True)
+        if isinstance(helped, HungError):
+            raise helped
+        found += [] if isinstance(helped, BaseException) else helped
+        while shared.are_left:
+            found += await run(functools.partial(first, timings=clocks[0]), clocks[0])
     finally:
-        for job in jobs:
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
-        if len(parts) > 1:
-            timings.add_overlapping(clocks, time.perf_counter() - begun)
-    return [
-        replace(item, prompt_index=part.start + item.prompt_index)
-        for part, items in zip(parts, found, strict=True)
-        for item in items
-    ]
+        helping.cancel()
+        await asyncio.gather(helping, return_exceptions=True)
+        timings.add_overlapping(clocks, time.perf_counter() - begun)
+    return sorted(found, key=lambda item: (item.prompt_index, item.mask_index))

@@ -58,6 +58,7 @@ class Workers:
         watched = functools.partial(make, wait_s=settings.queue_wait_s, hang_s=settings.hang_s)
         # A large model on a slow disk takes long to load, but not forever.
         self.load = make("load", workers=1, capacity=LOAD_CAPACITY, hang_s=max(LOAD_HANG_S, settings.hang_s))
+        self._has_cores = cpu_count() > 1
         # Requests that are being answered with models of which only one image at a time may be encoded.
         self._alone = 0
         self.encode = watched(
@@ -65,7 +66,7 @@ class Workers:
             workers=parallel,
             capacity=settings.encode_queue,
             # On a single core an inference has a single thread, so a second image would only delay the first.
-            may_help=self._may_encode_one_more if parallel == 1 and cpu_count() > 1 else None,
+            may_help=self._may_encode_one_more if parallel == 1 and self._has_cores else None,
         )
         # Decodes and resizes images while the encoder is busy. Each holds its place until the encoder takes it, so that
         # requests wait before any work is done for them, and in one queue.
@@ -139,6 +140,20 @@ class Workers:
     ) -> Result:
         """Like ``run``, for work in steps; see ``Lane.run_in_steps``."""
         return await self._try_twice(functools.partial(lane.run_in_steps, work, timings, owner=owner), model)
+
+    async def run_decoder(
+        self, work: Callable[[], Generator[None, None, Result]], timings: Timings, *, model: str, owner: str
+    ) -> Result:
+        """``run_in_steps`` on the decode lane."""
+        return await self.run_in_steps(self.decode, work, model=model, timings=timings, owner=owner)
+
+    def second_decoder(self) -> Lane | None:
+        """The decode lane if it has nothing to do, so that a request may have two of its workers.
+
+        None on a single core, where an inference has a single thread, so that two at a time would gain nothing.
+        """
+        status = self.decode.status()
+        return self.decode if self._has_cores and not (status.waiting or status.running) else None
 
     async def _try_twice(self, run: Callable[[], Awaitable[Result]], model: str) -> Result:
         with self._at_work():

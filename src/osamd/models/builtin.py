@@ -145,8 +145,9 @@ class Builtin:
     ) -> list[Candidate]:
         """One mask, or with ``multimask`` for a single foreground click up to three different ones, with predicted IoU.
 
-        The one mask is among the three. Only the parts of a mask that contain a foreground click are kept. Background
-        clicks without a foreground click find nothing. The first prompt for something small also encodes its window.
+        The mask given without ``multimask`` is among them. Only the parts of a mask that contain a foreground click are
+        kept. Background clicks without a foreground click find nothing. The first prompt for something small also
+        encodes its window.
         """
         look = self._second_look.look(embedding, prompt, mask_input)
         if look is None:
@@ -193,7 +194,7 @@ class Builtin:
         candidates, masks = [answer], [answer.logits.values]
         for index in np.argsort(-found.scores[1:], kind="stable") + 1:
             mask = keep_parts(found.logits[index], places)
-            if len(masks) < MOST_CANDIDATES and not any(are_alike(mask, other) for other in masks):
+            if len(masks) < MOST_CANDIDATES and (mask > 0).any() and not any(are_alike(mask, other) for other in masks):
                 masks.append(mask)
                 candidates.append(_candidate(mask, float(found.scores[index])))
         return sorted(candidates, key=lambda item: -(item.score or 0.0))

@@ -160,9 +160,11 @@ class SecondLook:
                 return known
         inner = self._encode(cut(picture, window), sizes)
         with self._lock:
-            self._put(embedding, window, inner)
-            while sum(map(len, self._known.values())) > MOST_WINDOWS:
-                self._drop_oldest()
+            known = self._known.get(embedding, {}).get(window)
+            # Another thread may have encoded it at more sizes meanwhile.
+            is_finer = known is not None and known.features.keys() >= inner.features.keys()
+            self._put(embedding, window, known if known is not None and is_finer else inner)
+            self._drop_oldest()
         return inner
 
     def _put(self, embedding: Embedding, window: Window, encoded: Embedding) -> None:
@@ -173,11 +175,17 @@ class SecondLook:
         self._known[embedding] = windows
 
     def _drop_oldest(self) -> None:
-        """Forget the oldest window of the image that was used longest ago. Call with the lock held."""
-        embedding, windows = next(iter(self._known.items()))
-        del windows[next(iter(windows))]
-        if not windows:
-            del self._known[embedding]
+        """Forget windows beyond ``MOST_WINDOWS``, the oldest of the image that has most. Call with the lock held."""
+        # A copy made at once: images may go at any time.
+        images = [image for reference in self._known.keyrefs() if (image := reference()) is not None]
+        counts = {image: len(self._known[image]) for image in images}
+        while sum(counts.values()) > MOST_WINDOWS:
+            image = max(images, key=counts.__getitem__)
+            windows = self._known[image]
+            del windows[next(iter(windows))]
+            counts[image] -= 1
+            if not windows:
+                del self._known[image]
 
 
 def _window_of(detail: Detail, embedding: Embedding, picture: SmallPicture) -> Window:
