@@ -187,26 +187,6 @@ def test_the_first_prompt_that_fails_is_told(failing: set[int]) -> None:
     run(main, light(on_decode=on_decode))
 
 
-def test_a_client_that_leaves_stops_both_workers() -> None:
-    """Neither goes on after the prompt it is at."""
-    gate = Gate()
-    model = light(on_decode=gate)
-
-    async def main(engine: Engine) -> None:
-        handle = await embed(engine, picture())
-        task = asyncio.create_task(segment(engine, request(handle.image_id, *[click(5, 5)] * 20)))
-        await reached(gate)
-        task.cancel()
-        await asyncio.wait([task])
-        gate.open()
-        assert (await segment(engine, request(handle.image_id, click(6, 6)))).annotations
-
-    run(main, model)
-
-    # Counted when the engine has closed, and so has let its workers finish.
-    assert len(model.decoded) in {2, 3}
-
-
 def test_a_worker_that_hangs_fails_the_request() -> None:
     """Its prompts are lost, whichever of the two it is."""
     gate = Gate()

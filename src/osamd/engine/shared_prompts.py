@@ -54,42 +54,33 @@ class SharedPrompts:
         with self._lock:
             return bool(self._left)
 
-    @contextlib.contextmanager
-    def first_to_last(self) -> Iterator[Take]:
+    def first_to_last(self) -> contextlib.AbstractContextManager[Take]:
         """Take prompts in their order; if the block fails, those it took are put back, so that it can run again."""
-        taken: list[int] = []
+        return self._turn(self._left.popleft, self._left.appendleft, lambda: True)
 
-        def take() -> int | None:
-            with self._lock:
-                if not self._left:
-                    return None
-                taken.append(self._left.popleft())
-                return taken[-1]
-
-        try:
-            yield take
-        except BaseException:
-            with self._lock:
-                self._left.extendleft(reversed(taken))
-            raise
+    def last_to_first(self, may_go_on: Callable[[], bool]) -> contextlib.AbstractContextManager[Take]:
+        """The same from the end, as long as ``may_go_on`` returns True."""
+        return self._turn(self._left.pop, self._left.append, may_go_on)
 
     @contextlib.contextmanager
-    def last_to_first(self, may_go_on: Callable[[], bool]) -> Iterator[Take]:
-        """The same from the end, as long as ``may_go_on`` returns True."""
+    def _turn(
+        self, pop: Callable[[], int], put_back: Callable[[int], None], may_go_on: Callable[[], bool]
+    ) -> Iterator[Take]:
         taken: list[int] = []
 
         def take() -> int | None:
             with self._lock:
                 if not self._left or not may_go_on():
                     return None
-                taken.append(self._left.pop())
+                taken.append(pop())
                 return taken[-1]
 
         try:
             yield take
         except BaseException:
             with self._lock:
-                self._left.extend(reversed(taken))
+                for number in reversed(taken):
+                    put_back(number)
             raise
 
 
